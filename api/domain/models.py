@@ -1,0 +1,197 @@
+"""The tables. PostgreSQL is the truth: what is not in a row here has not happened."""
+
+import enum
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, DateTime, Enum, ForeignKey, Index, LargeBinary, MetaData, Text, UniqueConstraint, func
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from uuid_utils.compat import uuid7
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012  SQLAlchemy reads a plain class attribute
+        datetime: DateTime(timezone=True),
+        str: Text(),
+        dict[str, Any]: JSONB(),
+        dict[str, float]: JSONB(),
+        list[str]: ARRAY(Text()),
+        bytes: LargeBinary(),
+    }
+
+
+class JobState(enum.StrEnum):
+    queued = "queued"
+    running = "running"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+class ServedBase(Table):
+    """What the engines and trainers of this installation can do; announced by each engine at its start."""
+
+    __tablename__ = "base"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    resolution: Mapped[int]
+    nouns: Mapped[list[str] | None]
+    """Class nouns the base knows; None when it knows any."""
+    words: Mapped[list[str] | None]
+    manifest_sha256: Mapped[str]
+    announced_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Owner(Table):
+    __tablename__ = "owner"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Table):
+    """Only the SHA-256 of a key is kept: 256 random bits need no slow hash (ASVS 6.5.2)."""
+
+    __tablename__ = "api_key"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"))
+    label: Mapped[str]
+    secret_sha256: Mapped[bytes] = mapped_column(unique=True)
+    scopes: Mapped[list[str]]
+    """Any of admin, train, generate, read; admin implies the others."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Concept(Table):
+    __tablename__ = "concept"
+    __table_args__ = (UniqueConstraint("owner_id", "name"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"))
+    name: Mapped[str]
+    class_noun: Mapped[str]
+    base: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    references: Mapped[list["Reference"]] = relationship(order_by="Reference.position", lazy="raise")
+    jobs: Mapped[list["Job"]] = relationship(order_by="Job.version", back_populates="concept", lazy="raise")
+    bundles: Mapped[list["Bundle"]] = relationship(order_by="Bundle.version", lazy="raise")
+
+
+class Reference(Table):
+    """An uploaded image, re-encoded; the object at `key` is PNG and named by its hash."""
+
+    __tablename__ = "reference"
+    __table_args__ = (UniqueConstraint("concept_id", "position"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"))
+    position: Mapped[int]
+    key: Mapped[str]
+    sha256: Mapped[str]
+    width: Mapped[int]
+    height: Mapped[int]
+
+
+class Job(Table):
+    """One training of one concept. Every write by a worker carries the fence of its claim (`api.domain.jobs`)."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("concept_id", "version"),
+        Index("ix_job_open", "state", "id", postgresql_where="state IN ('queued', 'running')"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"))
+    concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"))
+    version: Mapped[int]
+    """Version of the concept that this job makes, from 1."""
+    preset: Mapped[str]
+    overrides: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Fields of OpadConfig that differ from the preset (for instance a shorter demo run)."""
+    seed: Mapped[int] = mapped_column(BigInteger)
+
+    state: Mapped[JobState] = mapped_column(Enum(JobState, native_enum=False, length=16), default=JobState.queued)
+    attempt: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    worker: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    run_after: Mapped[datetime] = mapped_column(server_default=func.now())
+    cancel_requested_at: Mapped[datetime | None]
+
+    stage: Mapped[str | None]
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int | None]
+    eta_seconds: Mapped[float | None]
+    losses: Mapped[dict[str, float]] = mapped_column(default=dict)
+    preview_key: Mapped[str | None]
+
+    error_code: Mapped[str | None]
+    """oom, bad_image, lost_worker, storage, diverged or internal."""
+    error_detail: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    concept: Mapped[Concept] = relationship(back_populates="jobs", lazy="raise")
+
+
+class Attempt(Table):
+    __tablename__ = "attempt"
+    __table_args__ = (UniqueConstraint("job_id", "fence"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"))
+    fence: Mapped[int] = mapped_column(BigInteger)
+    worker: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+    cause: Mapped[str | None]
+    detail: Mapped[str | None]
+
+
+class Checkpoint(Table):
+    """A committed checkpoint: the row is inserted, under the fence, after its object was written and hashed."""
+
+    __tablename__ = "checkpoint"
+    __table_args__ = (UniqueConstraint("job_id", "fence", "step"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"))
+    fence: Mapped[int] = mapped_column(BigInteger)
+    step: Mapped[int]
+    key: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Bundle(Table):
+    """The trained artefact. UNIQUE(job_id) is what makes two results of one job impossible."""
+
+    __tablename__ = "bundle"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"), unique=True)
+    concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"))
+    version: Mapped[int]
+    key: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

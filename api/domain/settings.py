@@ -1,0 +1,60 @@
+"""Where things are. What the method does is a preset of `opad_core`, never a setting."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_home() -> Path:
+    """`/var/lib/opad` for root, else the XDG data folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/opad")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "opad"
+
+
+class Settings(BaseSettings):
+    """Read from the environment (`OPAD_...`) and `.env`; every field is listed in `.env.example`.
+
+    The three addresses `database_url`, `redis_url` and `s3_endpoint` are None when the embedded servers are wanted;
+    `opad up` fills them in for the processes it starts.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="OPAD_", env_file=".env", extra="ignore")
+
+    home: Path = Field(default_factory=default_home)
+    database_url: str | None = None
+    redis_url: str | None = None
+    s3_endpoint: str | None = None
+    s3_access_key: str = "opad"
+    s3_secret_key: SecretStr = SecretStr("")
+    s3_bucket: str = "opad"
+    s3_region: str = "us-east-1"
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    engine_urls: list[str] = []
+    """Engines the api may ask, for instance `["http://engine:8100"]` or `["unix:/run/opad/engine.sock"]`."""
+    base: str = "nano"
+    """Name of a shipped base or the path of a base folder."""
+    device: str = "auto"
+
+    lease_seconds: float = Field(60, gt=0)
+    heartbeat_seconds: float = Field(10, gt=0)
+    reconcile_seconds: float = Field(15, gt=0)
+    poll_seconds: float = Field(5, gt=0)
+    checkpoint_seconds: float = Field(60, ge=0)
+    max_attempts: int = Field(5, ge=1)
+
+    max_upload_mb: int = Field(12, ge=1)
+    generate_timeout_seconds: float = Field(10, gt=0)
+    log_level: str = "INFO"
+
+    @cached_property
+    def sqlalchemy_url(self) -> str:
+        """The database address in the form that SQLAlchemy's psycopg 3 dialect reads."""
+        if self.database_url is None:
+            raise ValueError("OPAD_DATABASE_URL is not set; start the embedded servers with `opad up` or set it")
+        return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)

@@ -1,0 +1,1 @@
+"""OPAD: adversarial concept distillation for one-step diffusion personalization."""
