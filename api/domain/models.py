@@ -77,6 +77,18 @@ class ApiKey(Table):
     revoked_at: Mapped[datetime | None]
 
 
+class DashboardSession(Table):
+    """A browser signed in with an API key; ends with its key. Only the SHA-256 of the cookie's token is kept."""
+
+    __tablename__ = "dashboard_session"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    api_key_id: Mapped[UUID] = mapped_column(ForeignKey("api_key.id"))
+    token_sha256: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Concept(Table):
     __tablename__ = "concept"
     __table_args__ = (UniqueConstraint("owner_id", "name"),)
