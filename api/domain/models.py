@@ -5,7 +5,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, Enum, ForeignKey, Index, LargeBinary, MetaData, Text, UniqueConstraint, func
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from uuid_utils.compat import uuid7
@@ -126,7 +138,7 @@ class Job(Table):
     __tablename__ = "job"
     __table_args__ = (
         UniqueConstraint("concept_id", "version"),
-        Index("ix_job_open", "state", "id", postgresql_where="state IN ('queued', 'running')"),
+        Index("ix_job_open", "state", "id", postgresql_where=text("state IN ('queued', 'running')")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)

@@ -34,22 +34,22 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     engine_urls: list[str] = []
     """Engines the api may ask, for instance `["http://engine:8100"]` or `["unix:/run/opad/engine.sock"]`."""
     base: str = "nano"
     """Name of a shipped base or the path of a base folder."""
     device: str = "auto"
 
-    lease_seconds: float = Field(60, gt=0)
-    heartbeat_seconds: float = Field(10, gt=0)
-    reconcile_seconds: float = Field(15, gt=0)
-    poll_seconds: float = Field(5, gt=0)
-    checkpoint_seconds: float = Field(60, ge=0)
-    max_attempts: int = Field(5, ge=1)
+    lease_seconds: float = Field(default=60, gt=0)
+    heartbeat_seconds: float = Field(default=10, gt=0)
+    reconcile_seconds: float = Field(default=15, gt=0)
+    poll_seconds: float = Field(default=5, gt=0)
+    checkpoint_seconds: float = Field(default=60, ge=0)
+    max_attempts: int = Field(default=5, ge=1)
 
-    max_upload_mb: int = Field(12, ge=1)
-    generate_timeout_seconds: float = Field(10, gt=0)
+    max_upload_mb: int = Field(default=12, ge=1)
+    generate_timeout_seconds: float = Field(default=10, gt=0)
     log_level: str = "INFO"
 
     @cached_property

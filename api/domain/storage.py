@@ -1,0 +1,175 @@
+"""The object store, spoken to as S3. Every key is written once: its name holds a hash, or a fence that no other has.
+
+References and bundles are named by their SHA-256, so the same bytes uploaded twice are one object. What an object is
+for is told by a row in the database; an object without a row is garbage.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from api.domain.errors import Conflict, DomainError, NotFound, Unavailable
+from api.domain.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+def reference_key(sha256: str) -> str:
+    return f"references/{sha256}.png"
+
+
+def bundle_key(sha256: str) -> str:
+    return f"bundles/{sha256}.safetensors"
+
+
+def checkpoint_key(job_id: UUID, fence: int, step: int) -> str:
+    return f"jobs/{job_id}/f{fence}/step{step}.safetensors"
+
+
+def checkpoint_prefix(job_id: UUID) -> str:
+    """Of all checkpoints of a job, whatever their fence; its previews lie beside and stay."""
+    return f"jobs/{job_id}/f"
+
+
+def preview_key(job_id: UUID, step: int) -> str:
+    return f"jobs/{job_id}/previews/{step}.png"
+
+
+def job_prefix(job_id: UUID) -> str:
+    return f"jobs/{job_id}/"
+
+
+class ObjectMissing(NotFound):
+    """No object at the key, or none yet."""
+
+
+class ObjectDamaged(DomainError):
+    """The object's bytes are not those that were written; another copy or an older checkpoint has to serve."""
+
+
+class ObjectDiffers(Conflict):
+    """The key is taken by other bytes."""
+
+
+class StorageUnavailable(Unavailable):
+    """The store does not answer, or not sensibly, after the client's own retries."""
+
+
+class Storage:
+    """One bucket. Holds a connection pool; safe to share between threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.s3_endpoint is None:
+            raise ValueError("OPAD_S3_ENDPOINT is not set; start the embedded servers with `opad up` or set it")
+        self._bucket = settings.s3_bucket
+        self._client: S3Client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=settings.s3_endpoint,
+            region_name=settings.s3_region,
+            aws_access_key_id=settings.s3_access_key,
+            aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                connect_timeout=3,
+                read_timeout=30,
+                retries={"mode": "standard", "total_max_attempts": 4},
+            ),
+        )
+
+    def put_once(self, key: str, data: bytes, sha256: str) -> None:
+        """Write `data` unless the key exists; equal bytes already there are success.
+
+        The store checks the SHA-256 on arrival. Raises ObjectDiffers, StorageUnavailable.
+        """
+        try:
+            with self._answering(key):
+                self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=key,
+                    Body=data,
+                    IfNoneMatch="*",
+                    ChecksumSHA256=base64.b64encode(bytes.fromhex(sha256)).decode(),
+                )
+        except _KeyTaken as taken:
+            if hashlib.sha256(self.read(key)).hexdigest() != sha256:
+                raise ObjectDiffers(f"{key} already holds other bytes", "object_differs", key=key) from taken
+
+    def get(self, key: str, sha256: str) -> bytes:
+        """The object's bytes, which hash to `sha256`. Raises ObjectMissing, ObjectDamaged, StorageUnavailable."""
+        data = self.read(key)
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise ObjectDamaged(f"{key} hashes to {found}, expected {sha256}", "object_damaged", key=key)
+        return data
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete every object whose key begins so; how many there were."""
+        deleted = 0
+        with self._answering(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                keys = [entry["Key"] for entry in page.get("Contents", [])]
+                if keys:
+                    self._client.delete_objects(
+                        Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
+                    )
+                    deleted += len(keys)
+        return deleted
+
+    def delete(self, key: str) -> None:
+        with self._answering(key):
+            self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def presigned_get(self, key: str, seconds: int) -> str:
+        """An address that hands out the object to anyone who has it, for that long; opens no connection."""
+        return self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=seconds
+        )
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket unless it is there."""
+        try:
+            self.probe()
+        except ObjectMissing:
+            try:
+                with self._answering(self._bucket):
+                    self._client.create_bucket(Bucket=self._bucket)
+            except _KeyTaken:
+                return
+
+    def probe(self) -> None:
+        """Raise StorageUnavailable unless the store answers, ObjectMissing unless the bucket is there."""
+        with self._answering(self._bucket):
+            self._client.head_bucket(Bucket=self._bucket)
+
+    def read(self, key: str) -> bytes:
+        """The bytes, unchecked: for an object whose hash is written nowhere (a preview). Raises as `get`."""
+        with self._answering(key):
+            return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+
+    @contextmanager
+    def _answering(self, key: str) -> Iterator[None]:
+        """Turn the client's many errors into the few that a caller can act on."""
+        try:
+            yield
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status == 404:
+                raise ObjectMissing(f"there is no object {key}", "object_missing", key=key) from error
+            if status in (409, 412):
+                raise _KeyTaken(key) from error
+            raise StorageUnavailable(f"the store refused {key}: {error}", "storage_unavailable") from error
+        except BotoCoreError as error:
+            raise StorageUnavailable(f"the store did not answer for {key}: {error}", "storage_unavailable") from error
+
+
+class _KeyTaken(Exception):
+    """412: the key exists. 409: another writer is at it this moment, or we own the bucket already."""

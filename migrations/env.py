@@ -1,0 +1,23 @@
+"""Alembic's entry: it runs this file with either a connection in `config.attributes` or OPAD_DATABASE_URL set."""
+
+import os
+
+from alembic import context
+from sqlalchemy import Connection, NullPool, create_engine
+
+from api.domain.models import Table
+
+
+def run(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=Table.metadata, compare_server_default=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    url = os.environ["OPAD_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1)
+    with create_engine(url, poolclass=NullPool).connect() as opened:
+        run(opened)

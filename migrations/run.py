@@ -1,0 +1,31 @@
+"""Bring a database to the newest revision: `python -m migrations.run`, or `migrate(url)` from the launcher."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, NullPool, create_engine, text
+
+from api.domain.settings import Settings
+
+_LOCK = 0x0FAD_0001
+"""Advisory lock: of several processes that migrate at once, one does it and the others wait and find it done."""
+
+
+def migrate(sqlalchemy_url: str) -> None:
+    """Apply what is missing, in one transaction. Takes `Settings.sqlalchemy_url`."""
+    engine = create_engine(sqlalchemy_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        command.upgrade(alembic_config(connection), "head")
+
+
+def alembic_config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+if __name__ == "__main__":
+    migrate(Settings().sqlalchemy_url)
