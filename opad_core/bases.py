@@ -1,0 +1,186 @@
+"""A base: the frozen networks that concepts are learned on, as one folder with a manifest of hashes.
+
+    teacher/unet teacher/scheduler student/unet student/scheduler vae text_encoder tokenizer
+    discriminators/{dino,dinov2,clip} identity/projection.safetensors manifest.json
+
+The only place that calls `from_pretrained`, and the only one that knows the VAE's scale. Parts load when first used,
+so an engine never reads the teacher. Nothing is unpickled: safetensors only.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, Dinov2Model, ViTModel
+from transformers.utils import logging as transformers_logging
+
+from opad_core.concept import Denoiser, TextSide
+from opad_core.discriminator import Backbone, ClassToken, IdentityTokens
+from opad_core.errors import OpadError
+from opad_core.schedule import cumulative_alphas
+
+SHIPPED = Path(__file__).parent / "nano" / "base"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    name: str
+    resolution: int
+    """Side of a picture in pixels."""
+    nouns: list[str] | None
+    """Class nouns the base knows; None when it reads any."""
+    words: list[str] | None
+    templates: list[str]
+    """Training prompts with one `{}` and no scene."""
+    scene_prompts: list[str]
+    presets: dict[str, dict[str, Any]]
+    identity_tokens: int
+    backbones: dict[str, dict[str, Any]]
+    licences: dict[str, str]
+    files: dict[str, str]
+    """SHA-256 of every file of the base, by its path in the folder."""
+
+    @property
+    def sha256(self) -> str:
+        """Names the base in bundles; changes with any weight."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+
+
+class Base:
+    """Use `load_base`. All networks are frozen and in float32 unless `dtype` says otherwise."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> None:
+        self.folder, self.manifest, self.device, self.dtype = folder, manifest, device, dtype
+
+    @cached_property
+    def text(self) -> TextSide:
+        encoder = CLIPTextModel.from_pretrained(self._verified("text_encoder"), dtype=self.dtype)
+        tokenizer = CLIPTokenizer.from_pretrained(self._verified("tokenizer"))
+        if len(tokenizer) != encoder.config.vocab_size:
+            raise OpadError(
+                f"the tokenizer of {self.folder} knows {len(tokenizer)} words, its text encoder "
+                f"{encoder.config.vocab_size}; the folder is damaged or mixed"
+            )
+        return TextSide(tokenizer, self._frozen(encoder))
+
+    @cached_property
+    def vae(self) -> AutoencoderKL | AutoencoderTiny:
+        folder = self._verified("vae")
+        kind = json.loads((folder / "config.json").read_text())["_class_name"]
+        return self._frozen(
+            {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[kind].from_pretrained(
+                folder, torch_dtype=self.dtype
+            )
+        )
+
+    @cached_property
+    def teacher(self) -> Denoiser:
+        return self._denoiser("teacher")
+
+    @cached_property
+    def student(self) -> Denoiser:
+        return self._denoiser("student")
+
+    @cached_property
+    def identity(self) -> Backbone:
+        """phi of L_id and D3: IP-Adapter's front end, to [b, tokens, d]."""
+        clip = CLIPVisionModelWithProjection.from_pretrained(self._verified("discriminators/clip"), dtype=torch.float32)
+        tensors = {n: x.float() for n, x in load_file(self._verified("identity") / "projection.safetensors").items()}
+        inner, embedding = tensors["proj.weight"].shape
+        projection, norm = nn.Linear(embedding, inner), nn.LayerNorm(inner // self.manifest.identity_tokens)
+        projection.load_state_dict({"weight": tensors["proj.weight"], "bias": tensors["proj.bias"]})
+        norm.load_state_dict({"weight": tensors["norm.weight"], "bias": tensors["norm.bias"]})
+        return self._backbone("clip", IdentityTokens(clip, projection, norm, self.manifest.identity_tokens))
+
+    @cached_property
+    def backbones(self) -> tuple[Backbone, Backbone, Backbone]:
+        """Frozen networks of D1, D2 and D3, float32."""
+        return self._class_token("dino"), self._class_token("dinov2"), self.identity
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.student.latent_shape
+
+    def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Pixels [b, 3, r, r] in [-1, 1] to scaled latents, sampled from the posterior where the VAE has one."""
+        encoded = self.vae.encode(x.to(self.vae.dtype))
+        if isinstance(self.vae, AutoencoderTiny):
+            latents = encoded.latents
+        else:
+            mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
+            latents = mean + std * torch.randn(mean.shape, generator=generator).to(mean)
+        scaled: Tensor = latents.float() * self.vae.config.scaling_factor
+        return scaled
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Scaled latents to pixels, about [-1, 1], not clamped; float32. The gradient flows through."""
+        decoded: Tensor = self.vae.decode((z / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+        return decoded.float()
+
+    def _denoiser(self, role: str) -> Denoiser:
+        unet = UNet2DConditionModel.from_pretrained(self._verified(f"{role}/unet"), torch_dtype=self.dtype)
+        schedule = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
+        abar = cumulative_alphas(schedule["beta_start"], schedule["beta_end"], schedule["num_train_timesteps"])
+        return Denoiser(unet.to(self.device), abar.to(self.device), schedule["prediction_type"])
+
+    def _class_token(self, name: str) -> Backbone:
+        folder = self._verified(f"discriminators/{name}")
+        if json.loads((folder / "config.json").read_text())["model_type"] == "dinov2":
+            network = Dinov2Model.from_pretrained(folder, dtype=torch.float32)
+        else:
+            network = ViTModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
+        return self._backbone(name, ClassToken(network))
+
+    def _backbone(self, name: str, network: nn.Module) -> Backbone:
+        treatment = self.manifest.backbones[name]
+        return Backbone(network, input_size=treatment["input"], mean=treatment["mean"], std=treatment["std"]).to(
+            self.device
+        )
+
+    def _frozen(self, network: Any) -> Any:
+        for parameter in network.parameters():
+            parameter.requires_grad = False
+        return network.eval().to(self.device)
+
+    def _verified(self, part: str) -> Path:
+        """The part's folder, once every file of it has the hash that the manifest names."""
+        for path, expected in self.manifest.files.items():
+            if path.startswith(f"{part}/"):
+                file = self.folder / path
+                if not file.is_file():
+                    raise OpadError(f"{file} is missing from the base {self.manifest.name!r}; install it again")
+                if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+                    raise OpadError(f"{file} is not the file that its manifest names; install the base again")
+        return self.folder / part
+
+
+def read_manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise OpadError(f"no base at {folder}: it has no manifest.json") from None
+    except ValueError as error:
+        raise OpadError(f"{path} is not JSON: {error}") from error
+    if content.pop("format", None) != 1:
+        raise OpadError(f"{path} has a format that this version does not read")
+    return Manifest(**content)
+
+
+def load_base(name: str, *, device: str = "auto", dtype: torch.dtype = torch.float32) -> Base:
+    """A base by name (`nano`) or by the path of its folder; "auto" takes a GPU when there is one.
+
+    Raises OpadError when the folder is missing, damaged or of another format.
+    """
+    transformers_logging.disable_progress_bar()  # one bar per part, for loads of milliseconds
+    folder = SHIPPED if name == "nano" else Path(name)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Base(folder, read_manifest(folder), torch.device(device), dtype)

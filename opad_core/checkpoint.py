@@ -1,0 +1,102 @@
+"""The whole state of a training, named; safetensors bytes with a JSON header, no pickle.
+
+Randomness is not in it: it is derived from the seed and the step (`random_streams`).
+"""
+
+import json
+from dataclasses import dataclass, field
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from opad_core.concept import KeyValueProjections
+from opad_core.errors import OpadError
+
+FORMAT = 1
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while a concept is learned."""
+
+    token_row: nn.Parameter
+    teacher: KeyValueProjections
+    student: KeyValueProjections
+    heads: nn.ModuleList
+    """Of D1, D2, D3."""
+    optimizers: dict[str, torch.optim.AdamW]
+    student_average: list[Tensor]
+    """EMA of the student's projections and the token row, in the order of `averaged_parameters`."""
+    step: int = 0
+    """Iterations done."""
+    sample_pixels: Tensor | None = None
+    """Student pictures of the collaborative stage, uint8 [n, r, r, 3]."""
+    sample_prompts: list[str] = field(default_factory=list)
+
+    def averaged_parameters(self) -> list[nn.Parameter]:
+        return [*self.student.parameters(), self.token_row]
+
+    def save(self, *, fingerprint: str) -> bytes:
+        """`fingerprint` names what the state belongs to: base, config, references and seed."""
+        header = {
+            "format": FORMAT,
+            "step": self.step,
+            "fingerprint": fingerprint,
+            "sample_prompts": self.sample_prompts,
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        return save(tensors, metadata={"state": json.dumps(header)})
+
+    def load(self, data: bytes, *, fingerprint: str) -> None:
+        """In place. Raises OpadError when the bytes are damaged or belong to another training."""
+        try:
+            header_bytes = int.from_bytes(data[:8], "little")
+            header = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["state"])
+            saved = load(data)
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise OpadError(f"the checkpoint cannot be read: {error}") from error
+        if header["format"] != FORMAT or header["fingerprint"] != fingerprint:
+            raise OpadError("the checkpoint belongs to another training (other pictures, settings, seed or base)")
+        for name, optimizer in self.optimizers.items():
+            _prepare_moments(optimizer, started=f"optimizer.{name}.0.step" in saved)
+        self.sample_pixels = saved.pop("samples", None)
+        current = self._tensors()
+        current.pop("samples", None)
+        if current.keys() != saved.keys():
+            raise OpadError("the checkpoint lacks a part of the training's state; start the training again")
+        with torch.no_grad():
+            for name, tensor in current.items():
+                tensor.copy_(saved[name])
+        self.step = header["step"]
+        self.sample_prompts = header["sample_prompts"]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {"token_row": self.token_row}
+        for network in ("teacher", "student", "heads"):
+            for name, parameter in getattr(self, network).named_parameters():
+                tensors[f"{network}.{name}"] = parameter
+        for i, average in enumerate(self.student_average):
+            tensors[f"student_average.{i}"] = average
+        for name, optimizer in self.optimizers.items():
+            for i, parameter in enumerate(_parameters(optimizer)):
+                for key, value in optimizer.state[parameter].items():
+                    tensors[f"optimizer.{name}.{i}.{key}"] = value
+        if self.sample_pixels is not None:
+            tensors["samples"] = self.sample_pixels
+        return tensors
+
+
+def _parameters(optimizer: torch.optim.AdamW) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _prepare_moments(optimizer: torch.optim.AdamW, *, started: bool) -> None:
+    """AdamW makes its state at the first step; a fresh one needs the places that a checkpoint fills."""
+    for parameter in _parameters(optimizer):
+        optimizer.state[parameter] = (
+            {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+            if started
+            else {}
+        )

@@ -1,0 +1,116 @@
+"""Every constant of the method, in one table with its source; two presets and nothing hidden.
+
+Sources: [paper] arXiv 2510.20512 with supplement; [setting] what the authors ran for the published table;
+[ours] a departure with its reason. Sizes are fractions of the base's resolution.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from opad_core.errors import OpadError
+
+
+@dataclass(frozen=True)
+class OpadConfig:
+    # Length and optimisers
+    iterations: int = 1000  # distillation stage [paper, table 5]
+    collaborative_iterations: int = 300  # collaborative stage; unpublished, inferred
+    batch_size: int = 2  # photos per iteration, as many fakes [setting]
+    lr_student: float = 2e-5  # student K/V: 1e-5 scaled by the batch [setting]
+    lr_teacher: float = 1e-5  # teacher K/V, not scaled [setting]
+    lr_token: float = 1e-5  # the V* row [setting]
+    lr_discriminator: float = 1e-4  # heads [setting]
+    weight_decay: float = 1e-2  # AdamW, betas .9/.999 [setting]
+    clip_norm: float = 1.0  # teacher and student [setting]
+    ema_decay: float = 0.0  # EMA of the student's K/V; 0 keeps the last iterate [setting]
+
+    # Weights of the student's losses
+    lambda_adv: tuple[float, float, float] = (1.0, 1.0, 1.0)  # D1 DINO, D2 DINOv2, D3 CLIP [setting]
+    lambda_id: float = 1.0  # [setting]
+    lambda_mse: float = 1.0  # [setting]
+    lambda_swd: float = 0.1  # [setting]
+    swd_levels: int = 5  # [setting]
+    swd_projections: int = 128  # [setting]
+    swd_patch: int = 11  # pixels [setting]
+    guidance: float = 7.5  # classifier-free guidance of the teacher's target [setting]
+
+    # Pictures
+    templates: tuple[str, ...] = ()  # empty: the base's own training prompts (25 CLIP-ImageNet ones for sd-turbo)
+    keep_aspect: bool = False  # False squashes a photo to a square [setting]; True crops its middle [ours]
+    canvas_probability: float = 0.66  # how often a photo is shrunk onto a grey canvas [setting]
+    canvas_scale: tuple[float, float] = (170 / 512, 1.0)  # [setting]
+    far_below: float = 307 / 512  # shrunk below this the prompt says "far away" [setting]
+    crop_scale: tuple[float, float] = (614 / 512, 715 / 512)  # otherwise enlarged by this and cropped [setting]
+    size_words: bool = True  # "a far away", "very small", "zoomed in", "close up" in the prompt [setting]
+    canvas_for_discriminators: bool = True  # the reals carry the canvas's grey border [setting]
+
+    # Feature networks
+    normalise_backbones: bool = False  # False feeds [-1, 1] to networks that expect mean/std [setting]
+    discriminator_resize: Literal["area", "bilinear", "bicubic"] = "area"  # [setting]
+    swd_unit_range: bool = False  # False gives MS-SWD [-1, 1] where it expects [0, 1] [setting]
+
+    # Collaborative stage [inferred: the paper names none of these]
+    collaboration: Literal["strict", "gated"] = "strict"  # strict: samples replace all photos [paper, sec. 10]
+    samples: int = 100  # student pictures drawn for the stage
+    kept_share: float = 0.5  # gated: best share by identity to the photos
+    photo_share: float = 0.5  # gated: share of photos in the teacher's batches; discriminator reals stay photos
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.collaborative_iterations < 0:
+            raise OpadError(
+                f"iterations must be at least 1 and collaborative_iterations at least 0, got {self.iterations} "
+                f"and {self.collaborative_iterations}"
+            )
+        if self.batch_size < 1:
+            raise OpadError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.ema_decay < 1:
+            raise OpadError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+
+    @property
+    def total_iterations(self) -> int:
+        return self.iterations + self.collaborative_iterations
+
+
+@dataclass(frozen=True)
+class _Preset:
+    summary: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+PRESETS = {
+    "paper": _Preset("the published setting, its accidents included"),
+    "default": _Preset(
+        "ours: steadier and cheaper, each departure a field with its reason",
+        {
+            # Without a canvas in the reals, a border cannot give the fakes away, nor be taught to the student.
+            "canvas_for_discriminators": False,
+            # The backbones see the statistics that they were trained on; [-1, 1] has 0.45 times their contrast.
+            "normalise_backbones": True,
+            "discriminator_resize": "bicubic",
+            # Lab is defined on [0, 1]; 0.17 there weighs what 0.1 did on [-1, 1].
+            "swd_unit_range": True,
+            "lambda_swd": 0.17,
+            # A one-step GAN's last iterate is noisy; the average over about 100 iterations is not.
+            "ema_decay": 0.99,
+            "keep_aspect": True,
+            # Self-samples as "real" let the adversarial gradient vanish.
+            "collaboration": "gated",
+        },
+    ),
+}
+
+
+def preset(name: str, base_presets: dict[str, dict[str, Any]]) -> OpadConfig:
+    """A preset with the base's own overrides (`manifest.presets`), where a number means nothing at its size."""
+    if name not in PRESETS:
+        raise OpadError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    return override(OpadConfig(), PRESETS[name].changes | base_presets.get(name, {}))
+
+
+def override(config: OpadConfig, changes: dict[str, Any]) -> OpadConfig:
+    """The config with some fields changed; JSON's lists become tuples. Raises OpadError for an unknown field."""
+    known = {f.name for f in dataclasses.fields(OpadConfig)}
+    if unknown := changes.keys() - known:
+        raise OpadError(f"unknown setting {sorted(unknown)[0]!r} of the method; see `python -m opad_core presets`")
+    return dataclasses.replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})

@@ -1,0 +1,144 @@
+"""References and what training sees of them: (picture, prompt) pairs in a seeded order, augmented (supplement, 9)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from opad_core.concept import PLACEHOLDER
+from opad_core.config import OpadConfig
+from opad_core.errors import OpadError
+from opad_core.random_streams import stream
+
+MIN_REFERENCES, MAX_REFERENCES = 3, 5
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True)
+class Example:
+    picture: Image.Image
+    """Square, RGB."""
+    prompt: str
+    """With the placeholder."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    pixels: Tensor
+    """[b, 3, r, r] in [-1, 1]."""
+    mask: Tensor
+    """[b, 1, h, w] on the latent grid: 1 where the photo is, 0 on the canvas."""
+    prompts: list[str]
+
+
+def read_references(folder: Path) -> list[Image.Image]:
+    """The 3-5 photos of a folder, in the order of their names, RGB. Raises OpadError naming the file at fault."""
+    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES) if folder.is_dir() else []
+    if not MIN_REFERENCES <= len(files) <= MAX_REFERENCES:
+        raise OpadError(
+            f"needs {MIN_REFERENCES}-{MAX_REFERENCES} reference images (JPEG, PNG or WebP); {folder} holds {len(files)}"
+        )
+    pictures = []
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                pictures.append(picture.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise OpadError(f"{file} cannot be read as a picture: {error}") from error
+    return pictures
+
+
+def squared(picture: Image.Image, *, keep_aspect: bool) -> Image.Image:
+    """A square RGB picture: its middle, or all of it squashed (the published setting)."""
+    side = min(picture.size)
+    if not keep_aspect:
+        return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.convert("RGB").crop((left, top, left + side, top + side))
+
+
+def pairs_at(examples: list[Example], step: int, *, batch_size: int, seed: int) -> list[Example]:
+    """The batch of one step: the examples in a fresh seeded order per epoch, across epoch borders."""
+    chosen = []
+    for position in range(step * batch_size, (step + 1) * batch_size):
+        epoch, place = divmod(position, len(examples))
+        order = torch.randperm(len(examples), generator=stream(seed, epoch, "order"))
+        chosen.append(examples[int(order[place])])
+    return chosen
+
+
+def augmented(examples: list[Example], config: OpadConfig, *, latent: int, resolution: int, generator: torch.Generator
+              ) -> Batch:  # fmt: skip
+    """Custom Diffusion's augmentation: flip; shrink onto a grey canvas, or enlarge and crop; prompts tell the size."""
+    views = [_view(e, config, resolution=resolution, latent=latent, generator=generator) for e in examples]
+    pixels, masks, prompts = zip(*views, strict=True)
+    return Batch(torch.stack(pixels), torch.stack(masks), list(prompts))
+
+
+def _view(example: Example, config: OpadConfig, *, resolution: int, latent: int, generator: torch.Generator
+          ) -> tuple[Tensor, Tensor, str]:  # fmt: skip
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    picture, prompt = example.picture, example.prompt
+    if uniform(0, 1) < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    shrink = uniform(0, 1) < config.canvas_probability
+    scale = uniform(*(config.canvas_scale if shrink else config.crop_scale))
+    size = max(1, round(scale * resolution))
+    pixels = to_pixels(picture.resize((size, size), Image.Resampling.BICUBIC))
+    across, down = uniform(0, 1), uniform(0, 1)
+    word = uniform(0, 1) < 0.5
+
+    mask = torch.ones(1, latent, latent)
+    if size <= resolution:
+        left, top = round(across * (resolution - size)), round(down * (resolution - size))
+        canvas = torch.zeros(3, resolution, resolution)
+        canvas[:, top : top + size, left : left + size] = pixels
+        if size < resolution:
+            # One cell smaller than the photo on each side: a cell at the border mixes photo and canvas.
+            cell = resolution / latent
+            first = [int(np.ceil(edge / cell)) + (edge > 0) for edge in (top, left)]
+            last = [int((edge + size) / cell) - (edge + size < resolution) for edge in (top, left)]
+            mask = torch.zeros(1, latent, latent)
+            mask[:, first[0] : max(last[0], first[0] + 1), first[1] : max(last[1], first[1] + 1)] = 1
+        pixels = canvas
+        if config.size_words and scale < config.far_below:
+            prompt = _with_size_words(prompt, "a far away" if word else "very small")
+    else:
+        left, top = round(across * (size - resolution)), round(down * (size - resolution))
+        pixels = pixels[:, top : top + resolution, left : left + resolution]
+        if config.size_words:
+            prompt = _with_size_words(prompt, "zoomed in" if word else "close up")
+    return pixels, mask, prompt
+
+
+def _with_size_words(prompt: str, words: str) -> str:
+    """The words after the first one, as in Custom Diffusion: "a photo of ..." -> "a very small photo of ..."."""
+    first, _, rest = prompt.partition(" ")
+    return f"{first} {words} {rest}"
+
+
+def to_pixels(picture: Image.Image) -> Tensor:
+    """[3, h, w] in [-1, 1]."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """[b, 3, h, w], clamped to [-1, 1], to 8-bit RGB."""
+    return [Image.fromarray(array) for array in to_uint8(pixels)]
+
+
+def to_uint8(pixels: Tensor) -> np.ndarray:
+    """[b, 3, h, w] floats, clamped to [-1, 1], to [b, h, w, 3] in [0, 255]."""
+    scaled = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def photo_examples(references: list[Image.Image], templates: list[str], *, keep_aspect: bool) -> list[Example]:
+    """Every reference with every template: 4 photos and 25 templates make 100 examples."""
+    squares = [squared(picture, keep_aspect=keep_aspect) for picture in references]
+    return [Example(square, template.format(PLACEHOLDER)) for square in squares for template in templates]

@@ -1,0 +1,78 @@
+"""Three discriminators: a frozen pretrained backbone, a small trainable head (method of the paper, section 3.3)."""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from opad_core.resampling import resize
+
+HEAD_WIDTH = 512
+
+
+class Backbone(nn.Module):
+    """A frozen feature network with its input treatment: pixels [-1, 1], [b, 3, r, r], to pooled features [b, ...].
+
+    Gradients flow to the pixels and never to the weights: `train()` and `requires_grad_()` cannot thaw it.
+    """
+
+    def __init__(self, network: nn.Module, *, input_size: int, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network.eval()
+        for parameter in self.network.parameters():
+            parameter.requires_grad = False
+        self.input_size = input_size
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        return self
+
+    def forward(self, x: Tensor, *, resize_mode: str, normalise: bool) -> Tensor:
+        """`resize_mode` as in `resize`; `normalise=False` feeds [-1, 1] as it is, which is what the authors ran."""
+        x = resize(x, self.input_size, resize_mode)
+        if normalise:
+            x = (x * 0.5 + 0.5 - self.mean) / self.std
+        features: Tensor = self.network(x)
+        return features
+
+
+class ClassToken(nn.Module):
+    """The final [CLS] state of a vision transformer, [b, d]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        state: Tensor = self.network(pixel_values=pixels).last_hidden_state[:, 0]
+        return state
+
+
+class IdentityTokens(nn.Module):
+    """IP-Adapter's front end phi: CLIP image embedding -> Linear -> `tokens` x d -> LayerNorm, [b, tokens, d]."""
+
+    def __init__(self, clip: nn.Module, projection: nn.Linear, norm: nn.LayerNorm, tokens: int) -> None:
+        super().__init__()
+        self.clip, self.projection, self.norm, self.tokens = clip, projection, norm, tokens
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        embedding = self.clip(pixel_values=pixels).image_embeds
+        identity: Tensor = self.norm(self.projection(embedding).unflatten(1, (self.tokens, -1)))
+        return identity
+
+
+def discriminator_head(features: int, *, generator: torch.Generator) -> nn.Sequential:
+    """Linear -> ReLU -> Linear to two logits (fake, real), drawn from `generator` by PyTorch's own default law."""
+    head = nn.Sequential(nn.Linear(features, HEAD_WIDTH), nn.ReLU(), nn.Linear(HEAD_WIDTH, 2))
+    for layer in (head[0], head[2]):
+        assert isinstance(layer, nn.Linear)
+        bound = layer.in_features**-0.5
+        for parameter in (layer.weight, layer.bias):
+            parameter.data = torch.empty_like(parameter, device="cpu").uniform_(-bound, bound, generator=generator)
+    return head

@@ -1,0 +1,9 @@
+"""What can go wrong through a user's doing; each message is a sentence that a person can act on."""
+
+
+class OpadError(Exception):
+    """Bad input: images, a prompt, a folder, a configuration. Shown without a traceback."""
+
+
+class DivergedError(OpadError):
+    """The losses are no longer finite numbers."""

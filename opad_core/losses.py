@@ -1,0 +1,93 @@
+"""The losses of OPAD. Each returns one value per sample, [b]; weights and means belong to the loop.
+
+| paper      | here                    | arguments                         |
+|------------|-------------------------|-----------------------------------|
+| L_rec      | `reconstruction_loss`   | teacher prediction and its target |
+| L_id       | `identity_loss`         | phi(x_st), phi(x_tc)              |
+| L_mse      | `latent_loss`           | z_st, z_tc                        |
+| L_swd      | `ms_swd`                | x_st, x_tc                        |
+| L_adv (G)  | `generator_loss`        | D_k(x_st)                         |
+| L_adv (D)  | `discriminator_loss`    | D_k(x_r), D_k(x_st)               |
+
+x are pixels in [-1, 1] (not clamped), [b, 3, h, w]; z are scaled latents, [b, 4, h', w']; st = student,
+tc = teacher-denoised student, r = real.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from opad_core.resampling import pyramid_down, reflect_pad
+
+REAL, FAKE = 1, 0
+"""Class indices of the two discriminator logits."""
+
+# IEC 61966-2-1: linear sRGB to XYZ, rows divided by the D65 white point, so that white becomes (1, 1, 1).
+_XYZ_OF_RGB = torch.tensor(
+    [
+        [0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339 / 1.08883, 0.1191920 / 1.08883, 0.9503041 / 1.08883],
+    ]
+)
+_LAB_OF_F = torch.tensor([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
+
+
+def reconstruction_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """L_rec (paper, eq. 1) over the valid region: sum over channels and valid cells / number of valid cells.
+
+    `mask` is [b, 1, h, w] of 0 and 1 with at least one 1 per sample. Four channels make this four times a mean per
+    element, which matters only to the gradient clip.
+    """
+    squared = (prediction.float() - target.float()) ** 2 * mask
+    return squared.sum((1, 2, 3)) / mask.sum((1, 2, 3))
+
+
+def identity_loss(features: Tensor, target_features: Tensor) -> Tensor:
+    """L_id (paper, eq. 2): 1 - mean cosine over the identity tokens; both [b, tokens, d], the target detached."""
+    return 1 - F.cosine_similarity(features, target_features, dim=-1).mean(1)
+
+
+def latent_loss(z_student: Tensor, z_target: Tensor) -> Tensor:
+    """L_mse: half the mean squared distance of scaled latents."""
+    return 0.5 * ((z_student - z_target) ** 2).mean((1, 2, 3))
+
+
+def rgb_to_lab(rgb: Tensor) -> Tensor:
+    """sRGB to CIELAB (D65), L in 0..100 for input in [0, 1]; values outside that range go along the linear pieces."""
+    bend = rgb.clamp(min=0.04045)  # keeps the unused branch of `where` finite, and so its gradient
+    linear = torch.where(rgb > 0.04045, ((bend + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    xyz = torch.einsum("ij,bjhw->bihw", _XYZ_OF_RGB.to(rgb), linear)
+    f = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
+    lab = torch.einsum("ij,bjhw->bihw", _LAB_OF_F.to(rgb), f)
+    return lab - torch.tensor([16.0, 0.0, 0.0]).to(rgb).view(1, 3, 1, 1)
+
+
+def ms_swd(x: Tensor, y: Tensor, *, levels: int, projections: int, patch: int, generator: torch.Generator) -> Tensor:
+    """Multi-scale sliced Wasserstein distance of colours and textures (He et al., arXiv 2407.10181).
+
+    A Gaussian pyramid in RGB; on each level CIELAB, `projections` fresh unit filters of 3 x patch x patch, shared by
+    both images, and the mean distance of the sorted responses; then the mean over levels. `generator` is on the CPU.
+    """
+    distance = x.new_zeros(x.shape[0])
+    for level in range(levels):
+        if level:
+            x, y = pyramid_down(x), pyramid_down(y)
+        filters = torch.randn(projections, 3, patch, patch, generator=generator).to(x)
+        filters = filters / filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        responses = [F.conv2d(reflect_pad(rgb_to_lab(image), patch // 2), filters).flatten(2) for image in (x, y)]
+        sorted_x, sorted_y = (response.sort(dim=-1).values for response in responses)
+        distance = distance + (sorted_x - sorted_y).abs().mean((1, 2))
+    return distance / levels
+
+
+def generator_loss(logits_fake: Tensor) -> Tensor:
+    """The student's adversarial term (supplement, Alg. 1 line 20): cross-entropy of its image being real. [b, 2] in."""
+    return F.cross_entropy(logits_fake.float(), torch.full_like(logits_fake[:, 0], REAL).long(), reduction="none")
+
+
+def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """A discriminator's term (Alg. 1 line 24), with the half of the authors' setting; the student's image detached."""
+    loss_real = F.cross_entropy(logits_real.float(), torch.full_like(logits_real[:, 0], REAL).long(), reduction="none")
+    loss_fake = F.cross_entropy(logits_fake.float(), torch.full_like(logits_fake[:, 0], FAKE).long(), reduction="none")
+    return 0.5 * (loss_real + loss_fake)

@@ -1,0 +1,54 @@
+"""The noise schedule and the one step, as pure functions (paper, section 3; DDPM notation).
+
+    z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps
+
+`abar` is the whole table of cumulative alpha products, [1000]; `t` holds one integer time per sample, [b].
+"""
+
+import torch
+from torch import Tensor
+
+T_MAX = 999
+"""The time of pure noise, at which the student makes its one step."""
+
+
+def cumulative_alphas(beta_start: float, beta_end: float, steps: int) -> Tensor:
+    """abar of the "scaled linear" schedule (betas linear in their square root), [steps], float32."""
+    betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, dim=0).float()
+
+
+def _at(abar: Tensor, t: Tensor) -> Tensor:
+    return abar[t].view(-1, 1, 1, 1)
+
+
+def add_noise(z0: Tensor, eps: Tensor, t: Tensor, abar: Tensor) -> Tensor:
+    a = _at(abar, t)
+    return a.sqrt() * z0 + (1 - a).sqrt() * eps
+
+
+def training_target(z0: Tensor, eps: Tensor, t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
+    """What a network of this type should say about z_t: the noise, or v = sqrt(abar) eps - sqrt(1-abar) z0."""
+    if prediction_type == "epsilon":
+        return eps
+    a = _at(abar, t)
+    return a.sqrt() * eps - (1 - a).sqrt() * z0
+
+
+def predict_x0(prediction: Tensor, z_t: Tensor, t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
+    """The clean latents that a prediction stands for, computed in float32.
+
+    At t = 999 an epsilon prediction is multiplied by sqrt((1-abar)/abar) = 14.6: half precision here is visible grain.
+    """
+    prediction, z_t, a = prediction.float(), z_t.float(), _at(abar, t)
+    if prediction_type == "epsilon":
+        return (z_t - (1 - a).sqrt() * prediction) / a.sqrt()
+    return a.sqrt() * z_t - (1 - a).sqrt() * prediction
+
+
+def first_latents(eps: Tensor, abar: Tensor) -> Tensor:
+    """What the student sees: z_999 without a signal, sqrt(1 - abar_999) eps.
+
+    The same input as an Euler scheduler with "trailing" spacing gives: sigma eps / sqrt(sigma^2 + 1).
+    """
+    return (1 - abar[T_MAX]).sqrt() * eps

@@ -1,0 +1,424 @@
+"""The training loop of OPAD (supplement, Algorithm 1), top to bottom: distillation, then the collaborative stage.
+
+Each iteration: the teacher learns the concept from photos (L_rec); the student makes pictures in one step and is
+pulled towards what the teacher makes of them (L_id, L_mse, L_swd, weighted by c(t) = abar_t) and towards the photos
+by three discriminators (L_adv); the discriminators learn to tell photos from the student's pictures.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from opad_core.bases import Base
+from opad_core.bundle import read_bundle, write_bundle
+from opad_core.checkpoint import TrainingState
+from opad_core.concept import PLACEHOLDER, KeyValueProjections
+from opad_core.config import OpadConfig
+from opad_core.data import Batch, Example, augmented, pairs_at, photo_examples, squared, to_pixels
+from opad_core.discriminator import discriminator_head
+from opad_core.errors import DivergedError, OpadError
+from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.losses import (
+    discriminator_loss,
+    generator_loss,
+    identity_loss,
+    latent_loss,
+    ms_swd,
+    reconstruction_loss,
+)
+from opad_core.random_streams import stream
+from opad_core.schedule import add_noise, training_target
+
+PREVIEW_EVERY = 25
+"""Iterations between two previews; four pictures cost about a tenth of an iteration."""
+PREVIEW_SEED = 7
+PREVIEW_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher learns after an iteration."""
+
+    step: int
+    """Iterations done, of both stages."""
+    total_steps: int
+    stage: str
+    """"distillation" or "collaborative"."""
+    losses: dict[str, float]
+    seconds_per_step: float
+    preview: Image.Image | None
+    """Pictures of the averaged student at fixed seeds, side by side; every PREVIEW_EVERY iterations."""
+    save: Callable[[], bytes]
+    """The state after this iteration, to be given to `train(resume=...)`; call it before returning."""
+
+
+class TrainingStopped(Exception):
+    """`should_stop` said so; carries the state to go on from."""
+
+    def __init__(self, state: bytes) -> None:
+        super().__init__("the training was stopped")
+        self.state = state
+
+
+def train(
+    base: Base,
+    references: list[Image.Image],
+    class_noun: str,
+    config: OpadConfig,
+    *,
+    seed: int,
+    report: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+    resume: bytes | None = None,
+) -> bytes:
+    """Learns a concept from 3-5 references and returns its bundle, as bytes.
+
+    `report` is called after every iteration, `should_stop` before each. The result depends on the arguments alone:
+    a training that was stopped and resumed ends, on the CPU, bit for bit like one that was not.
+
+    Raises OpadError for a class noun that the base does not know or a state that belongs to another training,
+    DivergedError when a loss is no longer finite, TrainingStopped when asked to stop.
+    """
+    if base.manifest.nouns is not None and class_noun not in base.manifest.nouns:
+        raise OpadError(f"the base {base.manifest.name!r} does not know the class noun {class_noun!r}")
+    training = Training(base, references, class_noun, config, seed=seed)
+    if resume is not None:
+        training.state.load(resume, fingerprint=training.fingerprint)
+    state = training.state
+
+    started, first_step = time.monotonic(), state.step
+    while state.step < config.total_iterations:
+        if should_stop():
+            raise TrainingStopped(state.save(fingerprint=training.fingerprint))
+        if state.step == config.iterations and state.sample_pixels is None:
+            training.draw_samples()
+        losses = training.iterate()
+        if not all(map(torch.isfinite, losses.values())):
+            broken = ", ".join(name for name, value in losses.items() if not value.isfinite())
+            raise DivergedError(f"the training diverged at iteration {state.step}: {broken} is not a finite number")
+        show = state.step % PREVIEW_EVERY == 0 or state.step == config.total_iterations
+        report(
+            Progress(
+                step=state.step,
+                total_steps=config.total_iterations,
+                stage="distillation" if state.step <= config.iterations else "collaborative",
+                losses={name: float(value) for name, value in losses.items()},
+                seconds_per_step=(time.monotonic() - started) / (state.step - first_step),
+                preview=training.preview() if show else None,
+                save=lambda: state.save(fingerprint=training.fingerprint),
+            )
+        )
+    return training.bundle()
+
+
+class Training:
+    """The networks and the state of one training; `iterate` is one iteration of Algorithm 1."""
+
+    def __init__(
+        self, base: Base, references: list[Image.Image], class_noun: str, config: OpadConfig, *, seed: int
+    ) -> None:
+        self.base, self.class_noun, self.config, self.seed = base, class_noun, config, seed
+        coarsest = base.manifest.resolution >> (config.swd_levels - 1)
+        if coarsest <= config.swd_patch // 2:
+            raise OpadError(
+                f"swd_levels={config.swd_levels} leaves {coarsest} pixels of {base.manifest.resolution}, too few for "
+                f"patches of {config.swd_patch}; take fewer levels or a smaller swd_patch"
+            )
+        templates = list(config.templates) or base.manifest.templates
+        self.photos = photo_examples(references, templates, keep_aspect=config.keep_aspect)
+        self.null_states = base.text.encode([""], [""], [None]).detach()
+        self.state = self._initial_state()
+        self.fingerprint = self._fingerprint(references)
+        self.photo_identity = torch.stack(
+            [to_pixels(squared(p, keep_aspect=config.keep_aspect).resize([base.manifest.resolution] * 2))
+             for p in references]
+        ).to(base.device)  # fmt: skip
+        self._samples: list[Example] = []
+
+    def iterate(self) -> dict[str, Tensor]:
+        """One iteration in place; the mean losses by name."""
+        photos = self._batch(self.photos, "photos")
+        learned, real = photos, photos
+        if self.state.step >= self.config.iterations:
+            learned, real = self._collaborative_batches(photos)
+        elif not self.config.canvas_for_discriminators:
+            real = self._batch(self.photos, "real", canvas=False)
+        eps = torch.randn(
+            (self.config.batch_size, *self.base.latent_shape), generator=self._stream("noise")
+        ).to(self.base.device)  # fmt: skip
+
+        text_states = self._encode(learned.prompts)
+        losses = {"rec": self.step_teacher(learned, eps, text_states)}
+        student_losses, features = self.step_student(eps, text_states.detach())
+        losses |= student_losses
+        losses |= self.step_discriminators(real.pixels.to(self.base.device), features)
+        self._average_student()
+        self.state.step += 1
+        return losses
+
+    def step_teacher(self, batch: Batch, eps: Tensor, text_states: Tensor) -> Tensor:
+        """Lines 6-11: the teacher's K/V and V* learn from the pictures (L_rec). The gradient of V* ends here."""
+        teacher = self.base.teacher
+        with torch.no_grad():
+            z_real = self.base.encode(batch.pixels.to(self.base.device), self._stream("vae"))
+        t = self._times("teacher-time")
+        prediction = teacher.predict(add_noise(z_real, eps, t, teacher.abar), t, self.state.teacher(text_states))
+        target = training_target(z_real, eps, t, teacher.abar, teacher.prediction_type)
+        loss = reconstruction_loss(prediction, target, batch.mask.to(prediction.device)).mean()
+        self._descend("teacher", loss, [*self.state.teacher.parameters(), self.state.token_row])
+        return loss.detach()
+
+    def step_student(self, eps: Tensor, text_states: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Lines 14-21: the student's K/V learn from the discriminators and from the teacher's correction.
+
+        `text_states` are detached: the student never moves V*. Returns the losses and the three networks' features of
+        x_st, detached, which the discriminators' step reuses: same picture, frozen networks.
+        """
+        config = self.config
+        z_student = self.base.student.one_step(eps, self.state.student(text_states))
+        x_student = self.base.decode(z_student)
+        features = self._features(x_student)
+        losses: dict[str, Tensor] = {}
+        total = x_student.new_zeros(())
+        for name, head, weight, feature in zip(
+            ("adv_dino", "adv_dinov2", "adv_clip"), self.state.heads, config.lambda_adv, features, strict=True
+        ):
+            losses[name] = generator_loss(head(feature.flatten(1))).mean()
+            total = total + weight * losses[name]
+
+        t = self._times("student-time")
+        z_target, x_target = self._teacher_target(z_student.detach(), eps, t, text_states)
+        c_t = self.base.teacher.abar[t]
+        with torch.no_grad():
+            target_identity = self._identity(x_target)
+        aligned = {
+            "id": (config.lambda_id, identity_loss(self._identity(x_student), target_identity)),
+            "mse": (config.lambda_mse, latent_loss(z_student, z_target)),
+            "swd": (config.lambda_swd, self._swd(x_student, x_target)),
+        }
+        for name, (weight, per_sample) in aligned.items():
+            losses[name] = per_sample.mean()
+            total = total + weight * (c_t * per_sample).mean()
+        self._descend("student", total, list(self.state.student.parameters()))
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        return detached, [feature.detach() for feature in features]
+
+    def step_discriminators(self, x_real: Tensor, fake_features: list[Tensor]) -> dict[str, Tensor]:
+        """Lines 22-25: the heads learn to tell the photos from the student's pictures."""
+        with torch.no_grad():
+            real_features = self._features(x_real)
+        losses = {}
+        for name, head, real, fake in zip(
+            ("d_dino", "d_dinov2", "d_clip"), self.state.heads, real_features, fake_features, strict=True
+        ):
+            loss = discriminator_loss(head(real.flatten(1)), head(fake.flatten(1))).mean()
+            self._descend(name, loss, [])
+            losses[name] = loss.detach()
+        return losses
+
+    @torch.no_grad()
+    def draw_samples(self) -> None:
+        """The collaborative stage's pictures: the averaged student, over the training prompts and fresh seeds.
+
+        "gated" keeps the best share by identity to the photos (inferred: the paper names no selection).
+        """
+        config = self.config
+        generator = OneStepGenerator(self.base)
+        bundle = read_bundle(self.bundle())
+        prompts = [example.prompt for example in pairs_at(self.photos, 0, batch_size=config.samples, seed=self.seed)]
+        seeds = torch.randint(2**62, (config.samples,), generator=self._stream("samples")).tolist()
+        requests = [ImageRequest(bundle, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        pictures = torch.cat(
+            [torch.from_numpy(generator.generate(requests[i : i + 8])) for i in range(0, len(requests), 8)]
+        )
+        if config.collaboration == "gated":
+            pixels = pictures.permute(0, 3, 1, 2).float().to(self.base.device) / 127.5 - 1
+            of_samples = self._identity(pixels).flatten(1)
+            of_photos = self._identity(self.photo_identity).flatten(1)
+            likeness = torch.cosine_similarity(of_samples[:, None], of_photos[None], dim=-1).mean(1)
+            best = likeness.argsort(descending=True)[: max(1, round(config.kept_share * config.samples))].sort().values
+            pictures, prompts = pictures[best.cpu()], [prompts[i] for i in best.tolist()]
+        self.state.sample_pixels, self.state.sample_prompts = pictures.contiguous(), prompts
+
+    def preview(self) -> Image.Image:
+        """The averaged student on the base's first scene prompts at fixed seeds, side by side."""
+        bundle = read_bundle(self.bundle())
+        prompts = [p.format(PLACEHOLDER) for p in self.base.manifest.scene_prompts[:PREVIEW_PICTURES]]
+        requests = [ImageRequest(bundle, prompt, PREVIEW_SEED + i) for i, prompt in enumerate(prompts)]
+        return Image.fromarray(torch.from_numpy(OneStepGenerator(self.base).generate(requests)).permute(1, 0, 2, 3)
+                               .flatten(1, 2).numpy())  # fmt: skip
+
+    def bundle(self) -> bytes:
+        *projections, token_row = self.state.student_average
+        averaged = KeyValueProjections(
+            {
+                layer: (to_k, to_v)
+                for layer, to_k, to_v in zip(
+                    self.state.student.layers,
+                    projections[: len(projections) // 2],
+                    projections[len(projections) // 2 :],
+                    strict=True,
+                )
+            }
+        )
+        return write_bundle(
+            token_row=token_row,
+            projections=averaged,
+            class_noun=self.class_noun,
+            base=self.base.manifest.name,
+            base_sha256=self.base.manifest.sha256,
+            config=self.config,
+            seed=self.seed,
+        )
+
+    def _initial_state(self) -> TrainingState:
+        config, device = self.config, self.base.device
+        token_row = nn.Parameter(self.base.text.embedding_of(self.class_noun).to(device))
+        teacher = self.base.teacher.new_projections().to(device)
+        student = self.base.student.new_projections().to(device)
+        probe = torch.zeros(1, 3, self.base.manifest.resolution, self.base.manifest.resolution, device=device)
+        with torch.no_grad():
+            widths = [feature.flatten(1).shape[1] for feature in self._features(probe)]
+        heads = nn.ModuleList(
+            discriminator_head(width, generator=stream(self.seed, 0, f"head-{k}")) for k, width in enumerate(widths)
+        ).to(device)
+
+        def adamw(groups: list[dict[str, object]]) -> torch.optim.AdamW:
+            return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay)
+
+        optimizers = {
+            # The row's decay is off: AdamW would pull a token towards zero that no other row is pulled to.
+            "teacher": adamw(
+                [
+                    {"params": list(teacher.parameters()), "lr": config.lr_teacher},
+                    {"params": [token_row], "lr": config.lr_token, "weight_decay": 0.0},
+                ]
+            ),
+            "student": adamw([{"params": list(student.parameters()), "lr": config.lr_student}]),
+        }
+        for name, head in zip(("d_dino", "d_dinov2", "d_clip"), heads, strict=True):
+            optimizers[name] = adamw([{"params": list(head.parameters()), "lr": config.lr_discriminator}])
+        return TrainingState(
+            token_row=token_row,
+            teacher=teacher,
+            student=student,
+            heads=heads,
+            optimizers=optimizers,
+            student_average=[parameter.detach().clone() for parameter in (*student.parameters(), token_row)],
+        )
+
+    def _collaborative_batches(self, photos: Batch) -> tuple[Batch, Batch]:
+        """What the teacher learns from and what the discriminators call real, in the collaborative stage."""
+        if not self._samples:
+            assert self.state.sample_pixels is not None
+            self._samples = [
+                Example(Image.fromarray(pixels.numpy()), prompt)
+                for pixels, prompt in zip(self.state.sample_pixels, self.state.sample_prompts, strict=True)
+            ]
+        if self.config.collaboration == "strict":
+            samples = self._batch(self._samples, "samples")
+            return samples, samples
+        from_photos = torch.rand(self.config.batch_size, generator=self._stream("mix")) < self.config.photo_share
+        chosen = [
+            photo if take_photo else sample
+            for take_photo, photo, sample in zip(
+                from_photos.tolist(), self._examples(self.photos), self._examples(self._samples), strict=True
+            )
+        ]
+        return self._augmented(chosen, "samples"), self._batch(
+            self.photos, "real", canvas=self.config.canvas_for_discriminators
+        )
+
+    def _examples(self, examples: list[Example]) -> list[Example]:
+        return pairs_at(examples, self.state.step, batch_size=self.config.batch_size, seed=self.seed)
+
+    def _batch(self, examples: list[Example], name: str, *, canvas: bool = True) -> Batch:
+        return self._augmented(self._examples(examples), name, canvas=canvas)
+
+    def _augmented(self, examples: list[Example], name: str, *, canvas: bool = True) -> Batch:
+        config = self.config if canvas else dataclasses.replace(self.config, canvas_probability=0.0)
+        return augmented(
+            examples,
+            config,
+            latent=self.base.latent_shape[-1],
+            resolution=self.base.manifest.resolution,
+            generator=self._stream(name),
+        )
+
+    def _encode(self, prompts: list[str]) -> Tensor:
+        return self.base.text.encode(
+            prompts, [self.class_noun] * len(prompts), [self.state.token_row] * len(prompts)
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _teacher_target(self, z_student: Tensor, eps: Tensor, t: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor]:
+        """z_tc and x_tc: the student's latents re-noised with the student's own noise, denoised once with guidance.
+
+        The same noise keeps z_t on the student's own line from noise to image: the teacher corrects, not re-invents.
+        """
+        teacher = self.base.teacher
+        z_t = add_noise(z_student, eps, t, teacher.abar)
+        both = torch.cat([self.null_states.expand_as(text_states), text_states])
+        x0_null, x0_text = teacher.denoise(
+            torch.cat([z_t, z_t]), torch.cat([t, t]), self.state.teacher(both)
+        ).chunk(2)  # fmt: skip
+        z_target = x0_null + self.config.guidance * (x0_text - x0_null)
+        return z_target, self.base.decode(z_target)
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        config = self.config
+        return [
+            backbone(x, resize_mode=config.discriminator_resize, normalise=config.normalise_backbones)
+            for backbone in self.base.backbones
+        ]
+
+    def _identity(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.base.identity(x, resize_mode="bilinear", normalise=self.config.normalise_backbones)
+        return tokens
+
+    def _swd(self, x: Tensor, y: Tensor) -> Tensor:
+        config = self.config
+        if config.swd_unit_range:
+            x, y = x * 0.5 + 0.5, y * 0.5 + 0.5
+        return ms_swd(
+            x, y,
+            levels=config.swd_levels, projections=config.swd_projections, patch=config.swd_patch,
+            generator=self._stream("swd"),
+        )  # fmt: skip
+
+    def _descend(self, name: str, loss: Tensor, clipped: list[nn.Parameter]) -> None:
+        optimizer = self.state.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if clipped:
+            nn.utils.clip_grad_norm_(clipped, self.config.clip_norm)
+        optimizer.step()
+
+    @torch.no_grad()
+    def _average_student(self) -> None:
+        """EMA with a warm-up, so that the first iterations do not hold the average at the pretrained weights."""
+        decay = min(self.config.ema_decay, (1 + self.state.step) / (10 + self.state.step))
+        for average, parameter in zip(self.state.student_average, self.state.averaged_parameters(), strict=True):
+            average.lerp_(parameter, 1 - decay)
+
+    def _times(self, name: str) -> Tensor:
+        t = torch.randint(len(self.base.teacher.abar), (self.config.batch_size,), generator=self._stream(name))
+        return t.to(self.base.device)
+
+    def _stream(self, name: str) -> torch.Generator:
+        return stream(self.seed, self.state.step, name)
+
+    def _fingerprint(self, references: list[Image.Image]) -> str:
+        digest = hashlib.sha256()
+        digest.update(json.dumps([dataclasses.asdict(self.config), self.seed, self.class_noun]).encode())
+        digest.update(self.base.manifest.sha256.encode())
+        for picture in references:
+            digest.update(picture.convert("RGB").tobytes())
+        return digest.hexdigest()
