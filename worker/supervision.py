@@ -1,0 +1,164 @@
+"""Processes that start in order, come back when they die, and never outlive the launcher."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worker.home import Account, Home, LocalError
+
+LEASH = Path(__file__).with_name("leash.py")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One program of the stack and how to tell that it works."""
+
+    name: str
+    command: list[str]
+    ready: Callable[[], str | None]
+    """A few words once it answers, None while it does not; must return within a second or so."""
+    environment: dict[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] = lambda: None
+    """Run before every start; takes stale files out of the way."""
+    folder: Path | None = None
+    account: Account | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGKILL
+    """What the kernel sends it when the launcher dies."""
+    layer: int = 0
+    """Higher layers stop first; parts of one layer stop together."""
+    stop_seconds: float = 20
+    start_seconds: float = 60
+
+
+@dataclass
+class _Running:
+    part: Part
+    process: subprocess.Popen[bytes]
+    started: float
+    is_ready: bool = False
+    quick_deaths: int = 0
+    start_again_at: float | None = None
+
+
+class Supervisor:
+    """Owns the processes. Use it from one thread that lives as long as they do: their lives hang on that thread."""
+
+    def __init__(self, home: Home, say: Callable[[str], None]) -> None:
+        self.home = home
+        self.say = say
+        self._running: dict[str, _Running] = {}
+
+    def start(self, part: Part) -> None:
+        """Start it and wait until it is ready. Raises LocalError with the end of its log if it is not to be."""
+        running = _Running(part, self._launch(part), time.monotonic())
+        self._running[part.name] = running
+        self._record()
+        while not self._check_ready(running):
+            self._explain_failure(running)
+            time.sleep(0.05)  # a foreign server says nothing when it becomes ready
+
+    def _explain_failure(self, running: _Running) -> None:
+        code, part = running.process.poll(), running.part
+        waited = time.monotonic() - running.started
+        if code is None and waited < part.start_seconds:
+            return
+        what = f"was not ready after {waited:.0f} s" if code is None else f"ended with {_exit_words(code)}"
+        log = self.home.log(part.name)
+        raise LocalError(f"{part.name} {what}; the end of {log}:\n{_tail(log)}")
+
+    def tend(self) -> None:
+        """Notice what died and start it again, later and later if it keeps dying. Returns at once."""
+        now = time.monotonic()
+        for running in self._running.values():
+            part, code = running.part, running.process.poll()
+            if code is None:
+                if not running.is_ready:
+                    self._check_ready(running)
+            elif running.start_again_at is None:
+                lived = now - running.started
+                running.quick_deaths = running.quick_deaths + 1 if lived < 30 else 0
+                delay = min(0.2 * 2**running.quick_deaths, 10)
+                running.start_again_at = now + delay
+                self.say(f"{part.name:<12} ended with {_exit_words(code)}; starting it again")
+                _kill_group(running.process.pid)
+            elif now >= running.start_again_at:
+                running.process = self._launch(part)
+                running.started, running.start_again_at, running.is_ready = now, None, False
+                self._record()
+
+    def tend_until(self, done: Callable[[], bool], *, seconds: float | None = None) -> None:
+        """Tend twice a second until `done()`. Raises LocalError after so many seconds."""
+        started = time.monotonic()
+        while not done():
+            if seconds is not None and time.monotonic() - started > seconds:
+                raise LocalError(f"still waiting after {seconds:.0f} s")
+            self.tend()
+            time.sleep(0.2)
+
+    def pids(self) -> dict[str, int]:
+        return {name: running.process.pid for name, running in self._running.items()}
+
+    def stop(self) -> None:
+        """Highest layer first; within a layer together. What does not stop in time is killed, with its children."""
+        for layer in sorted({running.part.layer for running in self._running.values()}, reverse=True):
+            stopping = [running for running in self._running.values() if running.part.layer == layer]
+            for running in stopping:
+                if running.process.poll() is None:
+                    running.process.send_signal(running.part.stop_signal)
+            started = time.monotonic()
+            for running in stopping:
+                left = started + running.part.stop_seconds - time.monotonic()
+                try:
+                    running.process.wait(max(left, 0.1))
+                except subprocess.TimeoutExpired:
+                    self.say(f"{running.part.name:<12} did not stop in {running.part.stop_seconds:.0f} s; killed")
+                _kill_group(running.process.pid)
+                running.process.wait()
+        self._running.clear()
+
+    def _launch(self, part: Part) -> subprocess.Popen[bytes]:
+        part.prepare()
+        account = f"{part.account.uid}:{part.account.gid}" if part.account else ""
+        leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(part.death_signal)), account]
+        with self.home.log(part.name).open("ab") as log:
+            return subprocess.Popen(
+                [*leash, *part.command],
+                cwd=part.folder,
+                env={**os.environ, **part.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C at the terminal reaches the launcher alone, which stops in order
+            )
+
+    def _check_ready(self, running: _Running) -> bool:
+        words = running.part.ready() if running.process.poll() is None else None
+        if words is not None:
+            running.is_ready = True
+            self.say(f"{running.part.name:<12} ready  {words}")
+        return running.is_ready
+
+    def _record(self) -> None:
+        self.home.record(running.process.pid for running in self._running.values())
+
+
+def _kill_group(pid: int) -> None:
+    """SIGKILL for whatever is left of the session that `pid` led."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
+        return
+
+
+def _exit_words(code: int) -> str:
+    return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-lines:])
