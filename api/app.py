@@ -1,0 +1,80 @@
+"""The REST service: `create_app(settings)`."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+from sqlalchemy.ext.asyncio import async_sessionmaker
+
+from api import db, errors
+from api.auth import bearer
+from api.dashboard import pages
+from api.dispatch import create_doorbell
+from api.domain.settings import Settings
+from api.domain.storage import Storage
+from api.engine_client import EngineClient
+from api.middleware import RequestFrame
+from api.reference import install_reference
+from api.routes import concepts, generate, health, jobs
+from api.schemas import Problem
+from api.uploads import MAX_IMAGES
+
+DESCRIPTION = """\
+Put your own thing into pictures. Hand in 3-5 photos of it and its class noun; a training of some minutes makes it a
+**concept**; then `<concept>` in a prompt stands for it, and a picture takes one step.
+
+Every route needs `Authorization: Bearer opk_live_…`. Refusals are `application/problem+json` with a stable `code` and a
+`detail` that says what to do.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Connections are opened when the server starts, not here."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = db.create_engine(settings)
+        state = app.state
+        state.settings = settings
+        state.sessions = async_sessionmaker(engine, expire_on_commit=False)
+        state.storage = Storage(settings)
+        state.engines = EngineClient(settings.engine_urls, timeout_seconds=settings.generate_timeout_seconds)
+        state.doorbell = create_doorbell(settings)
+        state.decoders = asyncio.Semaphore(max(2, os.cpu_count() or 2))
+        yield
+        await state.engines.close()
+        state.doorbell.close()
+        await engine.dispose()
+
+    app = FastAPI(
+        title="OPAD",
+        version="0.1.0",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        max_body_size=(MAX_IMAGES + 2) * settings.max_upload_mb * 1024**2,
+    )
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem} for status in (401, 403, 404, 409, 422, 503)
+    }
+    v1 = APIRouter(dependencies=[Depends(bearer)], responses=problems)
+    for module in (concepts, jobs, generate):
+        v1.include_router(module.router)
+    app.include_router(v1, prefix="/v1")
+    aliases = APIRouter(include_in_schema=False)
+    aliases.add_api_route("/concepts", concepts.create_concept, methods=["POST"], status_code=202)
+    aliases.add_api_route("/generate", generate.generate, methods=["POST"], response_model=None)
+    app.include_router(aliases)
+    app.include_router(health.router)
+    app.include_router(pages.router)
+    pages.install_static(app)
+    install_reference(app)
+    errors.install(app)
+    app.add_middleware(RequestFrame)
+    return app

@@ -1,0 +1,138 @@
+"""Who asks, and how far they reach: a Bearer key, or the dashboard's session cookie."""
+
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from api.db import SessionDep
+from api.domain import keys
+from api.domain.errors import Forbidden, Unauthorized
+from api.domain.models import ApiKey, DashboardSession
+
+IDLE = timedelta(minutes=30)
+LIFETIME = timedelta(hours=8)
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+bearer = HTTPBearer(
+    auto_error=False, scheme_name="API key", description="`Authorization: Bearer opk_live_…`; `opad key` makes one."
+)
+
+
+@dataclass(frozen=True)
+class Caller:
+    owner_id: UUID
+    api_key_id: UUID
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
+
+
+def cookie_name(secure: bool) -> str:
+    """`__Host-` cookies need TLS; plain HTTP is for loopback only (`api.dashboard.pages` refuses the rest)."""
+    return "__Host-opad" if secure else "opad"
+
+
+def session_token(request: Request) -> str | None:
+    return request.cookies.get(cookie_name(request.url.scheme == "https"))
+
+
+def csrf_token(token: str) -> str:
+    """Only who can read the HttpOnly cookie, that is the server, can make it; so it needs no column."""
+    return hashlib.sha256(b"opad csrf " + token.encode()).hexdigest()
+
+
+def hash_token(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _live_key() -> ColumnElement[bool]:
+    return ApiKey.revoked_at.is_(None) & or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
+
+
+async def caller_of_key(session: SessionDep, text: str) -> Caller:
+    digest = keys.parse(text)
+    if digest is None:
+        raise Unauthorized(
+            "this is not an OPAD key: one begins with opk_live_ and ends with a checksum; copy it whole",
+            "malformed_key",
+        )
+    found = await session.scalar(select(ApiKey).where(ApiKey.secret_sha256 == digest, _live_key()))
+    if found is None:
+        raise Unauthorized("this key is unknown, expired or revoked; make a new one with `opad key`", "unknown_key")
+    return Caller(found.owner_id, found.id, frozenset(found.scopes))
+
+
+async def caller_of_session(session: SessionDep, token: str) -> Caller | None:
+    """None when the session ended, was idle for 30 minutes, is 8 hours old, or its key no longer counts."""
+    fresh = (DashboardSession.seen_at > func.now() - IDLE) & (DashboardSession.created_at > func.now() - LIFETIME)
+    found = (
+        await session.execute(
+            select(ApiKey, DashboardSession.id)
+            .join(DashboardSession, DashboardSession.api_key_id == ApiKey.id)
+            .where(DashboardSession.token_sha256 == hash_token(token), fresh, _live_key())
+        )
+    ).one_or_none()
+    if found is None:
+        return None
+    key, session_id = found
+    await session.execute(
+        update(DashboardSession)  # at most one write a minute, however often the page asks
+        .where(DashboardSession.id == session_id, DashboardSession.seen_at < func.now() - timedelta(minutes=1))
+        .values(seen_at=func.now())
+    )
+    return Caller(key.owner_id, key.id, frozenset(key.scopes))
+
+
+def is_same_origin(request: Request) -> bool:
+    """False for a request that a browser says was made by another site's page."""
+    origin = request.headers.get("origin")
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    own = f"{request.url.scheme}://{request.headers.get('host', '')}"
+    return site in ("same-origin", "none") and origin in (None, own)
+
+
+async def caller(request: Request, session: SessionDep) -> Caller:
+    header = request.headers.get("authorization")
+    if header is not None:
+        scheme, _, text = header.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthorized(f"the Authorization scheme is {scheme!r}; send `Authorization: Bearer KEY`", "no_key")
+        return await caller_of_key(session, text.strip())
+    token = session_token(request)
+    found = await caller_of_session(session, token) if token else None
+    if token is None or found is None:
+        raise Unauthorized("no API key was sent; send `Authorization: Bearer KEY`", "no_key")
+    if request.method not in _SAFE_METHODS:
+        sent = request.headers.get("x-csrf-token", "")
+        if not is_same_origin(request) or not hmac.compare_digest(sent.encode(), csrf_token(token).encode()):
+            raise Forbidden("this request did not come from the dashboard; reload the page", "bad_csrf_token")
+    return found
+
+
+def require(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
+    async def check(who: Annotated[Caller, Depends(caller)]) -> Caller:
+        if not who.may(scope):
+            raise Forbidden(
+                f"this key may {', '.join(sorted(who.scopes)) or 'nothing'}, this route needs {scope!r}; "
+                "use another key",
+                "missing_scope",
+                needed=scope,
+            )
+        return who
+
+    return check
+
+
+Reader = Annotated[Caller, Depends(require("read"))]
+Trainer = Annotated[Caller, Depends(require("train"))]
+Generator = Annotated[Caller, Depends(require("generate"))]

@@ -1,0 +1,127 @@
+"""The way to the engines: HTTP over kept-alive connections, TCP or unix socket. Nothing here waits on Celery."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import httpx
+import structlog
+
+from api.domain.errors import DeadlineExceeded, DomainError, Invalid, Unavailable
+
+log = structlog.get_logger()
+
+_GRACE_SECONDS = 0.5
+"""How much longer than the deadline we listen: the engine's own answer about it is better than our silence."""
+
+
+@dataclass(frozen=True)
+class BundleKey:
+    key: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Generated:
+    images: list[str]
+    """Base64 of each file."""
+    seeds: list[int]
+    media_type: str
+    timing: dict[str, float]
+    cache: dict[str, str]
+
+
+class EngineClient:
+    """Asks the engine that has this concept's bundle in memory; one other when that one fails."""
+
+    def __init__(self, urls: Sequence[str], *, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._engines = {url: _connect(url) for url in urls}
+
+    async def close(self) -> None:
+        for engine in self._engines.values():
+            await engine.aclose()
+
+    async def generate(
+        self, concept_id: UUID, *, bundle: BundleKey | None, prompt: str, seeds: list[int], image_format: str
+    ) -> Generated:
+        """The second try repeats the seeds, so it draws the same pictures. Raises Unavailable, DeadlineExceeded,
+        Invalid."""
+        body = {
+            "bundle": None if bundle is None else {"key": bundle.key, "sha256": bundle.sha256},
+            "prompt": prompt,
+            "seeds": seeds,
+            "format": image_format,
+        }
+        deadline = time.monotonic() + self._timeout_seconds
+        failure: DomainError = Unavailable("no engine is running; start one, then try again", "no_engine")
+        for url in self._tries(concept_id):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                answer = await self._engines[url].post(
+                    "/generate", json={**body, "deadline_ms": int(left * 1000)}, timeout=left + _GRACE_SECONDS
+                )
+            except httpx.ReadTimeout:
+                raise self._late() from None
+            except httpx.TransportError as error:  # not there, or went away under a kept-alive connection
+                log.warning("engine.unreachable", engine=url, error=type(error).__name__)
+                failure = Unavailable(
+                    "no engine answers at present; please try again in a few seconds", "no_engine", retry_after=3
+                )
+                continue
+            if answer.is_success:
+                return Generated(**answer.json())
+            failure = self._refusal(answer)
+            if not isinstance(failure, Unavailable):
+                break
+        raise failure
+
+    async def ready(self) -> bool:
+        """Whether any engine has its base loaded."""
+        for engine in self._engines.values():
+            try:
+                if (await engine.get("/readyz", timeout=2)).is_success:
+                    return True
+            except httpx.TransportError:
+                continue
+        return False
+
+    def _tries(self, concept_id: UUID) -> list[str]:
+        """Two engines by rendezvous hashing, so a concept stays where its bundle is warm; the only one twice, as its
+        kept-alive connection may have died with its last process."""
+        ranked = sorted(self._engines, key=lambda url: hashlib.sha256(f"{concept_id} {url}".encode()).digest())
+        return ranked * 2 if len(ranked) == 1 else ranked[:2]
+
+    def _refusal(self, answer: httpx.Response) -> DomainError:
+        if answer.status_code == 422:
+            said = answer.json()
+            return Invalid(str(said["message"]), str(said["code"]))
+        if answer.status_code == 504:
+            return self._late()
+        if answer.status_code == 503:
+            retry_after = float(answer.json().get("retry_after", 1))
+            return Unavailable(
+                f"all engines are busy; please try again in {retry_after:.0f} s", "overloaded", retry_after=retry_after
+            )
+        if answer.status_code == 404:
+            return Unavailable("the concept's bundle cannot be found; train it again", "bundle_missing", retry_after=60)
+        log.error("engine.failed", status=answer.status_code)
+        return Unavailable("the engine failed on this request; the log of the engine has the reason", "engine_failed")
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"the picture was not ready within {self._timeout_seconds:g} s; ask for fewer at once or try again later",
+            "deadline_exceeded",
+        )
+
+
+def _connect(url: str) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+    if url.startswith("unix:"):
+        transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=limits)
+        return httpx.AsyncClient(transport=transport, base_url="http://engine")
+    return httpx.AsyncClient(base_url=url, limits=limits, trust_env=False)

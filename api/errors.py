@@ -1,0 +1,133 @@
+"""Every refusal as problem+json (RFC 9457). The only file that knows which HTTP number a domain error has."""
+
+import http
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from api.domain import errors
+from api.domain.storage import ObjectDamaged, ObjectDiffers, ObjectMissing, StorageUnavailable
+
+log = structlog.get_logger()
+
+STATUS: dict[type[errors.DomainError], int] = {
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Invalid: 422,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.TooLarge: 413,
+    errors.UnsupportedMedia: 415,
+    errors.NotAcceptable: 406,
+    errors.Unavailable: 503,
+    errors.DeadlineExceeded: 504,
+}
+
+_HTTP_CODES = {400: "bad_request", 404: "no_such_route", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+def problem(
+    request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None, **context: Any
+) -> JSONResponse:
+    body = {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "request_id": request.state.request_id,
+        **context,
+    }
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(errors.DomainError, _domain_error)
+    app.add_exception_handler(StorageUnavailable, _storage_silent)
+    for damage in (ObjectMissing, ObjectDamaged, ObjectDiffers):
+        app.add_exception_handler(damage, _storage_damaged)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(PoolTimeout, _database_error)
+    app.add_exception_handler(Exception, _unexpected_error)
+
+
+async def _domain_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.DomainError)
+    headers = {}
+    if isinstance(error, errors.Unavailable):
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if isinstance(error, errors.Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="opad"'
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return problem(request, status, error.code, error.message, headers, **error.context)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = [{"field": _field(e["loc"]), "message": _sentence(e)} for e in error.errors()]
+    status, code = (400, "malformed_json") if error.errors()[0]["type"] == "json_invalid" else (422, "invalid_request")
+    detail = "; ".join(f"{e['field']}: {e['message']}" for e in found)
+    return problem(request, status, code, detail, errors=found)
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """`("body", "images", 2)` -> `images[2]`; where the value came from (body, path, query) says nothing new."""
+    name = ""
+    for part in location[1:] if len(location) > 1 else location:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+    return name
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not a known field; remove it or check its spelling"
+    if error["type"] == "json_invalid":
+        return f"is not valid JSON ({error['ctx']['error']})"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's own refusals: no such route, wrong method, malformed or too large body."""
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    detail = {
+        404: f"there is no {request.url.path} here; /docs lists what there is",
+        405: f"{request.method} is not possible on {request.url.path}; see /docs",
+        413: "the request body is larger than this route accepts",
+    }.get(status, error.detail)
+    code = _HTTP_CODES.get(status, http.HTTPStatus(status).phrase.lower().replace(" ", "_"))
+    return problem(request, status, code, detail, dict(error.headers or {}))
+
+
+async def _database_error(request: Request, error: Exception) -> JSONResponse:
+    log.error("database.unreachable", request_id=request.state.request_id, error=type(error).__name__)
+    detail = "the database does not answer; nothing was changed, please try again in a few seconds"
+    return problem(request, 503, "database_unreachable", detail, {"Retry-After": "5"})
+
+
+async def _storage_silent(request: Request, error: Exception) -> JSONResponse:
+    log.error("storage.unreachable", request_id=request.state.request_id, error=str(error))
+    detail = "the file storage does not answer; nothing was changed, please try again in a few seconds"
+    return problem(request, 503, "storage_unreachable", detail, {"Retry-After": "5"})
+
+
+async def _storage_damaged(request: Request, error: Exception) -> JSONResponse:
+    """A row promises an object that the store lacks or has otherwise; its key is nobody's business outside."""
+    log.error("storage.damaged", request_id=request.state.request_id, error=str(error))
+    detail = f"a stored file is missing or damaged; the log has it under request {request.state.request_id}"
+    return problem(request, 500, "stored_file_damaged", detail)
+
+
+async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
+    """Starlette raises the error again after this answer, so the server's log has the trace and the client has not."""
+    detail = f"something failed on our side; the log has it under request {request.state.request_id}"
+    return problem(request, 500, "internal", detail)

@@ -1,0 +1,41 @@
+"""Which of our answer formats an Accept header wants most (RFC 9110, 12.5.1)."""
+
+from api.domain.errors import NotAcceptable
+
+JSON = "application/json"
+IMAGES = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
+_OFFERED = (JSON, *IMAGES)
+
+
+def wanted_format(accept: str | None) -> str:
+    """One of the offered media types; JSON when the client does not care. Raises NotAcceptable."""
+    best, best_rank = None, (0.0, 0)
+    for part in (accept or "*/*").split(","):
+        pattern, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = _quality(parameters)
+        match = next((offered for offered in _OFFERED if _matches(pattern, offered)), None)
+        specific = 2 - pattern.count("*")
+        if match is not None and quality > 0 and (quality, specific) > best_rank:
+            best, best_rank = match, (quality, specific)
+    if best is None:
+        raise NotAcceptable(
+            f"cannot answer with {accept!r}; accept one of {', '.join(_OFFERED)}",
+            "not_acceptable",
+            offered=list(_OFFERED),
+        )
+    return best
+
+
+def _matches(pattern: str, offered: str) -> bool:
+    return pattern in ("*/*", offered) or (pattern.endswith("/*") and offered.startswith(pattern[:-1]))
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0

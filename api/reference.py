@@ -1,0 +1,110 @@
+"""/docs: the API reference, drawn here from the OpenAPI document; nothing is fetched from another host."""
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from api.dashboard.pages import templates
+
+
+def install_reference(app: FastAPI) -> None:
+    async def reference(request: Request) -> Response:
+        document = app.openapi()
+        return templates.TemplateResponse(
+            request, "reference.html", {"info": document["info"], "routes": _routes(document, str(request.base_url))}
+        )
+
+    app.add_api_route("/docs", reference, methods=["GET"], include_in_schema=False)
+
+
+def _routes(document: dict[str, Any], address: str) -> list[dict[str, Any]]:
+    schemas = document["components"]["schemas"]
+    routes = []
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            content = operation.get("requestBody", {}).get("content", {})
+            media_type = next(iter(content), None)
+            body: dict[str, Any] = content.get(media_type, {})
+            schema = _resolved(body.get("schema", {}), schemas)
+            routes.append(
+                {
+                    "method": method.upper(),
+                    "path": path,
+                    "anchor": operation["operationId"],
+                    "sentence": operation.get("description") or operation.get("summary"),
+                    "parameters": [_parameter(p, schemas) for p in operation.get("parameters", [])],
+                    "fields": _fields(schema, schemas),
+                    "media_type": media_type,
+                    "answers": [(code, answer["description"]) for code, answer in operation["responses"].items()],
+                    "answer_fields": _answer_fields(operation, schemas),
+                    "curl": _curl(method.upper(), path, media_type, body, schema, address),
+                }
+            )
+    return routes
+
+
+def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = schemas[schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
+    return found
+
+
+def _parameter(parameter: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": parameter["name"],
+        "type": _type(parameter["schema"], schemas),
+        "required": parameter.get("required", False),
+        "description": parameter.get("description", ""),
+    }
+
+
+def _fields(schema: dict[str, Any], schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    required = schema.get("required", [])
+    return [
+        {
+            "name": name,
+            "type": _type(field, schemas),
+            "required": name in required,
+            "description": field.get("description", ""),
+        }
+        for name, field in schema.get("properties", {}).items()
+    ]
+
+
+def _answer_fields(operation: dict[str, Any], schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    for code, answer in operation["responses"].items():
+        if code.startswith("2"):
+            schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
+            return _fields(_resolved(schema, schemas), schemas)
+    return []
+
+
+def _type(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        return str(schema["$ref"].rsplit("/", 1)[1])
+    if "anyOf" in schema:
+        return " or ".join(_type(option, schemas) for option in schema["anyOf"])
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}), schemas)}"
+    return str(schema.get("format") or schema.get("type") or "any")
+
+
+def _curl(
+    method: str, path: str, media_type: str | None, body: dict[str, Any], schema: dict[str, Any], address: str
+) -> str:
+    lines = [f"curl {address.rstrip('/')}{path}"]
+    if path.startswith("/v1"):
+        lines.append('-H "Authorization: Bearer $OPAD_KEY"')
+    if media_type == "multipart/form-data":
+        for name, value in body.get("example", {}).items():
+            values = [f"@{file}" for file in value] if isinstance(value, list) else [value]
+            lines += [f"-F '{name}={one}'" for one in values]
+    elif media_type == "application/json":
+        example = (schema.get("examples") or [{}])[0]
+        lines += ["-H 'Accept: image/png' -o picture.png", f"--json '{json.dumps(example)}'"]
+    elif method != "GET":
+        lines.append(f"-X {method}")
+    return " \\\n  ".join(lines)

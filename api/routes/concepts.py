@@ -1,0 +1,215 @@
+"""Concepts: hand in pictures of a thing, see what became of them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import selectinload
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+
+from api.auth import Caller, Reader, Trainer
+from api.db import SessionDep
+from api.dispatch import ring
+from api.domain.errors import Conflict, Invalid, NotFound
+from api.domain.models import Concept, Job, Reference
+from api.domain.storage import Storage, reference_key
+from api.routes.jobs import described_jobs
+from api.schemas import ConceptAccepted, ConceptDetail, ConceptIn, ConceptOut, ConceptPage
+from api.uploads import CleanImage, clean_images, read_form
+from api.vocabulary import check_class_noun, served_base
+
+log = structlog.get_logger()
+router = APIRouter(tags=["concepts"])
+
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images", "name", "class_noun"],
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "minItems": 3,
+                            "maxItems": 5,
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "photos of one thing: JPEG, PNG or WebP, 32x32 to 25 megapixels",
+                        },
+                        "name": {
+                            "type": "string",
+                            "maxLength": 80,
+                            "description": "yours to choose, unique among yours",
+                        },
+                        "class_noun": {"type": "string", "description": "what kind of thing it is: dog, mug, backpack"},
+                        "preset": {"type": "string", "enum": ["default", "paper"], "default": "default"},
+                        "seed": {"type": "integer", "minimum": 0, "description": "drawn when missing"},
+                        "overrides": {
+                            "type": "string",
+                            "description": "JSON with `iterations` and/or `collaborative_iterations`",
+                            "example": '{"iterations": 200}',
+                        },
+                    },
+                },
+                "example": {"name": "my mug", "class_noun": "mug", "images": ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]},
+            }
+        },
+    }
+}
+
+
+@router.post("/concepts", status_code=202, response_model=ConceptAccepted, openapi_extra=_FORM)
+async def create_concept(
+    request: Request, response: Response, tasks: BackgroundTasks, who: Trainer, session: SessionDep
+) -> ConceptAccepted:
+    """Hand in 3-5 pictures of one thing; answers at once with the job that learns it."""
+    state = request.app.state
+    form = await read_form(request, max_file_bytes=state.settings.max_upload_mb * 1024**2)
+    try:
+        asked, files = _split(form)
+        base = await served_base(session, state.settings.base)
+        base_name, class_noun = base.name, check_class_noun(base, asked.class_noun)
+        await _refuse_taken_name(session, who.owner_id, asked.name)
+        await session.rollback()  # gives the connection back while the images are decoded
+        images = await clean_images(files, state.decoders)
+    finally:
+        await form.close()
+    await run_in_threadpool(_store, state.storage, images)
+    concept = Concept(owner_id=who.owner_id, name=asked.name, class_noun=class_noun, base=base_name)
+    session.add(concept)
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        raise _name_taken(asked.name) from error
+    job = Job(
+        owner_id=who.owner_id,
+        concept_id=concept.id,
+        version=1,
+        preset=asked.preset,
+        overrides=asked.overrides.model_dump(exclude_none=True) if asked.overrides else {},
+        seed=asked.seed,
+    )
+    session.add(job)
+    session.add_all(
+        Reference(
+            concept_id=concept.id,
+            position=position,
+            key=reference_key(image.sha256),
+            sha256=image.sha256,
+            width=image.width,
+            height=image.height,
+        )
+        for position, image in enumerate(images, start=1)
+    )
+    await session.flush()
+    tasks.add_task(ring, state.doorbell, job.id)  # runs after the commit and the answer
+    log.info("concept.accepted", concept_id=str(concept.id), job_id=str(job.id), images=len(images))
+    detail = await _detail(session, who, concept.id)
+    response.headers["Location"] = f"/v1/concepts/{concept.id}"
+    return ConceptAccepted(concept=detail, job=detail.jobs[0])
+
+
+def _split(form: FormData) -> tuple[ConceptIn, list[UploadFile]]:
+    """The checked text fields and the files of `images`. Raises RequestValidationError naming each wrong field."""
+    files: list[UploadFile] = []
+    fields: dict[str, str] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name not in ("images", "images[]"):
+                raise Invalid(
+                    f"there is a file in the field {name[:40]!r}; send all files as `images`", "unknown_field"
+                )
+            files.append(value)
+        elif name in ("images", "images[]"):
+            raise Invalid("`images` came as text; send files (curl: -F images=@photo.jpg)", "image_count")
+        elif name in fields:
+            raise Invalid(f"the field {name[:40]!r} was sent twice; send it once", "repeated_field")
+        else:
+            fields[name] = value
+    try:
+        return ConceptIn.model_validate(fields), files
+    except ValidationError as error:
+        raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
+
+
+async def _refuse_taken_name(session: AsyncSession, owner_id: UUID, name: str) -> None:
+    if await session.scalar(select(Concept.id).where(Concept.owner_id == owner_id, Concept.name == name)):
+        raise _name_taken(name)
+
+
+def _name_taken(name: str) -> Conflict:
+    return Conflict(f"you already have a concept named {name!r}; choose another name", "name_taken")
+
+
+def _store(storage: Storage, images: Sequence[CleanImage]) -> None:
+    for image in images:
+        storage.put_once(reference_key(image.sha256), image.png, image.sha256)
+
+
+@router.get("/concepts", response_model=ConceptPage)
+async def list_concepts(
+    who: Reader, session: SessionDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: UUID | None = None
+) -> ConceptPage:
+    """Your concepts, newest first."""
+    query = (
+        select(Concept)
+        .where(Concept.owner_id == who.owner_id)
+        .order_by(Concept.id.desc())
+        .limit(limit + 1)
+        .options(selectinload(Concept.jobs), selectinload(Concept.bundles))
+    )
+    if cursor is not None:
+        query = query.where(Concept.id < cursor)
+    found = (await session.scalars(query)).all()
+    items = [ConceptOut.of(concept) for concept in found[:limit]]
+    return ConceptPage(items=items, next=str(items[-1].id) if len(found) > limit else None)
+
+
+@router.get("/concepts/{concept_id}", response_model=ConceptDetail)
+async def read_concept(concept_id: UUID, who: Reader, session: SessionDep) -> ConceptDetail:
+    """One concept with its reference pictures, its jobs and its bundle."""
+    return await _detail(session, who, concept_id)
+
+
+@router.get(
+    "/concepts/{concept_id}/references/{position}",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+)
+async def read_reference(
+    concept_id: UUID, position: int, request: Request, who: Reader, session: SessionDep
+) -> Response:
+    """The picture with this position (from 1), as it was cleaned and kept."""
+    reference = await session.scalar(
+        select(Reference)
+        .join(Concept, Concept.id == Reference.concept_id)
+        .where(Concept.owner_id == who.owner_id, Concept.id == concept_id, Reference.position == position)
+    )
+    if reference is None:
+        raise NotFound(f"there is no reference {position} of a concept {concept_id} here", "no_such_reference")
+    headers = {"ETag": f'"{reference.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    png = await run_in_threadpool(request.app.state.storage.get, reference.key, reference.sha256)
+    return Response(png, media_type="image/png", headers=headers)
+
+
+async def _detail(session: AsyncSession, who: Caller, concept_id: UUID) -> ConceptDetail:
+    concept = await session.scalar(
+        select(Concept)
+        .where(Concept.owner_id == who.owner_id, Concept.id == concept_id)
+        .options(selectinload(Concept.references), selectinload(Concept.bundles), selectinload(Concept.jobs))
+        .execution_options(populate_existing=True)
+    )
+    if concept is None:
+        raise NotFound(f"there is no concept {concept_id} here; GET /v1/concepts lists yours", "no_such_concept")
+    return ConceptDetail.of_all(concept, await described_jobs(session, Job.concept_id == concept_id))

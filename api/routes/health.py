@@ -1,0 +1,64 @@
+"""Whether the process lives, and whether it can do its work."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from api.db import Sessions
+from api.domain.errors import DomainError
+from api.domain.storage import Storage
+
+router = APIRouter(tags=["health"])
+_SECONDS = 3
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Alive; says nothing of the parts behind."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"description": "a part is missing; the answer says which"}})
+async def readyz(request: Request) -> JSONResponse:
+    """Whether the database, the file storage and at least one engine answer."""
+    state = request.app.state
+    names = ("database", "storage", "engine")
+    found = await asyncio.gather(
+        _in_time(_database(state.sessions)),
+        _in_time(_storage(state.storage)),
+        _in_time(state.engines.ready()),
+    )
+    parts = {name: "ok" if fine else "unreachable" for name, fine in zip(names, found, strict=True)}
+    ready = all(found)
+    return JSONResponse({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
+
+
+async def _in_time(question: Coroutine[Any, Any, bool]) -> bool:
+    try:
+        async with asyncio.timeout(_SECONDS):
+            return await question
+    except TimeoutError:
+        return False
+
+
+async def _database(sessions: Sessions) -> bool:
+    try:
+        async with sessions() as session:
+            await session.execute(text("SELECT 1"))
+    except SQLAlchemyError:
+        return False
+    return True
+
+
+async def _storage(storage: Storage) -> bool:
+    try:
+        await run_in_threadpool(storage.probe)
+    except DomainError:
+        return False
+    return True

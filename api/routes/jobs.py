@@ -1,0 +1,96 @@
+"""Jobs: how far a training is, and stopping it."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import Caller, Reader, Trainer
+from api.db import SessionDep
+from api.domain import jobs
+from api.domain.errors import Conflict, NotFound
+from api.domain.models import Concept, Job, JobState
+from api.schemas import JobOut, JobPage
+
+router = APIRouter(tags=["jobs"])
+
+
+async def described_jobs(
+    session: AsyncSession, *conditions: ColumnElement[bool], limit: int | None = None
+) -> list[JobOut]:
+    """Newest first, each with its concept's name and its place in the queue of everybody's jobs."""
+    ahead = aliased(Job)
+    place = (
+        select(func.count()).where(ahead.state == JobState.queued, ahead.id <= Job.id).correlate(Job).scalar_subquery()
+    )
+    query = (
+        select(Job, Concept.name, case((Job.state == JobState.queued, place)))
+        .join(Concept, Concept.id == Job.concept_id)
+        .where(*conditions)
+        .order_by(Job.id.desc())
+        .limit(limit)
+        .execution_options(populate_existing=True)
+    )
+    return [JobOut.of(job, name, position) for job, name, position in (await session.execute(query)).all()]
+
+
+async def _own_job(session: AsyncSession, who: Caller, job_id: UUID) -> JobOut:
+    found = await described_jobs(session, Job.owner_id == who.owner_id, Job.id == job_id)
+    if not found:
+        raise NotFound(f"there is no job {job_id} here; GET /v1/jobs lists yours", "no_such_job")
+    return found[0]
+
+
+@router.get("/jobs", response_model=JobPage)
+async def list_jobs(
+    who: Reader,
+    session: SessionDep,
+    state: JobState | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: UUID | None = None,
+) -> JobPage:
+    """Your jobs, newest first."""
+    conditions: list[ColumnElement[bool]] = [Job.owner_id == who.owner_id]
+    if state is not None:
+        conditions.append(Job.state == state)
+    if cursor is not None:
+        conditions.append(Job.id < cursor)
+    found = await described_jobs(session, *conditions, limit=limit + 1)
+    return JobPage(items=found[:limit], next=str(found[limit - 1].id) if len(found) > limit else None)
+
+
+@router.get("/jobs/{job_id}", response_model=JobOut)
+async def read_job(job_id: UUID, who: Reader, session: SessionDep) -> JobOut:
+    """State, progress, time left, losses; ask about once a second."""
+    return await _own_job(session, who, job_id)
+
+
+@router.get("/jobs/{job_id}/preview", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+async def read_preview(job_id: UUID, request: Request, who: Reader, session: SessionDep) -> Response:
+    """The newest preview: pictures of the concept as the training sees it now, at fixed seeds."""
+    key = await session.scalar(select(Job.preview_key).where(Job.owner_id == who.owner_id, Job.id == job_id))
+    if key is None:
+        await _own_job(session, who, job_id)
+        raise NotFound(f"job {job_id} has no preview yet; the first comes some seconds after it starts", "no_preview")
+    headers = {"ETag": f'"{key}"', "Cache-Control": "private, no-cache"}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    png = await run_in_threadpool(request.app.state.storage.read, key)
+    return Response(png, media_type="image/png", headers=headers)
+
+
+@router.post("/jobs/{job_id}/cancel", response_model=JobOut)
+async def cancel_job(job_id: UUID, who: Trainer, session: SessionDep) -> JobOut:
+    """Stop a job: at once while it is queued, within seconds while it runs (`cancel_requested` until then)."""
+    before = await _own_job(session, who, job_id)
+    if (await session.execute(jobs.request_cancel(job_id))).one_or_none() is None:
+        raise Conflict(
+            f"job {job_id} is {before.state}; only a queued or running job can be cancelled",
+            "job_over",
+            state=before.state,
+        )
+    return await _own_job(session, who, job_id)

@@ -1,0 +1,271 @@
+"""What goes in and out over HTTP. Bodies refuse unknown fields; answers list what a client may rely on."""
+
+import secrets
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, model_validator
+
+from api.domain.models import Concept, Job, JobState
+
+MAX_SEED = 2**63 - 1
+PLACEHOLDER = "<concept>"
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+JobStateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ConceptState = Literal["queued", "running", "ready", "failed", "cancelled"]
+
+
+class In(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Out(BaseModel):
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+def _printable(value: str) -> str:
+    value = unicodedata.normalize("NFC", value).strip()
+    if not value:
+        raise ValueError("is empty; give at least one visible character")
+    if any(unicodedata.category(c)[0] in "CZ" and c != " " for c in value):
+        raise ValueError("contains control or invisible characters; use plain letters, digits and spaces")
+    return value
+
+
+def _one_placeholder(value: str) -> str:
+    found = value.count(PLACEHOLDER)
+    if found != 1:
+        raise ValueError(
+            f"contains {PLACEHOLDER} {found} times; write it exactly once where the thing belongs, "
+            f'for instance "a photo of {PLACEHOLDER} on a beach"'
+        )
+    return value
+
+
+def _lower(value: object) -> object:
+    return " ".join(value.lower().split()) if isinstance(value, str) else value
+
+
+def _seed_or_random(value: object) -> object:
+    """A missing seed is drawn from 32 bits: enough, and readable in a log or a URL."""
+    return secrets.randbelow(2**32) if value is None or value == "" else value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=80), AfterValidator(_printable)]
+ClassNoun = Annotated[str, Field(min_length=1, max_length=40), BeforeValidator(_lower), AfterValidator(_printable)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_seed_or_random)]
+
+
+class Overrides(In):
+    """The few fields of a preset that a request may change; both shorten or lengthen the training."""
+
+    iterations: int | None = Field(None, ge=1, le=20_000)
+    collaborative_iterations: int | None = Field(None, ge=0, le=20_000)
+
+
+class ConceptIn(In):
+    """The form fields of `POST /v1/concepts` beside `images`."""
+
+    name: Name
+    class_noun: ClassNoun
+    preset: Literal["default", "paper"] = "default"
+    seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
+    overrides: Json[Overrides] | None = None
+
+
+class ReferenceOut(Out):
+    position: int
+    width: int
+    height: int
+    url: str
+
+
+class JobError(Out):
+    code: str
+    detail: str
+
+
+class JobOut(Out):
+    id: UUID
+    concept_id: UUID
+    concept_name: str
+    version: int
+    preset: str
+    seed: int
+    state: JobStateName
+    cancel_requested: bool
+    stage: str | None
+    step: int
+    total_steps: int | None
+    progress: float = Field(ge=0, le=1)
+    eta_seconds: float | None
+    losses: dict[str, float]
+    attempt: int
+    queue_position: int | None = Field(description="1 is next; null when not queued")
+    preview_url: str | None
+    error: JobError | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job, concept_name: str, queue_position: int | None) -> Self:
+        error = JobError(code=job.error_code, detail=job.error_detail or "") if job.error_code else None
+        return cls(
+            id=job.id,
+            concept_id=job.concept_id,
+            concept_name=concept_name,
+            version=job.version,
+            preset=job.preset,
+            seed=job.seed,
+            state=job.state.value,
+            cancel_requested=job.cancel_requested_at is not None,
+            stage=job.stage,
+            step=job.step,
+            total_steps=job.total_steps,
+            progress=_progress(job),
+            eta_seconds=job.eta_seconds,
+            losses=job.losses,
+            attempt=job.attempt,
+            queue_position=queue_position,
+            preview_url=f"/v1/jobs/{job.id}/preview" if job.preview_key else None,
+            error=error,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+        )
+
+
+def _progress(job: Job) -> float:
+    if job.state is JobState.succeeded:
+        return 1.0
+    return min(1.0, job.step / job.total_steps) if job.total_steps else 0.0
+
+
+class BundleOut(Out):
+    version: int
+    sha256: str
+    size: int
+    created_at: datetime
+
+
+class ConceptOut(Out):
+    id: UUID
+    name: str
+    class_noun: str
+    base: str
+    state: ConceptState = Field(description="`ready` once a bundle exists, else the state of the newest job")
+    bundle: BundleOut | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, concept: Concept) -> Self:
+        """Needs the concept's jobs and bundles loaded."""
+        return cls(**_concept_fields(concept))
+
+
+class ConceptDetail(ConceptOut):
+    references: list[ReferenceOut]
+    jobs: list[JobOut]
+
+    @classmethod
+    def of_all(cls, concept: Concept, jobs: list[JobOut]) -> Self:
+        """Needs the concept's references, jobs and bundles loaded."""
+        references = [
+            ReferenceOut(
+                position=reference.position,
+                width=reference.width,
+                height=reference.height,
+                url=f"/v1/concepts/{concept.id}/references/{reference.position}",
+            )
+            for reference in concept.references
+        ]
+        return cls(**_concept_fields(concept), references=references, jobs=jobs)
+
+
+def _concept_fields(concept: Concept) -> dict[str, Any]:
+    bundle = concept.bundles[-1] if concept.bundles else None
+    state = "ready" if bundle else concept.jobs[-1].state.value
+    return {
+        "id": concept.id,
+        "name": concept.name,
+        "class_noun": concept.class_noun,
+        "base": concept.base,
+        "state": state,
+        "bundle": bundle
+        and BundleOut(version=bundle.version, sha256=bundle.sha256, size=bundle.size, created_at=bundle.created_at),
+        "created_at": concept.created_at,
+    }
+
+
+class ConceptAccepted(Out):
+    concept: ConceptDetail
+    job: JobOut
+
+
+class ConceptPage(Out):
+    items: list[ConceptOut]
+    next: str | None = Field(description="pass as `cursor` to get the following page; null on the last")
+
+
+class JobPage(Out):
+    items: list[JobOut]
+    next: str | None
+
+
+class GenerateIn(In):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"concept": "my mug", "prompt": "a photo of <concept> on a beach", "seed": 7},
+                {"concept": "my mug", "prompt": "a photo of <concept> on a beach", "count": 4, "untouched": True},
+            ]
+        }
+    )
+
+    concept_id: UUID | None = None
+    concept: str | None = Field(None, max_length=80, description="the concept's name, instead of its id")
+    prompt: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_one_placeholder)]
+    seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
+    count: int = Field(1, ge=1, le=8, description="pictures, with the seeds seed, seed + 1, …")
+    untouched: bool = Field(False, description="draw with the base alone: <concept> becomes the class noun")
+    format: ImageFormat = Field("png", description="of the pictures inside a JSON answer; else Accept decides")
+
+    @model_validator(mode="after")
+    def _one_concept(self) -> Self:
+        if (self.concept_id is None) == (self.concept is None):
+            raise ValueError("name one concept: either `concept_id` or `concept`")
+        if self.seed + self.count - 1 > MAX_SEED:
+            raise ValueError(f"seed {self.seed} leaves no room for {self.count} seeds; use a smaller one")
+        return self
+
+
+class ImageOut(Out):
+    seed: int
+    media_type: str
+    data: str = Field(description="the file, base64")
+
+
+class GenerateOut(Out):
+    concept_id: UUID
+    version: int | None = Field(description="of the concept; null when untouched")
+    prompt: str
+    images: list[ImageOut]
+    warnings: list[str]
+    timing: dict[str, float]
+    cache: dict[str, str]
+
+
+class Problem(Out):
+    """RFC 9457. `code` is stable and made for programs, `detail` for people."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+    errors: list[dict[str, Any]] = Field([], description="one entry per wrong field or file")

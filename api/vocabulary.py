@@ -1,0 +1,54 @@
+"""Which words the served base knows: an unknown class noun is refused, an unknown word of a prompt remarked upon."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.domain.errors import Invalid, Unavailable
+from api.domain.models import ServedBase
+from api.schemas import PLACEHOLDER
+
+_MAX_NEAR = 8
+
+
+async def served_base(session: AsyncSession, configured: str) -> ServedBase:
+    """The announced base that the settings name; a base given as a path goes by the name in its manifest."""
+    query = select(ServedBase).order_by(ServedBase.announced_at.desc()).limit(1)
+    if "/" not in configured:
+        query = query.where(ServedBase.name == configured)
+    base = await session.scalar(query)
+    if base is None:
+        raise Unavailable(
+            f"no engine has announced the base {configured!r} yet; start one, or wait until it has loaded", "no_base"
+        )
+    return base
+
+
+def check_class_noun(base: ServedBase, noun: str) -> str:
+    if base.nouns is None or noun in base.nouns:
+        return noun
+    near = _near(noun, base.nouns)
+    raise Invalid(
+        f"the base {base.name!r} does not know {noun!r}; choose one of: {', '.join(near)}",
+        "unknown_class_noun",
+        near=near,
+        errors=[{"field": "class_noun", "message": f"{noun!r} is unknown; near: {', '.join(near)}"}],
+    )
+
+
+def _near(word: str, known: Iterable[str]) -> list[str]:
+    """Closest first; when nothing resembles the word, some that are known, so that the answer always shows a way."""
+    known = sorted(known)
+    return difflib.get_close_matches(word, known, n=_MAX_NEAR, cutoff=0.5) or known[:_MAX_NEAR]
+
+
+def prompt_warnings(base: ServedBase | None, prompt: str) -> list[str]:
+    """One sentence for each word of the prompt that the base has never seen."""
+    if base is None or base.words is None:
+        return []
+    known = set(base.words) | set(base.nouns or [])
+    words = dict.fromkeys(re.findall(r"[^\W_]+", prompt.replace(PLACEHOLDER, " ").lower()))
+    return [f"{base.name} does not know {word!r} and may ignore it" for word in words if word not in known]
