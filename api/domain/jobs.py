@@ -11,6 +11,7 @@ Only the database's clock is read. Objects loaded before do not see the change; 
     fail             running -> failed, for errors that another attempt would meet again
     lose_attempt     running -> queued after a pause, or failed once the attempts are used up, or cancelled if wished
     expire_leases    the same for every job whose lease ran out
+    lose_attempts_of the same for every job of one worker
     requeue          running -> queued at once, attempt given back: a clean shutdown of the worker
     cancel           running -> cancelled: the trainer honours the wish
     request_cancel   queued -> cancelled; on a running job leaves the wish
@@ -24,7 +25,22 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, literal, not_, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Interval,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    not_,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.sql.selectable import CTE
 from uuid_utils.compat import uuid7
@@ -38,7 +54,7 @@ RING_QUEUE = "train"
 KEPT_CHECKPOINTS = 2
 """The newest, and the one before in case the newest turns out damaged."""
 
-LONGEST_PAUSE = timedelta(minutes=10)
+LONGEST_PAUSE_SECONDS = 600.0
 
 TRANSITIONS: Mapping[str, tuple[frozenset[JobState], frozenset[JobState]]] = {
     "claim": (frozenset({JobState.queued}), frozenset({JobState.running})),
@@ -220,6 +236,15 @@ def expire_leases(*, lease_seconds: float, max_attempts: int) -> Select[UUID, in
     )
 
 
+def lose_attempts_of(worker: str, *, lease_seconds: float, max_attempts: int) -> Select[UUID, int, JobState]:
+    """Rows as `expire_leases`, for every job said to run on a worker that is known to run none."""
+    its_own = (_begins("lose_attempt"), Job.worker == worker)
+    moved = _lost(*its_own, cause="lost_worker", lease_seconds=lease_seconds, cap=max_attempts)
+    return select(moved.c.id, moved.c.fence, moved.c.state).add_cte(
+        _closed_attempts(moved, "lost_worker", "the worker started anew")
+    )
+
+
 def requeue(job_id: UUID, fence: int) -> Select[JobState]:
     wished = Job.cancel_requested_at.is_not(None)
     moved = _moved(
@@ -310,7 +335,8 @@ def _lost(*conditions: ColumnElement[bool], cause: str, lease_seconds: float, ca
     wished = Job.cancel_requested_at.is_not(None)
     exhausted = Job.attempt >= cap
     used_up = and_(not_(wished), exhausted)
-    pause = func.least(literal(timedelta(seconds=lease_seconds / 6)) * func.pow(2, Job.attempt - 1), LONGEST_PAUSE)
+    seconds = func.least(lease_seconds / 6 * func.pow(2, Job.attempt - 1), LONGEST_PAUSE_SECONDS)
+    pause = func.make_interval(0, 0, 0, 0, 0, 0, seconds, type_=Interval)
     return _update_ended(
         *conditions,
         state=case(

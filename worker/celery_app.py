@@ -1,0 +1,74 @@
+"""The doorbell's end on a trainer host: a Celery worker whose one task takes the job that was rung for.
+
+The message is acknowledged before the work and may be lost or doubled: the database decides who works, and the poll of
+`worker.host`, which starts this process, finds what was not rung for. So no results, no late acks, no prefetching.
+The pool's one child imports no torch; it waits for the trainer that it executes.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Any
+from uuid import UUID
+
+from celery import Celery, signals
+
+from api.domain.database import make_sessions
+from api.domain.jobs import RING_QUEUE, RING_TASK
+from api.domain.logs import configure_logs
+from api.domain.settings import Settings
+from worker.claiming import train_next
+from worker.leash import PR_SET_PDEATHSIG
+
+
+def create_app(settings: Settings) -> Celery:
+    if settings.redis_url is None:
+        raise ValueError("OPAD_REDIS_URL is not set; start the embedded servers with `opad up` or set it")
+    app = Celery("opad", broker=settings.redis_url, set_as_current=False)
+    app.conf.update(
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_default_queue=RING_QUEUE,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"socket_keepalive": True, "health_check_interval": 25},
+    )
+
+    def ring(job_id: str) -> None:
+        train_next(settings, make_sessions(settings), job_id=UUID(job_id))
+
+    app.task(ring, name=RING_TASK)
+    return app
+
+
+def main() -> None:
+    settings = Settings()
+    parent = os.getpid()
+
+    def die_with_worker(**_: Any) -> None:
+        """The pool's child, which is forked and not executed, on a leash of its own."""
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    def leave_logs_alone(**_: Any) -> None:
+        configure_logs(settings.log_level)
+
+    signals.setup_logging.connect(leave_logs_alone, weak=False)
+    signals.worker_process_init.connect(die_with_worker, weak=False)
+    # Gossip, mingle and heartbeats serve clusters; without them a worker was seen to reconnect more surely.
+    create_app(settings).worker_main(
+        ["worker", "--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A trainer host: `python -m worker.host`. The Celery worker in a process beside this one, and a poll.
+
+A ring starts a training within milliseconds, in the Celery worker's child. The poll, every `poll_seconds`, finds the
+jobs whose ring was lost, came while the host was busy, or could not be sent because the broker is dead; it trains them
+from here. Both go through the same slot, so one training runs at a time.
+SIGTERM or SIGINT: the Celery worker takes no more, the trainer commits a checkpoint and gives its job back.
+"""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from types import FrameType
+
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from api.domain.database import make_sessions
+from api.domain.logs import configure_logs
+from api.domain.settings import Settings
+from worker.claiming import train_next
+from worker.slot import trainer_pid
+from worker.supervision import LEASH
+
+log = structlog.get_logger()
+
+
+class Host:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._sessions = make_sessions(settings)
+        self._stopping = False
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+
+    def run(self) -> int:
+        """Until a signal asks to stop: 0. Until the Celery worker ends by itself: 1, and our starter starts anew."""
+        signal.set_wakeup_fd(self._wake_writer.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for request in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+            signal.signal(request, self._stop)
+        leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGKILL)), ""]
+        celery = subprocess.Popen([*leash, sys.executable, "-m", "worker.celery_app"], start_new_session=True)
+        log.info("host.started", poll_seconds=self._settings.poll_seconds)
+        while not self._stopping and celery.poll() is None:
+            self._poll()
+        celery.terminate()
+        log.info("host.stopped", celery=celery.wait())
+        return 0 if self._stopping else 1
+
+    def _poll(self) -> None:
+        try:
+            while not self._stopping and train_next(self._settings, self._sessions):
+                pass
+        except OperationalError as error:
+            log.warning("host.database_unreachable", error=str(error.orig))
+        self._wait(self._settings.poll_seconds)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        """In the middle of anything, a wait for the trainer for instance, which then goes on until it has ended.
+
+        Again every second: a trainer may be just starting, here or in the Celery worker's child.
+        """
+        self._stopping = True
+        pid = trainer_pid(self._settings.home)
+        if pid is not None:
+            os.kill(pid, signal.SIGTERM)
+        signal.alarm(1)
+
+    def _wait(self, seconds: float) -> None:
+        """Until a signal, a child's end among them, or so many seconds."""
+        select.select([self._wake_reader], [], [], seconds)
+        try:
+            self._wake_reader.recv(4096)
+        except BlockingIOError:
+            return
+
+
+def main() -> int:
+    settings = Settings()
+    configure_logs(settings.log_level)
+    return Host(settings).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What makes the doorbell's losses harmless: `python -m worker.reconcile`.
+
+Every `reconcile_seconds` the jobs whose lease ran out go back to the queue (or end, when their attempts are used up),
+and the doorbell is rung for the jobs that wait. Any number may run; an advisory lock lets one at a time sweep.
+"""
+
+import signal
+import sys
+import time
+from uuid import UUID
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+
+from api.domain import jobs
+from api.domain.database import Sessions, make_sessions
+from api.domain.logs import configure_logs
+from api.domain.settings import Settings
+from worker.celery_app import create_app
+
+log = structlog.get_logger()
+
+_LOCK = 0x0FAD_0002
+
+
+def sweep(settings: Settings, sessions: Sessions) -> list[UUID]:
+    """Expire leases; the jobs to ring for, none when another sweeps at this moment."""
+    with sessions.begin() as db:
+        if not db.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
+            return []
+        expired = db.execute(
+            jobs.expire_leases(lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+        ).all()
+        waiting = list(db.scalars(jobs.waiting()))
+    for job_id, fence, state in expired:
+        log.warning("job.attempt_lost", job_id=str(job_id), fence=fence, cause="lost_worker", state=state)
+    return waiting
+
+
+def ring(doorbell: Celery, job_ids: list[UUID]) -> None:
+    """Unless earlier rings still lie there unheard: all hosts busy or none there, and more would only pile up."""
+    with doorbell.connection_for_write() as connection:
+        queue = connection.default_channel.queue_declare(jobs.RING_QUEUE)
+        if queue.message_count > 0:
+            return
+        for job_id in job_ids:
+            doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=jobs.RING_QUEUE, connection=connection)
+
+
+def create_doorbell(settings: Settings) -> Celery:
+    """Publishes; waits for a dead broker two seconds and no longer."""
+    doorbell = create_app(settings)
+    doorbell.conf.update(
+        task_publish_retry=False,
+        broker_connection_timeout=2,
+        broker_transport_options={"socket_timeout": 2, "socket_connect_timeout": 2, "max_retries": 0},
+    )
+    return doorbell
+
+
+def main() -> None:
+    settings = Settings()
+    configure_logs(settings.log_level)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a sweep is one transaction: it may end anywhere
+    sessions, doorbell = make_sessions(settings), create_doorbell(settings)
+    log.info("reconciler.started", reconcile_seconds=settings.reconcile_seconds)
+    while True:
+        try:
+            waiting = sweep(settings, sessions)
+            if waiting:
+                ring(doorbell, waiting)
+        except OperationalError as error:
+            log.warning("reconciler.database_unreachable", error=str(error.orig))
+        except BrokerError as error:
+            log.warning("reconciler.broker_unreachable", error=str(error))
+        time.sleep(settings.reconcile_seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Checkpoints of a running job: an object, written once under the fence's own key, and the row that makes it count."""
+
+import hashlib
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from api.domain import jobs
+from api.domain.database import Sessions
+from api.domain.storage import ObjectDamaged, ObjectMissing, Storage, StorageUnavailable, checkpoint_key
+
+log = structlog.get_logger()
+
+
+def save_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID, fence: int, *, step: int, state: bytes) -> bool:
+    """Whether it counts. A store or database that is away costs this checkpoint, not the training."""
+    told = log.bind(job_id=str(job_id), fence=fence, step=step)
+    key, sha256 = checkpoint_key(job_id, fence, step), hashlib.sha256(state).hexdigest()
+    commit = jobs.commit_checkpoint(job_id, fence, step=step, key=key, sha256=sha256, size=len(state))
+    try:
+        storage.put_once(key, state, sha256)
+        with sessions.begin() as db:
+            committed = db.execute(commit).one_or_none()
+        if committed is None:
+            return False
+        for superseded in committed[1] or []:
+            storage.delete(superseded)
+    except (StorageUnavailable, OperationalError) as error:
+        told.warning("checkpoint.failed", error=str(error))
+        return False
+    told.info("checkpoint.committed", size=len(state))
+    return True
+
+
+def newest_sound_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID) -> bytes | None:
+    """The state to go on from; a damaged or missing object gives way to the one before.
+
+    Raises StorageUnavailable: a store that is away says nothing about its objects.
+    """
+    with sessions.begin() as db:
+        rows = list(db.scalars(jobs.checkpoints(job_id)))
+    for row in rows:
+        try:
+            state = storage.get(row.key, row.sha256)
+        except (ObjectMissing, ObjectDamaged) as error:
+            log.error("checkpoint.unusable", job_id=str(job_id), key=row.key, error=str(error))
+            continue
+        log.info("checkpoint.resumed", job_id=str(job_id), fence=row.fence, step=row.step)
+        return state
+    return None

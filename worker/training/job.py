@@ -1,0 +1,125 @@
+"""One job's training: what it needs out of the store, the method, and what it shows while it runs."""
+
+import hashlib
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+from PIL import Image
+from sqlalchemy import select
+from sqlalchemy.orm import selectinload
+
+from api.domain.database import Sessions
+from api.domain.jobs import JobProgress
+from api.domain.models import Concept, Job
+from api.domain.settings import Settings
+from api.domain.storage import ObjectDiffers, Storage, StorageUnavailable, preview_key
+from opad_core.bases import load_base
+from opad_core.config import override, preset
+from opad_core.errors import OpadError
+from opad_core.training import Progress, TrainingStopped, train
+from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
+from worker.training.lease import Lease
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Claim:
+    job_id: UUID
+    fence: int
+
+
+def train_job(
+    claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
+) -> bytes:
+    """The concept's bundle. Raises what `opad_core.training.train` and the storage raise.
+
+    Before TrainingStopped leaves, the state it was stopped in has been committed.
+    """
+    with sessions.begin() as db:
+        job = db.scalars(
+            select(Job)
+            .where(Job.id == claim.job_id)
+            .options(selectinload(Job.concept).selectinload(Concept.references))
+        ).one()
+    base = load_base(settings.base, device=settings.device)
+    if base.manifest.name != job.concept.base:
+        raise OpadError(
+            f"the job is for the base {job.concept.base!r}, this trainer has {base.manifest.name!r}; set OPAD_BASE"
+        )
+    config = override(preset(job.preset, base.manifest.presets), job.overrides)
+    references: list[Image.Image] = [
+        Image.open(io.BytesIO(storage.get(reference.key, reference.sha256))) for reference in job.concept.references
+    ]
+    watcher = _Watcher(claim, settings, sessions, storage, lease)
+    try:
+        return train(
+            base,
+            references,
+            job.concept.class_noun,
+            config,
+            seed=job.seed,
+            report=watcher.report,
+            should_stop=lambda: stop() or lease.cancel_wished,
+            resume=newest_sound_checkpoint(storage, sessions, claim.job_id),
+        )
+    except TrainingStopped as stopped:
+        watcher.save_last(stopped.state)
+        raise
+
+
+class _Watcher:
+    """Turns the method's reports into news for the row, previews in the store, and a checkpoint now and then."""
+
+    def __init__(self, claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease) -> None:
+        self._claim, self._settings = claim, settings
+        self._sessions, self._storage, self._lease = sessions, storage, lease
+        self._step: int | None = None
+        self._checkpoint_at = time.monotonic()
+        self._preview_key: str | None = None
+
+    def report(self, progress: Progress) -> None:
+        self._step = progress.step
+        if progress.preview is not None:
+            self._show(progress.preview)
+        self._lease.tell(
+            JobProgress(
+                stage=progress.stage,
+                step=progress.step,
+                total_steps=progress.total_steps,
+                eta_seconds=(progress.total_steps - progress.step) * progress.seconds_per_step,
+                losses=progress.losses,
+                preview_key=self._preview_key,
+            ),
+            seconds_per_step=progress.seconds_per_step,
+        )
+        if time.monotonic() - self._checkpoint_at >= self._settings.checkpoint_seconds:
+            self._save(progress.save())
+
+    def save_last(self, state: bytes) -> None:
+        if self._step is not None:
+            self._save(state)
+
+    def _save(self, state: bytes) -> None:
+        assert self._step is not None
+        claim = self._claim
+        save_checkpoint(self._storage, self._sessions, claim.job_id, claim.fence, step=self._step, state=state)
+        self._checkpoint_at = time.monotonic()
+
+    def _show(self, preview: Image.Image) -> None:
+        """A preview that cannot be stored is a preview less; an earlier attempt may have stored this one."""
+        png = io.BytesIO()
+        preview.save(png, "PNG")
+        key = preview_key(self._claim.job_id, self._step or 0)
+        try:
+            self._storage.put_once(key, png.getvalue(), hashlib.sha256(png.getvalue()).hexdigest())
+        except ObjectDiffers:
+            log.info("preview.kept", key=key)  # from an attempt on another device, whose arithmetic differs
+        except StorageUnavailable as error:
+            log.warning("preview.failed", key=key, error=str(error))
+            return
+        self._preview_key = key

@@ -1,0 +1,97 @@
+"""The trainer's hold on its job: renewed from a thread, and the process ends with it.
+
+A trainer that lost its job must not write. It hears of the loss from the database (another fence), or it must assume
+it when no renewal came through for three quarters of the lease. The second case is watched by faulthandler's own
+thread, in C: it ends the process even if every Python thread hangs, in a driver for instance.
+"""
+
+import faulthandler
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from api.domain import jobs
+from api.domain.database import Sessions
+from api.domain.settings import Settings
+
+log = structlog.get_logger()
+
+EXIT_LEASE_LOST = 3
+
+NEWS_SECONDS = 1.0
+"""Progress is told this often at most; without news a heartbeat is sent every `heartbeat_seconds`."""
+
+STALL_SECONDS = 120.0
+"""A step may take this long, or STALL_STEPS times its average, before the lease is let go."""
+STALL_STEPS = 20
+
+
+class Lease:
+    """`with Lease(...) as lease:` renews until the block ends; what follows has three quarters of the lease left."""
+
+    def __init__(self, settings: Settings, sessions: Sessions, job_id: UUID, fence: int) -> None:
+        self._settings, self._sessions = settings, sessions
+        self._job_id, self._fence = job_id, fence
+        self._progress: jobs.JobProgress | None = None
+        self._told: jobs.JobProgress | None = None
+        self._renewed_at = 0.0
+        self._stalled_after: float | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self.cancel_wished = False
+
+    def __enter__(self) -> Self:
+        """The first renewal: a claim that took too long to come here may belong to another by now."""
+        self._watch(time.monotonic())
+        self._renew()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def tell(self, progress: jobs.JobProgress, *, seconds_per_step: float) -> None:
+        self._progress = progress
+        self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)
+
+    def release(self) -> None:
+        """The job has ended or was given back: there is nothing left to watch."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def _keep(self) -> None:
+        while not self._ended.wait(min(NEWS_SECONDS, self._settings.heartbeat_seconds)):
+            due = time.monotonic() - self._renewed_at >= self._settings.heartbeat_seconds
+            if due or self._progress is not self._told:
+                self._renew()
+
+    def _renew(self) -> None:
+        asked_at, progress = time.monotonic(), self._progress
+        if self._stalled_after is not None and asked_at > self._stalled_after:
+            log.error("lease.stalled", job_id=str(self._job_id), fence=self._fence)
+            return
+        beat = jobs.heartbeat(self._job_id, self._fence, lease_seconds=self._settings.lease_seconds, progress=progress)
+        try:
+            with self._sessions.begin() as db:
+                cancel_wished = db.scalar(beat)
+        except OperationalError as error:
+            log.warning("lease.unanswered", job_id=str(self._job_id), error=str(error.orig))
+            return
+        if cancel_wished is None:
+            log.error("lease.lost", job_id=str(self._job_id), fence=self._fence)
+            os._exit(EXIT_LEASE_LOST)
+        self.cancel_wished = cancel_wished
+        self._renewed_at, self._told = asked_at, progress
+        self._watch(asked_at)
+
+    def _watch(self, renewed_at: float) -> None:
+        left = renewed_at + 0.75 * self._settings.lease_seconds - time.monotonic()
+        faulthandler.dump_traceback_later(max(left, 0.001), exit=True)

@@ -1,0 +1,168 @@
+"""The trainer: `python -m worker.training.run --job ID --fence N`, one claimed job, one process.
+
+It reports how the job ended by itself and then exits with 0; any other exit code means that the claimer must report.
+SIGTERM: commit a checkpoint, give the job back, exit.
+"""
+
+import argparse
+import hashlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+from uuid import UUID
+
+import structlog
+import torch
+from sqlalchemy import Select
+from sqlalchemy.exc import OperationalError
+
+from api.domain import jobs
+from api.domain.database import Sessions, make_sessions
+from api.domain.logs import configure_logs
+from api.domain.settings import Settings
+from api.domain.storage import (
+    ObjectDamaged,
+    ObjectMissing,
+    Storage,
+    StorageUnavailable,
+    bundle_key,
+    checkpoint_prefix,
+)
+from opad_core.bundle import read_bundle
+from opad_core.errors import DivergedError, OpadError
+from opad_core.training import TrainingStopped
+from worker.training.job import Claim, train_job
+from worker.training.lease import EXIT_LEASE_LOST, Lease
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Ending:
+    event: str
+    """Named in the log once `change` has won."""
+    change: Select[Any]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train one claimed job.")
+    parser.add_argument("--job", type=UUID, required=True)
+    parser.add_argument("--fence", type=int, required=True)
+    arguments = parser.parse_args()
+    stop = _stop_on_sigterm()
+    settings = Settings()
+    configure_logs(settings.log_level)
+    structlog.contextvars.bind_contextvars(job_id=str(arguments.job), fence=arguments.fence)
+    return run(Claim(arguments.job, arguments.fence), settings, stop)
+
+
+def run(claim: Claim, settings: Settings, stop: Callable[[], bool]) -> int:
+    """Train and report the end. The exit code: 0 when reported, EXIT_LEASE_LOST when the job is no longer ours."""
+    sessions, storage = make_sessions(settings), Storage(settings)
+    with Lease(settings, sessions, claim.job_id, claim.fence) as lease:
+        ending = _train(claim, settings, sessions, storage, lease, stop)
+    won = _report(sessions, ending.change)
+    if not won and ending.event == "job.succeeded":  # a cancel wish came before the result
+        ending = Ending("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
+        won = _report(sessions, ending.change)
+    lease.release()
+    if not won:
+        log.error("lease.lost")
+        return EXIT_LEASE_LOST
+    log.info(ending.event)
+    if ending.event == "job.succeeded":
+        _drop_checkpoints(storage, claim.job_id)
+    return 0
+
+
+def _train(
+    claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
+) -> Ending:
+    """How the training ended, as the change that is to say so. The one place of the process that catches all."""
+    try:
+        bundle = train_job(claim, settings, sessions, storage, lease, stop)
+        return _store_bundle(claim, storage, bundle)
+    except TrainingStopped:
+        if lease.cancel_wished:
+            return Ending("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
+        return Ending("job.requeued", jobs.requeue(claim.job_id, claim.fence))
+    except StorageUnavailable as error:
+        return _another_attempt(claim, settings, "storage", error)
+    except (ObjectMissing, ObjectDamaged) as error:
+        return _failed(claim, "storage", error)
+    except DivergedError as error:
+        return _failed(claim, "diverged", error)
+    except OpadError as error:
+        return _failed(claim, "invalid", error)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return _failed(claim, "oom", error)
+    except OperationalError as error:
+        return _another_attempt(claim, settings, "lost_worker", error)
+    except Exception as error:
+        log.exception("trainer.broke")
+        return _failed(claim, "internal", error)
+
+
+def _store_bundle(claim: Claim, storage: Storage, bundle: bytes) -> Ending:
+    """Written under its hash, read back and verified before a row may name it."""
+    sha256 = hashlib.sha256(bundle).hexdigest()
+    key = bundle_key(sha256)
+    storage.put_once(key, bundle, sha256)
+    read_bundle(storage.get(key, sha256))
+    return Ending("job.succeeded", jobs.finish(claim.job_id, claim.fence, key=key, sha256=sha256, size=len(bundle)))
+
+
+def _failed(claim: Claim, code: str, error: BaseException) -> Ending:
+    detail = str(error) if isinstance(error, OpadError) else f"{type(error).__name__}: {error}"
+    return Ending("job.failed", jobs.fail(claim.job_id, claim.fence, code=code, detail=detail))
+
+
+def _another_attempt(claim: Claim, settings: Settings, cause: str, error: Exception) -> Ending:
+    log.warning("job.attempt_lost", cause=cause, error=str(error))
+    change = jobs.lose_attempt(
+        claim.job_id,
+        claim.fence,
+        cause=cause,
+        detail=str(error),
+        lease_seconds=settings.lease_seconds,
+        max_attempts=settings.max_attempts,
+    )
+    return Ending("job.given_back", change)
+
+
+def _report(sessions: Sessions, change: Select[Any]) -> bool:
+    """Whether the change won. Asks a database that is away until the lease's watchdog ends the process."""
+    while True:
+        try:
+            with sessions.begin() as db:
+                return db.execute(change).one_or_none() is not None
+        except OperationalError as error:
+            log.warning("report.unanswered", error=str(error.orig))
+            time.sleep(0.5)
+
+
+def _drop_checkpoints(storage: Storage, job_id: UUID) -> None:
+    """Their rows went with the last transaction."""
+    try:
+        storage.delete_prefix(checkpoint_prefix(job_id))
+    except StorageUnavailable as error:
+        log.warning("checkpoint.left_behind", error=str(error))
+
+
+def _stop_on_sigterm() -> Callable[[], bool]:
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    signal.signal(signal.SIGTERM, ask)
+    return lambda: asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())
