@@ -15,6 +15,7 @@ from botocore.config import Config
 from psycopg import sql
 
 from api.domain.settings import Settings
+from api.domain.storage import Storage
 from migrations.run import migrate
 from worker.local import local_servers
 
@@ -44,6 +45,7 @@ def stack(short_folder: Path) -> Iterator[Settings]:
         with psycopg.connect(settings.database_url or "", autocommit=True) as connection:
             connection.execute("CREATE DATABASE template")
         migrate(Settings(database_url=_at_database(settings, "template")).sqlalchemy_url)
+        Storage(settings).ensure_bucket()  # the server makes it some moments after it answers
         yield settings
 
 
