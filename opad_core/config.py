@@ -113,4 +113,5 @@ def override(config: OpadConfig, changes: dict[str, Any]) -> OpadConfig:
     known = {f.name for f in dataclasses.fields(OpadConfig)}
     if unknown := changes.keys() - known:
         raise OpadError(f"unknown setting {sorted(unknown)[0]!r} of the method; see `python -m opad_core presets`")
-    return dataclasses.replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    return dataclasses.replace(config, **values)

@@ -40,7 +40,12 @@ class OneStepGenerator:
     def has_cached(self, request: ImageRequest) -> bool:
         return _cache_key(request) in self._keys_values
 
-    @torch.inference_mode()
+    @torch.no_grad()
+    def prepare(self, request: ImageRequest) -> None:
+        """The text side alone: have the request's keys and values in the cache. Raises OpadError as `generate` does."""
+        self._keys_and_values(request)
+
+    @torch.no_grad()  # not inference_mode: a part of the base that loads inside could not train later
     def generate(self, requests: list[ImageRequest]) -> np.ndarray:
         """[b, r, r, 3] uint8, in the order of the requests; concepts and prompts may be mixed.
 

@@ -16,13 +16,13 @@ PYRAMID_KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 @lru_cache(maxsize=64)
 def _interpolation(size: int, new_size: int, mode: str) -> Tensor:
-    """[new_size, size]: the rows are what `interpolate` makes of the unit vectors, so both agree by construction."""
-    unit = torch.eye(size, dtype=torch.float64)[:, None, :, None]
+    """[new_size, size]: the columns are what `interpolate` makes of the unit vectors, so both agree by construction."""
+    unit = torch.eye(size, dtype=torch.float64)[None, None]
     if mode == "area":
-        resized = F.adaptive_avg_pool2d(unit, (new_size, 1))
+        resized = F.adaptive_avg_pool2d(unit, (new_size, size))
     else:
-        resized = F.interpolate(unit, (new_size, 1), mode=mode, align_corners=False, antialias=True)
-    return resized[:, 0, :, 0].T.float().contiguous()
+        resized = F.interpolate(unit, (new_size, size), mode=mode, align_corners=False, antialias=True)
+    return resized[0, 0].float()
 
 
 def resize(x: Tensor, size: int, mode: str) -> Tensor:

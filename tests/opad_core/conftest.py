@@ -1,0 +1,18 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from opad_core.bases import load_base
+from tests.random_base import write_random_base
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    return load_base(str(write_random_base(tmp_path_factory.mktemp("base"))), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def references():
+    """Four smooth pictures of different sizes, none of them square."""
+    drawn = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    return [Image.fromarray(p).resize((90 + 10 * i, 80), Image.Resampling.BICUBIC) for i, p in enumerate(drawn)]

@@ -1,0 +1,73 @@
+import copy
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+
+from opad_core.concept import KeyValueProjections
+from opad_core.errors import OpadError
+
+
+def test_keys_and_values_as_inputs_equal_stock_cross_attention_in_a_mixed_batch(base):
+    student = base.student
+    stock = copy.deepcopy(student.unet)
+    stock.set_attn_processor(AttnProcessor2_0())
+    prompts = ["a photo of a dog", "a mug on the beach", "a robot in the snow"]
+    text_states = base.text.encode(prompts, [""] * 3, [None] * 3)
+    z_t = torch.randn(3, *student.latent_shape, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([999, 500, 20])
+    # Each request's keys and values are computed alone, as for three concepts, then batched.
+    projections = student.new_projections()
+    alone = [projections(text_states[i : i + 1]) for i in range(3)]
+    mixed = {n: tuple(torch.cat([kv[n][side] for kv in alone]) for side in (0, 1)) for n in student.layers}
+    with torch.no_grad():
+        expected = stock(z_t, t, encoder_hidden_states=text_states).sample
+        torch.testing.assert_close(student.predict(z_t, t, mixed), expected, atol=1e-5, rtol=0)
+
+
+def test_the_text_encoder_agrees_with_transformers_own_forward(base):
+    ids, position = base.text.token_ids("a photo of a dog", "")
+    assert position is None
+    theirs = base.text.encoder(torch.tensor([ids])).last_hidden_state
+    ours = base.text.encode(["a photo of a dog"], [""], [None])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)  # another attention kernel
+
+
+def test_the_placeholder_becomes_the_learned_token_and_the_noun(base):
+    ids, position = base.text.token_ids("a photo of a <concept> on the beach", "dog")
+    plain, _ = base.text.token_ids("a photo of a dog on the beach", "")
+    assert position == 5  # after the start mark and four words
+    assert ids[:5] == plain[:5]
+    assert ids[6:12] == plain[5:11]
+
+
+def test_a_token_row_equal_to_a_word_reads_as_that_word(base):
+    row = base.text.embedding_of("robot")
+    learned = base.text.encode(["a <concept>"], ["dog"], [row])
+    spelled = base.text.encode(["a robot dog"], [""], [None])
+    torch.testing.assert_close(learned, spelled, atol=1e-6, rtol=0)
+
+
+def test_the_gradient_reaches_the_token_row_but_no_weight(base):
+    row = base.text.embedding_of("dog").requires_grad_()
+    base.text.encode(["a <concept>"], ["dog"], [row]).sum().backward()
+    assert row.grad.abs().sum() > 0
+    assert all(p.grad is None for p in base.text.encoder.parameters())
+
+
+def test_the_start_token_teaches_the_projections_nothing():
+    projections = KeyValueProjections({"layer": (torch.eye(2), torch.eye(2))})
+    states = torch.tensor([[[3.0, 5.0], [0.0, 0.0]]])  # only the first token is not zero
+    key, value = projections(states)["layer"]
+    assert key[0, 0].tolist() == [3.0, 5.0]
+    (key + value).sum().backward()
+    assert projections.to_k[0].grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [("a <concept> and a <concept>", "2 times"), ("a " * 30 + "<concept>", "must be among the first")],
+)
+def test_a_prompt_that_cannot_be_read_says_why(base, prompt, message):
+    with pytest.raises(OpadError, match=message):
+        base.text.token_ids(prompt, "dog")

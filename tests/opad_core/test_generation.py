@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+
+from opad_core.bundle import read_bundle, write_bundle
+from opad_core.config import OpadConfig
+from opad_core.errors import OpadError
+from opad_core.generation import ImageRequest, OneStepGenerator
+
+
+def random_bundle(base, seed, **changes):
+    generator = torch.Generator().manual_seed(seed)
+    projections = base.student.new_projections().requires_grad_(False)
+    for parameter in projections.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    fields = {"class_noun": "dog", "base": "nano", "base_sha256": base.manifest.sha256, "seed": seed} | changes
+    row = torch.randn(base.text.encoder.config.hidden_size, generator=generator)
+    return write_bundle(token_row=row, projections=projections, config=OpadConfig(), **fields)
+
+
+def test_a_mixed_batch_equals_single_pictures(base):
+    bundles = [read_bundle(random_bundle(base, seed)) for seed in (1, 2)]
+    requests = [
+        ImageRequest(bundles[0], "a <concept> on the beach", 5),
+        ImageRequest(None, "a mug in the snow", 6),
+        ImageRequest(bundles[1], "a photo of a <concept>", 7),
+    ]
+    together = OneStepGenerator(base).generate(requests)
+    alone = np.concatenate([OneStepGenerator(base).generate([r]) for r in requests])
+    # Other kernels for other batch sizes: 1e-6 in floats, which may round to the next of 256 levels.
+    assert np.abs(together.astype(int) - alone).max() <= 1
+    assert together.shape == (3, 64, 64, 3)
+
+
+def test_the_seed_decides_the_picture(base):
+    generator = OneStepGenerator(base)
+    same, again, other = (generator.generate([ImageRequest(None, "a dog", s)]) for s in (1, 1, 2))
+    assert np.array_equal(same, again)
+    assert not np.array_equal(same, other)
+
+
+def test_keys_and_values_are_kept_per_concept_and_prompt(base):
+    generator = OneStepGenerator(base, cached_prompts=1)
+    bundle = read_bundle(random_bundle(base, 1))
+    request = ImageRequest(bundle, "a <concept>", 1)
+    assert not generator.has_cached(request)
+    generator.generate([request])
+    assert generator.has_cached(request)
+    generator.generate([ImageRequest(bundle, "the <concept>", 1)])
+    assert not generator.has_cached(request)
+
+
+def test_a_bundle_survives_its_bytes(base):
+    data = random_bundle(base, 1)
+    bundle = read_bundle(data)
+    assert random_bundle(base, 1) == data
+    assert set(bundle.projections.layers) == set(base.student.layers)
+
+
+@pytest.mark.parametrize(
+    ("request_of", "message"),
+    [
+        (lambda b: ImageRequest(b, "a dog", 1), "does not name <concept>"),
+        (lambda b: ImageRequest(None, "a <concept>", 1), "no concept was given"),
+        (lambda b: ImageRequest(None, "a dog", -1), "seed must be in"),
+    ],
+)
+def test_a_request_that_makes_no_sense_says_why(base, request_of, message):
+    with pytest.raises(OpadError, match=message):
+        OneStepGenerator(base).generate([request_of(read_bundle(random_bundle(base, 1)))])
+
+
+def test_a_bundle_of_another_base_is_refused(base):
+    bundle = read_bundle(random_bundle(base, 1, base_sha256="0" * 64))
+    with pytest.raises(OpadError, match="another base"):
+        OneStepGenerator(base).generate([ImageRequest(bundle, "a <concept>", 1)])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: (1 << 40).to_bytes(8, "little") + data[8:],
+        lambda data: b"PK\x03\x04" + data[4:],
+        lambda data: data[:-4] + b"\x00\x00\xc0\x7f",  # a NaN in the last tensor
+    ],
+)
+def test_spoilt_bytes_are_no_bundle(base, spoil):
+    with pytest.raises(OpadError, match="bundle"):
+        read_bundle(spoil(random_bundle(base, 1)))

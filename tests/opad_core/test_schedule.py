@@ -1,0 +1,40 @@
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+
+from opad_core.schedule import T_MAX, add_noise, cumulative_alphas, first_latents, predict_x0, training_target
+
+ABAR = cumulative_alphas(0.00085, 0.012, 1000)
+
+
+def test_the_table_is_stable_diffusions():
+    # Published values of the scaled linear schedule, four digits.
+    assert ABAR[[0, 500, 999]].tolist() == pytest.approx([0.9992, 0.2763, 0.00466], rel=2e-3)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_perfect_prediction_gives_the_clean_latents_back(prediction_type):
+    z0, eps = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 500, 999])
+    prediction = training_target(z0, eps, t, ABAR, prediction_type)
+    x0 = predict_x0(prediction, add_noise(z0, eps, t, ABAR), t, ABAR, prediction_type)
+    # float32 rounding of z_t, 6e-8, is multiplied by 14.6 at t = 999 for epsilon.
+    torch.testing.assert_close(x0, z0, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_one_step_is_the_euler_schedulers(prediction_type):
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing",
+        prediction_type=prediction_type,
+    )  # fmt: skip
+    scheduler.set_timesteps(1)
+    eps, prediction = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    noisy = eps * scheduler.init_noise_sigma
+    theirs_in = scheduler.scale_model_input(noisy, scheduler.timesteps[0])
+    theirs = scheduler.step(prediction, scheduler.timesteps[0], noisy).prev_sample
+    ours_in = first_latents(eps, ABAR)
+    ours = predict_x0(prediction, ours_in, torch.tensor([T_MAX]), ABAR, prediction_type)
+    # init_noise_sigma of trailing spacing is sigma itself, so that input and result agree to rounding.
+    torch.testing.assert_close(ours_in, theirs_in, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)

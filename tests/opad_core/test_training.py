@@ -1,0 +1,128 @@
+import dataclasses
+
+import pytest
+import torch
+
+from opad_core.bundle import read_bundle
+from opad_core.config import override, preset
+from opad_core.errors import DivergedError, OpadError
+from opad_core.training import Training, TrainingStopped, train
+
+
+def learn(base, references, *, stop_after=None, resume=None, seed=1, name="default", **changes):
+    config = override(preset(name, base.manifest.presets), changes)
+    steps = []
+    data = train(
+        base, references, "dog", config, seed=seed, resume=resume,
+        report=steps.append, should_stop=lambda: stop_after is not None and len(steps) >= stop_after,
+    )  # fmt: skip
+    return data, steps
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_a_training_resumed_after_any_iteration_ends_like_an_undisturbed_one(base, references, name):
+    states = []
+    config = preset(name, base.manifest.presets)
+    undisturbed = train(
+        base, references, "dog", config, seed=1,
+        report=lambda progress: states.append(progress.save()), should_stop=lambda: False,
+    )  # fmt: skip
+    for iteration, state in enumerate(states, start=1):  # within each stage and on their border, which lies at 4
+        resumed, _ = learn(base, references, name=name, resume=state)
+        assert resumed == undisturbed, f"differs when resumed after iteration {iteration}"
+
+
+def test_a_training_stopped_before_its_first_iteration_can_go_on(base, references):
+    with pytest.raises(TrainingStopped) as stopped:
+        learn(base, references, stop_after=0)
+    assert learn(base, references, resume=stopped.value.state)[0] == learn(base, references)[0]
+
+
+def test_another_seed_learns_something_else(base, references):
+    assert learn(base, references, seed=1)[0] != learn(base, references, seed=2)[0]
+
+
+def test_only_keys_values_token_and_heads_move(base, references):
+    networks = [base.teacher.unet, base.student.unet, base.text.encoder, base.vae, *base.backbones]
+    before = [{n: x.clone() for n, x in network.state_dict().items()} for network in networks]
+    training = Training(base, references, "dog", preset("default", base.manifest.presets), seed=1)
+    state = training.state
+    trained = {
+        "token": [state.token_row], "teacher": list(state.teacher.parameters()),
+        "student": list(state.student.parameters()), "heads": list(state.heads.parameters()),
+    }  # fmt: skip
+    starts = {name: [p.detach().clone() for p in parameters] for name, parameters in trained.items()}
+    training.iterate()
+    for network, states in zip(networks, before, strict=True):
+        assert all(torch.equal(x, states[n]) for n, x in network.state_dict().items())
+    for name, parameters in trained.items():
+        moved = [not torch.equal(p, start) for p, start in zip(parameters, starts[name], strict=True)]
+        assert all(moved), f"{name}: {moved.count(False)} of {len(moved)} did not move"
+
+
+def test_the_student_never_moves_the_token(base, references):
+    training = Training(base, references, "dog", preset("default", base.manifest.presets), seed=1)
+    before = training.state.token_row.detach().clone()
+    eps = torch.randn(2, *base.latent_shape, generator=torch.Generator().manual_seed(0))
+    training.step_student(eps, training._encode(["a photo of a <concept>"] * 2).detach())
+    assert torch.equal(training.state.token_row, before)
+
+
+def test_strict_collaboration_learns_from_samples_alone(base, references):
+    training = Training(base, references, "dog", preset("paper", base.manifest.presets), seed=1)
+    training.state.step = training.config.iterations
+    training.draw_samples()
+    learned, real = training._collaborative_batches(training._batch(training.photos, "photos"))
+    assert torch.equal(learned.pixels, real.pixels)
+    assert len(training.state.sample_prompts) == training.config.samples
+
+
+def test_gated_collaboration_keeps_the_best_and_the_photos_stay_real(base, references):
+    training = Training(base, references, "dog", preset("default", base.manifest.presets), seed=1)
+    training.state.step = training.config.iterations
+    training.draw_samples()
+    assert len(training.state.sample_prompts) == training.config.samples * training.config.kept_share
+    _, real = training._collaborative_batches(training._batch(training.photos, "photos"))
+    expected = training._batch(training.photos, "real", canvas=False)
+    assert torch.equal(real.pixels, expected.pixels)
+
+
+def test_progress_tells_stage_losses_and_shows_the_last_picture(base, references):
+    _, steps = learn(base, references)
+    assert [p.stage for p in steps] == ["distillation"] * 4 + ["collaborative"] * 2
+    assert set(steps[0].losses) == {
+        "rec", "adv_dino", "adv_dinov2", "adv_clip", "id", "mse", "swd", "d_dino", "d_dinov2", "d_clip",
+    }  # fmt: skip
+    assert steps[-1].preview.size == (2 * 64, 64)  # two scene prompts
+
+
+def test_a_divergence_is_an_error_that_names_the_loss(base, references):
+    with pytest.raises(DivergedError, match="not a finite number"):
+        learn(base, references, lr_student=1e30, clip_norm=1e30, iterations=8)
+
+
+def test_a_state_of_another_training_is_refused(base, references):
+    with pytest.raises(TrainingStopped) as stopped:
+        learn(base, references, stop_after=1)
+    with pytest.raises(OpadError, match="another training"):
+        learn(base, references[:3], resume=stopped.value.state)
+
+
+def test_an_unknown_noun_is_refused(base, references):
+    config = preset("default", base.manifest.presets)
+    with pytest.raises(OpadError, match="'unicorn'"):
+        train(base, references, "unicorn", config, seed=1, report=lambda p: None, should_stop=lambda: False)
+
+
+def test_too_many_levels_for_the_resolution_are_refused(base, references):
+    with pytest.raises(OpadError, match="swd_levels=5 leaves 4 pixels"):
+        learn(base, references, swd_levels=5)
+
+
+def test_the_bundle_tells_how_it_was_made(base, references):
+    data, _ = learn(base, references)
+    bundle = read_bundle(data)
+    assert (bundle.class_noun, bundle.base_sha256) == ("dog", base.manifest.sha256)
+    assert bundle.manifest["seed"] == 1
+    expected = dataclasses.asdict(preset("default", base.manifest.presets))
+    assert bundle.manifest["config"]["iterations"] == expected["iterations"]
