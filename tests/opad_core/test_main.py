@@ -1,0 +1,69 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from opad_core.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def photos(references, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for i, picture in enumerate(references):
+        picture.save(folder / f"{i}.jpg")
+    return folder
+
+
+def test_train_then_generate_without_any_server(base, photos, tmp_path):
+    concept, out = tmp_path / "my concept", tmp_path / "out"
+    common = ["--base", str(base.folder)]
+    assert main(["train", "--images", str(photos), "--class", "dog", "--out", str(concept), *common]) == 0
+    assert sorted(p.name for p in concept.iterdir()) == ["concept.safetensors", "preview.png"]
+    prompt = "a <concept> on the beach"
+    assert (
+        main(["generate", "--concept", str(concept), "--prompt", prompt, "--out", str(out), "--count", "2", *common])
+        == 0
+    )
+    assert [Image.open(out / f"{seed}.png").size for seed in (0, 1)] == [(64, 64), (64, 64)]
+
+
+def test_an_interrupted_training_goes_on_where_it_was(base, photos, tmp_path):
+    arguments = ["--images", str(photos), "--class", "dog", "--base", str(base.folder), "--iterations", "12"]
+    assert main(["train", *arguments, "--out", str(tmp_path / "undisturbed")]) == 0
+    command = [sys.executable, "-m", "opad_core", "train", *arguments, "--out", str(tmp_path / "stopped")]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"TQDM_MININTERVAL": "0"}
+    ) as run:
+        seen = ""
+        while " 3/14" not in seen and (character := run.stderr.read(1)):
+            seen += character
+        run.send_signal(signal.SIGINT)
+        seen += run.stderr.read()
+    assert run.returncode == 130, seen
+    assert main(["train", *arguments, "--out", str(tmp_path / "stopped")]) == 0
+    bundles = [(tmp_path / name / "concept.safetensors").read_bytes() for name in ("undisturbed", "stopped")]
+    assert bundles[0] == bundles[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "--images", "/nowhere", "--class", "dog", "--out", "x"], "needs 3-5 reference images"),
+        (
+            ["generate", "--concept", "/nowhere", "--prompt", "a <concept>", "--out", "x"],
+            "holds no concept.safetensors",
+        ),
+        (["generate", "--base", "/nowhere", "--prompt", "a dog", "--out", "x"], "no base at /nowhere"),
+    ],
+)
+def test_a_users_mistake_is_a_sentence(base, arguments, sentence, capsys):
+    if "--base" not in arguments:
+        arguments = [*arguments, "--base", str(base.folder)]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("opad: ")
+    assert sentence in error
+    assert "Traceback" not in error

@@ -1,0 +1,206 @@
+"""The main job, watched from outside: `python -m worker.demo` starts the stack and is a client of its REST service.
+
+Four photos go in by `POST /concepts`; a bar follows the job; `POST /generate` makes the pictures; `demo/sheet.png`
+and `demo/report.json` tell what came out. Every figure is computed from the pictures that the service answered.
+"""
+
+import argparse
+import base64
+import io
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+from tqdm import tqdm
+
+from api.domain.settings import Settings
+from opad_core.bases import SHIPPED, read_manifest
+from opad_core.data import read_references
+from opad_core.errors import OpadError
+from opad_core.evaluation.identity import identity_score
+from opad_core.evaluation.sheet import Row, draw_sheet
+from worker.home import LocalError
+from worker.stack import local_stack
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "teapot"
+PROMPTS, SEEDS_PER_PROMPT, FIRST_SEED = 4, 3, 100
+TIMED_CALLS = 50
+POLL_SECONDS = 0.5
+SHOWN = {"rec", "id", "mse", "swd", "adv_clip"}
+"""Losses that fit on a line."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    untouched: list[Image.Image]
+    personalised: list[Image.Image]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker.demo", description=__doc__)
+    parser.add_argument("--images", default="", help="folder of 3-5 photos; by default a shipped example")
+    parser.add_argument("--class", dest="class_noun", default="", help="what the thing is, for instance dog")
+    parser.add_argument("--iterations", type=int, help="of the distillation stage, to look at the machinery only")
+    parser.add_argument("--out", type=Path, default=Path("demo"))
+    arguments = parser.parse_args(argv)
+    try:
+        folder, class_noun = _what_to_learn(arguments.images, arguments.class_noun)
+        references = read_references(folder)
+        settings = Settings()
+        with local_stack(settings, say=print) as running:
+            client = httpx.Client(
+                base_url=running.api_url, headers={"Authorization": f"Bearer {running.admin_key}"}, timeout=60
+            )
+            with client:
+                report = run(client, folder, class_noun, references, arguments.iterations, arguments.out)
+            print(f"\nAPI documentation: {running.api_url}/docs and dashboard: {running.api_url}/dashboard")
+            print("(while the service runs: `make up`)")
+    except (OpadError, LocalError) as error:
+        print(f"opad: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; `make demo` starts over, and what was learned is kept", file=sys.stderr)
+        return 130
+    print(
+        f"identity {report['identity_before']:.3f} -> {report['identity_after']:.3f}, "
+        f"learned in {report['train_seconds']:.0f} s, {report['generate_ms_p50']:.0f} ms a picture\n"
+        f"look at {arguments.out / 'sheet.png'}"
+    )
+    return 0
+
+
+def run(
+    client: httpx.Client,
+    folder: Path,
+    class_noun: str,
+    references: list[Image.Image],
+    iterations: int | None,
+    out: Path,
+) -> dict[str, Any]:
+    """The main job against a running service; writes the sheet, the report and the pictures, returns the report."""
+    name = f"{class_noun} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    job = _post_concept(client, folder, name, class_noun, iterations)
+    job = _watch(client, job)
+    if job["state"] != "succeeded":
+        reason = job["error"]["detail"] if job["error"] else "see the log folder"
+        raise OpadError(f"the job ended {job['state']}: {reason}")
+
+    prompts = [p.format("<concept>") for p in read_manifest(SHIPPED).scene_prompts[:PROMPTS]]
+    seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS_PER_PROMPT))
+    drawn = {
+        prompt: Pictures(*(_draw(client, name, prompt, seeds, untouched=untouched) for untouched in (True, False)))
+        for prompt in prompts
+    }
+    identity = {
+        side: identity_score([p for pictures in drawn.values() for p in getattr(pictures, side)], references)
+        for side in ("untouched", "personalised")
+    }
+    milliseconds = [_timed(lambda seed=seed: _draw_one(client, name, prompts[0], seed)) for seed in range(TIMED_CALLS)]
+    report = {
+        "concept": name,
+        "class_noun": class_noun,
+        "identity_before": round(identity["untouched"], 4),
+        "identity_after": round(identity["personalised"], 4),
+        "train_seconds": round(_seconds_between(job["started_at"], job["finished_at"]), 1),
+        "generate_ms_p50": round(statistics.median(milliseconds), 1),
+        "generate_ms_p95": round(statistics.quantiles(milliseconds, n=20)[-1], 1),
+        "iterations": job["total_steps"],
+        "seeds": seeds,
+        "prompts": prompts,
+    }
+
+    out.mkdir(parents=True, exist_ok=True)
+    for i, pictures in enumerate(drawn.values()):
+        for side in ("untouched", "personalised"):
+            for seed, picture in zip(seeds, getattr(pictures, side), strict=True):
+                picture.save(out / f"{side}-{i}-{seed}.png")
+    subtitle = (
+        f"identity {report['identity_before']:.2f} before, {report['identity_after']:.2f} after   "
+        f"learned in {report['train_seconds']:.0f} s   one diffusion step, {report['generate_ms_p50']:.0f} ms a picture"
+    )
+    rows = [Row(prompt, pictures.untouched, pictures.personalised) for prompt, pictures in drawn.items()]
+    draw_sheet(f"OPAD: this {class_noun}, anywhere", subtitle, references, rows).save(out / "sheet.png")
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _what_to_learn(images: str, class_noun: str) -> tuple[Path, str]:
+    if not images:
+        return EXAMPLE, (EXAMPLE / "class.txt").read_text().strip()
+    folder = Path(images).expanduser()
+    if not class_noun and (folder / "class.txt").is_file():
+        class_noun = (folder / "class.txt").read_text().strip()
+    if not class_noun:
+        raise OpadError("say what the thing is: make demo IMAGES=folder CLASS=dog")
+    return folder, class_noun
+
+
+def _post_concept(
+    client: httpx.Client, folder: Path, name: str, class_noun: str, iterations: int | None
+) -> dict[str, Any]:
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
+    form = {"name": name, "class_noun": class_noun, "seed": "0"}
+    if iterations is not None:
+        form["overrides"] = json.dumps(
+            {"iterations": iterations, "collaborative_iterations": min(iterations, 10)}
+        )  # fmt: skip
+    answer = client.post("/concepts", data=form, files=[("images", (p.name, p.read_bytes())) for p in files])
+    job: dict[str, Any] = _checked(answer).json()["job"]
+    return job
+
+
+def _watch(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    """Follow the job to its end with a bar: iterations, the time that is left, losses."""
+    with tqdm(total=job["total_steps"], unit="it", desc="queued", bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}") as bar:  # fmt: skip
+        while job["state"] in ("queued", "running"):
+            job = _checked(client.get(f"/v1/jobs/{job['id']}")).json()
+            if job["total_steps"]:
+                bar.total = job["total_steps"]
+            bar.n = job["step"]
+            bar.set_description(job["stage"] or job["state"], refresh=False)
+            losses = " ".join(f"{name} {value:.3f}" for name, value in sorted(job["losses"].items()) if name in SHOWN)
+            left = "" if job["eta_seconds"] is None else f"{job['eta_seconds']:.0f} s left  "
+            bar.set_postfix_str(left + losses)
+            time.sleep(POLL_SECONDS)  # a client's polling interval, not a wait for a known event
+    return job
+
+
+def _draw(client: httpx.Client, name: str, prompt: str, seeds: list[int], *, untouched: bool) -> list[Image.Image]:
+    asked = {"concept": name, "prompt": prompt, "seed": seeds[0], "count": len(seeds), "untouched": untouched}
+    answer = _checked(client.post("/generate", json=asked, headers={"Accept": "application/json"})).json()
+    return [Image.open(io.BytesIO(base64.b64decode(image["data"]))).convert("RGB") for image in answer["images"]]
+
+
+def _draw_one(client: httpx.Client, name: str, prompt: str, seed: int) -> None:
+    asked = {"concept": name, "prompt": prompt, "seed": seed}
+    _checked(client.post("/generate", json=asked, headers={"Accept": "image/jpeg"}))
+
+
+def _timed(call: Callable[[], None]) -> float:
+    """Milliseconds."""
+    began = time.perf_counter()
+    call()
+    return (time.perf_counter() - began) * 1000
+
+
+def _seconds_between(started: str, finished: str) -> float:
+    return (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    if answer.is_error:
+        raise OpadError(f"{answer.request.method} {answer.request.url.path} said {answer.status_code}: "
+                        f"{answer.json().get('detail', answer.text)}")  # fmt: skip
+    return answer
+
+
+if __name__ == "__main__":
+    sys.exit(main())
