@@ -1,0 +1,116 @@
+import base64
+import io
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import select
+from starlette.testclient import TestClient
+
+from api.domain.database import make_sessions
+from api.domain.models import ServedBase
+from opad_core.generation import ImageRequest, OneStepGenerator
+from worker.inference.app import announce, create_app
+from worker.local import environment
+
+BEACH = "a <concept> on the beach"
+
+
+@pytest.fixture
+def client(engine_settings):
+    with TestClient(create_app(engine_settings)) as client:
+        yield client
+
+
+def ask(client, name, **changes):
+    body = {"bundle": name, "prompt": BEACH, "seeds": [1, 2], "format": "png", "deadline_ms": 60_000} | changes
+    return client.post("/generate", json=body)
+
+
+def pixels(image: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB"))
+
+
+def test_it_draws_the_pictures_of_the_generator(client, base, stored):
+    first, second = ask(client, stored[0].name).json(), ask(client, stored[0].name).json()
+    expected = OneStepGenerator(base).generate([ImageRequest(stored[0].bundle, BEACH, seed) for seed in (1, 2)])
+    assert np.array_equal([pixels(image) for image in first["images"]], expected)
+    assert (first["seeds"], first["media_type"]) == ([1, 2], "image/png")
+    assert first["cache"] == {"bundle": "miss", "kv": "miss"}
+    assert second["cache"] == {"bundle": "hit", "kv": "hit"}
+    assert first["timing"].keys() == {"queue_ms", "bundle_ms", "text_ms", "unet_decode_ms", "encode_ms"}
+
+
+@pytest.mark.parametrize(("name", "media_type"), [("jpeg", "image/jpeg"), ("webp", "image/webp")])
+def test_it_encodes_as_asked(client, name, media_type):
+    answer = ask(client, None, prompt="a dog", format=name).json()
+    assert answer["media_type"] == media_type
+    assert Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).format == name.upper()
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"prompt": "a dog"}, 422, "does not name <concept>"),
+        ({"seeds": [-1]}, 422, "seeds must lie in"),
+        ({"format": "bmp"}, 422, "format"),
+        ({"deadline_ms": 1}, 504, "not drawn within 1 ms"),
+        ({"bundle": {"key": "bundles/none.safetensors", "sha256": "0" * 64}}, 404, "no object"),
+        ({"bundle": {"key": "x", "sha256": "../../etc/passwd"}}, 422, "sha256"),
+    ],
+)
+def test_refusals_say_what_is_wrong(client, stored, changes, status, words):
+    answer = ask(client, stored[0].name, **changes)
+    assert answer.status_code == status
+    assert words in answer.json()["message"]
+
+
+def test_announcing_twice_leaves_one_row(settings, base):
+    sessions = make_sessions(settings)
+    announce(sessions, base.manifest)
+    announce(sessions, base.manifest)
+    with sessions() as session:
+        (row,) = session.scalars(select(ServedBase)).all()
+    assert (row.name, row.resolution, row.nouns) == ("nano", 64, ["dog", "mug", "robot"])
+
+
+def test_a_terminated_engine_answers_what_it_has_taken(engine_settings, stored, tmp_path):
+    address = tmp_path / "engine.sock"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.inference", "--bind", f"unix:{address}"],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, **environment(engine_settings), "OPAD_BASE": engine_settings.base},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    log = []
+    try:
+        for line in process.stdout:
+            log.append(line)
+            if "base.announced" in line:
+                break
+        assert process.poll() is None, log
+        assert address.stat().st_mode & 0o777 == 0o600
+        with (
+            httpx.Client(transport=httpx.HTTPTransport(uds=str(address)), base_url="http://engine") as client,
+            ThreadPoolExecutor(4) as pool,
+        ):
+            assert client.get("/readyz").status_code == 200
+            asking = [pool.submit(ask, client, stored[0].name, seeds=list(range(8))) for _ in range(4)]
+            next(iter(asking)).result(60)  # by now the others are on their way
+            process.send_signal(signal.SIGTERM)
+            assert [answer.result(60).status_code for answer in asking] == 4 * [200]
+        assert process.wait(30) == -signal.SIGTERM  # uvicorn ends by the signal that it was sent
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -1,0 +1,45 @@
+"""`python -m worker.inference --bind unix:/path | host:port`: one engine."""
+
+import argparse
+import os
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from api.domain.logs import configure_logs
+from api.domain.settings import Settings
+from worker.inference.app import create_app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m worker.inference", description=__doc__)
+    parser.add_argument("--bind", default="127.0.0.1:8100", help="unix:/path or host:port (default %(default)s)")
+    bind = parser.parse_args().bind
+    settings = Settings()
+    configure_logs(settings.log_level)
+    # uvicorn waits on SIGTERM for the requests it has taken, then the lifespan ends and closes the queue
+    config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, lifespan="on")
+    with listening_socket(bind) as listener:
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listening_socket(bind: str) -> socket.socket:
+    """Bound, and for a unix socket closed to other users: uvicorn itself would open one to everybody."""
+    if bind.startswith("unix:"):
+        path = Path(bind.removeprefix("unix:"))
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        umask = os.umask(0o177)
+        listener.bind(str(path))
+        os.umask(umask)
+        return listener
+    host, _, port = bind.rpartition(":")
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, int(port)))
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The engine's HTTP side, for the api alone: one route that draws, two that tell how it is."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from pydantic import BaseModel, Field, ValidationError
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import OperationalError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from api.domain.database import Sessions, make_sessions
+from api.domain.errors import Unavailable
+from api.domain.models import ServedBase
+from api.domain.settings import Settings
+from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
+from opad_core.bases import Manifest, load_base
+from opad_core.bundle import Bundle
+from opad_core.errors import OpadError
+from opad_core.generation import MAX_SEED, ImageRequest, OneStepGenerator
+from worker.inference.batching import Batcher, DeadlinePassed, Drawn, Overloaded
+from worker.inference.bundles import Bundles
+from worker.inference.encoding import MEDIA_TYPES, Format, encode
+
+log = structlog.get_logger()
+
+
+class BundleName(BaseModel):
+    key: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class GenerateRequest(BaseModel):
+    bundle: BundleName | None
+    prompt: str
+    seeds: list[int] = Field(min_length=1, max_length=16)
+    format: Format
+    deadline_ms: int = Field(gt=0, le=600_000)
+
+
+@dataclass(frozen=True)
+class Engine:
+    bundles: Bundles
+    batcher: Batcher
+    encoders: ThreadPoolExecutor
+
+    async def generate(self, asked: GenerateRequest) -> dict[str, object]:
+        """Raises Overloaded, DeadlinePassed, TimeoutError, OpadError, and what `Bundles.get` raises."""
+        deadline = time.monotonic() + asked.deadline_ms / 1000
+        async with asyncio.timeout(asked.deadline_ms / 1000):
+            bundle, bundle_hit, bundle_ms = await self._bundle(asked.bundle)
+            requests = [ImageRequest(bundle, asked.prompt, seed) for seed in asked.seeds]
+            waiting = self.batcher.submit(requests, deadline=deadline)
+            drawn: list[Drawn] = await asyncio.gather(*map(asyncio.wrap_future, waiting))
+            before = time.monotonic()
+            loop = asyncio.get_running_loop()
+            images = await asyncio.gather(
+                *(loop.run_in_executor(self.encoders, encode, picture.pixels, asked.format) for picture in drawn)
+            )
+        return {
+            "images": images,
+            "seeds": asked.seeds,
+            "media_type": MEDIA_TYPES[asked.format],
+            "timing": {
+                "queue_ms": round(max(picture.queue_ms for picture in drawn), 2),
+                "bundle_ms": round(bundle_ms, 2),
+                "text_ms": round(sum(picture.text_ms for picture in drawn), 2),
+                "unet_decode_ms": round(max(picture.unet_decode_ms for picture in drawn), 2),
+                "encode_ms": round(1000 * (time.monotonic() - before), 2),
+            },
+            "cache": {
+                "bundle": "hit" if bundle_hit else "miss",
+                "kv": "hit" if drawn[0].kv_hit else "miss",
+            },
+        }
+
+    async def _bundle(self, name: BundleName | None) -> tuple[Bundle | None, bool, float]:
+        if name is None:
+            return None, True, 0.0
+        before = time.monotonic()
+        bundle, hit = await self.bundles.get(name.key, name.sha256)
+        return bundle, hit, 1000 * (time.monotonic() - before)
+
+
+def create_app(settings: Settings) -> Starlette:
+    """Loads the base when the server starts; answers no other request before, nor after the queue is closed."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        base = await asyncio.to_thread(load_base, settings.base, device=settings.device)
+        generator = OneStepGenerator(base)
+        seconds = await asyncio.to_thread(_first_picture, generator)
+        log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_picture_s=round(seconds, 3))
+        batcher = Batcher(generator, seconds_per_image=seconds)
+        app.state.engine = Engine(
+            Bundles(Storage(settings), settings.home / "cache" / "bundles"), batcher, ThreadPoolExecutor(4)
+        )
+        announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest))
+        yield
+        announcing.cancel()
+        await asyncio.to_thread(batcher.close)
+
+    return Starlette(
+        routes=[
+            Route("/generate", generate, methods=["POST"]),
+            Route("/healthz", healthy),
+            Route("/readyz", healthy),
+        ],
+        lifespan=lifespan,
+    )
+
+
+async def healthy(request: Request) -> Response:
+    """Alive and, as the socket opens once the base is loaded, ready."""
+    return JSONResponse({"status": "ok"})
+
+
+async def generate(request: Request) -> Response:
+    try:
+        asked = GenerateRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        first = error.errors()[0]
+        return _refusal(422, "bad_request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    if not all(0 <= seed <= MAX_SEED for seed in asked.seeds):
+        return _refusal(422, "bad_request", f"seeds must lie in 0..{MAX_SEED}, got {asked.seeds}")
+    engine: Engine = request.app.state.engine
+    try:
+        return JSONResponse(await engine.generate(asked))
+    except Overloaded as error:
+        return _busy("overloaded", error.retry_after)
+    except (DeadlinePassed, TimeoutError):
+        return _refusal(504, "deadline_exceeded", f"not drawn within {asked.deadline_ms} ms")
+    except ObjectMissing as error:
+        return _refusal(404, "bundle_missing", str(error))
+    except (Unavailable, ObjectDamaged) as error:
+        log.warning("bundle.unavailable", error=str(error))
+        return _busy("storage_unavailable", 3)
+    except OpadError as error:
+        return _refusal(422, "bad_request", str(error))
+
+
+def _refusal(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse({"code": code, "message": message}, status)
+
+
+def _busy(code: str, retry_after: float) -> JSONResponse:
+    return JSONResponse({"code": code, "retry_after": retry_after}, 503, headers={"Retry-After": f"{retry_after:.0f}"})
+
+
+def _first_picture(generator: OneStepGenerator) -> float:
+    """Seconds of a second picture; the first one reads weights and warms the device."""
+    manifest = generator.base.manifest
+    prompt = manifest.templates[0].format((manifest.nouns or ["dog"])[0])
+    generator.generate([ImageRequest(None, prompt, 0)])
+    before = time.monotonic()
+    generator.generate([ImageRequest(None, prompt, 1)])
+    return time.monotonic() - before
+
+
+async def _announce(sessions: Sessions, manifest: Manifest) -> None:
+    """Tell the api, by a row, what we serve; again and again while the database is away, as we draw without it."""
+    while True:
+        try:
+            await asyncio.to_thread(announce, sessions, manifest)
+            return
+        except OperationalError as error:
+            log.warning("base.not_announced", error=str(error.orig))
+            await asyncio.sleep(2)
+
+
+def announce(sessions: Sessions, manifest: Manifest) -> None:
+    row = {
+        "name": manifest.name,
+        "resolution": manifest.resolution,
+        "nouns": manifest.nouns,
+        "words": manifest.words,
+        "manifest_sha256": manifest.sha256,
+    }
+    statement = insert(ServedBase).values(row)
+    with sessions.begin() as session:
+        session.execute(
+            statement.on_conflict_do_update(index_elements=["name"], set_={**row, "announced_at": func.now()})
+        )
+    log.info("base.announced", base=manifest.name)

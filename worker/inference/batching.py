@@ -1,0 +1,151 @@
+"""One thread owns the model. It draws what is waiting, mixed concepts in one batch, and waits for nothing more."""
+
+import math
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+
+import numpy as np
+import structlog
+
+from opad_core.errors import OpadError
+from opad_core.generation import ImageRequest, OneStepGenerator
+
+log = structlog.get_logger()
+
+MAX_BATCH = 8
+"""More gains nothing on an A100 and only delays the first of them (docs/decisions)."""
+MAX_WAITING = 64
+
+
+class Overloaded(Exception):
+    """The queue is full, or its predicted wait is longer than the request may take."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"busy for about {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(Exception):
+    """The request's time was up before the model came to it."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    pixels: np.ndarray
+    """[r, r, 3] uint8."""
+    queue_ms: float
+    text_ms: float
+    unet_decode_ms: float
+    """Of the whole batch that it was drawn in."""
+    kv_hit: bool
+
+
+@dataclass
+class _Waiting:
+    request: ImageRequest
+    deadline: float
+    """On the monotonic clock."""
+    future: "Future[Drawn]" = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Bounded queue in front of the model thread. `submit` may be called from any thread."""
+
+    def __init__(self, generator: OneStepGenerator, *, seconds_per_image: float) -> None:
+        self._generator = generator
+        self._seconds_per_image = seconds_per_image
+        self._waiting: deque[_Waiting] = deque()
+        self._drawing = 0
+        self._closed = False
+        self._changed = Condition()
+        self._thread = Thread(target=self._work, name="model")
+        self._thread.start()
+
+    def submit(self, requests: list[ImageRequest], *, deadline: float) -> list["Future[Drawn]"]:
+        """One future for each picture; all are taken or none. Raises Overloaded.
+
+        With nothing ahead a request is always taken: a wrong estimate must not refuse for ever.
+        """
+        items = [_Waiting(request, deadline) for request in requests]
+        with self._changed:
+            ahead = len(self._waiting) + self._drawing
+            wait = ahead * self._seconds_per_image
+            too_late = time.monotonic() + wait + len(items) * self._seconds_per_image > deadline
+            if self._closed or (ahead and (too_late or ahead + len(items) > MAX_WAITING)):
+                raise Overloaded(retry_after=max(1, math.ceil(wait)))
+            self._waiting.extend(items)
+            self._changed.notify()
+        return [item.future for item in items]
+
+    def close(self) -> None:
+        """Refuse what is new, finish what is queued, end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while batch := self._take():
+            try:
+                self._draw(batch)
+            except Exception as error:  # the thread's outermost loop: the next batch may well succeed
+                log.exception("batch.failed", pictures=len(batch))
+                for item in batch:
+                    if not item.future.done():
+                        item.future.set_exception(error)
+            with self._changed:
+                self._drawing = 0
+
+    def _take(self) -> list[_Waiting]:
+        """What is waiting now, less what nobody waits for any more; empty when closed and done."""
+        batch: list[_Waiting] = []
+        with self._changed:
+            while not batch and self._changed.wait_for(lambda: self._waiting or self._closed) and self._waiting:
+                batch = [item for item in self._pop_some() if _still_wanted(item)]
+            self._drawing = len(batch)
+        return batch
+
+    def _pop_some(self) -> list[_Waiting]:
+        return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+
+    def _draw(self, batch: list[_Waiting]) -> None:
+        """The text side one by one, so that a prompt nobody can draw spoils no other picture; then all in one pass."""
+        started = time.monotonic()
+        prepared: list[tuple[_Waiting, bool, float]] = []
+        for item in batch:
+            known, before = self._generator.has_cached(item.request), time.monotonic()
+            try:
+                self._generator.prepare(item.request)
+            except OpadError as error:
+                item.future.set_exception(error)
+                continue
+            prepared.append((item, known, time.monotonic() - before))
+        if not prepared:
+            return
+        before = time.monotonic()
+        pictures = self._generator.generate([item.request for item, _, _ in prepared])
+        now = time.monotonic()
+        self._seconds_per_image += 0.2 * ((now - started) / len(batch) - self._seconds_per_image)
+        for (item, known, text_seconds), pixels in zip(prepared, pictures, strict=True):
+            item.future.set_result(
+                Drawn(
+                    pixels=pixels,
+                    queue_ms=1000 * (started - item.since),
+                    text_ms=1000 * text_seconds,
+                    unet_decode_ms=1000 * (now - before),
+                    kv_hit=known,
+                )
+            )
+
+
+def _still_wanted(item: _Waiting) -> bool:
+    if not item.future.set_running_or_notify_cancel():
+        return False
+    if time.monotonic() > item.deadline:
+        item.future.set_exception(DeadlinePassed())
+        return False
+    return True

@@ -1,0 +1,86 @@
+"""Bundles at hand: in memory, else on this machine's disk, else out of the object store; never without their hash."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+
+import structlog
+
+from api.domain.storage import Storage
+from opad_core.bundle import Bundle, read_bundle
+
+log = structlog.get_logger()
+
+MEMORY_BYTES = 1 << 30
+DISK_BYTES = 10 << 30
+
+
+class Bundles:
+    """Keeps the bundles used last. Belongs to one event loop; reading and fetching happen in its threads."""
+
+    def __init__(self, storage: Storage, folder: Path) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._loaded: OrderedDict[str, Bundle] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[Bundle]] = {}
+
+    async def get(self, key: str, sha256: str) -> tuple[Bundle, bool]:
+        """The bundle, and whether it was in memory. Requests for one that is on its way share the one fetch.
+
+        Raises ObjectMissing, ObjectDamaged, StorageUnavailable and, for bytes that are no bundle, OpadError.
+        """
+        if sha256 in self._loaded:
+            self._loaded.move_to_end(sha256)
+            return self._loaded[sha256], True
+        if sha256 not in self._loading:
+            task = asyncio.create_task(self._load(key, sha256))
+            self._loading[sha256] = task
+            task.add_done_callback(lambda _: self._loading.pop(sha256))
+        # shielded: the first asker's deadline must not end the fetch of the others
+        return await asyncio.shield(self._loading[sha256]), False
+
+    async def _load(self, key: str, sha256: str) -> Bundle:
+        bundle = await asyncio.to_thread(self._read_or_fetch, key, sha256)
+        self._loaded[sha256] = bundle
+        while len(self._loaded) > 1 and sum(map(size_in_memory, self._loaded.values())) > MEMORY_BYTES:
+            self._loaded.popitem(last=False)
+        return bundle
+
+    def _read_or_fetch(self, key: str, sha256: str) -> Bundle:
+        path = self._folder / f"{sha256}.safetensors"
+        if path.exists():
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == sha256:
+                os.utime(path)  # its age is the time since its last use
+                return read_bundle(data)
+            log.warning("bundle.cache_damaged", sha256=sha256)
+        data = self._storage.get(key, sha256)
+        bundle = read_bundle(data)
+        self._keep(path, data)
+        log.info("bundle.fetched", sha256=sha256, size=len(data))
+        return bundle
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        """Several engines may share the folder: a file appears whole, by one move, and may vanish at any time."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+            file.write(data)
+        Path(file.name).replace(path)
+        kept = []
+        for other in self._folder.glob("*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):
+                kept.append((other.stat().st_mtime, other.stat().st_size, other))
+        total = sum(size for _, size, _ in kept)
+        for _, size, oldest in sorted(kept):
+            if total <= DISK_BYTES:
+                break
+            oldest.unlink(missing_ok=True)
+            total -= size
+
+
+def size_in_memory(bundle: Bundle) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in bundle.projections.tensors().values())
