@@ -74,7 +74,9 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = [{"field": _field(e["loc"]), "message": _sentence(e)} for e in error.errors()]
-    status, code = (400, "malformed_json") if error.errors()[0]["type"] == "json_invalid" else (422, "invalid_request")
+    first = error.errors()[0]  # its location ends with a position in the text when the body as a whole is not JSON
+    unreadable = first["type"] == "json_invalid" and isinstance(first["loc"][-1], int)
+    status, code = (400, "malformed_json") if unreadable else (422, "invalid_request")
     detail = "; ".join(f"{e['field']}: {e['message']}" for e in found)
     return problem(request, status, code, detail, errors=found)
 

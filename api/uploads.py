@@ -149,7 +149,8 @@ async def _decode(file: UploadFile, decoders: asyncio.Semaphore) -> CleanImage |
         try:
             async with asyncio.timeout(_DECODE_SECONDS):
                 answer = await _read_at_most(child.stdout, _MAX_PNG_BYTES)
-        except TimeoutError:
+                await child.wait()
+        except TimeoutError:  # it hangs, or writes more than a picture has
             answer = b""
         finally:
             if child.returncode is None:

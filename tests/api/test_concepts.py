@@ -1,0 +1,156 @@
+"""What becomes of good uploads; the refused ones are in test_uploads.py."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from fastapi.testclient import TestClient
+
+from api.domain.jobs import RING_QUEUE
+from api.domain.settings import Settings
+from tests.api.pictures import photo, png_of
+
+
+def test_a_concept_is_accepted_with_its_job(upload: Callable[..., Any], stored: Callable[[], dict[str, int]]) -> None:
+    answer = upload(photo(1), photo(2), photo(3), photo(4), seed="42", overrides='{"iterations": 5}')
+
+    assert answer.status_code == 202
+    body = answer.json()
+    assert answer.headers["location"] == f"/v1/concepts/{body['concept']['id']}"
+    assert body["concept"]["state"] == "queued"
+    assert body["concept"]["class_noun"] == "mug"
+    assert [reference["position"] for reference in body["concept"]["references"]] == [1, 2, 3, 4]
+    assert body["job"]["state"] == "queued"
+    assert body["job"]["seed"] == 42
+    assert body["job"]["queue_position"] == 1
+    assert body["job"]["progress"] == 0
+    assert stored() == {"concept": 1, "job": 1, "reference": 4, "objects": 4}
+
+
+def test_the_worker_is_rung_after_the_commit(upload: Callable[..., Any], settings: Settings) -> None:
+    broker = redis.Redis(unix_socket_path=settings.redis_url.removeprefix("redis+socket://").partition("?")[0])
+    broker.delete(RING_QUEUE)
+
+    job_id = upload(photo(1), photo(2), photo(3)).json()["job"]["id"]
+
+    assert broker.llen(RING_QUEUE) == 1
+    assert job_id.encode() in broker.lpop(RING_QUEUE)
+
+
+def test_references_come_back_as_clean_png(client: TestClient, concept: dict[str, Any]) -> None:
+    answer = client.get(concept["references"][0]["url"])
+
+    assert answer.headers["content-type"] == "image/png"
+    assert png_of(answer.content).size == (64, 64)
+    again = client.get(concept["references"][0]["url"], headers={"If-None-Match": answer.headers["etag"]})
+    assert again.status_code == 304
+
+
+def test_a_fourth_reference_of_three_is_not_found(client: TestClient, concept: dict[str, Any]) -> None:
+    answer = client.get(f"/v1/concepts/{concept['id']}/references/4")
+
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "no_such_reference"
+
+
+def test_concepts_are_listed_newest_first_page_by_page(client: TestClient, upload: Callable[..., Any]) -> None:
+    for name in ("one", "two", "three"):
+        assert upload(photo(1), photo(2), photo(3), name=name).status_code == 202
+
+    first = client.get("/v1/concepts?limit=2").json()
+    second = client.get(f"/v1/concepts?limit=2&cursor={first['next']}").json()
+
+    assert [item["name"] for item in first["items"]] == ["three", "two"]
+    assert [item["name"] for item in second["items"]] == ["one"]
+    assert second["next"] is None
+
+
+def test_a_name_is_taken_once_for_each_owner(
+    client: TestClient, upload: Callable[..., Any], concept: dict[str, Any], new_key: Callable[..., str]
+) -> None:
+    again = upload(photo(4), photo(5), photo(6))
+    assert again.status_code == 409
+    assert again.json()["code"] == "name_taken"
+    assert "'my mug'" in again.json()["detail"]
+
+    bob = {"Authorization": f"Bearer {new_key('bob')}"}
+    assert upload(photo(4), photo(5), photo(6), headers=bob).status_code == 202
+
+
+def test_an_unknown_class_noun_is_answered_with_near_words(
+    upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
+) -> None:
+    answer = upload(photo(1), photo(2), photo(3), class_noun="rabit")
+
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "unknown_class_noun"
+    assert answer.json()["near"][0] == "rabbit"
+    assert "rabbit" in answer.json()["detail"]
+    assert stored() == {"concept": 0, "job": 0, "reference": 0, "objects": 0}
+
+
+def test_a_class_noun_is_read_without_regard_to_case_and_spaces(upload: Callable[..., Any]) -> None:
+    assert upload(photo(1), photo(2), photo(3), class_noun="  Mug ").json()["concept"]["class_noun"] == "mug"
+
+
+def test_without_an_announced_base_the_answer_is_to_come_back(
+    anonymous: TestClient, new_key: Callable[..., str]
+) -> None:
+    files = [("images", ("a.jpg", photo(n))) for n in range(3)]
+    answer = anonymous.post(
+        "/v1/concepts",
+        files=files,
+        data={"name": "x", "class_noun": "mug"},
+        headers={"Authorization": f"Bearer {new_key()}"},
+    )
+
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "no_base"
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+WRONG_FIELDS: list[tuple[dict[str, str], str]] = [
+    ({"name": "   "}, "name"),
+    ({"name": "a\u202eb"}, "name"),
+    ({"name": "x" * 81}, "name"),
+    ({"class_noun": ""}, "class_noun"),
+    ({"preset": "fastest"}, "preset"),
+    ({"seed": "-1"}, "seed"),
+    ({"seed": str(2**63)}, "seed"),
+    ({"seed": "NaN"}, "seed"),
+    ({"state": "succeeded"}, "state"),
+    ({"overrides": "{"}, "overrides"),
+    ({"overrides": '{"iterations": 0}'}, "overrides.iterations"),
+    ({"overrides": '{"learning_rate": 1}'}, "overrides.learning_rate"),
+]
+
+
+def test_a_wrong_field_is_named(
+    upload: Callable[..., Any], stored: Callable[[], dict[str, int]], subtests: pytest.Subtests
+) -> None:
+    for fields, wrong in WRONG_FIELDS:
+        with subtests.test(str(fields)[:60]):
+            answer = upload(photo(1), photo(2), photo(3), **fields)
+
+            assert answer.status_code == 422
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert [error["field"] for error in answer.json()["errors"]] == [wrong]
+            assert wrong in answer.json()["detail"]
+    assert stored() == {"concept": 0, "job": 0, "reference": 0, "objects": 0}
+
+
+def test_a_name_is_text_whatever_it_looks_like(upload: Callable[..., Any]) -> None:
+    answer = upload(photo(1), photo(2), photo(3), name="<svg onload=alert(1)>")
+
+    assert answer.json()["concept"]["name"] == "<svg onload=alert(1)>"
+
+
+def test_the_short_path_does_the_same(client: TestClient) -> None:
+    answer = client.post(
+        "/concepts",
+        files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
+        data={"name": "my mug", "class_noun": "mug"},
+    )
+
+    assert answer.status_code == 202

@@ -1,0 +1,120 @@
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from api.domain.models import JobState
+from api.domain.settings import Settings
+from api.domain.storage import Storage
+from tests.api.pictures import photo
+
+
+def test_a_running_job_tells_how_far_it_is(
+    client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]
+) -> None:
+    job_id = concept["jobs"][0]["id"]
+    set_job(
+        job_id, state=JobState.running, stage="distillation", step=30, total_steps=120, eta_seconds=45.5,
+        losses={"rec": 0.25}, attempt=1,
+    )  # fmt: skip
+
+    job = client.get(f"/v1/jobs/{job_id}").json()
+
+    assert job["state"] == "running"
+    assert job["stage"] == "distillation"
+    assert job["progress"] == 0.25
+    assert job["eta_seconds"] == 45.5
+    assert job["losses"] == {"rec": 0.25}
+    assert job["queue_position"] is None
+    assert job["concept_name"] == "my mug"
+
+
+def test_a_failed_job_tells_why(client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]) -> None:
+    job_id = concept["jobs"][0]["id"]
+    set_job(job_id, state=JobState.failed, error_code="oom", error_detail="the GPU has too little memory")
+
+    job = client.get(f"/v1/jobs/{job_id}").json()
+
+    assert job["error"] == {"code": "oom", "detail": "the GPU has too little memory"}
+    assert client.get(f"/v1/concepts/{concept['id']}").json()["state"] == "failed"
+
+
+def test_the_queue_counts_everybodys_jobs(
+    client: TestClient, upload: Callable[..., Any], new_key: Callable[..., str]
+) -> None:
+    bob = {"Authorization": f"Bearer {new_key('bob')}"}
+    upload(photo(1), photo(2), photo(3), headers=bob)
+    job_id = upload(photo(1), photo(2), photo(3)).json()["job"]["id"]
+
+    assert client.get(f"/v1/jobs/{job_id}").json()["queue_position"] == 2
+
+
+def test_jobs_are_listed_by_state_and_page(
+    client: TestClient, upload: Callable[..., Any], set_job: Callable[..., None]
+) -> None:
+    ids = [upload(photo(1), photo(2), photo(3), name=f"thing {n}").json()["job"]["id"] for n in range(3)]
+    set_job(ids[0], state=JobState.succeeded)
+
+    first = client.get("/v1/jobs?limit=2").json()
+    rest = client.get(f"/v1/jobs?limit=2&cursor={first['next']}").json()
+    done = client.get("/v1/jobs?state=succeeded").json()
+
+    assert [job["id"] for job in first["items"]] == [ids[2], ids[1]]
+    assert [job["id"] for job in rest["items"]] == [ids[0]]
+    assert rest["next"] is None
+    assert [(job["id"], job["progress"]) for job in done["items"]] == [(ids[0], 1.0)]
+
+
+def test_the_preview_is_the_newest_one(
+    client: TestClient, concept: dict[str, Any], set_job: Callable[..., None], settings: Settings
+) -> None:
+    job_id = concept["jobs"][0]["id"]
+    none_yet = client.get(f"/v1/jobs/{job_id}/preview")
+    assert none_yet.status_code == 404
+    assert none_yet.json()["code"] == "no_preview"
+
+    png = photo(1, file_format="PNG")
+    Storage(settings).put_once("jobs/x/previews/5.png", png, hashlib.sha256(png).hexdigest())
+    set_job(job_id, preview_key="jobs/x/previews/5.png")
+
+    answer = client.get(f"/v1/jobs/{job_id}/preview")
+    assert answer.content == png
+    assert answer.headers["content-type"] == "image/png"
+    same = client.get(f"/v1/jobs/{job_id}/preview", headers={"If-None-Match": answer.headers["etag"]})
+    assert same.status_code == 304
+
+
+def test_a_lost_preview_is_our_fault_and_names_no_key(
+    client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]
+) -> None:
+    job_id = concept["jobs"][0]["id"]
+    set_job(job_id, preview_key="jobs/x/previews/lost.png")
+
+    answer = client.get(f"/v1/jobs/{job_id}/preview")
+
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "stored_file_damaged"
+    assert "previews" not in answer.text.replace("/preview", "")
+
+
+def test_a_queued_job_is_cancelled_at_once(client: TestClient, concept: dict[str, Any]) -> None:
+    job_id = concept["jobs"][0]["id"]
+
+    assert client.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+
+    again = client.post(f"/v1/jobs/{job_id}/cancel")
+    assert again.status_code == 409
+    assert again.json()["code"] == "job_over"
+    assert again.json()["state"] == "cancelled"
+
+
+def test_a_running_job_keeps_the_wish(
+    client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]
+) -> None:
+    job_id = concept["jobs"][0]["id"]
+    set_job(job_id, state=JobState.running)
+
+    job = client.post(f"/v1/jobs/{job_id}/cancel").json()
+
+    assert (job["state"], job["cancel_requested"]) == ("running", True)
