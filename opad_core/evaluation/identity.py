@@ -1,19 +1,23 @@
 """How much generated pictures show the very thing of the references, judged by a network that trained nothing here."""
 
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
-from opad_core.evaluation.embedding import embed
+from opad_core.data import squared
+from opad_core.evaluation.embedding import embed, load_embedding
 
 
 def identity_score(pictures: list[Image.Image], references: list[Image.Image]) -> float:
     """Mean cosine of every picture's embedding with every reference's, in [-1, 1].
 
     EfficientNet-Lite0, trained on ImageNet by others, took no part in any training here, unlike the CLIP and DINO
-    networks that the usual scores share with the discriminators.
+    networks that the usual scores share with the discriminators. References are brought to the pictures' size
+    first: a photo's finer grain is no part of its identity.
     """
-    return float((_embedded(pictures) @ _embedded(references).T).mean())
-
-
-def _embedded(pictures: list[Image.Image]) -> Tensor:
-    return embed([picture.convert("RGB") for picture in pictures])
+    network = load_embedding()
+    size = pictures[0].size
+    reduced = [squared(r, keep_aspect=True).resize(size, Image.Resampling.LANCZOS) for r in references]
+    of_pictures, of_references = (
+        embed(np.stack([np.asarray(p.convert("RGB")) for p in group]), network) for group in (pictures, reduced)
+    )
+    return float((of_pictures @ of_references.T).mean())
