@@ -60,7 +60,8 @@ class Home:
 
     def close(self) -> None:
         shutil.rmtree(self.runtime)
-        (self.folder / "running.json").unlink(missing_ok=True)
+        for name in ("running.json", "environment.json"):
+            (self.folder / name).unlink(missing_ok=True)
         os.close(self._lock)
 
     def secret(self, name: str) -> str:
@@ -85,6 +86,10 @@ class Home:
             except psutil.NoSuchProcess:
                 continue
         write_private(self.folder / "running.json", json.dumps({"runtime": str(self.runtime), "processes": running}))
+
+    def publish(self, environment: dict[str, str]) -> None:
+        """Leave the settings of what runs here to this user's other processes, such as `opad key create`."""
+        write_private(self.folder / "environment.json", json.dumps(environment, indent=1))
 
     def _stop_leftovers(self) -> None:
         path = self.folder / "running.json"
@@ -186,3 +191,10 @@ def unprivileged_account(home: Path, data: Path) -> Account | None:
                 "or start as an ordinary user"
             )
     return Account(owner.pw_name, owner.pw_uid, owner.pw_gid)
+
+
+def published_environment(folder: Path) -> dict[str, str]:
+    """What the launcher of the folder has published; empty while none runs."""
+    path = folder / "environment.json"
+    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return known

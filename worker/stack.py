@@ -1,0 +1,197 @@
+"""The whole service on one machine: what `opad up` runs, and a context manager that runs it for a program."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from celery.exceptions import CeleryError
+from kombu.exceptions import KombuError
+
+from api.domain.database import make_sessions
+from api.domain.keys import ensure_first_admin_key
+from api.domain.settings import Settings
+from migrations.run import migrate
+from worker.celery_app import create_app
+from worker.home import Home, LocalError, write_private
+from worker.local import environment, start_servers
+from worker.servers import free_ports, is_free
+from worker.supervision import LEASH, Part, Supervisor
+
+READY = "OPAD is ready:"
+"""How the line begins after which everything answers."""
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    api_url: str
+    admin_key: str
+    pid: int
+    """Of the launcher."""
+
+
+def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Callable[[], bool]) -> None:
+    """Start every part that no setting names, tend them until `should_stop()`, stop them. Raises LocalError."""
+    if not is_free(settings.port):
+        raise LocalError(
+            f"port {settings.port} is taken by another program; choose one with --port, or OPAD_PORT, 0 for any"
+        )
+    home = Home(settings.home)
+    home.open()
+    supervisor = Supervisor(home, say)
+    try:
+        complete = start_servers(settings, supervisor)
+        if not complete.port:
+            complete.port = free_ports(1)[0]
+        migrate(complete.sqlalchemy_url)
+        _make_admin_key(complete, say)
+        own_engine = not complete.engine_urls
+        if own_engine:
+            complete.engine_urls = [f"unix:{home.runtime / 'engine.sock'}"]
+        home.publish(environment(complete))
+        parts = [_trainer_host(complete), _reconciler(complete), _api(complete)]
+        supervisor.start(*([_engine(complete)] if own_engine else []), *parts)
+        url = _api_url(complete)
+        say(f"{READY} {url}")
+        say(f"  API documentation {url}/docs   dashboard {url}/dashboard   logs {home.folder / 'logs'}")
+        say("  Ctrl-C stops everything; the data stays")
+        supervisor.tend_until(should_stop)
+        say("stopping")
+    finally:
+        supervisor.stop()
+        home.close()
+
+
+@contextmanager
+def local_stack(settings: Settings, *, say: Callable[[str], None]) -> Iterator[RunningStack]:
+    """`opad up` as a child of this process, which it does not outlive; ready when the block begins.
+
+    Call it from a thread that lives as long as the block. At another port when the settings' one is taken.
+    """
+    port = settings.port if is_free(settings.port) and settings.port else free_ports(1)[0]
+    chosen = settings.model_copy(update={"port": port})
+    leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGTERM)), ""]
+    launcher = subprocess.Popen(
+        [*leash, sys.executable, "-m", "worker.cli", "up"],
+        env={**os.environ, **python_path(), **environment(chosen)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    lines: list[str] = []
+    is_up = threading.Event()
+    listener = threading.Thread(target=_listen, args=(launcher, lines, is_up, say))
+    listener.start()
+    try:
+        is_up.wait()
+        if not any(line.startswith(READY) for line in lines):
+            raise LocalError("the service did not start:\n" + "\n".join(lines[-20:]))
+        yield RunningStack(_api_url(chosen), (settings.home / "admin-key").read_text().strip(), launcher.pid)
+    finally:
+        launcher.terminate()
+        launcher.wait()
+        listener.join()
+
+
+def _listen(
+    launcher: subprocess.Popen[str], lines: list[str], is_up: threading.Event, say: Callable[[str], None]
+) -> None:
+    """Pass on what the launcher says until it ends; set `is_up` when all is ready, or will never be."""
+    assert launcher.stdout is not None
+    with launcher.stdout:
+        for line in map(str.rstrip, launcher.stdout):
+            lines.append(line)
+            say(line)
+            if line.startswith(READY):
+                is_up.set()
+    is_up.set()
+
+
+def _make_admin_key(settings: Settings, say: Callable[[str], None]) -> None:
+    path = settings.home / "admin-key"
+    with make_sessions(settings).begin() as session:
+        key = ensure_first_admin_key(session)
+        if key is not None:
+            write_private(path, key + "\n")  # before the commit: a key that only a dead process knew is lost
+    if key is not None:
+        say(f"admin key    {key}  (shown this once; also in {path})")
+
+
+def _api(settings: Settings) -> Part:
+    url = _api_url(settings)
+
+    def ready() -> str | None:
+        try:
+            return url if httpx.get(f"{url}/healthz", timeout=1, trust_env=False).is_success else None
+        except httpx.TransportError:
+            return None
+
+    return _ours("api", "api", settings, ready, layer=2)
+
+
+def _trainer_host(settings: Settings) -> Part:
+    celery = create_app(settings)
+
+    def ready() -> str | None:
+        try:
+            return "trainer host, answers rings" if celery.control.ping(timeout=0.5) else None
+        except (CeleryError, KombuError, OSError):
+            return None
+
+    return _ours("trainer", "worker.host", settings, ready, layer=1, stop_seconds=60)
+
+
+def _reconciler(settings: Settings) -> Part:
+    return _ours("reconciler", "worker.reconcile", settings, lambda: "sweeps", layer=1)
+
+
+def _engine(settings: Settings) -> Part:
+    address = settings.engine_urls[0]
+    transport = httpx.HTTPTransport(uds=address.removeprefix("unix:"))
+
+    def ready() -> str | None:
+        try:
+            with httpx.Client(transport=transport, base_url="http://engine", timeout=1) as client:
+                return f"base {settings.base}" if client.get("/readyz").is_success else None
+        except httpx.TransportError:
+            return None
+
+    part = _ours("engine", "worker.inference", settings, ready, layer=1)
+    part.command.extend(["--bind", address])
+    return part
+
+
+def _ours(
+    name: str, module: str, settings: Settings, ready: Callable[[], str | None], *, layer: int, stop_seconds: float = 20
+) -> Part:
+    return Part(
+        name=name,
+        command=[sys.executable, "-m", module],
+        ready=ready,
+        environment={**python_path(), **environment(settings)},
+        layer=layer,
+        stop_seconds=stop_seconds,
+        start_seconds=180,  # a cold disk and a busy machine take their time to import torch
+    )
+
+
+def python_path() -> dict[str, str]:
+    """Our own packages are found wherever we stand, and no folder `api` that happens to be there in their place."""
+    ours = str(Path(__file__).parents[1])
+    return {
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")])),
+    }
+
+
+def _api_url(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
