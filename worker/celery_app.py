@@ -9,10 +9,12 @@ import ctypes
 import os
 import signal
 import sys
+import warnings
 from typing import Any
 from uuid import UUID
 
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 from api.domain.database import make_sessions
 from api.domain.jobs import RING_QUEUE, RING_TASK
@@ -64,10 +66,11 @@ def main() -> None:
 
     signals.setup_logging.connect(leave_logs_alone, weak=False)
     signals.worker_process_init.connect(die_with_worker, weak=False)
+    # Its messages are JSON, so that being root, as in a container, does no harm.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     # Gossip, mingle and heartbeats serve clusters; without them a worker was seen to reconnect more surely.
-    create_app(settings).worker_main(
-        ["worker", "--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    )
+    options = ["--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    create_app(settings).worker_main(["--quiet", "worker", *options])
 
 
 if __name__ == "__main__":

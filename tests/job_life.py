@@ -1,0 +1,174 @@
+"""Jobs in a real database and the processes that train them; shared by the tests of the domain, worker and faults."""
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import select
+from uuid_utils.compat import uuid7
+
+from api.domain.database import Sessions, make_sessions
+from api.domain.models import Checkpoint, Concept, Job, JobState, Owner, Reference
+from api.domain.settings import Settings
+from api.domain.storage import Storage, reference_key
+from tests.random_base import write_random_base
+from worker.local import environment
+
+_T = TypeVar("_T")
+
+ENDED = {JobState.succeeded, JobState.failed, JobState.cancelled}
+
+
+@pytest.fixture
+def sessions(settings: Settings) -> Sessions:
+    return make_sessions(settings)
+
+
+@pytest.fixture
+def make_job(sessions: Sessions) -> Callable[..., UUID]:
+    """Insert a job of a new concept without references; `columns` replace the defaults."""
+
+    def make(**columns: object) -> UUID:
+        return insert_job(sessions, [], **columns)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def quick(settings: Settings, base_folder: Path) -> Settings:
+    """Settings of the fault tests: a base that trains in seconds, and short intervals.
+
+    With a lease of 3 s a machine with four times more work than cores was seen to starve a sound heartbeat.
+    """
+    intervals = {
+        "lease_seconds": 12.0,
+        "heartbeat_seconds": 0.5,
+        "reconcile_seconds": 0.5,
+        "poll_seconds": 0.5,
+        "checkpoint_seconds": 0.2,
+    }
+    return settings.model_copy(update={"base": str(base_folder), "device": "cpu", **intervals})
+
+
+@pytest.fixture
+def queue_training(sessions: Sessions, quick: Settings) -> Callable[..., UUID]:
+    """Insert a job with four references in the store, `iterations` long."""
+
+    def queue(*, iterations: int) -> UUID:
+        return insert_job(
+            sessions,
+            _store_references(Storage(quick)),
+            overrides={"iterations": iterations, "collaborative_iterations": 2},
+        )
+
+    return queue
+
+
+@pytest.fixture
+def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """`start_process(settings, "worker.host")`; killed after the test, and what it wrote is shown if that failed."""
+    started: list[subprocess.Popen[bytes]] = []
+    log = tmp_path / "processes.log"
+
+    def start(settings: Settings, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env={**os.environ, **process_environment(settings)},
+                cwd=Path(__file__).parents[1],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+    print(log.read_text() if log.exists() else "")
+
+
+def process_environment(settings: Settings) -> dict[str, str]:
+    names = ("base", "device", "lease_seconds", "heartbeat_seconds", "reconcile_seconds", "poll_seconds")
+    own = {f"OPAD_{name.upper()}": str(getattr(settings, name)) for name in (*names, "checkpoint_seconds")}
+    return {**environment(settings), **own, "OMP_NUM_THREADS": "1"}
+
+
+def insert_job(sessions: Sessions, references: list[Reference], **columns: object) -> UUID:
+    with sessions.begin() as db:
+        owner = Owner(id=uuid7(), name=f"owner {uuid7()}")
+        db.add(owner)
+        db.flush()
+        concept = Concept(id=uuid7(), owner_id=owner.id, name="blue mug", class_noun="mug", base="nano")
+        db.add(concept)
+        db.flush()
+        for reference in references:
+            reference.concept_id = concept.id
+            db.add(reference)
+        job = Job(id=uuid7(), owner_id=owner.id, concept_id=concept.id, version=1, preset="default", seed=7)
+        for name, value in columns.items():
+            setattr(job, name, value)
+        db.add(job)
+    return job.id
+
+
+def read_job(sessions: Sessions, job_id: UUID) -> Job:
+    with sessions.begin() as db:
+        return db.get_one(Job, job_id)
+
+
+def checkpoints_of(sessions: Sessions, job_id: UUID) -> list[Checkpoint]:
+    with sessions.begin() as db:
+        return list(db.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)))
+
+
+def wait_until(look: Callable[[], _T | None], *, seconds: float, what: str) -> _T:
+    """Look, twenty times a second, until there is something to see; fail after the deadline."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        seen = look()
+        if seen:
+            return seen
+        time.sleep(0.05)
+    pytest.fail(f"{what}: not within {seconds:.0f} s")
+
+
+def wait_for_end(sessions: Sessions, job_id: UUID, *, seconds: float = 240) -> Job:
+    def ended() -> Job | None:
+        job = read_job(sessions, job_id)
+        return job if job.state in ENDED else None
+
+    return wait_until(ended, seconds=seconds, what="the job's end")
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def _store_references(storage: Storage) -> list[Reference]:
+    drawn = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    references = []
+    for position, small in enumerate(drawn):
+        png = io.BytesIO()
+        Image.fromarray(small).resize((80, 80), Image.Resampling.BICUBIC).save(png, "PNG")
+        sha256 = hashlib.sha256(png.getvalue()).hexdigest()
+        storage.put_once(reference_key(sha256), png.getvalue(), sha256)
+        references.append(Reference(position=position, key=reference_key(sha256), sha256=sha256, width=80, height=80))
+    return references

@@ -1,0 +1,59 @@
+import time
+from datetime import timedelta
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+from sqlalchemy import func, select, text, update
+
+from api.domain import jobs
+from api.domain.models import Attempt, Job, JobState
+from tests.job_life import read_job
+from worker import reconcile
+
+
+@pytest.fixture
+def rings(settings):
+    """How many rings lie unheard in the broker."""
+    broker = redis.Redis.from_url(settings.redis_url.replace("redis+socket://", "unix://"))
+    broker.delete(jobs.RING_QUEUE)
+    yield lambda: broker.llen(jobs.RING_QUEUE)
+    broker.delete(jobs.RING_QUEUE)
+
+
+def test_a_sweep_takes_back_what_a_silent_worker_held_and_leaves_the_rest(settings, sessions, make_job):
+    lost, held, waiting = make_job(), make_job(), make_job()
+    with sessions.begin() as db:
+        for job_id in (lost, held):
+            db.execute(jobs.claim("w1", lease_seconds=60, job_id=job_id)).one()
+        db.execute(update(Job).where(Job.id == lost).values(lease_until=func.now() - timedelta(seconds=1)))
+    assert reconcile.sweep(settings, sessions) == [waiting], "the lost job is paused first"
+    assert (read_job(sessions, lost).state, read_job(sessions, held).state) == (JobState.queued, JobState.running)
+    with sessions.begin() as db:
+        cause = db.execute(select(Attempt.cause, Attempt.detail).where(Attempt.job_id == lost)).one()
+    assert cause == ("lost_worker", "the lease ran out")
+
+
+def test_while_one_sweeps_the_others_do_nothing(settings, sessions, make_job):
+    job_id = make_job()
+    with sessions.begin() as db:
+        db.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": reconcile._LOCK})
+        assert reconcile.sweep(settings, sessions) == []
+    assert reconcile.sweep(settings, sessions) == [job_id]
+
+
+def test_it_rings_for_each_waiting_job_and_never_piles_up_rings(settings, sessions, make_job, rings):
+    waiting = [make_job(), make_job()]
+    doorbell = reconcile.create_doorbell(settings)
+    reconcile.ring(doorbell, waiting)
+    assert rings() == 2
+    reconcile.ring(doorbell, waiting)
+    assert rings() == 2, "nobody has heard the first ones yet"
+
+
+def test_a_dead_broker_is_given_up_within_seconds(settings):
+    dead = settings.model_copy(update={"redis_url": "redis://127.0.0.1:9/0"})
+    started = time.monotonic()
+    with pytest.raises(OperationalError):
+        reconcile.ring(reconcile.create_doorbell(dead), [])
+    assert time.monotonic() - started < 10

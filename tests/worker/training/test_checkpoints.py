@@ -1,0 +1,69 @@
+import hashlib
+
+import pytest
+from sqlalchemy import update
+
+from api.domain.models import Checkpoint, Job, JobState
+from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
+from tests.job_life import checkpoints_of
+from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def storage(settings):
+    return Storage(settings)
+
+
+@pytest.fixture
+def job_id(make_job):
+    return make_job(state=JobState.running, fence=1)
+
+
+def save(storage, sessions, job_id, step, *, fence=1):
+    return save_checkpoint(storage, sessions, job_id, fence, step=step, state=f"state {step}".encode())
+
+
+def test_the_newest_checkpoint_is_resumed(storage, sessions, job_id):
+    assert newest_sound_checkpoint(storage, sessions, job_id) is None
+    assert save(storage, sessions, job_id, 1)
+    assert save(storage, sessions, job_id, 2)
+    assert newest_sound_checkpoint(storage, sessions, job_id) == b"state 2"
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(storage, sessions, job_id):
+    save(storage, sessions, job_id, 1)
+    save(storage, sessions, job_id, 2)
+    with sessions.begin() as db:
+        wrong = hashlib.sha256(b"what was written").hexdigest()
+        db.execute(update(Checkpoint).where(Checkpoint.step == 2).values(sha256=wrong))
+    assert newest_sound_checkpoint(storage, sessions, job_id) == b"state 1"
+
+
+def test_an_object_whose_row_was_never_written_does_not_count(storage, sessions, job_id):
+    """Killed between the two."""
+    save(storage, sessions, job_id, 1)
+    storage.put_once(f"jobs/{job_id}/f1/step2.safetensors", b"state 2", hashlib.sha256(b"state 2").hexdigest())
+    assert newest_sound_checkpoint(storage, sessions, job_id) == b"state 1"
+
+
+def test_superseded_objects_are_deleted(storage, sessions, job_id):
+    for step in (1, 2, 3):
+        save(storage, sessions, job_id, step)
+    assert sorted(row.step for row in checkpoints_of(sessions, job_id)) == [2, 3]
+    with pytest.raises(ObjectMissing):
+        storage.read(f"jobs/{job_id}/f1/step1.safetensors")
+
+
+def test_a_zombie_s_checkpoint_does_not_count(storage, sessions, job_id):
+    with sessions.begin() as db:
+        db.execute(update(Job).values(fence=2))
+    assert not save(storage, sessions, job_id, 9, fence=1)
+    assert newest_sound_checkpoint(storage, sessions, job_id) is None
+
+
+def test_a_store_that_is_away_costs_a_checkpoint_but_stops_a_resume(settings, sessions, storage, job_id):
+    away = Storage(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}))
+    assert not save(away, sessions, job_id, 1)
+    save(storage, sessions, job_id, 2)
+    with pytest.raises(StorageUnavailable):
+        newest_sound_checkpoint(away, sessions, job_id)

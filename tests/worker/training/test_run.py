@@ -1,0 +1,102 @@
+"""How a trainer tells the end of its job, on a real base with random weights."""
+
+import pytest
+from sqlalchemy import select, update
+
+from api.domain import jobs
+from api.domain.models import Bundle, Concept, Job, JobState, Reference
+from api.domain.storage import Storage
+from opad_core.bundle import read_bundle
+from tests.job_life import checkpoints_of, read_job
+from worker.training.job import Claim
+from worker.training.lease import EXIT_LEASE_LOST
+from worker.training.run import run
+
+
+@pytest.fixture
+def quick(quick):
+    """A minute's lease: here the watchdog would end the tests with it."""
+    return quick.model_copy(update={"lease_seconds": 60.0})
+
+
+@pytest.fixture
+def claimed(sessions, queue_training):
+    """A queued training, claimed under fence 1 as the host does."""
+    job_id = queue_training(iterations=2)
+    with sessions.begin() as db:
+        db.execute(jobs.claim("w1", lease_seconds=60)).one()
+    return Claim(job_id, 1)
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, claimed):
+    assert run(claimed, quick, never) == 0
+    job = read_job(sessions, claimed.job_id)
+    assert (job.state, job.stage, job.step, job.total_steps) == (JobState.succeeded, "collaborative", 4, 4)
+    assert job.losses.keys() >= {"rec", "mse", "id", "swd"}
+    storage = Storage(quick)
+    assert storage.read(job.preview_key).startswith(b"\x89PNG")
+    with sessions.begin() as db:
+        bundle = db.scalars(select(Bundle)).one()
+    assert read_bundle(storage.get(bundle.key, bundle.sha256)).class_noun == "mug"
+    assert storage.delete_prefix(f"jobs/{job.id}/f") == 0, "its checkpoints are gone"
+
+
+def test_a_stopped_training_goes_back_to_the_queue_with_its_state(quick, sessions, claimed):
+    asked = iter([False, True])
+    assert run(claimed, quick.model_copy(update={"checkpoint_seconds": 3600}), lambda: next(asked)) == 0
+    assert read_job(sessions, claimed.job_id).state is JobState.queued
+    assert [row.step for row in checkpoints_of(sessions, claimed.job_id)] == [1]
+
+
+def test_a_cancelled_training_makes_no_bundle(quick, sessions, claimed):
+    with sessions.begin() as db:
+        db.execute(jobs.request_cancel(claimed.job_id))
+    assert run(claimed, quick, never) == 0
+    assert read_job(sessions, claimed.job_id).state is JobState.cancelled
+    with sessions.begin() as db:
+        assert db.scalars(select(Bundle)).all() == []
+
+
+def test_a_class_noun_the_base_does_not_know_fails_the_job_in_words(quick, sessions, claimed):
+    with sessions.begin() as db:
+        db.execute(update(Concept).values(class_noun="teapot"))
+    assert run(claimed, quick, never) == 0
+    job = read_job(sessions, claimed.job_id)
+    assert (job.state, job.error_code) == (JobState.failed, "invalid")
+    assert "does not know the class noun 'teapot'" in job.error_detail
+
+
+def test_a_lost_reference_fails_the_job_as_storage(quick, sessions, claimed):
+    with sessions.begin() as db:
+        db.execute(update(Reference).where(Reference.position == 2).values(key="references/none.png"))
+    assert run(claimed, quick, never) == 0
+    job = read_job(sessions, claimed.job_id)
+    assert (job.state, job.error_code) == (JobState.failed, "storage")
+    assert "there is no object references/none.png" in job.error_detail
+
+
+def test_a_store_that_is_away_costs_an_attempt_and_not_the_job(quick, sessions, claimed):
+    assert run(claimed, quick.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}), never) == 0
+    job = read_job(sessions, claimed.job_id)
+    assert (job.state, job.attempt, job.error_code) == (JobState.queued, 1, None)
+
+
+def test_a_job_lost_before_its_end_is_told_nothing(quick, sessions, claimed):
+    quiet = quick.model_copy(update={"heartbeat_seconds": 3600.0, "lease_seconds": 7200.0})
+    assert run(claimed, quiet, take_away(sessions)) == EXIT_LEASE_LOST
+    assert read_job(sessions, claimed.job_id).fence == 2
+
+
+def take_away(sessions):
+    """Asked whether to stop, another takes the job in that moment, and the answer is yes."""
+
+    def stop() -> bool:
+        with sessions.begin() as db:
+            db.execute(update(Job).values(fence=2))
+        return True
+
+    return stop
