@@ -27,13 +27,17 @@ check: setup
 setup:
 	@.ci/setup
 
-# torch stays out of the lock: its builds for CPU and for NVIDIA differ in hash, so its version alone is pinned
+# torch stays out of the locks: its builds for CPU and for NVIDIA differ in hash, so its version alone is pinned
+COMPILE = .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+    --override .venv/without-torch.txt --no-emit-package torch --no-emit-package sympy \
+    --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
+
 lock: setup
-	.venv/bin/python -m pip install --quiet uv==0.13.9
+	$(PY) -m pip install --quiet uv==0.13.9
 	echo "torch ; sys_platform == 'never'" > .venv/without-torch.txt
-	.venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-	    --override .venv/without-torch.txt --no-emit-package torch --no-emit-package sympy \
-	    --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.lock
+	$(COMPILE) --all-extras -o requirements.lock
+	$(COMPILE) -c requirements.lock -o docker/api.lock
+	$(COMPILE) -c requirements.lock --extra ml -o docker/worker.lock
 
 clean:
 	rm -rf .venv demo build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,21 @@
+"""One-shot: bring the database to the newest revision, make the bucket, and the first admin key, shown this once."""
+
+from api.domain.database import make_sessions
+from api.domain.keys import ensure_first_admin_key
+from api.domain.settings import Settings
+from api.domain.storage import Storage
+from migrations.run import migrate
+
+
+def main() -> None:
+    settings = Settings()
+    migrate(settings.sqlalchemy_url)
+    Storage(settings).ensure_bucket()
+    with make_sessions(settings).begin() as session:
+        key = ensure_first_admin_key(session)
+        if key is not None:
+            print(f"admin key {key} (shown this once; copy it now)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

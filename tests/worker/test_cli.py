@@ -1,0 +1,64 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from api.domain import keys
+from api.domain.database import make_sessions
+from api.domain.models import ApiKey
+from api.domain.settings import Settings
+from worker import cli
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def in_use(settings, monkeypatch):
+    """The environment of a user who has servers."""
+    for name, value in {"OPAD_DATABASE_URL": settings.database_url, "OPAD_HOME": str(settings.home)}.items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+def test_a_made_key_is_shown_once_and_kept_as_a_hash(in_use, capsys):
+    assert cli.main(["key", "create", "--scopes", "read, generate", "--owner", "alice"]) == 0
+    text = capsys.readouterr().out.strip()
+    with make_sessions(in_use)() as session:
+        (key,) = session.scalars(select(ApiKey)).all()
+    assert keys.parse(text) == key.secret_sha256
+    assert key.scopes == ["read", "generate"]
+
+
+def test_an_unknown_scope_is_refused_in_words(in_use, capsys):
+    assert cli.main(["key", "create", "--scopes", "root"]) == 1
+    assert "scopes are admin, train, generate, read; got 'root'" in capsys.readouterr().err
+
+
+def test_without_a_running_service_it_says_how_to_start_one(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OPAD_HOME", str(tmp_path))
+    assert cli.main(["migrate"]) == 1
+    assert "start it with `opad up`, or set OPAD_DATABASE_URL" in capsys.readouterr().err
+
+
+def test_migrating_twice_is_fine(in_use):
+    assert [cli.main(["migrate"]), cli.main(["migrate"])] == [0, 0]
+
+
+def test_a_taken_port_is_named(stack, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPAD_HOME", str(tmp_path))
+    taken = stack.s3_endpoint.rpartition(":")[2]
+    assert cli.main(["up", "--port", taken]) == 1
+    assert f"port {taken} is taken" in capsys.readouterr().err
+
+
+def test_the_launcher_imports_no_torch():
+    code = "import sys, worker.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+def test_every_setting_is_explained_in_the_example():
+    explained = set(re.findall(r"^#OPAD_(\w+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
+    assert explained == {name.upper() for name in Settings.model_fields}
