@@ -1,0 +1,170 @@
+"""The dashboard as a browser without script sees it: signing in, staying in, leaving; names as text."""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select, update
+
+from api.app import create_app
+from api.domain.database import Sessions
+from api.domain.models import ApiKey, DashboardSession
+from api.domain.settings import Settings
+from tests.api.pictures import photo
+
+
+def sign_in(browser: TestClient, key: str, **headers: str) -> Any:
+    return browser.post("/dashboard/sign-in", data={"key": key}, headers=headers)
+
+
+@pytest.fixture
+def browser(anonymous: TestClient, new_key: Callable[..., str], base: None) -> TestClient:
+    """Signed in as alice, by cookie alone."""
+    assert sign_in(anonymous, new_key()).status_code == 303
+    return anonymous
+
+
+def csrf_of(page: str) -> str:
+    found = re.search(r'name="csrf-token" content="([0-9a-f]{64})"', page)
+    assert found is not None
+    return found[1]
+
+
+def test_a_stranger_is_sent_to_the_sign_in_page(anonymous: TestClient) -> None:
+    answer = anonymous.get("/dashboard")
+
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/dashboard/sign-in"
+    assert "API key" in anonymous.get("/dashboard/sign-in").text
+
+
+def test_a_good_key_opens_the_dashboard(anonymous: TestClient, new_key: Callable[..., str], sessions: Sessions) -> None:
+    answer = sign_in(anonymous, new_key())
+
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    token = cookie.partition("=")[2].partition(";")[0]
+    with sessions() as db:
+        assert token.encode() not in db.scalars(select(DashboardSession.token_sha256)).one()
+    page = anonymous.get("/dashboard")
+    assert page.status_code == 200
+    assert page.headers["cache-control"] == "no-store"
+    assert "Sign out" in page.text
+
+
+def test_a_wrong_key_is_refused_in_words(anonymous: TestClient, new_key: Callable[..., str]) -> None:
+    wrong = sign_in(anonymous, "hello")
+    assert wrong.status_code == 401
+    assert "this is not an OPAD key" in wrong.text
+
+    narrow = sign_in(anonymous, new_key(scopes=("generate",)))
+    assert narrow.status_code == 403
+    assert "may not read" in narrow.text
+
+
+def test_plain_http_beyond_this_machine_is_refused(api_settings: Settings, new_key: Callable[..., str]) -> None:
+    with TestClient(create_app(api_settings), base_url="http://opad.example", follow_redirects=False) as browser:
+        page = browser.get("/dashboard/sign-in")
+        posted = sign_in(browser, new_key())
+
+    for answer in (page, posted):
+        assert answer.status_code == 403
+        assert "unencrypted" in answer.text
+        assert "set-cookie" not in answer.headers
+        assert "<form" not in answer.text
+
+
+def test_over_tls_the_cookie_is_bound_to_the_host(api_settings: Settings, new_key: Callable[..., str]) -> None:
+    with TestClient(create_app(api_settings), base_url="https://opad.example", follow_redirects=False) as browser:
+        cookie = sign_in(browser, new_key()).headers["set-cookie"]
+
+        assert cookie.startswith("__Host-opad=")
+        assert "Secure" in cookie
+        assert browser.get("/dashboard").status_code == 200
+        assert "strict-transport-security" in browser.get("/dashboard").headers
+
+
+def test_another_sites_form_does_not_sign_in(anonymous: TestClient, new_key: Callable[..., str]) -> None:
+    assert sign_in(anonymous, new_key(), Origin="http://evil.example").status_code == 403
+    assert sign_in(anonymous, new_key(), **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
+
+
+def test_the_session_reads_the_api_and_writes_with_its_token_only(browser: TestClient) -> None:
+    browser_headers = {"Origin": "http://localhost"}
+    token = csrf_of(browser.get("/dashboard").text)
+    body = {"concept": "my mug", "prompt": "a <concept>"}
+
+    assert browser.get("/v1/jobs").status_code == 200
+    without = browser.post("/v1/generate", json=body, headers=browser_headers)
+    assert without.status_code == 403
+    assert without.json()["code"] == "bad_csrf_token"
+    foreign = browser.post("/v1/generate", json=body, headers={"Origin": "http://evil.example", "X-CSRF-Token": token})
+    assert foreign.status_code == 403
+    right = browser.post("/v1/generate", json=body, headers={**browser_headers, "X-CSRF-Token": token})
+    assert right.json()["code"] == "no_such_concept"
+
+
+def test_signing_out_ends_the_session_on_the_server(browser: TestClient, sessions: Sessions) -> None:
+    cookies = dict(browser.cookies)
+    token = csrf_of(browser.get("/dashboard").text)
+
+    assert browser.post("/dashboard/sign-out", data={"csrf": "0" * 64}).status_code == 403
+    assert browser.post("/dashboard/sign-out", data={"csrf": token}).status_code == 303
+
+    browser.cookies.update(cookies)
+    assert browser.get("/v1/jobs").status_code == 401
+    with sessions() as db:
+        assert db.scalar(select(func.count()).select_from(DashboardSession)) == 0
+
+
+def test_a_session_ends_by_idleness_age_or_with_its_key(
+    browser: TestClient, sessions: Sessions, subtests: pytest.Subtests
+) -> None:
+    ends: list[tuple[str, Any]] = [
+        ("idle", update(DashboardSession).values(seen_at=func.now() - timedelta(minutes=31))),
+        ("old", update(DashboardSession).values(created_at=func.now() - timedelta(hours=9))),
+        ("revoked", update(ApiKey).values(revoked_at=func.now())),
+    ]
+    undo = [
+        update(DashboardSession).values(seen_at=func.now(), created_at=func.now()),
+        update(ApiKey).values(revoked_at=None),
+    ]
+    for name, change in ends:
+        with subtests.test(name):
+            with sessions.begin() as db:
+                db.execute(change)
+            assert browser.get("/v1/jobs").status_code == 401
+            with sessions.begin() as db:
+                for statement in undo:
+                    db.execute(statement)
+            assert browser.get("/v1/jobs").status_code == 200
+
+
+def test_the_page_shows_jobs_and_every_name_as_text(browser: TestClient, new_key: Callable[..., str]) -> None:
+    browser.post(
+        "/v1/concepts",
+        files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
+        data={"name": "<svg onload=alert(1)>", "class_noun": "mug"},
+        headers={"Authorization": f"Bearer {new_key()}"},
+    )
+
+    page = browser.get("/dashboard").text
+
+    assert "<svg onload" not in page
+    assert "&lt;svg onload=alert(1)&gt;" in page
+    assert 'data-state="queued"' in page
+    assert page.count('alt="reference') == 3
+
+
+def test_pages_carry_no_inline_script_or_style(browser: TestClient) -> None:
+    for path in ("/dashboard", "/dashboard/sign-in", "/docs"):
+        page = browser.get(path).text
+
+        assert not re.search(r"<script(?![^>]*src=)[^>]*>", page)
+        assert not re.search(r"<style|\sstyle=|\son[a-z]+=\"", page)
+    for address in ("/static/style.css", "/static/dashboard.js", "/favicon.ico", "/static/favicon.svg"):
+        assert browser.get(address).status_code == 200

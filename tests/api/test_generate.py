@@ -1,0 +1,260 @@
+"""Pictures through the api from a real engine process; its base has random weights, which is all the same here."""
+
+import base64
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from api.domain.database import Sessions
+from api.domain.models import Bundle, JobState
+from api.domain.settings import Settings
+from api.domain.storage import Storage, bundle_key
+from api.engine_client import EngineClient
+from opad_core.bases import load_base
+from tests.random_base import write_random_base
+from tests.worker.inference.conftest import random_bundle
+from worker.local import environment
+
+BEACH = "a <concept> on the beach"
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def bundle(base_folder: Path) -> bytes:
+    return random_bundle(load_base(str(base_folder), device="cpu"), seed=1)
+
+
+@pytest.fixture(scope="module")
+def engine_url(stack: Settings, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An engine with a database of its own, so that it may outlive the tests' ones."""
+    folder = tmp_path_factory.mktemp("engine")
+    with psycopg.connect(stack.database_url or "", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE of_the_engine TEMPLATE template")
+    database_url = urlunsplit(urlsplit(stack.database_url or "")._replace(path="/of_the_engine"))
+    settings = stack.model_copy(update={"home": folder, "base": str(base_folder), "database_url": database_url})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.inference", "--bind", f"unix:{folder}/engine.sock"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **environment(settings), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    log = []
+    try:
+        for line in process.stdout:
+            log.append(line)
+            if "base.announced" in line:
+                break
+        assert process.poll() is None, log
+        yield f"unix:{folder}/engine.sock"
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
+def api_settings(settings: Settings, engine_url: str) -> Settings:
+    return settings.model_copy(update={"engine_urls": [engine_url], "generate_timeout_seconds": 60})
+
+
+@pytest.fixture
+def ready(
+    concept: dict[str, Any], bundle: bytes, sessions: Sessions, set_job: Callable[..., None], settings: Settings
+) -> dict[str, Any]:
+    """The concept after its training."""
+    sha256 = hashlib.sha256(bundle).hexdigest()
+    Storage(settings).put_once(bundle_key(sha256), bundle, sha256)
+    job_id = concept["jobs"][0]["id"]
+    with sessions.begin() as db:
+        db.add(
+            Bundle(
+                job_id=UUID(job_id),
+                concept_id=UUID(concept["id"]),
+                version=1,
+                key=bundle_key(sha256),
+                sha256=sha256,
+                size=len(bundle),
+            )
+        )
+    set_job(job_id, state=JobState.succeeded)
+    return concept
+
+
+def test_a_picture_comes_in_the_accepted_format(
+    client: TestClient, ready: dict[str, Any], subtests: pytest.Subtests
+) -> None:
+    for name in ("png", "jpeg", "webp"):
+        with subtests.test(name):
+            answer = client.post(
+                "/v1/generate",
+                json={"concept_id": ready["id"], "prompt": BEACH, "seed": 7},
+                headers={"Accept": f"image/{name}"},
+            )
+
+            assert answer.status_code == 200
+            assert answer.headers["content-type"] == f"image/{name}"
+            assert answer.headers["x-seed"] == "7"
+            assert answer.headers["x-cache"].startswith("bundle=")
+            assert "unet_decode;dur=" in answer.headers["server-timing"]
+            assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
+
+
+def test_json_carries_several_pictures_and_the_seed_of_each(client: TestClient, ready: dict[str, Any]) -> None:
+    several = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "seed": 7, "count": 3})
+    one = client.post("/generate", json={"concept": "my mug", "prompt": BEACH, "seed": 8})
+
+    assert several.status_code == 200
+    body = several.json()
+    assert body["concept_id"] == ready["id"]
+    assert body["version"] == 1
+    assert [image["seed"] for image in body["images"]] == [7, 8, 9]
+    assert one.json()["images"][0]["data"] == body["images"][1]["data"]
+    assert base64.b64decode(body["images"][0]["data"]).startswith(b"\x89PNG")
+
+
+def test_the_same_seed_is_the_same_picture_and_a_missing_one_is_told(client: TestClient, ready: dict[str, Any]) -> None:
+    drawn = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH}).json()["images"][0]
+    again = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "seed": drawn["seed"]}).json()
+
+    assert again["images"][0]["data"] == drawn["data"]
+
+
+def test_the_untouched_base_draws_the_class_noun(client: TestClient, concept: dict[str, Any]) -> None:
+    """Needs no training: the concept of this test is queued."""
+    untouched = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "seed": 7, "untouched": True})
+
+    assert untouched.status_code == 200
+    assert untouched.json()["version"] is None
+    assert untouched.json()["images"][0]["seed"] == 7
+
+
+def test_a_trained_concept_differs_from_the_untouched_base(client: TestClient, ready: dict[str, Any]) -> None:
+    asked = {"concept": "my mug", "prompt": BEACH, "seed": 7}
+
+    own = client.post("/v1/generate", json=asked).json()["images"][0]["data"]
+    untouched = client.post("/v1/generate", json={**asked, "untouched": True}).json()["images"][0]["data"]
+
+    assert own != untouched
+
+
+def test_unknown_words_are_remarked_upon_not_refused(client: TestClient, ready: dict[str, Any]) -> None:
+    asked = {"concept": "my mug", "prompt": "a <concept> on the Tiergärten beach", "seed": 1}
+
+    as_json = client.post("/v1/generate", json=asked)
+    as_image = client.post("/v1/generate", json=asked, headers={"Accept": "image/png"})
+
+    assert as_json.json()["warnings"] == ["nano does not know 'tiergärten' and may ignore it"]
+    assert as_image.headers["x-warnings"] == "nano does not know 'tierg\\xe4rten' and may ignore it"
+
+
+def test_several_pictures_do_not_fit_into_one_file(client: TestClient, ready: dict[str, Any]) -> None:
+    answer = client.post(
+        "/v1/generate", json={"concept": "my mug", "prompt": BEACH, "count": 2}, headers={"Accept": "image/png"}
+    )
+
+    assert answer.status_code == 406
+    assert answer.json()["code"] == "one_image_per_file"
+    assert "application/json" in answer.json()["detail"]
+
+
+def test_a_concept_that_is_not_ready_says_why(
+    client: TestClient, concept: dict[str, Any], set_job: Callable[..., None], subtests: pytest.Subtests
+) -> None:
+    job_id = concept["jobs"][0]["id"]
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"state": JobState.queued}, "concept_in_training", "queued"),
+        ({"state": JobState.running}, "concept_in_training", "running"),
+        ({"state": JobState.cancelled}, "concept_cancelled", "cancelled"),
+        ({"state": JobState.failed, "error_code": "oom", "error_detail": "too little memory"}, "concept_failed", "oom"),
+    ]
+    for columns, code, word in cases:
+        with subtests.test(code + word):
+            set_job(job_id, **columns)
+
+            answer = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH})
+
+            assert answer.status_code == 409
+            assert answer.json()["code"] == code
+            assert answer.json()["state"] == columns["state"].value
+            assert answer.json()["job_id"] == job_id
+            assert word in answer.json()["detail"]
+
+
+def test_wrong_requests_are_named(client: TestClient, base: None, subtests: pytest.Subtests) -> None:
+    good = {"concept": "my mug", "prompt": BEACH}
+    cases: list[tuple[dict[str, Any], int, str]] = [
+        ({"prompt": "a mug on the beach"}, 422, "write it exactly once"),
+        ({"prompt": "a <concept> beside a <concept>"}, 422, "contains <concept> 2 times"),
+        ({"prompt": "x" * 1001}, 422, "prompt"),
+        ({"count": 9}, 422, "count"),
+        ({"count": 0}, 422, "count"),
+        ({"seed": -1}, 422, "seed"),
+        ({"seed": 2**63}, 422, "seed"),
+        ({"seed": 2**63 - 1, "count": 2}, 422, "leaves no room"),
+        ({"format": "bmp"}, 422, "format"),
+        ({"owner_id": "x"}, 422, "owner_id: is not a known field"),
+        ({"concept_id": "0198c0de-0000-7000-8000-000000000000"}, 422, "name one concept"),
+        ({"concept": None}, 422, "name one concept"),
+        ({}, 404, "there is no concept 'my mug' here"),
+    ]
+    for changes, status, words in cases:
+        with subtests.test(str(changes)[:40]):
+            answer = client.post("/v1/generate", json={**good, **changes})
+
+            assert answer.status_code == status
+            assert words in answer.json()["detail"]
+
+
+def test_an_unreachable_engine_is_a_503(client: TestClient, ready: dict[str, Any], tmp_path: Path) -> None:
+    client.app.state.engines = EngineClient([f"unix:{tmp_path}/none.sock"], timeout_seconds=5)
+
+    answer = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH})
+
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "no_engine"
+    assert answer.headers["retry-after"] == "3"
+
+
+def test_a_second_engine_steps_in_with_the_same_picture(
+    client: TestClient, ready: dict[str, Any], engine_url: str, tmp_path: Path
+) -> None:
+    """Whichever of the two the concept hashes to, the picture is the one that the living engine draws."""
+    asked = {"concept": "my mug", "prompt": BEACH, "seed": 3}
+    before = client.post("/v1/generate", json=asked).json()["images"]
+    client.app.state.engines = EngineClient([f"unix:{tmp_path}/none.sock", engine_url], timeout_seconds=30)
+
+    assert client.post("/v1/generate", json=asked).json()["images"] == before
+
+
+def test_a_passed_deadline_is_a_504(client: TestClient, ready: dict[str, Any], engine_url: str) -> None:
+    client.app.state.engines = EngineClient([engine_url], timeout_seconds=0.002)
+
+    answer = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "count": 8})
+
+    assert answer.status_code == 504
+    assert answer.json()["code"] == "deadline_exceeded"
+
+
+def test_ready_when_an_engine_is(client: TestClient) -> None:
+    answer = client.get("/readyz")
+
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ready", "parts": {"database": "ok", "storage": "ok", "engine": "ok"}}
