@@ -14,11 +14,13 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+import redis
 from PIL import Image
 from sqlalchemy import select
 from uuid_utils.compat import uuid7
 
 from api.domain.database import Sessions, make_sessions
+from api.domain.jobs import RING_QUEUE
 from api.domain.models import Checkpoint, Concept, Job, JobState, Owner, Reference
 from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
@@ -78,6 +80,16 @@ def queue_training(sessions: Sessions, quick: Settings) -> Callable[..., UUID]:
         )
 
     return queue
+
+
+@pytest.fixture
+def rings(settings: Settings) -> Iterator[Callable[[], int]]:
+    """How many rings lie unheard in the broker, which the whole session shares: none before the test and after."""
+    address = (settings.redis_url or "").replace("redis+socket://", "unix://").partition("?")[0]
+    broker = redis.Redis.from_url(address)
+    broker.delete(RING_QUEUE)
+    yield lambda: broker.llen(RING_QUEUE)
+    broker.delete(RING_QUEUE)
 
 
 @pytest.fixture

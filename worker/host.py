@@ -48,7 +48,9 @@ class Host:
         while not self._stopping and celery.poll() is None:
             self._poll()
         celery.terminate()
-        log.info("host.stopped", celery=celery.wait())
+        code = celery.wait()
+        signal.alarm(0)
+        log.info("host.stopped", celery=code)
         return 0 if self._stopping else 1
 
     def _poll(self) -> None:

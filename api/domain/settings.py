@@ -3,8 +3,9 @@
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -51,6 +52,16 @@ class Settings(BaseSettings):
     max_upload_mb: int = Field(default=12, ge=1)
     generate_timeout_seconds: float = Field(default=10, gt=0)
     log_level: str = "INFO"
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        """A trainer lets go after three quarters of its lease; one late heartbeat must not cost the job."""
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                f"OPAD_LEASE_SECONDS={self.lease_seconds:g} is too short for OPAD_HEARTBEAT_SECONDS="
+                f"{self.heartbeat_seconds:g}; make it at least twice as long"
+            )
+        return self
 
     @cached_property
     def sqlalchemy_url(self) -> str:

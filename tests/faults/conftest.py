@@ -1,1 +1,9 @@
-from tests.job_life import base_folder, make_job, queue_training, quick, sessions, start_process  # noqa: F401
+from tests.job_life import (  # noqa: F401
+    base_folder,
+    make_job,
+    queue_training,
+    quick,
+    rings,
+    sessions,
+    start_process,
+)

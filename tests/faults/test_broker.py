@@ -39,6 +39,7 @@ def test_a_job_queued_before_the_broker_was_killed_still_runs(own_broker, sessio
     assert wait_for_end(sessions, job_id).state is JobState.succeeded
 
 
+@pytest.mark.usefixtures("rings")
 def test_a_ring_starts_the_job_and_a_cancel_wish_ends_it(quick, sessions, queue_training, start_process):
     """The Celery worker alone, without the host's poll."""
     job_id = queue_training(iterations=10_000)

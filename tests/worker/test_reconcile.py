@@ -2,7 +2,6 @@ import time
 from datetime import timedelta
 
 import pytest
-import redis
 from kombu.exceptions import OperationalError
 from sqlalchemy import func, select, text, update
 
@@ -10,15 +9,6 @@ from api.domain import jobs
 from api.domain.models import Attempt, Job, JobState
 from tests.job_life import read_job
 from worker import reconcile
-
-
-@pytest.fixture
-def rings(settings):
-    """How many rings lie unheard in the broker."""
-    broker = redis.Redis.from_url(settings.redis_url.replace("redis+socket://", "unix://"))
-    broker.delete(jobs.RING_QUEUE)
-    yield lambda: broker.llen(jobs.RING_QUEUE)
-    broker.delete(jobs.RING_QUEUE)
 
 
 def test_a_sweep_takes_back_what_a_silent_worker_held_and_leaves_the_rest(settings, sessions, make_job):
