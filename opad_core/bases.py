@@ -174,13 +174,17 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**content)
 
 
+def base_folder(name: str) -> Path:
+    return SHIPPED if name == "nano" else Path(name)
+
+
 def load_base(name: str, *, device: str = "auto", dtype: torch.dtype = torch.float32) -> Base:
     """A base by name (`nano`) or by the path of its folder; "auto" takes a GPU when there is one.
 
     Raises OpadError when the folder is missing, damaged or of another format.
     """
     transformers_logging.disable_progress_bar()  # one bar per part, for loads of milliseconds
-    folder = SHIPPED if name == "nano" else Path(name)
+    folder = base_folder(name)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return Base(folder, read_manifest(folder), torch.device(device), dtype)

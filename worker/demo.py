@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from api.domain.settings import Settings
-from opad_core.bases import SHIPPED, read_manifest
+from opad_core.bases import base_folder, read_manifest
 from opad_core.data import read_references
 from opad_core.errors import OpadError
 from opad_core.evaluation.identity import identity_score
@@ -30,10 +30,11 @@ from opad_core.evaluation.sheet import Row, draw_sheet
 from worker.home import LocalError
 from worker.stack import local_stack
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "teapot"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "striped_mug"
 PROMPTS, SEEDS_PER_PROMPT, FIRST_SEED = 4, 3, 100
 TIMED_CALLS = 50
 POLL_SECONDS = 0.5
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"
 SHOWN = {"rec", "id", "mse", "swd", "adv_clip"}
 """Losses that fit on a line."""
 
@@ -55,12 +56,14 @@ def main(argv: list[str] | None = None) -> int:
         folder, class_noun = _what_to_learn(arguments.images, arguments.class_noun)
         references = read_references(folder)
         settings = Settings()
+        scenes = read_manifest(base_folder(settings.base)).scene_prompts[:PROMPTS]
+        prompts = [scene.format("<concept>") for scene in scenes]
         with local_stack(settings, say=print) as running:
             client = httpx.Client(
                 base_url=running.api_url, headers={"Authorization": f"Bearer {running.admin_key}"}, timeout=60
             )
             with client:
-                report = run(client, folder, class_noun, references, arguments.iterations, arguments.out)
+                report = run(client, folder, class_noun, references, prompts, arguments.iterations, arguments.out)
             print(f"\nAPI documentation: {running.api_url}/docs and dashboard: {running.api_url}/dashboard")
             print("(while the service runs: `make up`)")
     except (OpadError, LocalError) as error:
@@ -82,6 +85,7 @@ def run(
     folder: Path,
     class_noun: str,
     references: list[Image.Image],
+    prompts: list[str],
     iterations: int | None,
     out: Path,
 ) -> dict[str, Any]:
@@ -93,7 +97,6 @@ def run(
         reason = job["error"]["detail"] if job["error"] else "see the log folder"
         raise OpadError(f"the job ended {job['state']}: {reason}")
 
-    prompts = [p.format("<concept>") for p in read_manifest(SHIPPED).scene_prompts[:PROMPTS]]
     seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS_PER_PROMPT))
     drawn = {
         prompt: Pictures(*(_draw(client, name, prompt, seeds, untouched=untouched) for untouched in (True, False)))
@@ -159,7 +162,7 @@ def _post_concept(
 
 def _watch(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     """Follow the job to its end with a bar: iterations, the time that is left, losses."""
-    with tqdm(total=job["total_steps"], unit="it", desc="queued", bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}") as bar:  # fmt: skip
+    with tqdm(total=job["total_steps"], desc="queued", bar_format=BAR) as bar:
         while job["state"] in ("queued", "running"):
             job = _checked(client.get(f"/v1/jobs/{job['id']}")).json()
             if job["total_steps"]:
