@@ -1,0 +1,30 @@
+from sqlalchemy import select
+
+from api.domain import jobs
+from api.domain.models import Attempt, JobState
+from tests.job_life import read_job
+from worker.claiming import train_next
+from worker.slot import take_slot
+
+
+def test_a_busy_host_takes_no_second_job(settings, sessions, make_job):
+    job_id = make_job()
+    with take_slot(settings.home):
+        assert train_next(settings, sessions) is False
+    assert read_job(sessions, job_id).state is JobState.queued
+
+
+def test_a_host_without_a_trainer_gives_back_what_it_is_said_to_train(settings, sessions, make_job):
+    """Its claimer was killed; the lease would run for another minute."""
+    ours, theirs = make_job(), make_job()
+    with take_slot(settings.home) as slot, sessions.begin() as db:
+        db.execute(jobs.claim(slot.host, lease_seconds=60, job_id=ours)).one()
+        db.execute(jobs.claim("another host", lease_seconds=60, job_id=theirs)).one()
+    assert train_next(settings, sessions) is False, "the job is paused first"
+    assert (read_job(sessions, ours).state, read_job(sessions, ours).attempt) == (JobState.queued, 1)
+    assert read_job(sessions, theirs).state is JobState.running
+    with sessions.begin() as db:
+        assert db.execute(select(Attempt.cause, Attempt.detail).where(Attempt.job_id == ours)).one() == (
+            "lost_worker",
+            "the worker started anew",
+        )
