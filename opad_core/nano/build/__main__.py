@@ -1,0 +1,62 @@
+"""`python -m opad_core.nano.build STAGE`: train the nano base from nothing, stage by stage, resumable at any step."""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from opad_core.nano.build.autoencoder import train_vae
+from opad_core.nano.build.examples import draw_examples, stand_in
+from opad_core.nano.build.features import train_clip, train_dino, train_dinov2
+from opad_core.nano.build.pack import pack
+from opad_core.nano.build.pictures import build_world
+from opad_core.nano.build.recipe import FULL, SMOKE
+from opad_core.nano.build.stage import Build, build_folder
+from opad_core.nano.build.student import train_student
+from opad_core.nano.build.teacher import train_teacher
+
+STAGES: dict[str, Callable[[Build], None]] = {
+    "world": build_world,
+    "vae": train_vae,
+    "clip": train_clip,
+    "dinov2": train_dinov2,
+    "dino": train_dino,
+    "teacher": train_teacher,
+    "student": train_student,
+    "pack": pack,
+    "examples": draw_examples,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m opad_core.nano.build", description=__doc__)
+    parser.add_argument("stage", choices=[*STAGES, "all", "smoke"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of torch")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    if arguments.stage == "smoke":
+        with tempfile.TemporaryDirectory() as folder:
+            smoke(Path(folder), arguments.seed)
+        return
+    build = Build(build_folder(), FULL, arguments.seed)
+    build.folder.mkdir(parents=True, exist_ok=True)
+    run(build, list(STAGES) if arguments.stage == "all" else [arguments.stage])
+
+
+def smoke(folder: Path, seed: int = 0) -> None:
+    """Every stage with tiny counts and this project's own drawings, into `folder`; fetches nothing."""
+    run(Build(folder, SMOKE, seed, stand_in), list(STAGES))
+
+
+def run(build: Build, stages: list[str]) -> None:
+    for stage in stages:
+        STAGES[stage](build)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""The networks of the nano base and the folder they are written to.
+
+Every network is one of diffusers' or transformers' own classes, so that the loader of the base needs no code of ours.
+Sizes are chosen for two CPU cores: the autoencoder has no block at full resolution, and the UNet works on 8x8 latents
+of many channels, which trains about twice as many pictures a second as 16x16 latents of few.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    ViTConfig,
+    ViTModel,
+)
+
+RESOLUTION = 64
+LATENT_CHANNELS = 24
+LATENT_SIZE = RESOLUTION // 8
+RAW_LATENT_SCALE = 2.0  # AutoencoderTiny squashes raw latents at +-3, so they are kept at a deviation of 0.5
+TEXT_WIDTH = 128
+TEXT_LENGTH = 24
+FEATURE_WIDTH = 128
+IDENTITY_TOKENS = 4
+BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+PIXEL_STATISTICS = {"input": RESOLUTION, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+
+def build_vae() -> AutoencoderTiny:
+    """Factor 8, 8 times fewer numbers. Without blocks the encoder is linear; autoencoder.py fills it in closed form."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(48, 48, 48, 48),
+        num_encoder_blocks=(0, 0, 0, 0),
+        decoder_block_out_channels=(48, 48, 48, 48),
+        num_decoder_blocks=(3, 3, 1, 0),
+        latent_channels=LATENT_CHANNELS,
+        scaling_factor=RAW_LATENT_SCALE,
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Twice as fast as three levels on latents of 16x16, at more parameters."""
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 160),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,  # diffusers reads it as the number of heads
+        norm_num_groups=16,
+    )
+
+
+def build_tokenizer(words: Sequence[str], folder: Path) -> CLIPTokenizer:
+    """A CLIP byte-pair tokenizer in which each of `words` is exactly one token; other words fall into pieces.
+
+    Each word in turn appends the merges that join its present pieces. Later merges rank lower, so they never
+    disturb a word that is whole already. Writes vocab.json and merges.txt into `folder`.
+    """
+    letters = [*map(chr, range(33, 127)), *map(chr, range(161, 173)), *map(chr, range(174, 256))]
+    letters += [chr(256 + index) for index in range(256 - len(letters))]
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    ranks: dict[tuple[str, str], int] = {}
+    for word in dict.fromkeys(words):
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while candidates := [(ranks[pair], pair) for pair in pairwise(pieces) if pair in ranks]:
+            pieces = _merge(pieces, min(candidates)[1])
+        while len(pieces) > 1:
+            pair = (pieces[0], pieces[1])
+            ranks[pair] = len(ranks)
+            pieces = _merge(pieces, pair)
+            vocabulary.append("".join(pair))
+    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in ranks))
+    return CLIPTokenizer(
+        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=TEXT_LENGTH
+    )
+
+
+def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for piece in pieces:
+        if merged and (merged[-1], piece) == pair:
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    return merged
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TEXT_LENGTH,
+            projection_dim=FEATURE_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+_VIT = {
+    "hidden_size": FEATURE_WIDTH,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": RESOLUTION,
+    "patch_size": 8,
+}
+
+
+def build_dino() -> ViTModel:
+    return ViTModel(ViTConfig(**_VIT, intermediate_size=4 * FEATURE_WIDTH), add_pooling_layer=False)
+
+
+def build_dinov2() -> Dinov2Model:
+    return Dinov2Model(Dinov2Config(**_VIT, mlp_ratio=4, layerscale_value=1.0))
+
+
+def build_clip() -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(**_VIT, intermediate_size=4 * FEATURE_WIDTH, projection_dim=FEATURE_WIDTH)
+    )
+
+
+class IdentityProjection(nn.Module):
+    """IP-Adapter's image projection: an image embedding [b, 128] becomes normalised tokens [b, 4, 128]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(FEATURE_WIDTH, IDENTITY_TOKENS * TEXT_WIDTH)
+        self.norm = nn.LayerNorm(TEXT_WIDTH)
+
+    def forward(self, image_embeds: Tensor) -> Tensor:
+        tokens: Tensor = self.norm(self.proj(image_embeds).unflatten(1, (IDENTITY_TOKENS, TEXT_WIDTH)))
+        return tokens
+
+
+def build_teacher_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(**BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False)
+
+
+def build_student_scheduler() -> EulerDiscreteScheduler:
+    return EulerDiscreteScheduler(**BETAS, prediction_type="v_prediction", timestep_spacing="trailing")
+
+
+@dataclass
+class Parts:
+    """Everything a base folder holds, in memory."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderTiny
+    teacher: UNet2DConditionModel
+    student: UNet2DConditionModel
+    dino: ViTModel
+    dinov2: Dinov2Model
+    clip: CLIPVisionModelWithProjection
+    identity: IdentityProjection
+
+
+def build_parts(words: Sequence[str], folder: Path) -> Parts:
+    """All networks with fresh weights; `folder` receives the tokenizer's two files."""
+    tokenizer = build_tokenizer(words, folder)
+    return Parts(
+        tokenizer=tokenizer,
+        text_encoder=build_text_encoder(tokenizer),
+        vae=build_vae(),
+        teacher=build_unet(),
+        student=build_unet(),
+        dino=build_dino(),
+        dinov2=build_dinov2(),
+        clip=build_clip(),
+        identity=IdentityProjection(),
+    )
+
+
+def write_base(folder: Path, parts: Parts, *, vocabulary: Mapping[str, Any]) -> None:
+    """Write the base in fp16 with a manifest that hashes every file.
+
+    `vocabulary` gives the manifest's `nouns`, `words`, `templates`, `scene_prompts`, `presets` and `licences`.
+    The parts are converted to fp16 copies; the caller's weights stay as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = {
+        "teacher/unet": parts.teacher,
+        "student/unet": parts.student,
+        "vae": parts.vae,
+        "text_encoder": parts.text_encoder,
+        "discriminators/dino": parts.dino,
+        "discriminators/dinov2": parts.dinov2,
+        "discriminators/clip": parts.clip,
+    }
+    for place, network in networks.items():
+        half = copy.deepcopy(network).half().to(memory_format=torch.contiguous_format)
+        half.save_pretrained(folder / place)
+    build_teacher_scheduler().save_pretrained(folder / "teacher" / "scheduler")
+    build_student_scheduler().save_pretrained(folder / "student" / "scheduler")
+    parts.tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / "identity").mkdir(exist_ok=True)
+    identity = {name: value.detach().half().contiguous() for name, value in parts.identity.state_dict().items()}
+    save_file(identity, folder / "identity" / "projection.safetensors")
+    manifest = {
+        "format": 1,
+        "name": "nano",
+        "resolution": RESOLUTION,
+        "identity_tokens": IDENTITY_TOKENS,
+        "backbones": dict.fromkeys(("dino", "dinov2", "clip"), PIXEL_STATISTICS),
+        **vocabulary,
+        "files": {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path != folder / "manifest.json" and path.suffix != ".md"
+        },
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")

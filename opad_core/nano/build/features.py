@@ -1,0 +1,182 @@
+"""Stages `clip`, `dino` and `dinov2`: three small feature networks trained in three ways.
+
+They play the parts of CLIP (captions), DINO (pictures alone) and DINOv2 (here: labels of the world, since
+self-distillation of a second network taught it less than knowing which drawing, colour and scene it sees). CLIP's text
+encoder becomes the base's text encoder, and its identity projection is trained beside it.
+"""
+
+import json
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+from transformers import CLIPTokenizer
+
+from opad_core.nano.build.architecture import (
+    FEATURE_WIDTH,
+    TEXT_LENGTH,
+    TEXT_WIDTH,
+    IdentityProjection,
+    build_clip,
+    build_dino,
+    build_dinov2,
+    build_text_encoder,
+    build_tokenizer,
+)
+from opad_core.nano.build.stage import Build
+from opad_core.nano.build.vocabulary import COLOURS, DRAWINGS, SCENES, all_words
+
+_PAIRS = 64
+_TEMPERATURE = 0.1
+
+
+def world_tokenizer(build: Build) -> CLIPTokenizer:
+    return build_tokenizer(all_words(), build.folder / "tokenizer")
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token ids [b, 24], padded."""
+    ids: Tensor = tokenizer(
+        captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
+def load_labels(build: Build) -> dict[str, NDArray[np.int64]]:
+    with np.load(build.folder / "labels.npz") as labels:
+        return dict(labels)
+
+
+def train_clip(build: Build) -> None:
+    """Caption against picture, and picture against another picture of the same thing (identity tokens)."""
+    torch.manual_seed(build.seed + 1)
+    tokenizer = world_tokenizer(build)
+    text, vision, identity = build_text_encoder(tokenizer), build_clip(), IdentityProjection()
+    text_head = nn.Linear(TEXT_WIDTH, FEATURE_WIDTH, bias=False)
+    parts = nn.ModuleList([text, vision, identity, text_head])
+    captions: list[str] = json.loads((build.folder / "captions.json").read_text())
+    things, partners = _things(build)
+    optimizer, schedule = _optimizer(parts, build.counts["clip_steps"])
+    shown: dict[str, float] = {}
+    state = {
+        "text_encoder": text,
+        "clip": vision,
+        "identity": identity,
+        "text_head": text_head,
+        "optimizer": optimizer,
+        "schedule": schedule,
+    }
+    for step in build.steps("clip", build.counts["clip_steps"], state, shown):
+        indices = build.indices("clip", step, _PAIRS)
+        rng = np.random.default_rng([build.seed, step])
+        indices = np.concatenate([indices, [rng.choice(partners[things[index]]) for index in indices]])
+        image = vision(jitter(build.batch(indices), build.generator("clip", step))).image_embeds
+        ids = tokenize(tokenizer, [captions[index] for index in indices])
+        caption = text_head(text(ids).pooler_output)
+        similarity = F.normalize(image, dim=-1) @ F.normalize(caption, dim=-1).T / 0.07
+        match = torch.arange(len(indices))
+        caption_loss = (F.cross_entropy(similarity, match) + F.cross_entropy(similarity.T, match)) / 2
+        same = torch.from_numpy(things[indices])
+        identity_loss = contrast(identity(image).flatten(1), same)
+        _descend(optimizer, schedule, parts, caption_loss + 0.5 * identity_loss)
+        shown.update(caption=caption_loss.item(), identity=identity_loss.item())
+
+
+def train_dino(build: Build) -> None:
+    """Two crops of one picture are closer than crops of two (SimCLR); no caption, no label."""
+    torch.manual_seed(build.seed + 2)
+    dino = build_dino()
+    head = nn.Sequential(nn.Linear(FEATURE_WIDTH, 256), nn.ReLU(), nn.Linear(256, FEATURE_WIDTH))
+    parts = nn.ModuleList([dino, head])
+    optimizer, schedule = _optimizer(parts, build.counts["dino_steps"])
+    shown: dict[str, float] = {}
+    state = {"dino": dino, "head": head, "optimizer": optimizer, "schedule": schedule}
+    for step in build.steps("dino", build.counts["dino_steps"], state, shown):
+        pictures = build.batch(build.indices("dino", step, _PAIRS)).repeat(2, 1, 1, 1)
+        views = random_crops(pictures, build.generator("dino", step))
+        loss = contrast(head(dino(views).last_hidden_state[:, 0]), torch.arange(_PAIRS).repeat(2))
+        _descend(optimizer, schedule, parts, loss)
+        shown["contrast"] = loss.item()
+
+
+def train_dinov2(build: Build) -> None:
+    """Which drawing, which colour, which scene."""
+    torch.manual_seed(build.seed + 3)
+    dinov2 = build_dinov2()
+    sizes = {"drawing": sum(map(len, DRAWINGS.values())), "colour": len(COLOURS) + 1, "scene": len(SCENES)}
+    heads = nn.ModuleDict({name: nn.Linear(FEATURE_WIDTH, size) for name, size in sizes.items()})
+    parts = nn.ModuleList([dinov2, heads])
+    labels = load_labels(build)
+    labels["colour"] = np.where(labels["colour"] < 0, len(COLOURS), labels["colour"])
+    optimizer, schedule = _optimizer(parts, build.counts["dinov2_steps"])
+    shown: dict[str, float] = {}
+    state = {"dinov2": dinov2, "heads": heads, "optimizer": optimizer, "schedule": schedule}
+    for step in build.steps("dinov2", build.counts["dinov2_steps"], state, shown):
+        indices = build.indices("dinov2", step, 2 * _PAIRS)
+        views = random_crops(build.batch(indices), build.generator("dinov2", step), smallest=0.75, colour=0.0)
+        features = dinov2(views).last_hidden_state[:, 0]
+        loss = torch.zeros(())
+        for name, head in heads.items():
+            target = torch.from_numpy(labels[name][indices])
+            scores = head(features)
+            loss = loss + F.cross_entropy(scores, target, ignore_index=-1)
+            shown[name] = float((scores.argmax(1) == target).float().mean())
+        _descend(optimizer, schedule, parts, loss)
+
+
+def contrast(embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Supervised contrastive loss: rows with equal labels attract, all others repel; a scalar."""
+    embeddings = F.normalize(embeddings, dim=-1)
+    similarity = embeddings @ embeddings.T / _TEMPERATURE
+    itself = torch.eye(len(labels), dtype=torch.bool)
+    log_share = similarity.masked_fill(itself, -1e9).log_softmax(1)
+    positive = (labels[:, None] == labels[None]) & ~itself
+    return -((log_share * positive).sum(1) / positive.sum(1).clamp(min=1)).mean()
+
+
+def random_crops(pictures: Tensor, generator: torch.Generator, *, smallest: float = 0.5, colour: float = 0.3) -> Tensor:
+    """Random resized crops with flips, then `jitter`; [b, 3, h, w] in [-1, 1]."""
+    count = len(pictures)
+    scale = smallest + (1 - smallest) * torch.rand(count, generator=generator)
+    shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - scale)[:, None]
+    flip = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    zero = torch.zeros(count)
+    affine = torch.stack(
+        [torch.stack([scale * flip, zero, shift[:, 0]], 1), torch.stack([zero, scale, shift[:, 1]], 1)], 1
+    )
+    grid = F.affine_grid(affine, list(pictures.shape), align_corners=False)
+    return jitter(F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False), generator, colour)
+
+
+def jitter(pictures: Tensor, generator: torch.Generator, amount: float = 0.15) -> Tensor:
+    """Random gain and offset per channel."""
+    size = (len(pictures), 3, 1, 1)
+    gain = 1 + amount * (2 * torch.rand(size, generator=generator) - 1)
+    offset = amount * (2 * torch.rand(size, generator=generator) - 1)
+    return pictures * gain + offset
+
+
+def _things(build: Build) -> tuple[NDArray[np.int64], dict[int, NDArray[np.int64]]]:
+    """Per picture which thing (drawing in a colour, or bare scene) it shows; per thing its pictures."""
+    labels = load_labels(build)
+    things = np.where(
+        labels["drawing"] < 0, -1 - labels["scene"], labels["drawing"] * (len(COLOURS) + 1) + labels["colour"] + 1
+    )
+    return things, {int(thing): np.flatnonzero(things == thing) for thing in np.unique(things)}
+
+
+def _optimizer(parts: nn.Module, total: int) -> tuple[AdamW, OneCycleLR]:
+    optimizer = AdamW(parts.parameters(), lr=1e-3, weight_decay=0.02, betas=(0.9, 0.98))
+    return optimizer, OneCycleLR(optimizer, 1e-3, total_steps=total + 1, pct_start=0.1)
+
+
+def _descend(optimizer: AdamW, schedule: OneCycleLR, parts: nn.Module, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()

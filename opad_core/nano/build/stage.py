@@ -1,0 +1,134 @@
+"""What every stage of the build shares: its folder, its resumable loop, its sheet of samples."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from opad_core.nano.build.sprites import fetched_drawing
+
+_STEPS_BETWEEN_CHECKPOINTS = 250
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> Mapping[str, Any]: ...
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+def build_folder() -> Path:
+    """OPAD_BUILD_DIR, by default below the user's cache folder. May be lost between sittings."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("OPAD_BUILD_DIR") or cache / "opad" / "build")
+
+
+@dataclass
+class Build:
+    """One run of the recipe: where its state lies and how long each stage trains (`counts`, see recipe.py)."""
+
+    folder: Path
+    counts: Mapping[str, int]
+    seed: int = 0
+    drawing: Callable[[Path, str], Image.Image] = fetched_drawing
+    """A drawing by its name, given the build folder."""
+    _pictures: NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    @property
+    def pictures(self) -> NDArray[np.uint8]:
+        """All cached pictures [n, 64, 64, 3]."""
+        if self._pictures is None:
+            self._pictures = np.load(self.folder / "pictures.npy")
+        return self._pictures
+
+    def indices(self, stage: str, step: int, batch: int) -> NDArray[np.int64]:
+        """Which pictures step `step` of `stage` takes: a function of the seed, so that a resumed run sees the same."""
+        rng = np.random.default_rng([self.seed, step, *stage.encode()])
+        return rng.integers(0, len(self.pictures), batch)
+
+    def generator(self, stage: str, step: int) -> torch.Generator:
+        """Seeded from (seed, stage, step) alike, for noise drawn by torch."""
+        seed = np.random.SeedSequence([self.seed, step, *stage.encode()]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(seed >> 1))
+
+    def batch(self, indices: NDArray[np.int64]) -> Tensor:
+        """Pictures as float [b, 3, 64, 64] in [-1, 1]."""
+        return to_unit_range(self.pictures[indices])
+
+    def steps(self, stage: str, total: int, state: Mapping[str, Stateful], shown: Mapping[str, float]) -> Iterator[int]:
+        """The steps still to do, with a progress bar and ETA. Loads the stage's checkpoint first, saves it as it goes.
+
+        `shown` is read for the bar's figures; the loop's body writes into it.
+        """
+        path = self.folder / f"{stage}.pt"
+        start = 0
+        if path.exists():
+            saved = torch.load(path, weights_only=False)
+            for name, part in state.items():
+                part.load_state_dict(saved[name])
+            start = saved["step"]
+        bar = tqdm(range(start, total), desc=stage, initial=start, total=total, mininterval=5)
+        for step in bar:
+            yield step
+            if step % 20 == 0:
+                bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()}, refresh=False)
+            if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == total:
+                temporary = path.with_suffix(".new")
+                torch.save({**{name: part.state_dict() for name, part in state.items()}, "step": step + 1}, temporary)
+                temporary.replace(path)
+
+    def load(self, stage: str, name: str, part: Stateful) -> None:
+        """Take one part out of a finished stage's checkpoint."""
+        part.load_state_dict(torch.load(self.folder / f"{stage}.pt", weights_only=False)[name])
+
+
+def to_unit_range(pictures: NDArray[np.uint8]) -> Tensor:
+    """uint8 [b, h, w, 3] to float [b, 3, h, w] in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_pixels(pictures: Tensor) -> NDArray[np.uint8]:
+    """The way back: float [b, 3, h, w] in [-1, 1] to uint8 [b, h, w, 3]."""
+    scaled = pictures.detach().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    array: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().numpy()
+    return array
+
+
+def write_sheet(path: Path, rows: NDArray[np.uint8], *, scale: int = 2) -> None:
+    """Pictures [rows, columns, h, w, 3] as one PNG, enlarged without smoothing."""
+    r, c, h, w, _ = rows.shape
+    sheet = Image.fromarray(rows.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, 3))
+    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)
+
+
+class Average:
+    """Exponential moving average of some modules' parameters, by state-dict name."""
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._step = 0
+        self._shadow = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module) -> None:
+        """Early steps average less, so that the start is forgotten quickly."""
+        self._step += 1
+        decay = min(self._decay, (1 + self._step) / (10 + self._step))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self._shadow[name].lerp_(value, 1 - decay)
+
+    def copy_to(self, module: torch.nn.Module) -> None:
+        module.load_state_dict(self._shadow)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self._step, "shadow": self._shadow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._step, self._shadow = state["step"], state["shadow"]

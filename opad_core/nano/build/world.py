@@ -1,0 +1,98 @@
+"""Pictures of the nano world with exact captions, a pure function of a seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+
+from opad_core.nano.build.architecture import RESOLUTION
+from opad_core.nano.build.scenes import draw_scene
+from opad_core.nano.build.sprites import tint
+from opad_core.nano.build.vocabulary import COLOURS, DRAWINGS, SCENES, TEMPLATES, Template, with_article
+
+_BACKGROUNDS_PER_SCENE = 160
+_PLAIN = Template("a {}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and what is in it; `noun`, `drawing` and `colour` are empty where they do not apply."""
+
+    pixels: NDArray[np.uint8]
+    caption: str
+    noun: str
+    drawing: str
+    colour: str
+    scene: str
+
+
+class World:
+    """All drawings in all colours and a pool of backgrounds, loaded once (about 10 s)."""
+
+    def __init__(self, load: Callable[[str], Image.Image]) -> None:
+        """`load` gives a drawing of `vocabulary.DRAWINGS` by name, see `sprites.load_drawing`."""
+        self._sprites: dict[tuple[str, str], Image.Image] = {}
+        for drawings in DRAWINGS.values():
+            for drawing in drawings:
+                picture = load(drawing)
+                self._sprites[drawing, ""] = picture
+                for colour, hue in COLOURS.items():
+                    self._sprites[drawing, colour] = tint(picture, hue)
+        pool = np.random.default_rng(0)
+        self._backgrounds = {name: [draw_scene(name, pool) for _ in range(_BACKGROUNDS_PER_SCENE)] for name in SCENES}
+
+    def render(self, seed: int) -> Sample:
+        """95 % of the pictures show an object (a quarter of them in a named colour), 5 % only a scene."""
+        rng = np.random.default_rng(seed)
+        scene = str(rng.choice(list(SCENES)))
+        background = self._backgrounds[scene][rng.integers(_BACKGROUNDS_PER_SCENE)]
+        if rng.random() < 0.5:
+            background = background.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if rng.random() < 0.05:
+            return Sample(np.asarray(background), f"a photo of {SCENES[scene].place}", "", "", "", scene)
+        noun = str(rng.choice(list(DRAWINGS)))
+        drawing = str(rng.choice(DRAWINGS[noun]))
+        colour = str(rng.choice(list(COLOURS))) if rng.random() < 0.25 else ""
+        template = _PLAIN if rng.random() < 0.4 else TEMPLATES[rng.integers(len(TEMPLATES))]
+        says_where = template is _PLAIN or rng.random() < 0.65
+        phrase = str(rng.choice(SCENES[scene].phrases)) if says_where else ""
+        caption = with_article(" ".join(f"{template.text.format(f'{colour} {noun}')} {phrase}".split()))
+        picture = place_object(
+            background, self._sprites[drawing, colour], rng, size=template.size, floating=scene == "water"
+        )
+        if template.brightness != 1.0:
+            picture = ImageEnhance.Brightness(picture).enhance(template.brightness)
+        return Sample(np.asarray(picture), caption, noun, drawing, colour, scene)
+
+
+def place_object(
+    background: Image.Image, sprite: Image.Image, rng: np.random.Generator, *, size: tuple[int, int], floating: bool
+) -> Image.Image:
+    """Stand the sprite in the lower middle with a little tilt and, unless it floats, a soft shadow.
+
+    `size` bounds its longest side in pixels of a 64-pixel picture; larger backgrounds scale it along.
+    """
+    unit = background.width / RESOLUTION
+    longest = rng.integers(size[0], size[1] + 1) * unit
+    scale = longest / max(sprite.size)
+    sprite = sprite.resize(
+        (max(1, round(sprite.width * scale)), max(1, round(sprite.height * scale))), Image.Resampling.BOX
+    ).rotate(float(np.clip(rng.normal(0, 5), -12, 12)), Image.Resampling.BICUBIC, expand=True)
+    light = float(rng.uniform(0.9, 1.08))
+    lit = ImageEnhance.Brightness(sprite.convert("RGB")).enhance(light)
+    lit.putalpha(sprite.getchannel("A"))
+    sprite = lit
+    x = round((background.width - sprite.width) / 2 + rng.uniform(-3.5, 3.5) * unit)
+    centre = (background.height - sprite.height) / 2 + (background.height - sprite.height) * 0.12
+    y = round(centre + rng.uniform(-2, 2) * unit)
+    canvas = background.copy()
+    if not floating:
+        shade = Image.new("L", background.size)
+        width, base = sprite.width * 0.42, y + sprite.height - 2 * unit
+        middle = x + sprite.width / 2
+        ImageDraw.Draw(shade).ellipse((middle - width, base - 2.5 * unit, middle + width, base + 2.5 * unit), fill=105)
+        canvas.paste((0, 0, 0), (0, 0), shade.filter(ImageFilter.GaussianBlur(1.2 * unit)))
+    canvas.paste(sprite, (x, y), sprite)
+    return canvas

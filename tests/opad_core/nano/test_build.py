@@ -1,0 +1,72 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import opad_core.nano
+from opad_core.bases import load_base
+from opad_core.nano.build.__main__ import smoke
+from opad_core.nano.build.examples import stand_in
+from opad_core.nano.build.vocabulary import all_words
+from opad_core.nano.build.world import World
+
+SHIPPED = Path(opad_core.nano.__file__).parent / "base"
+MEGABYTES = 60
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("build")
+    smoke(folder)
+    return folder
+
+
+def verify(folder):
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    assert files
+    for path, expected in files.items():
+        assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == expected, path
+
+
+def test_the_smoke_build_makes_a_base_that_loads_and_verifies(built):
+    verify(built / "base")
+    base = load_base(str(built / "base"), device="cpu")
+    assert base.latent_shape == (24, 8, 8)
+    with torch.no_grad():
+        picture = base.decode(torch.zeros(1, *base.latent_shape))
+    assert picture.shape == (1, 3, 64, 64)
+    assert base.manifest.words == all_words()
+    assert len(base.backbones) == 3
+
+
+def test_the_smoke_build_writes_a_sheet_per_picture_stage(built):
+    assert {path.name for path in built.glob("*.png")} == {"world.png", "vae.png", "teacher.png", "student.png"}
+
+
+def test_a_finished_stage_is_not_trained_again(built):
+    before = (built / "student.pt").read_bytes()
+    smoke(built)
+    assert (built / "student.pt").read_bytes() == before
+
+
+def test_a_picture_is_a_function_of_its_seed(tmp_path):
+    first, again = (World(lambda name: stand_in(tmp_path, name)) for _ in range(2))
+    for seed in range(20):
+        one, two = first.render(seed), again.render(seed)
+        assert one.caption == two.caption
+        assert np.array_equal(one.pixels, two.pixels)
+
+
+def test_the_shipped_base_is_whole_and_small():
+    verify(SHIPPED)
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < MEGABYTES * 1e6
+
+
+def test_the_shipped_base_says_whose_drawings_it_learned_from():
+    notices = (SHIPPED / "ATTRIBUTION.md").read_text()
+    assert "Microsoft Corporation" in notices
+    assert "SIL OPEN FONT LICENSE Version 1.1" in notices
+    assert (SHIPPED / "MODEL_CARD.md").is_file()

@@ -1,0 +1,49 @@
+import itertools
+
+from opad_core.nano.build.architecture import TEXT_LENGTH, build_tokenizer
+from opad_core.nano.build.vocabulary import DRAWINGS, HELD_OUT, NOUNS, SCENE_PROMPTS, TEMPLATES, all_words, with_article
+
+
+def captions():
+    prompts = [template.text for template in TEMPLATES] + list(SCENE_PROMPTS)
+    return [with_article(prompt.format(noun)) for prompt, noun in itertools.product(prompts, NOUNS)]
+
+
+def test_every_word_of_every_caption_is_one_token(tmp_path):
+    tokenizer = build_tokenizer(all_words(), tmp_path)
+    for caption in captions():
+        words = caption.replace("-", " - ").split()
+        assert len(tokenizer(caption).input_ids) == len(words) + 2, caption  # start and end
+        assert set(words) <= set(all_words())
+
+
+def test_ids_turn_back_into_the_caption(tmp_path):
+    tokenizer = build_tokenizer(all_words(), tmp_path)
+    for caption in ("a photo of a teddy bear", "an owl floating on top of water", "a zebra"):
+        assert tokenizer.decode(tokenizer(caption).input_ids, skip_special_tokens=True).strip() == caption
+
+
+def test_an_unknown_word_becomes_letters_and_no_unknown_token(tmp_path):
+    tokenizer = build_tokenizer(["cat"], tmp_path)
+    assert tokenizer.tokenize("cat zoo") == ["cat</w>", "z", "o", "o</w>"]
+
+
+def test_words_with_common_beginnings_do_not_break_each_other(tmp_path):
+    words = ["bear", "beach", "each", "ear", "car", "cart", "art"]
+    tokenizer = build_tokenizer(words, tmp_path)
+    assert [tokenizer.tokenize(word) for word in words] == [[f"{word}</w>"] for word in words]
+
+
+def test_captions_leave_room_for_a_concept_word():
+    longest = max(len(caption.replace("-", " - ").split()) for caption in captions())
+    assert longest + 3 <= TEXT_LENGTH  # start, end, V*
+
+
+def test_articles_follow_the_next_word():
+    assert with_article("a photo of a orange owl") == "a photo of an orange owl"
+
+
+def test_held_out_drawings_are_not_drawn():
+    drawn = {drawing for drawings in DRAWINGS.values() for drawing in drawings}
+    held_out = {drawing for drawings in HELD_OUT.values() for drawing in drawings}
+    assert not drawn & held_out

@@ -1,0 +1,56 @@
+"""Scenes, placement and the encoder's closed form; the drawings themselves are fetched, so the smoke build has them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opad_core.nano.build.architecture import RAW_LATENT_SCALE, build_vae
+from opad_core.nano.build.autoencoder import fit_encoder
+from opad_core.nano.build.examples import draw_mug
+from opad_core.nano.build.scenes import draw_scene
+from opad_core.nano.build.vocabulary import SCENES
+from opad_core.nano.build.world import place_object
+
+
+def placed(seed):
+    rng = np.random.default_rng(seed)
+    return place_object(draw_scene("grass", rng), draw_mug(), rng, size=(40, 40), floating=False)
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_scene_is_a_function_of_its_seed(name):
+    first, again, other = (np.asarray(draw_scene(name, np.random.default_rng(seed))) for seed in (1, 1, 2))
+    assert first.shape == (64, 64, 3)
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_placement_is_a_function_of_its_seed():
+    assert (np.asarray(placed(3)) == np.asarray(placed(3))).all()
+    assert (np.asarray(placed(3)) != np.asarray(placed(4))).any()
+
+
+def test_an_object_covers_the_middle():
+    background = Image.new("RGB", (64, 64), (0, 255, 0))
+    picture = place_object(background, draw_mug(), np.random.default_rng(0), size=(40, 40), floating=True)
+    assert picture.getpixel((30, 34)) != (0, 255, 0)
+    assert picture.getpixel((2, 2)) == (0, 255, 0)
+
+
+def test_the_fitted_encoder_gives_principal_components_of_unit_scale():
+    pictures = torch.stack(
+        [torch.from_numpy(np.asarray(placed(seed))).permute(2, 0, 1).float() / 127.5 - 1 for seed in range(24)]
+    )
+    vae = build_vae()
+    fit_encoder(vae, pictures)
+    with torch.no_grad():
+        latents = vae.encode(pictures).latents * RAW_LATENT_SCALE
+    assert latents.shape == (24, 24, 8, 8)
+    rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(rows.mean(0), torch.zeros(24), atol=1e-3, rtol=0)  # float32 sums over 192 pixels
+    assert float(rows.std()) == pytest.approx(1, abs=0.01)
+    covariance = rows.T.cov()
+    spread = covariance.diagonal().sqrt()
+    off = (covariance / spread / spread[:, None]).fill_diagonal_(0).abs().max()
+    assert float(off) < 0.01  # components do not correlate
