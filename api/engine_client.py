@@ -76,7 +76,7 @@ class EngineClient:
             if answer.is_success:
                 return Generated(**answer.json())
             failure = self._refusal(answer)
-            if not isinstance(failure, Unavailable):
+            if answer.status_code != 503 or len(self._engines) == 1:  # asking a busy engine again makes it busier
                 break
         raise failure
 
@@ -103,9 +103,11 @@ class EngineClient:
         if answer.status_code == 504:
             return self._late()
         if answer.status_code == 503:
-            retry_after = float(answer.json().get("retry_after", 1))
+            said = answer.json()
+            retry_after = float(said["retry_after"])
+            reason = "all engines are busy" if said["code"] == "overloaded" else "the engine lacks the concept's file"
             return Unavailable(
-                f"all engines are busy; please try again in {retry_after:.0f} s", "overloaded", retry_after=retry_after
+                f"{reason}; please try again in {retry_after:.0f} s", str(said["code"]), retry_after=retry_after
             )
         if answer.status_code == 404:
             return Unavailable("the concept's bundle cannot be found; train it again", "bundle_missing", retry_after=60)

@@ -89,6 +89,36 @@ class JobError(Out):
 
 
 class JobOut(Out):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0198c0de-7e57-7000-8000-000000000002",
+                    "concept_id": "0198c0de-7e57-7000-8000-000000000001",
+                    "concept_name": "my mug",
+                    "version": 1,
+                    "preset": "default",
+                    "seed": 7,
+                    "state": "running",
+                    "cancel_requested": False,
+                    "stage": "distillation",
+                    "step": 300,
+                    "total_steps": 1200,
+                    "progress": 0.25,
+                    "eta_seconds": 181.5,
+                    "losses": {"rec": 0.041, "id": 0.23},
+                    "attempt": 1,
+                    "queue_position": None,
+                    "preview_url": "/v1/jobs/0198c0de-7e57-7000-8000-000000000002/preview",
+                    "error": None,
+                    "created_at": "2026-11-22T21:00:00Z",
+                    "started_at": "2026-11-22T21:00:02Z",
+                    "finished_at": None,
+                }
+            ]
+        }
+    )
+
     id: UUID
     concept_id: UUID
     concept_name: str
@@ -261,6 +291,22 @@ class GenerateOut(Out):
 
 class Problem(Out):
     """RFC 9457. `code` is stable and made for programs, `detail` for people."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Unprocessable Content",
+                    "status": 422,
+                    "code": "image_count",
+                    "detail": "needs 3-5 reference images in the field `images`, got 2; add more",
+                    "request_id": "9f2c4e6a1b3d5f70",
+                    "errors": [{"field": "images", "message": "needs 3-5 files, got 2"}],
+                }
+            ]
+        }
+    )
 
     type: str
     title: str

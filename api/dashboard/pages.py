@@ -9,13 +9,14 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from api.auth import (
+    LIFETIME,
     Caller,
     caller_of_key,
     caller_of_session,
@@ -102,6 +103,7 @@ async def sign_in(request: Request, session: SessionDep) -> Response:
     old = session_token(request)
     if old is not None:
         await _end_session(session, old)
+    await session.execute(delete(DashboardSession).where(DashboardSession.created_at < func.now() - LIFETIME))
     token = secrets.token_urlsafe(32)
     session.add(DashboardSession(api_key_id=who.api_key_id, token_sha256=hash_token(token)))
     response = RedirectResponse("/dashboard", 303)

@@ -1,0 +1,47 @@
+"""The ring is a hint: with the broker gone it is lost quickly and quietly, and the job waits in its table."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.app import create_app
+from api.dispatch import create_doorbell, ring
+from api.domain.settings import Settings
+from tests.api.pictures import photo
+
+
+def test_a_dead_broker_costs_at_most_a_second(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=4) as silent:  # accepts and never answers
+        addresses = {
+            "no socket": f"redis+socket://{tmp_path}/none.sock?virtual_host=0",
+            "refused": "redis://127.0.0.1:1/0",
+            "silent": f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
+        }
+        ring(create_doorbell(Settings(redis_url=addresses["refused"])), uuid4())  # imports the transport
+        for name, address in addresses.items():
+            with subtests.test(name):
+                doorbell = create_doorbell(Settings(redis_url=address))
+                began = time.monotonic()
+                ring(doorbell, uuid4())
+
+                assert time.monotonic() - began < 1.5  # 1 s is the promise; the rest is for a busy machine
+
+
+def test_a_concept_is_accepted_while_the_broker_is_dead(
+    settings: Settings, new_key: Callable[..., str], base: None, tmp_path: Path
+) -> None:
+    dead = settings.model_copy(update={"redis_url": f"redis+socket://{tmp_path}/none.sock?virtual_host=0"})
+    with TestClient(create_app(dead), base_url="http://localhost") as client:
+        answer = client.post(
+            "/v1/concepts",
+            files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
+            data={"name": "my mug", "class_noun": "mug"},
+            headers={"Authorization": f"Bearer {new_key()}"},
+        )
+
+    assert answer.status_code == 202
