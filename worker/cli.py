@@ -11,11 +11,12 @@ from sqlalchemy.exc import OperationalError
 
 from api.domain import keys
 from api.domain.database import make_sessions
+from api.domain.errors import DomainError
 from api.domain.models import ApiKey, Owner
 from api.domain.settings import Settings
 from migrations.run import migrate
 from worker.home import LocalError, published_environment
-from worker.stack import run_stack
+from worker.stack import run_stack, surroundings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         exit_status: int = arguments.run(arguments)
-    except LocalError as error:
+    except (LocalError, DomainError) as error:
         print(f"opad: {error}", file=sys.stderr)
         return 1
     except OperationalError as error:
@@ -59,6 +60,7 @@ def up(arguments: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
+    os.environ.update(surroundings())  # of this process too, which speaks to the object store by HTTP
     run_stack(Settings(**given), say=lambda line: print(line, flush=True), should_stop=stop.is_set)
     return 0
 

@@ -30,7 +30,8 @@ def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool =
         complete.s3_secret_key = SecretStr(home.secret("s3"))
         parts.append(part)
     supervisor.start(*parts)
-    Storage(complete).ensure_bucket()  # SeaweedFS makes it some moments after it answers
+    if settings.s3_endpoint is None:
+        Storage(complete).ensure_bucket()  # SeaweedFS makes it some moments after it answers
     return complete
 
 

