@@ -8,8 +8,8 @@ FULL = {
     "dinov2_steps": 350,
     "text_steps": 500,
     "teacher_steps": 1500,
-    "coding_steps": 1150,
-    "student_steps": 80,
+    "coding_steps": 1500,
+    "student_steps": 0,
 }
 SMOKE = {
     "pictures": 256,

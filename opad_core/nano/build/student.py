@@ -138,9 +138,9 @@ def teacher_distance(
 
 
 def _rate(step: int, coding_steps: int, total: int) -> float:
-    """Code at 8e-4, play the game at 2e-4 falling to a fifth over its last half."""
+    """Code at 8e-4 falling to a tenth over the last third, play the game at 2e-4 falling over its last half."""
     if step < coding_steps:
-        return 8e-4 * min(1.0, (step + 1) / 50)
+        return 8e-4 * min(1.0, (step + 1) / 50, max(3 * (coding_steps - step) / coding_steps, 0.1))
     left = (total - step) / max(1, total - coding_steps)
     return 2e-4 * min(1.0, max(2 * left, 0.2))
 
