@@ -11,7 +11,6 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -106,7 +105,7 @@ def run(
         side: identity_score([p for pictures in drawn.values() for p in getattr(pictures, side)], references)
         for side in ("untouched", "personalised")
     }
-    milliseconds = [_timed(lambda seed=seed: _draw_one(client, name, prompts[0], seed)) for seed in range(TIMED_CALLS)]
+    milliseconds = [_milliseconds_of_one(client, name, prompts[0], seed) for seed in range(TIMED_CALLS)]
     report = {
         "concept": name,
         "class_noun": class_noun,
@@ -182,15 +181,11 @@ def _draw(client: httpx.Client, name: str, prompt: str, seeds: list[int], *, unt
     return [Image.open(io.BytesIO(base64.b64decode(image["data"]))).convert("RGB") for image in answer["images"]]
 
 
-def _draw_one(client: httpx.Client, name: str, prompt: str, seed: int) -> None:
+def _milliseconds_of_one(client: httpx.Client, name: str, prompt: str, seed: int) -> float:
+    """One picture over HTTP, as a client of the service waits for it."""
     asked = {"concept": name, "prompt": prompt, "seed": seed}
-    _checked(client.post("/generate", json=asked, headers={"Accept": "image/jpeg"}))
-
-
-def _timed(call: Callable[[], None]) -> float:
-    """Milliseconds."""
     began = time.perf_counter()
-    call()
+    _checked(client.post("/generate", json=asked, headers={"Accept": "image/jpeg"}))
     return (time.perf_counter() - began) * 1000
 
 
