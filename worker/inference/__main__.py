@@ -3,25 +3,34 @@
 import argparse
 import os
 import socket
+import sys
 from pathlib import Path
 
 import uvicorn
 
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
+from opad_core.bases import load_base
+from opad_core.errors import OpadError
 from worker.inference.app import create_app
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.inference", description=__doc__)
     parser.add_argument("--bind", default="127.0.0.1:8100", help="unix:/path or host:port (default %(default)s)")
     bind = parser.parse_args().bind
     settings = Settings()
     configure_logs(settings.log_level)
+    try:
+        load_base(settings.base, device=settings.device)  # reads the manifest; the app loads the networks
+    except OpadError as error:
+        print(f"the engine cannot start: {error}; set OPAD_BASE to nano or to a base's folder", file=sys.stderr)
+        return 1
     # uvicorn waits on SIGTERM for the requests it has taken, then the lifespan ends and closes the queue
     config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, lifespan="on")
     with listening_socket(bind) as listener:
         uvicorn.Server(config).run(sockets=[listener])
+    return 0
 
 
 def listening_socket(bind: str) -> socket.socket:
@@ -42,4 +51,4 @@ def listening_socket(bind: str) -> socket.socket:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
