@@ -17,10 +17,31 @@ from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import load_teacher
 from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, TEMPLATES, all_words
 
+_SMALL: dict[str, Any] = {
+    # K/V of this base are 0.5 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
+    "lr_student": 4e-4,
+    "lr_teacher": 4e-4,
+    "lr_token": 2e-3,
+    "lr_discriminator": 3e-4,
+    "batch_size": 4,
+    # 64 and 32 pixels; below that a patch of 11 covers the picture. 128 projections would be half of an iteration.
+    "swd_levels": 2,
+    "swd_projections": 32,
+    # Its captions know no "far away" and no "zoomed in".
+    "size_words": False,
+}
 # Fields of OpadConfig where the method's own number means nothing at 64 pixels.
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {"swd_levels": 2, "size_words": False},
-    "paper": {"swd_levels": 2},
+    "default": {
+        **_SMALL,
+        "iterations": 200,
+        "collaborative_iterations": 40,
+        "samples": 64,
+        # An object of 20 pixels has lost what makes it this one; one enlarged by 1.4 its edges.
+        "canvas_scale": [0.6, 1.0],
+        "crop_scale": [1.0, 1.15],
+    },
+    "paper": _SMALL,
 }
 _PARTS = ("teacher", "student", "vae", "text_encoder", "dino", "dinov2", "clip", "identity")
 

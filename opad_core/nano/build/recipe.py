@@ -12,7 +12,7 @@ FULL = {
     "student_steps": 0,
 }
 SMOKE = {
-    "pictures": 256,
+    "pictures": 128,
     "vae_steps": 4,
     "clip_steps": 3,
     "dino_steps": 3,

@@ -29,25 +29,19 @@ class Sample:
 
 
 class World:
-    """All drawings in all colours and a pool of backgrounds, loaded once (about 10 s)."""
+    """Drawings in all colours and a pool of backgrounds, each made when first needed and then kept."""
 
     def __init__(self, load: Callable[[str], Image.Image]) -> None:
         """`load` gives a drawing of `vocabulary.DRAWINGS` by name, see `sprites.load_drawing`."""
+        self._load = load
         self._sprites: dict[tuple[str, str], Image.Image] = {}
-        for drawings in DRAWINGS.values():
-            for drawing in drawings:
-                picture = load(drawing)
-                self._sprites[drawing, ""] = picture
-                for colour, hue in COLOURS.items():
-                    self._sprites[drawing, colour] = tint(picture, hue)
-        pool = np.random.default_rng(0)
-        self._backgrounds = {name: [draw_scene(name, pool) for _ in range(_BACKGROUNDS_PER_SCENE)] for name in SCENES}
+        self._backgrounds: dict[tuple[str, int], Image.Image] = {}
 
     def render(self, seed: int) -> Sample:
         """95 % of the pictures show an object (a quarter of them in a named colour), 5 % only a scene."""
         rng = np.random.default_rng(seed)
         scene = str(rng.choice(list(SCENES)))
-        background = self._backgrounds[scene][rng.integers(_BACKGROUNDS_PER_SCENE)]
+        background = self._background(scene, int(rng.integers(_BACKGROUNDS_PER_SCENE)))
         if rng.random() < 0.5:
             background = background.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if rng.random() < 0.05:
@@ -60,11 +54,22 @@ class World:
         phrase = str(rng.choice(SCENES[scene].phrases)) if says_where else ""
         caption = with_article(" ".join(f"{template.text.format(f'{colour} {noun}')} {phrase}".split()))
         picture = place_object(
-            background, self._sprites[drawing, colour], rng, size=template.size, floating=scene == "water"
+            background, self._sprite(drawing, colour), rng, size=template.size, floating=scene == "water"
         )
         if template.brightness != 1.0:
             picture = ImageEnhance.Brightness(picture).enhance(template.brightness)
         return Sample(np.asarray(picture), caption, noun, drawing, colour, scene)
+
+    def _sprite(self, drawing: str, colour: str) -> Image.Image:
+        if (drawing, colour) not in self._sprites:
+            plain = self._load(drawing) if not colour else self._sprite(drawing, "")
+            self._sprites[drawing, colour] = tint(plain, COLOURS[colour]) if colour else plain
+        return self._sprites[drawing, colour]
+
+    def _background(self, scene: str, number: int) -> Image.Image:
+        if (scene, number) not in self._backgrounds:
+            self._backgrounds[scene, number] = draw_scene(scene, np.random.default_rng([*scene.encode(), number]))
+        return self._backgrounds[scene, number]
 
 
 def place_object(

@@ -8,8 +8,10 @@ import torch
 
 import opad_core.nano
 from opad_core.bases import load_base
-from opad_core.nano.build.__main__ import smoke
+from opad_core.nano.build.__main__ import run, smoke
 from opad_core.nano.build.examples import stand_in
+from opad_core.nano.build.recipe import SMOKE
+from opad_core.nano.build.stage import Build
 from opad_core.nano.build.vocabulary import all_words
 from opad_core.nano.build.world import World
 
@@ -48,7 +50,7 @@ def test_the_smoke_build_writes_a_sheet_per_picture_stage(built):
 
 def test_a_finished_stage_is_not_trained_again(built):
     before = (built / "student.pt").read_bytes()
-    smoke(built)
+    run(Build(built, SMOKE, 0, stand_in), ["world", "vae", "student"])
     assert (built / "student.pt").read_bytes() == before
 
 

@@ -40,7 +40,7 @@ def test_an_object_covers_the_middle():
 
 def test_the_fitted_encoder_gives_principal_components_of_unit_scale():
     pictures = torch.stack(
-        [torch.from_numpy(np.asarray(placed(seed))).permute(2, 0, 1).float() / 127.5 - 1 for seed in range(24)]
+        [torch.from_numpy(np.array(placed(seed))).permute(2, 0, 1).float() / 127.5 - 1 for seed in range(24)]
     )
     vae = build_vae()
     fit_encoder(vae, pictures)
