@@ -16,7 +16,7 @@ PAGE_POLICY = (
 _HEADERS = {
     "Content-Security-Policy": PAGE_POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # under no-referrer Chromium sends `Origin: null` with our own forms
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 

@@ -55,7 +55,7 @@ _FORM: dict[str, Any] = {
                         "seed": {"type": "integer", "minimum": 0, "description": "drawn when missing"},
                         "overrides": {
                             "type": "string",
-                            "description": "JSON with `iterations` and/or `collaborative_iterations`",
+                            "description": "JSON with iterations and/or collaborative_iterations",
                             "example": '{"iterations": 200}',
                         },
                     },

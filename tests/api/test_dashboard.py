@@ -166,5 +166,6 @@ def test_pages_carry_no_inline_script_or_style(browser: TestClient) -> None:
 
         assert not re.search(r"<script(?![^>]*src=)[^>]*>", page)
         assert not re.search(r"<style|\sstyle=|\son[a-z]+=\"", page)
+        assert browser.get(path).headers["referrer-policy"] == "same-origin"  # else our forms have the origin "null"
     for address in ("/static/style.css", "/static/dashboard.js", "/favicon.ico", "/static/favicon.svg"):
         assert browser.get(address).status_code == 200

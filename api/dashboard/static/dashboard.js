@@ -41,7 +41,7 @@ function fill(card, job) {
   field(card, "percent").textContent = `${Math.floor(job.progress * 100)} %`;
   field(card, "detail").textContent = detail(job);
   field(card, "eta").textContent = job.state === "running" && job.eta_seconds !== null ? `${duration(job.eta_seconds)} left` : "";
-  field(card, "losses").textContent = Object.entries(job.losses).map(([name, value]) => `${name} ${value.toPrecision(3)}`).join("   ");
+  field(card, "losses").textContent = Object.entries(job.losses).map(([name, value]) => `${name} ${value.toPrecision(3)}`).join(" · ");
   field(card, "error").textContent = job.error?.detail ?? "";
   field(card, "error").hidden = !job.error;
   field(card, "created").dateTime = job.created_at;
