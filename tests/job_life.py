@@ -26,6 +26,7 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
 from tests.random_base import write_random_base
 from worker.local import environment
+from worker.supervision import LEASH
 
 _T = TypeVar("_T")
 
@@ -97,11 +98,12 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byt
     """`start_process(settings, "worker.host")`; killed after the test, and what it wrote is shown if that failed."""
     started: list[subprocess.Popen[bytes]] = []
     log = tmp_path / "processes.log"
+    leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGKILL)), ""]
 
     def start(settings: Settings, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*leash, sys.executable, "-m", module, *arguments],
                 env={**os.environ, **process_environment(settings)},
                 cwd=Path(__file__).parents[1],
                 stdout=output,
@@ -168,10 +170,6 @@ def wait_for_end(sessions: Sessions, job_id: UUID, *, seconds: float = 240) -> J
         return job if job.state in ENDED else None
 
     return wait_until(ended, seconds=seconds, what="the job's end")
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
 
 
 def _store_references(storage: Storage) -> list[Reference]:
