@@ -18,9 +18,9 @@ from opad_core.nano.build.teacher import load_teacher
 from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, TEMPLATES, all_words
 
 _SMALL: dict[str, Any] = {
-    # K/V of this base are 0.5 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
-    "lr_student": 4e-4,
-    "lr_teacher": 4e-4,
+    # K/V of this base are 0.2 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
+    "lr_student": 3e-4,
+    "lr_teacher": 3e-4,
     "lr_token": 2e-3,
     "lr_discriminator": 3e-4,
     "batch_size": 4,
@@ -34,6 +34,8 @@ _SMALL: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         **_SMALL,
+        # A teacher of 6 M weights saturates at 7.5.
+        "guidance": 3.0,
         "iterations": 200,
         "collaborative_iterations": 40,
         "samples": 64,
