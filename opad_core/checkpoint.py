@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from opad_core.concept import KeyValueProjections
-from opad_core.errors import OpadError
+from opad_core.errors import OpadError, OtherTrainingError
 
 FORMAT = 1
 
@@ -50,7 +50,7 @@ class TrainingState:
         return save(tensors, metadata={"state": json.dumps(header)})
 
     def load(self, data: bytes, *, fingerprint: str) -> None:
-        """In place. Raises OpadError when the bytes are damaged or belong to another training."""
+        """In place. Raises OpadError for damaged bytes, OtherTrainingError for those of another training."""
         try:
             header_bytes = int.from_bytes(data[:8], "little")
             header = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["state"])
@@ -58,7 +58,9 @@ class TrainingState:
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise OpadError(f"the checkpoint cannot be read: {error}") from error
         if header["format"] != FORMAT or header["fingerprint"] != fingerprint:
-            raise OpadError("the checkpoint belongs to another training (other pictures, settings, seed or base)")
+            raise OtherTrainingError(
+                "the checkpoint belongs to another training (other pictures, settings, seed or base)"
+            )
         for name, optimizer in self.optimizers.items():
             _prepare_moments(optimizer, started=f"optimizer.{name}.0.step" in saved)
         self.sample_pixels = saved.pop("samples", None)

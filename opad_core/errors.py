@@ -7,3 +7,7 @@ class OpadError(Exception):
 
 class DivergedError(OpadError):
     """The losses are no longer finite numbers."""
+
+
+class OtherTrainingError(OpadError):
+    """The state to resume from belongs to other pictures, settings, another seed or base."""

@@ -83,7 +83,7 @@ def train(
     `report` is called after every iteration, `should_stop` before each. The result depends on the arguments alone:
     a training that was stopped and resumed ends, on the CPU, bit for bit like one that was not.
 
-    Raises OpadError for a class noun that the base does not know or a state that belongs to another training,
+    Raises OpadError for a class noun that the base does not know, OtherTrainingError for a foreign state,
     DivergedError when a loss is no longer finite, TrainingStopped when asked to stop.
     """
     if base.manifest.nouns is not None and class_noun not in base.manifest.nouns:

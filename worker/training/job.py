@@ -19,7 +19,7 @@ from api.domain.settings import Settings
 from api.domain.storage import ObjectDiffers, Storage, StorageUnavailable, preview_key
 from opad_core.bases import load_base
 from opad_core.config import override, preset
-from opad_core.errors import OpadError
+from opad_core.errors import OpadError, OtherTrainingError
 from opad_core.training import Progress, TrainingStopped, train
 from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
 from worker.training.lease import Lease
@@ -56,7 +56,8 @@ def train_job(
         Image.open(io.BytesIO(storage.get(reference.key, reference.sha256))) for reference in job.concept.references
     ]
     watcher = _Watcher(claim, settings, sessions, storage, lease)
-    try:
+
+    def learn(resume: bytes | None) -> bytes:
         return train(
             base,
             references,
@@ -65,8 +66,15 @@ def train_job(
             seed=job.seed,
             report=watcher.report,
             should_stop=lambda: stop() or lease.cancel_wished,
-            resume=newest_sound_checkpoint(storage, sessions, claim.job_id),
+            resume=resume,
         )
+
+    try:
+        try:
+            return learn(newest_sound_checkpoint(storage, sessions, claim.job_id))
+        except OtherTrainingError as error:  # the base or its preset was replaced between two attempts
+            log.warning("checkpoint.foreign", error=str(error))
+            return learn(None)
     except TrainingStopped as stopped:
         watcher.save_last(stopped.state)
         raise

@@ -219,6 +219,7 @@ def write_base(folder: Path, parts: Parts, *, vocabulary: Mapping[str, Any]) -> 
     for place, network in networks.items():
         half = copy.deepcopy(network).half().to(memory_format=torch.contiguous_format)
         half.save_pretrained(folder / place)
+    tidy_config(folder / "vae" / "config.json")
     build_teacher_scheduler().save_pretrained(folder / "teacher" / "scheduler")
     build_student_scheduler().save_pretrained(folder / "student" / "scheduler")
     parts.tokenizer.save_pretrained(folder / "tokenizer")
@@ -239,3 +240,10 @@ def write_base(folder: Path, parts: Parts, *, vocabulary: Mapping[str, Any]) -> 
         },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def tidy_config(path: Path) -> None:
+    """AutoencoderTiny writes a field that it warns about when it reads it."""
+    config = json.loads(path.read_text())
+    del config["block_out_channels"]
+    path.write_text(json.dumps(config, indent=2) + "\n")

@@ -8,6 +8,7 @@ from api.domain.models import Bundle, Concept, Job, JobState, Reference
 from api.domain.storage import Storage
 from opad_core.bundle import read_bundle
 from tests.job_life import checkpoints_of, read_job
+from tests.random_base import write_random_base
 from worker.training.job import Claim
 from worker.training.lease import EXIT_LEASE_LOST
 from worker.training.run import run
@@ -50,6 +51,17 @@ def test_a_stopped_training_goes_back_to_the_queue_with_its_state(quick, session
     assert run(claimed, quick.model_copy(update={"checkpoint_seconds": 3600}), lambda: next(asked)) == 0
     assert read_job(sessions, claimed.job_id).state is JobState.queued
     assert [row.step for row in checkpoints_of(sessions, claimed.job_id)] == [1]
+
+
+def test_a_checkpoint_of_another_base_is_left_aside(quick, sessions, claimed, tmp_path):
+    """As after an upgrade that replaced the base between two attempts."""
+    asked = iter([False, True])
+    assert run(claimed, quick, lambda: next(asked)) == 0
+    with sessions.begin() as db:
+        fence = db.execute(jobs.claim("w1", lease_seconds=60)).one().fence
+    upgraded = quick.model_copy(update={"base": str(write_random_base(tmp_path / "upgraded", seed=1))})
+    assert run(Claim(claimed.job_id, fence), upgraded, never) == 0
+    assert read_job(sessions, claimed.job_id).state is JobState.succeeded
 
 
 def test_a_cancelled_training_makes_no_bundle(quick, sessions, claimed):
