@@ -16,7 +16,7 @@ from opad_core.generation import ImageRequest, OneStepGenerator
 log = structlog.get_logger()
 
 MAX_BATCH = 8
-"""More gains nothing on an A100 and only delays the first of them (docs/decisions)."""
+"""Bounds how long the first of a batch waits for the last."""
 MAX_WAITING = 64
 
 
