@@ -24,13 +24,13 @@ from worker.supervision import Supervisor
 
 REPOSITORY = Path(__file__).parents[2]
 LAUNCHER = """
-import sys, threading
+import sys
 from pathlib import Path
 from api.domain.settings import Settings
 from worker.local import local_servers
 with local_servers(Settings(home=Path(sys.argv[1])), say=lambda line: None) as settings:
     print(settings.database_url, flush=True)
-    threading.Event().wait()
+    sys.stdin.read()
 """
 
 
@@ -40,9 +40,13 @@ def servers_in(folder: Path):
 
 @contextmanager
 def launcher(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the servers of `folder`; yields once they are up."""
+    """Another process that holds the servers of `folder` until its input ends; yields once they are up."""
     process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, str(folder)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", LAUNCHER, str(folder)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -50,9 +54,7 @@ def launcher(folder: Path) -> Iterator[subprocess.Popen[str]]:
         assert process.stdout.readline().startswith("postgresql://")
         yield process
     finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        process.communicate(timeout=60)
 
 
 def s3(settings: Settings):
