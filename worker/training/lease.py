@@ -58,6 +58,8 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join()
+        if self._progress is not self._told:
+            self._renew()  # the last iteration's news, its preview among them, would come too late for the thread
 
     def tell(self, progress: jobs.JobProgress, *, seconds_per_step: float) -> None:
         self._progress = progress
