@@ -222,7 +222,8 @@ def seaweedfs(home: Home) -> tuple[Part, str]:
     part = Part(
         name="s3",
         command=[
-            str(seaweedfs_program()), "-logtostderr=true", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            str(seaweedfs_program()), "-logtostderr=true", "mini", f"-dir={data}",
+            "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             *(f"-{name}={port}" for name, port in ports.items()),
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
             # no page of a browser on this machine may read the ports that ask for no password
