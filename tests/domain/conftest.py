@@ -1,4 +1,4 @@
-from tests.job_life import (  # noqa: F401
+from tests.job_life import (  # noqa: F401  pytest finds fixtures by their names here
     base_folder,
     make_job,
     queue_training,
