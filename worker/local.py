@@ -1,16 +1,21 @@
 """The embedded stack: the servers that no setting names, and what the processes beside them must know."""
 
+import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pydantic import SecretStr
 
 from api.domain.settings import Settings
-from api.domain.storage import Storage
+from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
 from worker import servers
-from worker.home import Home
+from worker.home import Home, LocalError
 from worker.supervision import Part, Supervisor
+
+_PROBE_KEY = "system/readable"
+_SECONDS_FOR_OBJECTS = 30
 
 
 def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool = True) -> Settings:
@@ -31,8 +36,28 @@ def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool =
         parts.append(part)
     supervisor.start(*parts)
     if settings.s3_endpoint is None:
-        Storage(complete).ensure_bucket()  # SeaweedFS makes it some moments after it answers
+        _wait_for_objects(Storage(complete))
     return complete
+
+
+def _wait_for_objects(storage: Storage) -> None:
+    """SeaweedFS answers some moments before it finds its bucket and what its volumes hold: until then a read fails.
+
+    The same object is read at every start, so that what was stored before is known to be readable too.
+    """
+    content = b"written at the first start and read at every start"
+    digest = hashlib.sha256(content).hexdigest()
+    give_up = time.monotonic() + _SECONDS_FOR_OBJECTS
+    while True:
+        try:
+            storage.ensure_bucket()
+            storage.put_once(_PROBE_KEY, content, digest)
+            storage.get(_PROBE_KEY, digest)
+            return
+        except (StorageUnavailable, ObjectMissing) as error:
+            if time.monotonic() > give_up:
+                raise LocalError(f"the object store started but does not give back what it holds: {error}") from error
+            time.sleep(0.2)  # it says nothing when it becomes ready
 
 
 @contextmanager
