@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, Dinov2Model, ViTModel
@@ -71,14 +71,11 @@ class Base:
         return TextSide(tokenizer, self._frozen(encoder))
 
     @cached_property
-    def vae(self) -> AutoencoderKL | AutoencoderTiny:
+    def vae(self) -> AutoencoderKL | AutoencoderTiny | AutoencoderDC:
         folder = self._verified("vae")
         kind = json.loads((folder / "config.json").read_text())["_class_name"]
-        return self._frozen(
-            {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[kind].from_pretrained(
-                folder, torch_dtype=self.dtype
-            )
-        )
+        network = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}[kind]
+        return self._frozen(network.from_pretrained(folder, torch_dtype=self.dtype))
 
     @cached_property
     def teacher(self) -> Denoiser:
@@ -113,6 +110,8 @@ class Base:
         encoded = self.vae.encode(x.to(self.vae.dtype))
         if isinstance(self.vae, AutoencoderTiny):
             latents = encoded.latents
+        elif isinstance(self.vae, AutoencoderDC):
+            latents = encoded.latent
         else:
             mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
             latents = mean + std * torch.randn(mean.shape, generator=generator).to(mean)

@@ -38,10 +38,12 @@ class OpadConfig:
     # Pictures
     templates: tuple[str, ...] = ()  # empty: the base's own training prompts (25 CLIP-ImageNet ones for sd-turbo)
     keep_aspect: bool = False  # False squashes a photo to a square [setting]; True crops its middle [ours]
+    flip_probability: float = 0.5  # horizontal flips of photos [setting]
     canvas_probability: float = 0.66  # how often a photo is shrunk onto a grey canvas [setting]
     canvas_scale: tuple[float, float] = (170 / 512, 1.0)  # [setting]
     far_below: float = 307 / 512  # shrunk below this the prompt says "far away" [setting]
     crop_scale: tuple[float, float] = (614 / 512, 715 / 512)  # otherwise enlarged by this and cropped [setting]
+    scene_share: float = 0.0  # student's prompts that name one of the base's scenes; discriminators skip them
     size_words: bool = True  # "a far away", "very small", "zoomed in", "close up" in the prompt [setting]
     canvas_for_discriminators: bool = True  # the reals carry the canvas's grey border [setting]
 
@@ -64,6 +66,8 @@ class OpadConfig:
             )
         if self.batch_size < 1:
             raise OpadError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.scene_share < 1:
+            raise OpadError(f"scene_share must be in [0, 1), got {self.scene_share}")
         if not 0 <= self.ema_decay < 1:
             raise OpadError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 
@@ -94,6 +98,10 @@ PRESETS = {
             # A one-step GAN's last iterate is noisy; the average over about 100 iterations is not.
             "ema_decay": 0.99,
             "keep_aspect": True,
+            # The photos' prompts name no scene: a student that meets no other forgets to draw one.
+            "scene_share": 0.5,
+            # A mug's handle and any lettering have a side; flips ask one step for both at once.
+            "flip_probability": 0.0,
             # Self-samples as "real" let the adversarial gradient vanish.
             "collaboration": "gated",
         },

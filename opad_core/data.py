@@ -84,7 +84,7 @@ def _view(example: Example, config: OpadConfig, *, resolution: int, latent: int,
         return low + (high - low) * float(torch.rand((), generator=generator))
 
     picture, prompt = example.picture, example.prompt
-    if uniform(0, 1) < 0.5:
+    if uniform(0, 1) < config.flip_probability:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     shrink = uniform(0, 1) < config.canvas_probability
     scale = uniform(*(config.canvas_scale if shrink else config.crop_scale))

@@ -156,9 +156,11 @@ class Training:
 
         text_states = self._encode(learned.prompts)
         losses = {"rec": self.step_teacher(learned, eps, text_states)}
-        student_losses, features = self.step_student(eps, text_states.detach())
+        prompts = self._with_scenes(learned.prompts)
+        student_states = text_states if prompts == learned.prompts else self._encode(prompts)
+        student_losses, features = self.step_student(eps, student_states.detach())
         losses |= student_losses
-        losses |= self.step_discriminators(real.pixels.to(self.base.device), features)
+        losses |= self.step_discriminators(real.pixels[self._scenes :].to(self.base.device), features)
         self._average_student()
         self.state.step += 1
         return losses
@@ -179,12 +181,12 @@ class Training:
         """Lines 14-21: the student's K/V learn from the discriminators and from the teacher's correction.
 
         `text_states` are detached: the student never moves V*. Returns the losses and the three networks' features of
-        x_st, detached, which the discriminators' step reuses: same picture, frozen networks.
+        the pictures that the discriminators judge, detached, which their step reuses: same picture, frozen networks.
         """
         config = self.config
         z_student = self.base.student.one_step(eps, self.state.student(text_states))
         x_student = self.base.decode(z_student)
-        features = self._features(x_student)
+        features = self._features(x_student[self._scenes :])
         losses: dict[str, Tensor] = {}
         total = x_student.new_zeros(())
         for name, head, weight, feature in zip(
@@ -351,6 +353,18 @@ class Training:
             resolution=self.base.manifest.resolution,
             generator=self._stream(name),
         )
+
+    @property
+    def _scenes(self) -> int:
+        """How many pictures of a batch, its first, are asked for in a scene. No photo shows the thing there, so
+        the teacher alone judges them."""
+        return int(self.config.scene_share * self.config.batch_size)
+
+    def _with_scenes(self, prompts: list[str]) -> list[str]:
+        scenes = self.base.manifest.scene_prompts
+        scenes = scenes[len(scenes) // 2 :]  # previews and scores ask for the first half
+        drawn = torch.randint(len(scenes), (self._scenes,), generator=self._stream("scenes")).tolist()
+        return [scenes[k].format(PLACEHOLDER) for k in drawn] + prompts[self._scenes :]
 
     def _encode(self, prompts: list[str]) -> Tensor:
         return self.base.text.encode(

@@ -19,6 +19,10 @@ def learn(base, references, *, stop_after=None, resume=None, seed=1, name="defau
     return data, steps
 
 
+def with_scenes(base, share):
+    return override(preset("default", base.manifest.presets), {"scene_share": share, "batch_size": 4})
+
+
 @pytest.mark.parametrize("name", ["default", "paper"])
 def test_a_training_resumed_after_any_iteration_ends_like_an_undisturbed_one(base, references, name):
     states = []
@@ -126,3 +130,21 @@ def test_the_bundle_tells_how_it_was_made(base, references):
     assert bundle.manifest["seed"] == 1
     expected = dataclasses.asdict(preset("default", base.manifest.presets))
     assert bundle.manifest["config"]["iterations"] == expected["iterations"]
+
+
+def test_some_of_the_students_prompts_name_scenes_that_no_preview_asks_for(base, references):
+    scenes = base.manifest.scene_prompts
+    plain = ["a photo of a <concept>"] * 4
+    training = Training(base, references, "dog", with_scenes(base, 0.5), seed=1)
+    named = training._with_scenes(plain)
+    assert named[2:] == plain[2:]
+    assert set(named[:2]) <= {scene.format("<concept>") for scene in scenes[len(scenes) // 2 :]}
+    without = Training(base, references, "dog", with_scenes(base, 0.0), seed=1)
+    assert without._with_scenes(plain) == plain
+
+
+def test_the_discriminators_judge_no_picture_of_a_scene(base, references):
+    training = Training(base, references, "dog", with_scenes(base, 0.5), seed=1)
+    eps = torch.randn(4, *base.latent_shape, generator=torch.Generator().manual_seed(0))
+    _, features = training.step_student(eps, training._encode(["a photo of a <concept>"] * 4).detach())
+    assert {len(feature) for feature in features} == {2}

@@ -1,6 +1,7 @@
 """`python -m opad_core.nano.build STAGE`: train the nano base from nothing, stage by stage, resumable at any step."""
 
 import argparse
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from opad_core.nano.build.autoencoder import train_vae
 from opad_core.nano.build.examples import draw_examples, stand_in
 from opad_core.nano.build.features import train_clip, train_dino, train_dinov2
+from opad_core.nano.build.judge import judge_base
 from opad_core.nano.build.pack import pack
 from opad_core.nano.build.pictures import build_world
 from opad_core.nano.build.recipe import FULL, SMOKE
@@ -33,9 +35,12 @@ STAGES: dict[str, Callable[[Build], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m opad_core.nano.build", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "all", "smoke"])
+    parser.add_argument("stage", choices=[*STAGES, "all", "smoke", "judge"])
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of torch")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base", default="nano", help="judge: the base to score, by name or folder")
+    parser.add_argument("--pictures", type=int, default=1040, help="judge: how many of each network")
+    parser.add_argument("--json", action="store_true", help="judge: the scores on one line")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
@@ -45,6 +50,10 @@ def main() -> None:
         return
     build = Build(build_folder(), FULL, arguments.seed)
     build.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.stage == "judge":
+        scores = judge_base(build, arguments.base, pictures=arguments.pictures)
+        print(json.dumps(scores, indent=None if arguments.json else 1))
+        return
     run(build, list(STAGES) if arguments.stage == "all" else [arguments.stage])
 
 

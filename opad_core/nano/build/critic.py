@@ -1,55 +1,48 @@
-"""What judges pictures during the build: the three frozen feature networks with small trained heads."""
+"""What judges pictures during the build: a small convolutional network that reads latents and captions.
+
+Latents of 8x8 patches hold nearly all of a picture, so a judge of latents needs no decoder between itself and the
+student (Sauer et al. 2024 judge latents for the same reason). It starts from nothing and sees real latents only.
+"""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionModelWithProjection, Dinov2Model, ViTModel
 
-from opad_core.nano.build.architecture import FEATURE_WIDTH, TEXT_WIDTH, build_clip, build_dino, build_dinov2
-from opad_core.nano.build.stage import Build
+from opad_core.nano.build.architecture import LATENT_CHANNELS, TEXT_WIDTH
 
-_LAYERS = (2, 4)
+_WIDTH = 160
 
 
-class Critic:
-    """Frozen networks and, on every token of a middle and the last layer, a trained head that reads the caption too."""
+class Critic(nn.Module):
+    """Scores [b, 8 * 8 + 4 * 4] of patches and their neighbourhoods, high for real latents that fit the caption."""
 
-    def __init__(self, build: Build) -> None:
-        self._networks = load_backbones(build)
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(FEATURE_WIDTH + TEXT_WIDTH, 256), nn.LeakyReLU(0.2), nn.Linear(256, 1))
-            for _ in range(len(_LAYERS) * len(self._networks))
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Sequential(
+            nn.Conv2d(LATENT_CHANNELS, _WIDTH, 1), nn.LeakyReLU(0.2), nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1)
         )
+        self.areas = nn.Sequential(
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1, stride=2),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1),
+        )
+        self.plain = nn.ModuleList(nn.Linear(_WIDTH, 1) for _ in range(2))
+        self.worded = nn.ModuleList(nn.Linear(TEXT_WIDTH, _WIDTH) for _ in range(2))
 
-    def features(self, pictures: Tensor) -> list[Tensor]:
-        """Normalised tokens [b, 65, 128] per network and layer; gradients reach the pictures only."""
-        tokens: list[Tensor] = []
-        for network in self._networks:
-            states = network(pictures, output_hidden_states=True).hidden_states
-            tokens += [F.layer_norm(states[layer], (FEATURE_WIDTH,)) for layer in _LAYERS]
-        return tokens
-
-    def judge(self, features: list[Tensor], summary: Tensor, *, is_real: bool) -> Tensor:
-        """Hinge loss of the heads, a scalar; `summary` [b, 128] is the caption's embedding."""
-        sign = -1.0 if is_real else 1.0
-        return torch.stack([F.relu(1 + sign * score).mean() for score in self._scores(features, summary)]).mean()
-
-    def fool(self, features: list[Tensor], summary: Tensor) -> Tensor:
-        """The generator's side of the game, a scalar."""
-        return -torch.stack([score.mean() for score in self._scores(features, summary)]).mean()
-
-    def _scores(self, features: list[Tensor], summary: Tensor) -> list[Tensor]:
+    def forward(self, z: Tensor, summary: Tensor) -> Tensor:
+        """`z` [b, 48, 8, 8], `summary` [b, 128] the caption's embedding (projection of Miyato and Koyama 2018)."""
+        patches = self.patches(z)
         scores = []
-        for head, tokens in zip(self.heads, features, strict=True):
-            words = summary[:, None].expand(-1, tokens.shape[1], -1)
-            scores.append(head(torch.cat([tokens, words], -1)))
-        return scores
+        for plain, worded, states in zip(self.plain, self.worded, (patches, self.areas(patches)), strict=True):
+            rows = F.leaky_relu(states.flatten(2).transpose(1, 2), 0.2)
+            scores.append(plain(rows)[..., 0] + (rows @ worded(summary)[..., None])[..., 0] / _WIDTH**0.5)
+        return torch.cat(scores, 1)
 
-
-def load_backbones(build: Build) -> list[ViTModel | Dinov2Model | CLIPVisionModelWithProjection]:
-    """The three feature networks, frozen, in the order dino, dinov2, clip."""
-    networks = {"dino": build_dino(), "dinov2": build_dinov2(), "clip": build_clip()}
-    for name, network in networks.items():
-        build.load(name, name, network)
-        network.requires_grad_(False).eval()
-    return list(networks.values())
+    def loss(self, real: Tensor, fake: Tensor, summary: Tensor, *, penalty: float) -> Tensor:
+        """Hinge loss and, on real latents, the squared gradient of the score (R1); a scalar."""
+        real = real.detach().requires_grad_(True)
+        real_scores = self(real, summary)
+        (slope,) = torch.autograd.grad(real_scores.mean(1).sum(), real, create_graph=True)
+        hinge = F.relu(1 - real_scores).mean() + F.relu(1 + self(fake.detach(), summary)).mean()
+        return hinge + penalty * slope.square().sum((1, 2, 3)).mean()

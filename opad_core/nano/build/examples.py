@@ -1,4 +1,7 @@
-"""Stage `examples`: concepts to try, from drawings that no network was trained on or that are drawn here."""
+"""Stage `examples`: concepts to try, from drawings that no network was trained on or that are drawn here.
+
+The examples have names; twelve further concepts in `bench/` serve evaluation alone.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,31 +10,55 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
+from opad_core.nano.build.own_drawings import draw_beach_ball, draw_mug, draw_robot
 from opad_core.nano.build.scenes import draw_scene
 from opad_core.nano.build.sprites import tint
 from opad_core.nano.build.stage import Build
-from opad_core.nano.build.vocabulary import NOUNS
+from opad_core.nano.build.vocabulary import HELD_OUT, NOUNS
 from opad_core.nano.build.world import place_object
 
 _SIDE = 256
+_BENCH_SIDE = 128
 _SCENES = ("white", "grass", "wood", "beach")
+_BENCH = {
+    "service_dog": ("dog", "fluent:1f415-200d-1f9ba"),
+    "flat_poodle": ("dog", "noto:1f429"),
+    "black_cat": ("cat", "noto:1f408-200d-2b1b"),
+    "white_rabbit": ("rabbit", "fluent:1f407"),
+    "parrot": ("bird", "noto:1f99c"),
+    "chick": ("bird", "fluent:1f425"),
+    "reef_fish": ("fish", "noto:1f420"),
+    "blowfish": ("fish", "fluent:1f421"),
+    "flat_taxi": ("car", "noto:1f695"),
+    "sun_hat": ("hat", "noto:1f452"),
+    "long_neck": ("dinosaur", "noto:1f995"),
+    "trolleybus": ("bus", "fluent:1f68e"),
+}
 
 
 def draw_examples(build: Build) -> None:
-    """Write examples/NAME/{0..3}.png and class.txt into `examples/` of the build folder."""
-    for seed, (name, (noun, sprite)) in enumerate(_concepts(partial(build.drawing, build.folder)).items()):
-        assert noun in NOUNS, noun
-        folder = build.folder / "examples" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng([build.seed, seed])
-        for index, scene in enumerate(_SCENES):
-            background = draw_scene(scene, rng).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-            place_object(background, sprite, rng, size=(42, 54), floating=False).save(folder / f"{index}.png")
-        (folder / "class.txt").write_text(noun + "\n")
+    """Write examples/NAME/{0..3}.png and class.txt, and bench/ alike, into the build folder."""
+    load = partial(build.drawing, build.folder)
+    for seed, (name, (noun, views)) in enumerate(_examples(load).items()):
+        _draw(build.folder / "examples" / name, noun, views, np.random.default_rng([build.seed, seed]), _SIDE)
+    for seed, (name, (noun, drawing)) in enumerate(_BENCH.items()):
+        assert drawing in HELD_OUT[noun], drawing
+        rng = np.random.default_rng([build.seed, 1000 + seed])
+        _draw(build.folder / "bench" / name, noun, [load(drawing)] * len(_SCENES), rng, _BENCH_SIDE)
 
 
-def _concepts(load: Callable[[str], Image.Image]) -> dict[str, tuple[str, Image.Image]]:
-    return {
+def _draw(folder: Path, noun: str, views: list[Image.Image], rng: np.random.Generator, side: int) -> None:
+    assert noun in NOUNS, noun
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, (scene, sprite) in enumerate(zip(_SCENES, views, strict=True)):
+        background = draw_scene(scene, rng).resize((side, side), Image.Resampling.BICUBIC)
+        place_object(background, sprite, rng, size=(40, 48), floating=False).save(folder / f"{index}.png")
+    (folder / "class.txt").write_text(noun + "\n")
+
+
+def _examples(load: Callable[[str], Image.Image]) -> dict[str, tuple[str, list[Image.Image]]]:
+    """Name -> class noun and one view per picture."""
+    flat = {
         "dotted_backpack": ("backpack", _dotted(tint(load("noto:1f392"), 0.48), (250, 214, 70))),
         "poodle": ("dog", load("fluent:1f429")),
         "violet_cat": ("cat", load("fluent:1f408-200d-2b1b")),
@@ -40,6 +67,8 @@ def _concepts(load: Callable[[str], Image.Image]) -> dict[str, tuple[str, Image.
         "striped_mug": ("mug", draw_mug()),
         "orange_robot": ("robot", draw_robot()),
     }
+    turned = [draw_beach_ball(turn) for turn in (0.0, 0.35, 0.7, 1.05)]
+    return {**{name: (noun, [sprite] * 4) for name, (noun, sprite) in flat.items()}, "beach_ball": ("ball", turned)}
 
 
 def stand_in(folder: Path, name: str) -> Image.Image:
@@ -63,46 +92,3 @@ def _dotted(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     result.paste(shaded, (0, 0), ImageChops.multiply(mask, picture.getchannel("A")))
     result.putalpha(picture.getchannel("A"))
     return result
-
-
-def draw_mug() -> Image.Image:
-    """A white mug with green and navy stripes, 128x128."""
-    picture = Image.new("RGBA", (512, 512))
-    draw = ImageDraw.Draw(picture)
-    draw.ellipse((320, 150, 500, 390), fill=(236, 236, 228, 255))
-    draw.ellipse((360, 196, 456, 344), fill=(0, 0, 0, 0))
-    draw.rounded_rectangle((40, 70, 390, 490), 60, fill=(244, 244, 236, 255))
-    for y, colour in ((150, (36, 150, 92)), (240, (28, 52, 120)), (330, (36, 150, 92)), (420, (28, 52, 120))):
-        draw.rectangle((40, y, 390, y + 42), fill=(*colour, 255))
-    draw.ellipse((40, 36, 390, 116), fill=(250, 250, 244, 255))
-    draw.ellipse((64, 48, 366, 106), fill=(92, 58, 40, 255))
-    return _lit(picture)
-
-
-def draw_robot() -> Image.Image:
-    """A whole robot with an orange body, turquoise eyes and grey limbs, 128x128."""
-    picture = Image.new("RGBA", (512, 512))
-    draw = ImageDraw.Draw(picture)
-    grey, orange, dark = (130, 138, 150, 255), (244, 132, 36, 255), (52, 58, 74, 255)
-    draw.line((256, 20, 256, 80), grey, 14)
-    draw.ellipse((232, 0, 280, 48), (230, 50, 70, 255))
-    for x in (80, 386):
-        draw.rounded_rectangle((x, 250, x + 46, 400), 20, grey)
-    for x in (160, 290):
-        draw.rounded_rectangle((x, 420, x + 62, 510), 16, grey)
-    draw.rounded_rectangle((120, 70, 392, 236), 46, orange)
-    draw.rounded_rectangle((136, 246, 376, 436), 36, orange)
-    draw.rounded_rectangle((150, 110, 362, 190), 34, dark)
-    for x in (184, 282):
-        draw.ellipse((x, 122, x + 54, 176), (64, 226, 220, 255))
-    draw.rounded_rectangle((196, 290, 316, 380), 16, (250, 236, 200, 255))
-    draw.ellipse((232, 312, 280, 360), (230, 50, 70, 255))
-    return _lit(picture)
-
-
-def _lit(picture: Image.Image) -> Image.Image:
-    """Light from the left, then reduced to 128 pixels."""
-    ramp = Image.linear_gradient("L").rotate(90).resize(picture.size).point(lambda value: 255 - value // 3)
-    lit = ImageChops.multiply(picture.convert("RGB"), Image.merge("RGB", (ramp, ramp, ramp)))
-    lit.putalpha(picture.getchannel("A"))
-    return lit.resize((128, 128), Image.Resampling.LANCZOS)

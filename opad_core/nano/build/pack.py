@@ -14,7 +14,7 @@ from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.student import load_student
-from opad_core.nano.build.teacher import load_teacher
+from opad_core.nano.build.teacher import load_teacher, load_text_encoder
 from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, TEMPLATES, all_words
 
 _SMALL: dict[str, Any] = {
@@ -55,7 +55,6 @@ def pack(build: Build) -> None:
 
 def load_parts(build: Build) -> Parts:
     """Every network from its stage's checkpoint."""
-    teacher, text_encoder = load_teacher(build)
     dino, dinov2, clip, identity = build_dino(), build_dinov2(), build_clip(), IdentityProjection()
     build.load("dino", "dino", dino)
     build.load("dinov2", "dinov2", dinov2)
@@ -63,9 +62,9 @@ def load_parts(build: Build) -> Parts:
     build.load("clip", "identity", identity)
     return Parts(
         tokenizer=world_tokenizer(build),
-        text_encoder=text_encoder,
+        text_encoder=load_text_encoder(build),
         vae=load_vae(build),
-        teacher=teacher,
+        teacher=load_teacher(build),
         student=load_student(build),
         dino=dino,
         dinov2=dinov2,

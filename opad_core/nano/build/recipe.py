@@ -1,15 +1,15 @@
 """How much each stage does: `FULL` made the weights in this repository, `SMOKE` only proves that the recipe runs."""
 
 FULL = {
-    "pictures": 80_000,
-    "vae_steps": 2400,
+    "pictures": 120_000,
+    "vae_steps": 5000,
     "clip_steps": 600,
-    "dino_steps": 320,
-    "dinov2_steps": 350,
-    "text_steps": 500,
-    "teacher_steps": 1500,
-    "coding_steps": 1500,
-    "student_steps": 0,
+    "dino_steps": 300,
+    "dinov2_steps": 300,
+    "teacher_steps": 4600,
+    "coding_steps": 2800,
+    "student_steps": 1000,
+    "judge_steps": 1200,
 }
 SMOKE = {
     "pictures": 128,
@@ -17,8 +17,8 @@ SMOKE = {
     "clip_steps": 3,
     "dino_steps": 3,
     "dinov2_steps": 3,
-    "text_steps": 2,
     "teacher_steps": 3,
     "coding_steps": 2,
     "student_steps": 2,
+    "judge_steps": 2,
 }

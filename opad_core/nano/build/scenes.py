@@ -234,6 +234,55 @@ def _house(rng: Rng) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(0.6))
 
 
+def _rug(rng: Rng) -> Image.Image:
+    picture = Image.new("RGB", (_SIDE, _SIDE), _vary(rng, (122, 74, 158)))
+    draw = ImageDraw.Draw(picture)
+    pale = _vary(rng, (196, 164, 216))
+    for inset in (5, 13):
+        draw.rectangle((inset, inset, _SIDE - inset, _SIDE - inset), outline=pale, width=3)
+    step, phase = _int(rng, 22, 28), _int(rng, 0, 6)
+    for row, y in enumerate(range(26, _SIDE - 20, step)):
+        for x in range(24 + (row % 2) * step // 2 + phase, _SIDE - 20, step):
+            draw.polygon([(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)], _vary(rng, (222, 176, 96)))
+    return picture
+
+
+def _autumn(rng: Rng) -> Image.Image:
+    picture, line = _horizon(rng, ((206, 214, 216), (240, 222, 186)), ((176, 120, 60), (146, 92, 44)), 0.7)
+    draw = ImageDraw.Draw(picture)
+    for x in (_int(rng, 6, 34), _int(rng, 88, 116)):
+        draw.rectangle((x - 4, 30, x + 4, line + 4), (92, 62, 42))
+    for _ in range(70):
+        x, y, size = _int(rng, -6, _SIDE), _int(rng, -6, 62), _int(rng, 8, 15)
+        leaf = _vary(rng, [(222, 116, 40), (236, 168, 52), (190, 70, 40)][_int(rng, 3)])
+        draw.ellipse((x, y, x + size, y + size * 0.7), leaf)
+    return picture
+
+
+def _dirt(rng: Rng) -> Image.Image:
+    picture, line = _horizon(rng, ((150, 196, 232), (220, 232, 238)), ((124, 158, 78), (104, 134, 60)), 0.36)
+    draw = ImageDraw.Draw(picture)
+    middle = _int(rng, 54, 74)
+    draw.polygon(
+        [(middle - 8, line), (middle + 8, line), (_SIDE + 14, _SIDE), (-14, _SIDE)], _vary(rng, (168, 124, 82))
+    )
+    for _ in range(28):
+        x, y = _int(rng, 10, _SIDE - 14), _int(rng, line + 30, _SIDE)
+        draw.ellipse((x, y, x + 5, y + 3), _vary(rng, (132, 94, 60)))
+    return picture
+
+
+def _sunset(rng: Rng) -> Image.Image:
+    picture, line = _horizon(rng, ((106, 66, 130), (250, 150, 86)), ((72, 52, 92), (44, 34, 66)), 0.64)
+    draw = ImageDraw.Draw(picture)
+    x, size = _int(rng, 16, _SIDE - 44), _int(rng, 26, 34)
+    draw.pieslice((x, line - size // 2, x + size, line + size // 2), 180, 360, (255, 222, 120))
+    for _ in range(9):
+        y, x = _int(rng, line + 4, _SIDE), _int(rng, 0, _SIDE)
+        draw.line((x, y, x + _int(rng, 12, 34), y), _vary(rng, (230, 140, 96)), 2)
+    return picture
+
+
 _PAINTERS: dict[str, Callable[[Rng], Image.Image]] = {
     "jungle": _jungle,
     "snow": _snow,
@@ -251,4 +300,8 @@ _PAINTERS: dict[str, Callable[[Rng], Image.Image]] = {
     "brick": _brick,
     "white": _white,
     "house": _house,
+    "rug": _rug,
+    "autumn": _autumn,
+    "dirt": _dirt,
+    "sunset": _sunset,
 }

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from opad_core.nano.build.own_drawings import OWN_DRAWINGS
+
 SIDE = 128
 _FLUENT_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 _NOTO_PACKAGE = "fonts-noto-color-emoji"
@@ -36,7 +38,9 @@ def fetch_drawings(folder: Path) -> Path:
 
 
 def fetched_drawing(folder: Path, name: str) -> Image.Image:
-    """`load_drawing`, after fetching both sets into the build folder if need be."""
+    """`load_drawing`, after fetching both sets into the build folder if need be; this project's own need no set."""
+    if name.startswith("own:"):
+        return OWN_DRAWINGS[name.removeprefix("own:")]()
     return load_drawing(fetch_drawings(folder), name)
 
 

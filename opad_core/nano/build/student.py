@@ -1,19 +1,18 @@
 """Stage `student`: one step instead of many.
 
-The student starts as the teacher. First it learns to turn noise into real pictures as the decoder of a conditional
-variational autoencoder: a small network codes what the caption leaves open about a picture (which drawing, where, how
-large) into 24 numbers that replace the noise's channel means, so that equal noise always asks for the same picture.
-Then the feature networks judge its pictures from plain noise, with the teacher's denoised opinion and the coded
-pictures as anchors (Sauer et al. 2023). Regression on pictures that the teacher draws from the noise would be the
-usual first part (Yin et al. 2023); it costs sixteen evaluations a picture and can be no better than the teacher.
+First the student learns to turn noise into real pictures as the decoder of a conditional variational autoencoder: a
+small network codes what the caption leaves open about a picture (which drawing, where, how large) into 48 numbers
+that replace the noise's channel means, so that equal noise always asks for the same picture. Then a critic judges
+what it makes of plain noise, with the teacher's denoised opinion (Sauer et al. 2023) and the coded pictures as
+anchors. Regression on pictures that the teacher draws from the noise would be the usual first part (Yin et al. 2023);
+it costs sixteen evaluations a picture and can be no better than the teacher.
 """
 
-import copy
 import json
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderDC, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
@@ -22,25 +21,41 @@ from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.critic import Critic
 from opad_core.nano.build.features import tokenize, world_tokenizer
 from opad_core.nano.build.stage import Average, Build, to_pixels, write_sheet
-from opad_core.nano.build.teacher import SHEET_PROMPTS, cumulative_alphas, decode, encode, load_teacher
+from opad_core.nano.build.teacher import (
+    SHEET_PROMPTS,
+    averaged_unet,
+    cumulative_alphas,
+    decode,
+    encode,
+    load_teacher,
+    load_text_encoder,
+)
 
-_CODING_BATCH = 32
-_BATCH = 16
-_CODE_PRICE = 3e-4  # per nat, against a squared error per latent number
+_BATCH = 32
+_JUDGED = 16  # pictures from plain noise beside as many coded ones
+_CODE_PRICE = 6e-5  # per nat, against a squared error per latent number: 2 variance / 3072 at a variance of 0.1
+_ADVERSARIAL = 0.05
+_DISTILLATION = 0.2
+_SLOPE = 0.05
 
 
 class Coder(nn.Module):
-    """Latents [b, 24, 8, 8] of a real picture to the noise that stands for it, and the code's divergence [b]."""
+    """Latents [b, 48, 8, 8] of a real picture to the noise that stands for it, and the code's divergence [b]."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(LATENT_CHANNELS * LATENT_SIZE**2, 256), nn.ReLU(), nn.Linear(256, 2 * LATENT_CHANNELS)
+            nn.Conv2d(LATENT_CHANNELS, 64, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64 * LATENT_SIZE**2, 256),
+            nn.ReLU(),
+            nn.Linear(256, 2 * LATENT_CHANNELS),
         )
 
     def forward(self, z0: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """`eps` is unit noise; what it says beside its channel means stays as it is."""
-        mean, log_variance = self.layers(z0.flatten(1)).chunk(2, 1)
+        mean, log_variance = self.layers(z0).chunk(2, 1)
         log_variance = log_variance.clamp(-8, 4)
         drawn = eps.mean((2, 3)) * LATENT_SIZE  # unit normal again: the mean of 64 numbers has deviation 1/8
         code = mean + (log_variance / 2).exp() * drawn
@@ -49,62 +64,58 @@ class Coder(nn.Module):
 
 
 def train_student(build: Build) -> None:
-    """`coding_steps` on coded real pictures, then `student_steps` with the discriminators as well."""
+    """`coding_steps` on coded real pictures, then `student_steps` with critic and teacher as well."""
     torch.manual_seed(build.seed + 5)
-    vae = load_vae(build)
-    teacher, text_encoder = load_teacher(build)
+    vae, text_encoder = load_vae(build), load_text_encoder(build)
     captions = tokenize(world_tokenizer(build), json.loads((build.folder / "captions.json").read_text()))
-    student = copy.deepcopy(teacher).requires_grad_(True).train()
-    coder, critic, average = Coder(), Critic(build), Average(student, 0.995)
+    student = build_unet().to(memory_format=torch.channels_last)
+    coder, critic, average = Coder(), Critic(), Average(student, 0.998)
     optimizer = AdamW([*student.parameters(), *coder.parameters()], lr=8e-4, weight_decay=0.0, betas=(0.9, 0.99))
-    critic_optimizer = Adam(critic.heads.parameters(), lr=5e-4, betas=(0.0, 0.99))
+    critic_optimizer = Adam(critic.parameters(), lr=4e-4, betas=(0.0, 0.99))
     shown: dict[str, float] = {}
     state = {
         "student": student,
         "coder": coder,
         "average": average,
-        "heads": critic.heads,
+        "critic": critic,
         "optimizer": optimizer,
         "critic_optimizer": critic_optimizer,
     }
     coding_steps = build.counts["coding_steps"]
     total = coding_steps + build.counts["student_steps"]
+    teacher: UNet2DConditionModel | None = None
     for step in build.steps("student", total, state, shown):
         generator = build.generator("student", step)
-        judged = step >= coding_steps
         optimizer.param_groups[0]["lr"] = _rate(step, coding_steps, total)
-        indices = build.indices("student", step, _BATCH if judged else _CODING_BATCH)
-        pictures = build.batch(indices)
+        judged = step >= coding_steps
+        indices = build.indices("student", step, _JUDGED if judged else _BATCH)
         with torch.no_grad():
             encoded = text_encoder(captions[torch.from_numpy(indices)])
         text, summary = encoded.last_hidden_state, encoded.pooler_output
-        z0 = encode(vae, pictures)
+        z0 = encode(vae, build.batch(indices))
         coded, divergence = coder(z0, torch.randn(z0.shape, generator=generator))
         error = (one_step(student, coded, text) - z0).square().mean()
         loss = error + _CODE_PRICE * divergence.mean()
         shown["error"] = 0.98 * shown.get("error", error.item()) + 0.02 * error.item()
         shown["nats"] = divergence.mean().item()
         if judged:
+            if teacher is None:
+                teacher = load_teacher(build)
             z0_student = one_step(student, torch.randn(z0.shape, generator=generator), text)
-            fake_features = critic.features(decode(vae, z0_student))
-            with torch.no_grad():
-                real_features = critic.features(pictures)
-            critic_loss = critic.judge(real_features, summary, is_real=True) + critic.judge(
-                [part.detach() for part in fake_features], summary, is_real=False
-            )
+            critic_loss = critic.loss(z0, z0_student, summary, penalty=_SLOPE)
             critic_optimizer.zero_grad(set_to_none=True)
             critic_loss.backward()
             critic_optimizer.step()
-            adversarial = critic.fool(fake_features, summary)
+            fooled = -critic(z0_student, summary).mean()
             distillation = teacher_distance(teacher, z0_student, text, generator)
-            loss = loss + 0.2 * adversarial + 0.2 * distillation
-            shown.update(critic=critic_loss.item(), fool=adversarial.item(), teacher=distillation.item())
+            loss = loss + _ADVERSARIAL * fooled + _DISTILLATION * distillation
+            shown.update(critic=critic_loss.item(), fool=fooled.item(), teacher=distillation.item())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         average.update(student)
-        if (step + 1) % 100 == 0 or step + 1 == total:
+        if (step + 1) % 250 == 0 or step + 1 == total:
             _write_sheet(build, vae, average)
 
 
@@ -120,7 +131,7 @@ def load_student(build: Build) -> UNet2DConditionModel:
     """The averaged student, frozen."""
     average = Average(build_unet(), 0.0)
     build.load("student", "average", average)
-    return _averaged(average)
+    return averaged_unet(average)
 
 
 def teacher_distance(
@@ -138,23 +149,16 @@ def teacher_distance(
 
 
 def _rate(step: int, coding_steps: int, total: int) -> float:
-    """Code at 8e-4 falling to a tenth over the last third, play the game at 2e-4 falling over its last half."""
+    """Code at 8e-4 falling to a tenth over the last third, play the game at 1.5e-4 falling over its last half."""
     if step < coding_steps:
         return 8e-4 * min(1.0, (step + 1) / 50, max(3 * (coding_steps - step) / coding_steps, 0.1))
     left = (total - step) / max(1, total - coding_steps)
-    return 2e-4 * min(1.0, max(2 * left, 0.2))
-
-
-def _averaged(average: Average) -> UNet2DConditionModel:
-    student = build_unet()
-    average.copy_to(student)
-    return student.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    return 1.5e-4 * min(1.0, max(2 * left, 0.2))
 
 
 @torch.no_grad()
-def _write_sheet(build: Build, vae: AutoencoderTiny, average: Average) -> None:
-    student = _averaged(average)
-    _, text_encoder = load_teacher(build)
+def _write_sheet(build: Build, vae: AutoencoderDC, average: Average) -> None:
+    student, text_encoder = averaged_unet(average), load_text_encoder(build)
     text = text_encoder(tokenize(world_tokenizer(build), list(SHEET_PROMPTS))).last_hidden_state
     rows = []
     for seed in range(4):

@@ -1,10 +1,11 @@
 """Stage `teacher`: the many-step diffusion model on the autoencoder's latents, and how it draws."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderDC, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import CLIPTextModel
@@ -41,32 +42,21 @@ SHEET_PROMPTS = (
 
 
 def train_teacher(build: Build) -> None:
-    """v-prediction with min-SNR weights.
-
-    The text encoder goes along at a third of the rate from its CLIP start for `text_steps`, then rests at its average,
-    so that the student can train beside the teacher from there.
-    """
+    """v-prediction with min-SNR weights; the text encoder is CLIP's and rests, as in Stable Diffusion."""
     torch.manual_seed(build.seed + 4)
-    vae = load_vae(build)
+    vae, text_encoder = load_vae(build), load_text_encoder(build)
     tokenizer = world_tokenizer(build)
-    unet, text_encoder = build_unet().to(memory_format=torch.channels_last), build_text_encoder(tokenizer)
-    build.load("clip", "text_encoder", text_encoder)
-    trained = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    average = Average(trained, 0.998)
-    groups = [
-        {"params": unet.parameters(), "lr": _LEARNING_RATE},
-        {"params": text_encoder.parameters(), "lr": _LEARNING_RATE / 3},
-    ]
-    optimizer = AdamW(groups, weight_decay=0.01, betas=(0.9, 0.99))
+    unet = build_unet().to(memory_format=torch.channels_last)
+    average = Average(unet, 0.999)
+    optimizer = AdamW(unet.parameters(), lr=_LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.99))
     captions = tokenize(tokenizer, json.loads((build.folder / "captions.json").read_text()))
     nothing = tokenize(tokenizer, [""])
     total = build.counts["teacher_steps"]
     alpha_bar = cumulative_alphas()
     shown: dict[str, float] = {}
-    state: dict[str, Stateful] = {"trained": trained, "average": average, "optimizer": optimizer}
+    state: dict[str, Stateful] = {"unet": unet, "average": average, "optimizer": optimizer}
     for step in build.steps("teacher", total, state, shown):
-        for group, base in zip(optimizer.param_groups, (_LEARNING_RATE, _LEARNING_RATE / 3), strict=True):
-            group["lr"] = base * _rate(step, total)
+        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * _rate(step, total)
         indices = build.indices("teacher", step, _BATCH)
         generator = build.generator("teacher", step)
         z0 = encode(vae, build.batch(indices))
@@ -75,10 +65,7 @@ def train_teacher(build: Build) -> None:
         dropped = torch.rand(_BATCH, generator=generator) < _CAPTION_DROP
         ids = torch.where(dropped[:, None], nothing, captions[indices])
         signal, noise = alpha_bar[t].sqrt()[:, None, None, None], (1 - alpha_bar[t]).sqrt()[:, None, None, None]
-        if step == build.counts["text_steps"]:
-            average.copy_to(frozen := _fresh(build))
-            text_encoder.load_state_dict(frozen["text_encoder"].state_dict())
-        with torch.set_grad_enabled(step < build.counts["text_steps"]):
+        with torch.no_grad():
             text = text_encoder(ids).last_hidden_state
         v_hat = unet(signal * z0 + noise * eps, t, text).sample
         error = (v_hat - (signal * eps - noise * z0)).square().mean((1, 2, 3))
@@ -86,33 +73,33 @@ def train_teacher(build: Build) -> None:
         loss = (error * snr.clamp(max=_MIN_SNR) / (snr + 1)).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
-        average.update(trained)
+        average.update(unet)
         shown["loss"] = 0.98 * shown.get("loss", loss.item()) + 0.02 * loss.item()
-        if (step + 1) % 250 == 0 or step + 1 == total:
+        if (step + 1) % 500 == 0 or step + 1 == total:
             _write_sheet(build, vae, average)
 
 
-def load_teacher(build: Build) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """The averaged teacher and its text encoder, frozen."""
-    average = Average(_fresh(build), 0.0)
+def load_teacher(build: Build) -> UNet2DConditionModel:
+    """The averaged teacher, frozen."""
+    average = Average(build_unet(), 0.0)
     build.load("teacher", "average", average)
-    return _averaged(build, average)
+    return averaged_unet(average)
 
 
-def _fresh(build: Build) -> nn.ModuleDict:
-    return nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(world_tokenizer(build))})
+def load_text_encoder(build: Build) -> CLIPTextModel:
+    """CLIP's text encoder, frozen."""
+    text_encoder = build_text_encoder(world_tokenizer(build))
+    build.load("clip", "text_encoder", text_encoder)
+    return text_encoder.requires_grad_(False).eval()
 
 
-def _averaged(build: Build, average: Average) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    trained = _fresh(build)
-    average.copy_to(trained)
-    trained.requires_grad_(False).eval()
-    unet, text_encoder = trained["unet"], trained["text_encoder"]
-    assert isinstance(unet, UNet2DConditionModel)
-    assert isinstance(text_encoder, CLIPTextModel)
-    return unet.to(memory_format=torch.channels_last), text_encoder
+def averaged_unet(average: Average) -> UNet2DConditionModel:
+    """A frozen UNet with the averaged weights."""
+    unet = build_unet()
+    average.copy_to(unet)
+    return unet.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 def cumulative_alphas() -> Tensor:
@@ -121,33 +108,31 @@ def cumulative_alphas() -> Tensor:
     return alphas
 
 
-def encode(vae: AutoencoderTiny, pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1] to scaled latents [b, 24, 8, 8]."""
+def encode(vae: AutoencoderDC, pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1] to scaled latents [b, 48, 8, 8]."""
     with torch.no_grad():
-        latents: Tensor = vae.encode(pictures).latents * vae.config.scaling_factor
+        latents: Tensor = vae.encode(pictures).latent * vae.config.scaling_factor
     return latents
 
 
-def decode(vae: AutoencoderTiny, latents: Tensor) -> Tensor:
+def decode(vae: AutoencoderDC, latents: Tensor) -> Tensor:
     """Scaled latents to pictures, [b, 3, 64, 64] around [-1, 1]."""
     pictures: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
     return pictures
 
 
 @torch.no_grad()
-def sample_teacher(
-    unet: UNet2DConditionModel, condition: Tensor, nothing: Tensor, eps: Tensor, *, steps: int, guidance: float
-) -> Tensor:
-    """DDIM from pure noise with classifier-free guidance.
+def sample_teacher(predict_v: Callable[[Tensor, int], Tensor], eps: Tensor, *, steps: int, guidance: float) -> Tensor:
+    """DDIM from pure noise with classifier-free guidance. Returns scaled latents.
 
-    `condition` [b, 24, 128], `nothing` [1, 24, 128], `eps` [b, 24, 8, 8] unit normal. Returns scaled latents.
+    `predict_v` answers for latents [2b, 48, 8, 8] at a time, the first half with captions and the second without;
+    `eps` [b, 48, 8, 8] is unit normal.
     """
     alpha_bar = cumulative_alphas()
     times = np.linspace(len(alpha_bar) - 1, 0, steps + 1).round().astype(int)[:-1].tolist()
     z = (1 - alpha_bar[times[0]]).sqrt() * eps
-    both = torch.cat([condition, nothing.expand_as(condition)])
     for t, t_next in zip(times, [*times[1:], -1], strict=True):
-        v_with, v_without = unet(torch.cat([z, z]), t, both).sample.chunk(2)
+        v_with, v_without = predict_v(torch.cat([z, z]), t).chunk(2)
         v = v_without + guidance * (v_with - v_without)
         signal, noise = alpha_bar[t].sqrt(), (1 - alpha_bar[t]).sqrt()
         x0, eps_hat = signal * z - noise * v, noise * z + signal * v
@@ -162,16 +147,17 @@ def _rate(step: int, total: int) -> float:
     return min((step + 1) / 100, 1.0, max(fall, 0.05))
 
 
-def _write_sheet(build: Build, vae: AutoencoderTiny, average: Average) -> None:
+def _write_sheet(build: Build, vae: AutoencoderDC, average: Average) -> None:
     """With the decoder as it stands, since it may still be training beside."""
-    unet, text_encoder = _averaged(build, average)
+    unet, text_encoder = averaged_unet(average), load_text_encoder(build)
     ids = tokenize(world_tokenizer(build), [*SHEET_PROMPTS, ""])
     with torch.no_grad():
         text = text_encoder(ids).last_hidden_state
+    both = torch.cat([text[:-1], text[-1:].expand_as(text[:-1])])
     rows = []
     for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
         eps = torch.randn(len(SHEET_PROMPTS), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=generator)
-        z0 = sample_teacher(unet, text[:-1], text[-1:], eps, steps=12, guidance=3.0)
+        z0 = sample_teacher(lambda z, t: unet(z, t, both).sample, eps, steps=12, guidance=3.0)
         rows.append(to_pixels(decode(vae, z0)))
     write_sheet(build.folder / "teacher.png", np.stack(rows))

@@ -2,57 +2,138 @@
 
 from dataclasses import dataclass
 
-# Class noun -> drawings as "set:code point". Fluent drawings are 3D renderings, Noto drawings are flat.
+# Class noun -> code points. Each is drawn twice: Fluent drawings are 3D renderings, Noto drawings are flat.
+_CODE_POINTS = {
+    "dog": "1f436 1f415",
+    "cat": "1f431 1f408",
+    "rabbit": "1f430",
+    "panda": "1f43c",
+    "fox": "1f98a",
+    "lion": "1f981",
+    "tiger": "1f42f",
+    "bear": "1f43b",
+    "koala": "1f428",
+    "pig": "1f437",
+    "monkey": "1f435",
+    "frog": "1f438",
+    "owl": "1f989",
+    "penguin": "1f427",
+    "duck": "1f986",
+    "bird": "1f426",
+    "fish": "1f41f",
+    "turtle": "1f422",
+    "dinosaur": "1f996",
+    "elephant": "1f418",
+    "giraffe": "1f992",
+    "horse": "1f434",
+    "cow": "1f42e",
+    "sheep": "1f411",
+    "mouse": "1f42d",
+    "hamster": "1f439",
+    "wolf": "1f43a",
+    "octopus": "1f419",
+    "crab": "1f980",
+    "whale": "1f433",
+    "dolphin": "1f42c",
+    "shark": "1f988",
+    "snail": "1f40c",
+    "butterfly": "1f98b",
+    "bee": "1f41d",
+    "ladybug": "1f41e",
+    "chicken": "1f414",
+    "flamingo": "1f9a9",
+    "hedgehog": "1f994",
+    "mushroom": "1f344",
+    "cactus": "1f335",
+    "tree": "1f333",
+    "sunflower": "1f33b",
+    "rose": "1f339",
+    "tulip": "1f337",
+    "apple": "1f34e",
+    "banana": "1f34c",
+    "lemon": "1f34b",
+    "pear": "1f350",
+    "strawberry": "1f353",
+    "grapes": "1f347",
+    "watermelon": "1f349",
+    "pineapple": "1f34d",
+    "carrot": "1f955",
+    "corn": "1f33d",
+    "tomato": "1f345",
+    "broccoli": "1f966",
+    "burger": "1f354",
+    "pizza": "1f355",
+    "donut": "1f369",
+    "cookie": "1f36a",
+    "cake": "1f382",
+    "cupcake": "1f9c1",
+    "bread": "1f35e",
+    "cheese": "1f9c0",
+    "egg": "1f95a",
+    "mug": "2615 1f375",
+    "bowl": "1f963",
+    "handbag": "1f45c",
+    "hat": "1f3a9",
+    "crown": "1f451",
+    "sneaker": "1f45f",
+    "boot": "1f97e",
+    "shirt": "1f455",
+    "umbrella": "2614",
+    "clock": "23f0",
+    "camera": "1f4f7",
+    "phone": "1f4f1",
+    "radio": "1f4fb",
+    "guitar": "1f3b8",
+    "drum": "1f941",
+    "book": "1f4d5",
+    "candle": "1f56f",
+    "bell": "1f514",
+    "gift": "1f381",
+    "balloon": "1f388",
+    "teddy bear": "1f9f8",
+    "robot": "1f916",
+    "car": "1f697 1f699",
+    "bus": "1f68c",
+    "truck": "1f69a",
+    "tractor": "1f69c",
+    "train": "1f682",
+    "rocket": "1f680",
+    "boat": "26f5",
+    "ball": "26bd",
+    "vase": "1f3fa",
+    "chair": "1fa91",
+    "pumpkin": "1f383",
+    "ghost": "1f47b",
+    "alien": "1f47d",
+    "snowman": "26c4",
+}
+
+# Class noun -> drawings as "set:code point" or "own:name".
 DRAWINGS: dict[str, tuple[str, ...]] = {
-    "dog": ("fluent:1f436", "noto:1f436", "fluent:1f415", "noto:1f415"),
-    "cat": ("fluent:1f431", "noto:1f431", "fluent:1f408", "noto:1f408"),
-    "rabbit": ("fluent:1f430", "noto:1f430", "noto:1f407"),
-    "panda": ("fluent:1f43c", "noto:1f43c"),
-    "fox": ("fluent:1f98a", "noto:1f98a"),
-    "lion": ("fluent:1f981", "noto:1f981"),
-    "pig": ("fluent:1f437", "noto:1f437"),
-    "monkey": ("fluent:1f435", "noto:1f435", "noto:1f412"),
-    "frog": ("fluent:1f438", "noto:1f438"),
-    "owl": ("fluent:1f989", "noto:1f989"),
-    "penguin": ("fluent:1f427", "noto:1f427"),
-    "duck": ("fluent:1f986", "noto:1f986"),
-    "bird": ("fluent:1f426", "noto:1f426", "fluent:1f99c", "fluent:1f424", "noto:1f424"),
-    "fish": ("fluent:1f420", "fluent:1f41f", "noto:1f41f"),
-    "turtle": ("fluent:1f422", "noto:1f422"),
-    "dinosaur": ("fluent:1f996", "noto:1f996", "noto:1f995"),
-    "backpack": ("fluent:1f392",),
-    "mug": ("fluent:2615", "noto:2615", "fluent:1f375"),
-    "teapot": ("fluent:1fad6",),
-    "robot": ("fluent:1f916", "noto:1f916"),
-    "sneaker": ("fluent:1f45f", "noto:1f45f"),
-    "boot": ("fluent:1f97e", "noto:1f97e"),
-    "bowl": ("fluent:1f963", "noto:1f963", "noto:1f35c"),
-    "teddy bear": ("fluent:1f9f8", "noto:1f9f8"),
-    "car": ("fluent:1f697", "noto:1f697", "fluent:1f699", "noto:1f699"),
-    "rocket": ("fluent:1f680", "noto:1f680"),
-    "crown": ("fluent:1f451", "noto:1f451"),
-    "hat": ("fluent:1f3a9", "noto:1f3a9", "fluent:1f452"),
-    "clock": ("fluent:23f0", "noto:23f0", "noto:1f570"),
-    "cake": ("fluent:1f382", "noto:1f382", "fluent:1f370"),
-    "apple": ("fluent:1f34e", "noto:1f34e"),
-    "mushroom": ("fluent:1f344", "noto:1f344"),
+    **{
+        noun: tuple(f"{kind}:{code}" for code in codes.split() for kind in ("fluent", "noto"))
+        for noun, codes in _CODE_POINTS.items()
+    },
+    # The Noto drawings of these two are examples.
+    "backpack": ("fluent:1f392", "own:backpack"),
+    "teapot": ("fluent:1fad6", "own:teapot"),
 }
 
 # Never seen in training: they are the drawings behind examples/ and bench/.
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "dog": ("fluent:1f429", "noto:1f429", "fluent:1f415-200d-1f9ba", "noto:1f415-200d-1f9ba"),
     "cat": ("fluent:1f408-200d-2b1b", "noto:1f408-200d-2b1b"),
-    "rabbit": ("fluent:1f407",),
+    "rabbit": ("fluent:1f407", "noto:1f407"),
     "bird": ("noto:1f99c", "fluent:1f425"),
     "fish": ("noto:1f420", "fluent:1f421"),
     "backpack": ("noto:1f392",),
     "teapot": ("noto:1fad6",),
     "car": ("fluent:1f695", "noto:1f695"),
-    "hat": ("noto:1f452",),
+    "hat": ("noto:1f452", "fluent:1f452"),
+    "dinosaur": ("noto:1f995", "fluent:1f995"),
+    "bus": ("noto:1f68e", "fluent:1f68e"),
+    "cake": ("noto:1f370", "fluent:1f370"),
 }
-
-# Words the tokenizer knows so that a later edition can draw them without changing the text encoder's rows.
-_NOT_DRAWN_YET = "boat burger bus cactus camera candle donut elephant guitar octopus vase"
 
 # Colour word -> hue in [0, 1).
 COLOURS = {
@@ -91,6 +172,10 @@ SCENES: dict[str, Scene] = {
     "brick": Scene(("in front of a brick wall",), "a brick wall"),
     "white": Scene(("on a white background",), "a white background"),
     "house": Scene(("with a blue house in the background",), "a blue house"),
+    "rug": Scene(("on top of a purple rug",), "a purple rug"),
+    "autumn": Scene(("with autumn leaves in the background", "in autumn"), "autumn leaves"),
+    "dirt": Scene(("on top of a dirt road",), "a dirt road"),
+    "sunset": Scene(("at sunset",), "the sunset"),
 }
 
 
@@ -99,7 +184,7 @@ class Template:
     """A prompt around a noun and what it says about the picture: object size in pixels of 64, brightness."""
 
     text: str
-    size: tuple[int, int] = (36, 50)
+    size: tuple[int, int] = (40, 48)
     brightness: float = 1.0
 
 
@@ -114,22 +199,22 @@ TEMPLATES: tuple[Template, ...] = (
     Template("a dark photo of the {}", brightness=0.7),
     Template("a photo of my {}"),
     Template("a photo of the cool {}"),
-    Template("a close-up photo of a {}", size=(48, 58)),
+    Template("a close-up photo of a {}", size=(50, 58)),
     Template("a bright photo of the {}", brightness=1.25),
     Template("a cropped photo of a {}"),
     Template("a photo of the {}"),
     Template("a good photo of the {}"),
     Template("a photo of one {}"),
-    Template("a close-up photo of the {}", size=(48, 58)),
+    Template("a close-up photo of the {}", size=(50, 58)),
     Template("a rendition of the {}"),
     Template("a photo of the clean {}"),
     Template("a rendition of a {}"),
     Template("a photo of a nice {}"),
     Template("a good photo of a {}"),
     Template("a photo of the nice {}"),
-    Template("a photo of the small {}", size=(28, 36)),
+    Template("a photo of the small {}", size=(28, 34)),
     Template("a photo of the weird {}"),
-    Template("a photo of the large {}", size=(48, 58)),
+    Template("a photo of the large {}", size=(50, 58)),
 )
 
 NOUNS = tuple(sorted(DRAWINGS))
@@ -149,6 +234,6 @@ def all_words() -> list[str]:
     """Every word a caption can hold, sorted."""
     texts = [template.text.replace("{}", "") for template in TEMPLATES]
     texts += [text for scene in SCENES.values() for text in (*scene.phrases, scene.place)]
-    texts += [*NOUNS, *COLOURS, _NOT_DRAWN_YET, "a an the of on in at with to and my toy"]
+    texts += [*NOUNS, *COLOURS, "a an the of on in at with to and my toy"]
     words = {word for text in texts for word in text.replace("-", " - ").split()}
     return sorted(words)

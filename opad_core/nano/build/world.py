@@ -12,7 +12,7 @@ from opad_core.nano.build.scenes import draw_scene
 from opad_core.nano.build.sprites import tint
 from opad_core.nano.build.vocabulary import COLOURS, DRAWINGS, SCENES, TEMPLATES, Template, with_article
 
-_BACKGROUNDS_PER_SCENE = 160
+_BACKGROUNDS_PER_SCENE = 16
 _PLAIN = Template("a {}")
 
 
@@ -38,17 +38,15 @@ class World:
         self._backgrounds: dict[tuple[str, int], Image.Image] = {}
 
     def render(self, seed: int) -> Sample:
-        """95 % of the pictures show an object (a quarter of them in a named colour), 5 % only a scene."""
+        """95 % of the pictures show an object (a fifth of them in a named colour), 5 % only a scene."""
         rng = np.random.default_rng(seed)
         scene = str(rng.choice(list(SCENES)))
         background = self._background(scene, int(rng.integers(_BACKGROUNDS_PER_SCENE)))
-        if rng.random() < 0.5:
-            background = background.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if rng.random() < 0.05:
             return Sample(np.asarray(background), f"a photo of {SCENES[scene].place}", "", "", "", scene)
         noun = str(rng.choice(list(DRAWINGS)))
         drawing = str(rng.choice(DRAWINGS[noun]))
-        colour = str(rng.choice(list(COLOURS))) if rng.random() < 0.25 else ""
+        colour = str(rng.choice(list(COLOURS))) if rng.random() < 0.2 else ""
         template = _PLAIN if rng.random() < 0.4 else TEMPLATES[rng.integers(len(TEMPLATES))]
         says_where = template is _PLAIN or rng.random() < 0.65
         phrase = str(rng.choice(SCENES[scene].phrases)) if says_where else ""
@@ -84,14 +82,14 @@ def place_object(
     scale = longest / max(sprite.size)
     sprite = sprite.resize(
         (max(1, round(sprite.width * scale)), max(1, round(sprite.height * scale))), Image.Resampling.BOX
-    ).rotate(float(np.clip(rng.normal(0, 5), -12, 12)), Image.Resampling.BICUBIC, expand=True)
-    light = float(rng.uniform(0.9, 1.08))
+    ).rotate(float(np.clip(rng.normal(0, 3), -7, 7)), Image.Resampling.BICUBIC, expand=True)
+    light = float(rng.uniform(0.94, 1.06))
     lit = ImageEnhance.Brightness(sprite.convert("RGB")).enhance(light)
     lit.putalpha(sprite.getchannel("A"))
     sprite = lit
-    x = round((background.width - sprite.width) / 2 + rng.uniform(-3.5, 3.5) * unit)
+    x = round((background.width - sprite.width) / 2 + rng.uniform(-2, 2) * unit)
     centre = (background.height - sprite.height) / 2 + (background.height - sprite.height) * 0.12
-    y = round(centre + rng.uniform(-2, 2) * unit)
+    y = round(centre + rng.uniform(-1, 1) * unit)
     canvas = background.copy()
     if not floating:
         shade = Image.new("L", background.size)

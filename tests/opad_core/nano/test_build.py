@@ -10,6 +10,7 @@ import opad_core.nano
 from opad_core.bases import load_base
 from opad_core.nano.build.__main__ import run, smoke
 from opad_core.nano.build.examples import stand_in
+from opad_core.nano.build.judge import judge_base
 from opad_core.nano.build.recipe import SMOKE
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.vocabulary import all_words
@@ -36,7 +37,7 @@ def verify(folder):
 def test_the_smoke_build_makes_a_base_that_loads_and_verifies(built):
     verify(built / "base")
     base = load_base(str(built / "base"), device="cpu")
-    assert base.latent_shape == (24, 8, 8)
+    assert base.latent_shape == (48, 8, 8)
     with torch.no_grad():
         picture = base.decode(torch.zeros(1, *base.latent_shape))
     assert picture.shape == (1, 3, 64, 64)
@@ -52,6 +53,15 @@ def test_a_finished_stage_is_not_trained_again(built):
     before = (built / "student.pt").read_bytes()
     run(Build(built, SMOKE, 0, stand_in), ["world", "vae", "student"])
     assert (built / "student.pt").read_bytes() == before
+
+
+def test_the_judge_scores_teacher_and_student_of_a_built_base(built):
+    scores = judge_base(Build(built, SMOKE, 0, stand_in), str(built / "base"), pictures=128)
+    assert scores.keys() == {"judge", "teacher", "student", "vae_psnr_db", "megabytes"}
+    for role in ("teacher", "student"):
+        assert scores[role].keys() == {"object_top1", "scene_top1", "diversity"}
+        assert 0 <= scores[role]["object_top1"] < 0.2, "an untrained network draws nothing that can be named"
+    assert 0 < scores["megabytes"] < MEGABYTES
 
 
 def test_a_picture_is_a_function_of_its_seed(tmp_path):

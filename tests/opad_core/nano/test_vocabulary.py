@@ -1,7 +1,16 @@
 import itertools
 
 from opad_core.nano.build.architecture import TEXT_LENGTH, build_tokenizer
-from opad_core.nano.build.vocabulary import DRAWINGS, HELD_OUT, NOUNS, SCENE_PROMPTS, TEMPLATES, all_words, with_article
+from opad_core.nano.build.vocabulary import (
+    DRAWINGS,
+    HELD_OUT,
+    NOUNS,
+    SCENE_PROMPTS,
+    SCENES,
+    TEMPLATES,
+    all_words,
+    with_article,
+)
 
 
 def captions():
@@ -19,7 +28,7 @@ def test_every_word_of_every_caption_is_one_token(tmp_path):
 
 def test_ids_turn_back_into_the_caption(tmp_path):
     tokenizer = build_tokenizer(all_words(), tmp_path)
-    for caption in ("a photo of a teddy bear", "an owl floating on top of water", "a zebra"):
+    for caption in ("a photo of a teddy bear", "an owl floating on top of water", "a cactus"):
         assert tokenizer.decode(tokenizer(caption).input_ids, skip_special_tokens=True).strip() == caption
 
 
@@ -47,3 +56,9 @@ def test_held_out_drawings_are_not_drawn():
     drawn = {drawing for drawings in DRAWINGS.values() for drawing in drawings}
     held_out = {drawing for drawings in HELD_OUT.values() for drawing in drawings}
     assert not drawn & held_out
+
+
+def test_the_world_is_as_large_as_promised():
+    assert len(DRAWINGS) >= 100
+    assert all(len(drawings) >= 2 for drawings in DRAWINGS.values())
+    assert len(SCENES) >= 20

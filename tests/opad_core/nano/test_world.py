@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from opad_core.nano.build.architecture import RAW_LATENT_SCALE, build_vae
+from opad_core.nano.build.architecture import LATENT_CHANNELS, build_vae
 from opad_core.nano.build.autoencoder import fit_encoder
-from opad_core.nano.build.examples import draw_mug
+from opad_core.nano.build.own_drawings import OWN_DRAWINGS, draw_beach_ball, draw_mug
 from opad_core.nano.build.scenes import draw_scene
 from opad_core.nano.build.vocabulary import SCENES
 from opad_core.nano.build.world import place_object
@@ -45,12 +45,29 @@ def test_the_fitted_encoder_gives_principal_components_of_unit_scale():
     vae = build_vae()
     fit_encoder(vae, pictures)
     with torch.no_grad():
-        latents = vae.encode(pictures).latents * RAW_LATENT_SCALE
-    assert latents.shape == (24, 24, 8, 8)
+        latents = vae.encode(pictures).latent
+    assert latents.shape == (24, LATENT_CHANNELS, 8, 8)
     rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
-    torch.testing.assert_close(rows.mean(0), torch.zeros(24), atol=1e-3, rtol=0)  # float32 sums over 192 pixels
+    torch.testing.assert_close(
+        rows.mean(0), torch.zeros(LATENT_CHANNELS), atol=1e-3, rtol=0
+    )  # float32 sums over 192 pixels
     assert float(rows.std()) == pytest.approx(1, abs=0.01)
     covariance = rows.T.cov()
     spread = covariance.diagonal().sqrt()
     off = (covariance / spread / spread[:, None]).fill_diagonal_(0).abs().max()
     assert float(off) < 0.01  # components do not correlate
+
+
+@pytest.mark.parametrize("name", OWN_DRAWINGS)
+def test_our_own_drawings_stand_free(name):
+    drawing = OWN_DRAWINGS[name]()
+    alpha = np.asarray(drawing.getchannel("A"))
+    assert max(drawing.size) == 128
+    assert (alpha > 200).mean() > 0.25
+    assert alpha[0, 0] == 0
+
+
+def test_the_ball_turns():
+    still, turned = (np.asarray(draw_beach_ball(turn)).astype(int) for turn in (0.0, 0.5))
+    assert (still[..., 3] == turned[..., 3]).all()
+    assert np.abs(still - turned)[..., :3].mean() > 10

@@ -1,0 +1,164 @@
+"""`python bench/personalise.py`: how well concepts are learned, beside plain Custom Diffusion on the one-step student.
+
+For every concept three students draw the base's scene prompts from the same seeds: the untouched one, OPAD's by the
+preset, and one whose K/V and V* learned from the reconstruction loss alone, as Custom Diffusion does, for as many
+iterations of the same batch. Identity is `opad_core.evaluation.identity`; scenes are named by the build's judge.
+Results are kept per concept in OUT/NAME.json and OUT/NAME.png: a run that was cut off goes on with the next concept.
+"""
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from opad_core.bases import Base, load_base
+from opad_core.bundle import Bundle, read_bundle
+from opad_core.config import OpadConfig, override, preset
+from opad_core.data import read_references, squared
+from opad_core.evaluation.identity import identity_score
+from opad_core.evaluation.sheet import FAINT, GAP, INK, MARGIN, PAPER
+from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.nano.build.judge import name_scenes
+from opad_core.nano.build.recipe import FULL
+from opad_core.nano.build.stage import Build, build_folder
+from opad_core.training import Training, train
+
+TILE = 96
+SEEDS = (0, 1)
+
+
+class CustomDiffusion(Training):
+    """L_rec on the student itself: what one would try first (Kumari et al. 2023), and what one step does not bear."""
+
+    def __init__(self, base: Base, *args: Any, **kwargs: Any) -> None:
+        on_student = copy.copy(base)
+        on_student.__dict__["teacher"] = base.student
+        super().__init__(on_student, *args, **kwargs)
+
+    def learn(self) -> Bundle:
+        """All iterations of both stages on the photos; the last iterate as a bundle."""
+        for _ in tqdm(range(self.config.total_iterations), desc="custom diffusion", mininterval=5):
+            photos = self._batch(self.photos, "photos")
+            eps = torch.randn(
+                (self.config.batch_size, *self.base.latent_shape), generator=self._stream("noise")
+            )  # fmt: skip
+            self.step_teacher(photos, eps, self._encode(photos.prompts))
+            self.state.step += 1
+        self.state.student_average = [*self.state.teacher.parameters(), self.state.token_row]
+        return read_bundle(self.bundle())
+
+
+def measure(base: Base, folder: Path, config: OpadConfig, build: Build, out: Path) -> dict[str, Any]:
+    """One concept: the figures, and its strip of the contact sheet in OUT/NAME.png."""
+    references, noun = read_references(folder), (folder / "class.txt").read_text().strip()
+    started = time.monotonic()
+    bar = tqdm(total=config.total_iterations, desc=folder.name, mininterval=5)
+    bundle = read_bundle(
+        train(
+            base, references, noun, config, seed=0,
+            report=lambda progress: bar.update(progress.step - bar.n), should_stop=lambda: False,
+        )
+    )  # fmt: skip
+    bar.close()
+    seconds = time.monotonic() - started
+    naive = CustomDiffusion(base, references, noun, config, seed=0).learn()
+    generator = OneStepGenerator(base)
+    result: dict[str, Any] = {"concept": folder.name, "class": noun, "train_seconds": round(seconds)}
+    columns = []
+    for name, learned in (("untouched", None), ("opad", bundle), ("custom_diffusion", naive)):
+        drawn = draw(generator, learned, noun)
+        result[name] = {
+            "identity": round(identity_score([Image.fromarray(p) for p in drawn], references), 4),
+            "scene_top1": round(scene_accuracy(build, drawn), 3),
+        }
+        columns.append([Image.fromarray(drawn[k]) for k in (0, 4, 9, 15)])
+    strip(folder.name, references, columns, result).save(out / f"{folder.name}.png")
+    return result
+
+
+def draw(generator: OneStepGenerator, bundle: Bundle | None, noun: str) -> NDArray[np.uint8]:
+    """Every scene prompt of the base with every seed, prompts outermost within a seed."""
+    placeholder = noun if bundle is None else "<concept>"
+    requests = [
+        ImageRequest(bundle, prompt.format(placeholder), 1000 * seed + index)
+        for seed in SEEDS
+        for index, prompt in enumerate(generator.base.manifest.scene_prompts)
+    ]
+    return np.concatenate([generator.generate(requests[i : i + 16]) for i in range(0, len(requests), 16)])
+
+
+def scene_accuracy(build: Build, drawn: NDArray[np.uint8]) -> float:
+    named, expected = name_scenes(build, drawn)
+    return float(np.mean([n == e for n, e in zip(named, expected * len(SEEDS), strict=True)]))
+
+
+def strip(name: str, references: list[Image.Image], columns: list[list[Image.Image]], result: dict[str, Any]
+          ) -> Image.Image:  # fmt: skip
+    """references | untouched | OPAD | Custom Diffusion, one row of tiles with a line of figures below."""
+    groups = [[squared(r, keep_aspect=True) for r in references[:3]], *columns]
+    step = TILE + GAP // 2
+    width = 2 * MARGIN + sum(len(group) * step + 2 * GAP for group in groups) - 2 * GAP
+    picture = Image.new("RGB", (width, TILE + 34), PAPER)
+    pen = ImageDraw.Draw(picture)
+    labels = [name] + [f"identity {result[k]['identity']:.2f}, scene {result[k]['scene_top1']:.2f}"
+                       for k in ("untouched", "opad", "custom_diffusion")]  # fmt: skip
+    left = MARGIN
+    for number, (group, label) in enumerate(zip(groups, labels, strict=True)):
+        for tile in group:
+            picture.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), (left, 4))
+            left += step
+        pen.text((left - len(group) * step, TILE + 8), label, FAINT if number else INK, ImageFont.load_default(15))
+        left += 2 * GAP
+    return picture
+
+
+def contact_sheet(strips: list[Path]) -> Image.Image:
+    pictures = [Image.open(path) for path in strips]
+    width = max(p.width for p in pictures)
+    sheet = Image.new("RGB", (width, sum(p.height for p in pictures) + MARGIN + 30), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    step, left = TILE + GAP // 2, MARGIN
+    for heading, count in (("references", 3), ("the untouched student", 4), ("OPAD", 4), ("Custom Diffusion", 4)):
+        pen.text((left, 14), heading, INK, ImageFont.load_default(17))
+        left += count * step + 2 * GAP
+    top = MARGIN + 14
+    for p in pictures:
+        sheet.paste(p, (0, top))
+        top += p.height
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--concepts", type=Path, default=Path("examples"), help="folder of folders of pictures")
+    parser.add_argument("--out", type=Path, default=Path("build/personalise"))
+    parser.add_argument("--base", default="nano")
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="change a setting")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    base = load_base(arguments.base)
+    changes = {name: json.loads(value) for name, value in (text.split("=", 1) for text in arguments.set)}
+    config = override(preset(arguments.preset, base.manifest.presets), changes)
+    build = Build(build_folder(), FULL)
+    folders = sorted(path.parent for path in arguments.concepts.glob("*/class.txt"))
+    for folder in folders:
+        kept = arguments.out / f"{folder.name}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(measure(base, folder, config, build, arguments.out)))
+        print(kept.read_text(), flush=True)
+    results = [json.loads((arguments.out / f"{folder.name}.json").read_text()) for folder in folders]
+    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    contact_sheet([arguments.out / f"{folder.name}.png" for folder in folders]).save(arguments.out / "sheet.png")
+
+
+if __name__ == "__main__":
+    main()
