@@ -50,7 +50,7 @@ class CustomDiffusion(Training):
             eps = torch.randn(
                 (self.config.batch_size, *self.base.latent_shape), generator=self._stream("noise")
             )  # fmt: skip
-            self.step_teacher(photos, eps, self._encode(photos.prompts))
+            self.step_teacher(photos, eps, self._encode(photos.prompts, self.state.token_row))
             self.state.step += 1
         self.state.student_average = [*self.state.teacher.parameters(), self.state.token_row]
         return read_bundle(self.bundle())

@@ -12,13 +12,15 @@ from tqdm import tqdm
 
 from opad_core.bases import load_base
 from opad_core.bundle import read_bundle
-from opad_core.config import PRESETS, OpadConfig, override, preset
+from opad_core.config import ABLATIONS, PRESETS, OpadConfig, override, preset
 from opad_core.data import read_references
 from opad_core.errors import OpadError
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.training import Progress, TrainingStopped, train
 
 BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"
+SHOWN = ("rec", "id", "mse", "swd")
+"""Losses on the progress bar."""
 CHECKPOINT_EVERY = 50
 """Iterations; what an interrupted power supply may cost."""
 
@@ -32,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     learn.add_argument("--class", dest="class_noun", required=True, help="what the thing is, for instance dog")
     learn.add_argument("--out", type=Path, required=True, help="folder for the bundle, previews and checkpoints")
     learn.add_argument("--preset", default="default", choices=list(PRESETS))
+    learn.add_argument("--ablation", choices=list(ABLATIONS), help="take one part of the method away")
     learn.add_argument("--iterations", type=int, help="of the distillation stage")
     learn.add_argument("--collaborative-iterations", type=int)
     learn.add_argument("--seed", type=int, default=0)
@@ -70,7 +73,8 @@ def _train(arguments: argparse.Namespace) -> int:
         for name in ("iterations", "collaborative_iterations")
         if (value := getattr(arguments, name)) is not None
     }
-    config = override(preset(arguments.preset, base.manifest.presets), changes)
+    without = ABLATIONS[arguments.ablation] if arguments.ablation else {}
+    config = override(preset(arguments.preset, base.manifest.presets), {**without, **changes})
     arguments.out.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.out / CHECKPOINT
     resume = checkpoint.read_bytes() if checkpoint.exists() else None
@@ -85,7 +89,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
         def report(progress: Progress) -> None:
             bar.update(progress.step - bar.n)
-            shown = {name: f"{progress.losses[name]:.3f}" for name in ("rec", "id", "mse", "swd")}
+            shown = {name: f"{progress.losses[name]:.3f}" for name in SHOWN if name in progress.losses}
             bar.set_postfix(stage=progress.stage, **shown)
             if progress.preview is not None:
                 progress.preview.save(arguments.out / PREVIEW)

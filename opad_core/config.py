@@ -35,6 +35,11 @@ class OpadConfig:
     swd_patch: int = 11  # pixels [setting]
     guidance: float = 7.5  # classifier-free guidance of the teacher's target [setting]
 
+    # What the paper's ablations take away [tables 6, 8 and 9]; `ABLATIONS` names them
+    shared_text_encoder: bool = True  # False: the student starts from the class noun's row and never sees V* [inferred]
+    teacher_first: bool = False  # True: the teacher learns alone for `iterations`, then teaches at rest [inferred]
+    photos: int = 0  # how many of the references are used; 0 takes all, 1 is one-shot
+
     # Pictures
     templates: tuple[str, ...] = ()  # empty: the base's own training prompts (25 CLIP-ImageNet ones for sd-turbo)
     keep_aspect: bool = False  # False squashes a photo to a square [setting]; True crops its middle [ours]
@@ -64,6 +69,8 @@ class OpadConfig:
                 f"iterations must be at least 1 and collaborative_iterations at least 0, got {self.iterations} "
                 f"and {self.collaborative_iterations}"
             )
+        if self.photos < 0:
+            raise OpadError(f"photos must be at least 0 (all of them), got {self.photos}")
         if self.batch_size < 1:
             raise OpadError(f"batch_size must be at least 1, got {self.batch_size}")
         if not 0 <= self.scene_share < 1:
@@ -72,8 +79,12 @@ class OpadConfig:
             raise OpadError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 
     @property
+    def distillation_iterations(self) -> int:
+        return self.iterations * (2 if self.teacher_first else 1)
+
+    @property
     def total_iterations(self) -> int:
-        return self.iterations + self.collaborative_iterations
+        return self.distillation_iterations + self.collaborative_iterations
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,22 @@ PRESETS = {
         },
     ),
 }
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no-teacher": {"lambda_id": 0.0, "lambda_mse": 0.0, "lambda_swd": 0.0},
+    "no-dino": {"lambda_adv": (0.0, 1.0, 1.0)},
+    "no-dinov2": {"lambda_adv": (1.0, 0.0, 1.0)},
+    "no-clip": {"lambda_adv": (1.0, 1.0, 0.0)},
+    "no-discriminators": {"lambda_adv": (0.0, 0.0, 0.0)},
+    "no-id": {"lambda_id": 0.0},
+    "no-mse": {"lambda_mse": 0.0},
+    "no-swd": {"lambda_swd": 0.0},
+    "no-shared-text-encoder": {"shared_text_encoder": False},
+    "teacher-first": {"teacher_first": True},
+    "one-shot": {"photos": 1},
+}
+"""The paper's ablations by name, as changes of a preset. A term of weight 0 is not computed."""
 
 
 def preset(name: str, base_presets: dict[str, dict[str, Any]]) -> OpadConfig:

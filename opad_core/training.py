@@ -22,7 +22,7 @@ from opad_core.checkpoint import TrainingState
 from opad_core.concept import PLACEHOLDER, KeyValueProjections
 from opad_core.config import OpadConfig
 from opad_core.data import Batch, Example, augmented, pairs_at, photo_examples, squared, to_pixels
-from opad_core.discriminator import discriminator_head
+from opad_core.discriminator import Backbone, discriminator_head
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.losses import (
@@ -97,7 +97,7 @@ def train(
     while state.step < config.total_iterations:
         if should_stop():
             raise TrainingStopped(state.save(fingerprint=training.fingerprint))
-        if state.step == config.iterations and state.sample_pixels is None:
+        if state.step == config.distillation_iterations and state.sample_pixels is None:
             training.draw_samples()
         losses = training.iterate()
         if not all(map(torch.isfinite, losses.values())):
@@ -108,7 +108,7 @@ def train(
             Progress(
                 step=state.step,
                 total_steps=config.total_iterations,
-                stage="distillation" if state.step <= config.iterations else "collaborative",
+                stage="distillation" if state.step <= config.distillation_iterations else "collaborative",
                 losses={name: float(value) for name, value in losses.items()},
                 seconds_per_step=(time.monotonic() - started) / (state.step - first_step),
                 preview=training.preview() if show else None,
@@ -132,7 +132,9 @@ class Training:
                 f"patches of {config.swd_patch}; take fewer levels or a smaller swd_patch"
             )
         templates = list(config.templates) or base.manifest.templates
+        references = references[: config.photos or len(references)]
         self.photos = photo_examples(references, templates, keep_aspect=config.keep_aspect)
+        self.start_row = base.text.embedding_of(class_noun).to(base.device)
         self.null_states = base.text.encode([""], [""], [None]).detach()
         self.state = self._initial_state()
         self.fingerprint = self._fingerprint(references)
@@ -143,25 +145,28 @@ class Training:
         self._samples: list[Example] = []
 
     def iterate(self) -> dict[str, Tensor]:
-        """One iteration in place; the mean losses by name."""
+        """One iteration in place; the mean losses by name, those that have a weight."""
+        config, step = self.config, self.state.step
         photos = self._batch(self.photos, "photos")
         learned, real = photos, photos
-        if self.state.step >= self.config.iterations:
+        if step >= config.distillation_iterations:
             learned, real = self._collaborative_batches(photos)
-        elif not self.config.canvas_for_discriminators:
+        elif not config.canvas_for_discriminators:
             real = self._batch(self.photos, "real", canvas=False)
         eps = torch.randn(
-            (self.config.batch_size, *self.base.latent_shape), generator=self._stream("noise")
+            (config.batch_size, *self.base.latent_shape), generator=self._stream("noise")
         ).to(self.base.device)  # fmt: skip
 
-        text_states = self._encode(learned.prompts)
-        losses = {"rec": self.step_teacher(learned, eps, text_states)}
-        prompts = self._with_scenes(learned.prompts)
-        student_states = text_states if prompts == learned.prompts else self._encode(prompts)
-        student_losses, features = self.step_student(eps, student_states.detach())
-        losses |= student_losses
-        losses |= self.step_discriminators(real.pixels[self._scenes :].to(self.base.device), features)
-        self._average_student()
+        losses: dict[str, Tensor] = {}
+        alone = config.teacher_first and step < config.iterations
+        at_rest = config.teacher_first and config.iterations <= step < config.distillation_iterations
+        if not at_rest:
+            losses["rec"] = self.step_teacher(learned, eps, self._encode(learned.prompts, self.state.token_row))
+        if not alone:
+            student_losses, features = self.step_student(eps, self._with_scenes(learned.prompts))
+            losses |= student_losses
+            losses |= self.step_discriminators(real.pixels[self._scenes :].to(self.base.device), features)
+            self._average_student()
         self.state.step += 1
         return losses
 
@@ -177,52 +182,59 @@ class Training:
         self._descend("teacher", loss, [*self.state.teacher.parameters(), self.state.token_row])
         return loss.detach()
 
-    def step_student(self, eps: Tensor, text_states: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def step_student(self, eps: Tensor, prompts: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Lines 14-21: the student's K/V learn from the discriminators and from the teacher's correction.
 
-        `text_states` are detached: the student never moves V*. Returns the losses and the three networks' features of
-        the pictures that the discriminators judge, detached, which their step reuses: same picture, frozen networks.
+        The student never moves V*. Returns the losses and, by discriminator, the features of the pictures that it
+        judged, detached, which its own step reuses: same picture, frozen network.
         """
         config = self.config
-        z_student = self.base.student.one_step(eps, self.state.student(text_states))
+        with torch.no_grad():
+            teacher_states = student_states = self._encode(prompts, self.state.token_row)
+            if not config.shared_text_encoder:
+                student_states = self._encode(prompts, self.start_row)
+        z_student = self.base.student.one_step(eps, self.state.student(student_states))
         x_student = self.base.decode(z_student)
-        features = self._features(x_student[self._scenes :])
         losses: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         total = x_student.new_zeros(())
-        for name, head, weight, feature in zip(
-            ("adv_dino", "adv_dinov2", "adv_clip"), self.state.heads, config.lambda_adv, features, strict=True
-        ):
-            losses[name] = generator_loss(head(feature.flatten(1))).mean()
-            total = total + weight * losses[name]
+        for (name, backbone), head, weight in zip(self._judges(), self.state.heads, config.lambda_adv, strict=True):
+            if weight:
+                feature = self._feature(backbone, x_student[self._scenes :])
+                losses[f"adv_{name}"] = generator_loss(head(feature.flatten(1))).mean()
+                features[name] = feature.detach()
+                total = total + weight * losses[f"adv_{name}"]
 
-        t = self._times("student-time")
-        z_target, x_target = self._teacher_target(z_student.detach(), eps, t, text_states)
-        c_t = self.base.teacher.abar[t]
-        with torch.no_grad():
-            target_identity = self._identity(x_target)
-        aligned = {
-            "id": (config.lambda_id, identity_loss(self._identity(x_student), target_identity)),
-            "mse": (config.lambda_mse, latent_loss(z_student, z_target)),
-            "swd": (config.lambda_swd, self._swd(x_student, x_target)),
-        }
-        for name, (weight, per_sample) in aligned.items():
-            losses[name] = per_sample.mean()
-            total = total + weight * (c_t * per_sample).mean()
-        self._descend("student", total, list(self.state.student.parameters()))
-        detached = {name: loss.detach() for name, loss in losses.items()}
-        return detached, [feature.detach() for feature in features]
+        if config.lambda_id or config.lambda_mse or config.lambda_swd:
+            t = self._times("student-time")
+            z_target, x_target = self._teacher_target(z_student.detach(), eps, t, teacher_states)
+            c_t = self.base.teacher.abar[t]
+            aligned: dict[str, tuple[float, Tensor]] = {}
+            if config.lambda_id:
+                with torch.no_grad():
+                    target_identity = self._identity(x_target)
+                aligned["id"] = (config.lambda_id, identity_loss(self._identity(x_student), target_identity))
+            if config.lambda_mse:
+                aligned["mse"] = (config.lambda_mse, latent_loss(z_student, z_target))
+            if config.lambda_swd:
+                aligned["swd"] = (config.lambda_swd, self._swd(x_student, x_target))
+            for name, (weight, per_sample) in aligned.items():
+                losses[name] = per_sample.mean()
+                total = total + weight * (c_t * per_sample).mean()
+        if losses:
+            self._descend("student", total, list(self.state.student.parameters()))
+        return {name: loss.detach() for name, loss in losses.items()}, features
 
-    def step_discriminators(self, x_real: Tensor, fake_features: list[Tensor]) -> dict[str, Tensor]:
+    def step_discriminators(self, x_real: Tensor, fake_features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Lines 22-25: the heads learn to tell the photos from the student's pictures."""
-        with torch.no_grad():
-            real_features = self._features(x_real)
         losses = {}
-        for name, head, real, fake in zip(
-            ("d_dino", "d_dinov2", "d_clip"), self.state.heads, real_features, fake_features, strict=True
-        ):
-            loss = discriminator_loss(head(real.flatten(1)), head(fake.flatten(1))).mean()
-            self._descend(name, loss, [])
-            losses[name] = loss.detach()
+        for (name, backbone), head in zip(self._judges(), self.state.heads, strict=True):
+            if name in fake_features:
+                with torch.no_grad():
+                    real = self._feature(backbone, x_real)
+                loss = discriminator_loss(head(real.flatten(1)), head(fake_features[name].flatten(1))).mean()
+                self._descend(f"d_{name}", loss, [])
+                losses[f"d_{name}"] = loss.detach()
         return losses
 
     @torch.no_grad()
@@ -271,7 +283,7 @@ class Training:
             }
         )
         return write_bundle(
-            token_row=token_row,
+            token_row=token_row if self.config.shared_text_encoder else self.start_row,
             projections=averaged,
             class_noun=self.class_noun,
             base=self.base.manifest.name,
@@ -282,12 +294,12 @@ class Training:
 
     def _initial_state(self) -> TrainingState:
         config, device = self.config, self.base.device
-        token_row = nn.Parameter(self.base.text.embedding_of(self.class_noun).to(device))
+        token_row = nn.Parameter(self.start_row.clone())
         teacher = self.base.teacher.new_projections().to(device)
         student = self.base.student.new_projections().to(device)
         probe = torch.zeros(1, 3, self.base.manifest.resolution, self.base.manifest.resolution, device=device)
         with torch.no_grad():
-            widths = [feature.flatten(1).shape[1] for feature in self._features(probe)]
+            widths = [self._feature(backbone, probe).flatten(1).shape[1] for _, backbone in self._judges()]
         heads = nn.ModuleList(
             discriminator_head(width, generator=stream(self.seed, 0, f"head-{k}")) for k, width in enumerate(widths)
         ).to(device)
@@ -366,10 +378,8 @@ class Training:
         drawn = torch.randint(len(scenes), (self._scenes,), generator=self._stream("scenes")).tolist()
         return [scenes[k].format(PLACEHOLDER) for k in drawn] + prompts[self._scenes :]
 
-    def _encode(self, prompts: list[str]) -> Tensor:
-        return self.base.text.encode(
-            prompts, [self.class_noun] * len(prompts), [self.state.token_row] * len(prompts)
-        )  # fmt: skip
+    def _encode(self, prompts: list[str], token_row: Tensor) -> Tensor:
+        return self.base.text.encode(prompts, [self.class_noun] * len(prompts), [token_row] * len(prompts))
 
     @torch.no_grad()
     def _teacher_target(self, z_student: Tensor, eps: Tensor, t: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor]:
@@ -386,12 +396,14 @@ class Training:
         z_target = x0_null + self.config.guidance * (x0_text - x0_null)
         return z_target, self.base.decode(z_target)
 
-    def _features(self, x: Tensor) -> list[Tensor]:
+    def _judges(self) -> list[tuple[str, Backbone]]:
+        """The feature networks of D1, D2 and D3, in the order of their heads and weights."""
+        return list(zip(("dino", "dinov2", "clip"), self.base.backbones, strict=True))
+
+    def _feature(self, backbone: Backbone, x: Tensor) -> Tensor:
         config = self.config
-        return [
-            backbone(x, resize_mode=config.discriminator_resize, normalise=config.normalise_backbones)
-            for backbone in self.base.backbones
-        ]
+        feature: Tensor = backbone(x, resize_mode=config.discriminator_resize, normalise=config.normalise_backbones)
+        return feature
 
     def _identity(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.base.identity(x, resize_mode="bilinear", normalise=self.config.normalise_backbones)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from opad_core.bundle import read_bundle
-from opad_core.config import override, preset
+from opad_core.config import ABLATIONS, override, preset
 from opad_core.errors import DivergedError, OpadError
 from opad_core.training import Training, TrainingStopped, train
 
@@ -68,7 +68,7 @@ def test_the_student_never_moves_the_token(base, references):
     training = Training(base, references, "dog", preset("default", base.manifest.presets), seed=1)
     before = training.state.token_row.detach().clone()
     eps = torch.randn(2, *base.latent_shape, generator=torch.Generator().manual_seed(0))
-    training.step_student(eps, training._encode(["a photo of a <concept>"] * 2).detach())
+    training.step_student(eps, ["a photo of a <concept>"] * 2)
     assert torch.equal(training.state.token_row, before)
 
 
@@ -146,5 +146,63 @@ def test_some_of_the_students_prompts_name_scenes_that_no_preview_asks_for(base,
 def test_the_discriminators_judge_no_picture_of_a_scene(base, references):
     training = Training(base, references, "dog", with_scenes(base, 0.5), seed=1)
     eps = torch.randn(4, *base.latent_shape, generator=torch.Generator().manual_seed(0))
-    _, features = training.step_student(eps, training._encode(["a photo of a <concept>"] * 4).detach())
-    assert {len(feature) for feature in features} == {2}
+    _, features = training.step_student(eps, ["a photo of a <concept>"] * 4)
+    assert {len(feature) for feature in features.values()} == {2}
+
+
+LOSSES = {"rec", "adv_dino", "adv_dinov2", "adv_clip", "id", "mse", "swd", "d_dino", "d_dinov2", "d_clip"}
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("no-teacher", {"id", "mse", "swd"}),
+        ("no-dino", {"adv_dino", "d_dino"}),
+        ("no-dinov2", {"adv_dinov2", "d_dinov2"}),
+        ("no-clip", {"adv_clip", "d_clip"}),
+        ("no-discriminators", {loss for loss in LOSSES if loss.startswith(("adv_", "d_"))}),
+        ("no-id", {"id"}),
+        ("no-mse", {"mse"}),
+        ("no-swd", {"swd"}),
+        ("no-shared-text-encoder", set()),
+        ("one-shot", set()),
+    ],
+)
+def test_an_ablation_takes_away_what_it_names(base, references, name, missing):
+    config = override(preset("paper", base.manifest.presets), ABLATIONS[name])
+    training = Training(base, references, "dog", config, seed=1)
+    assert set(training.iterate()) == LOSSES - missing
+
+
+def test_without_the_shared_text_encoder_the_student_keeps_the_nouns_row(base, references):
+    config = override(preset("paper", base.manifest.presets), ABLATIONS["no-shared-text-encoder"])
+    training = Training(base, references, "dog", config, seed=1)
+    training.iterate()
+    assert torch.equal(read_bundle(training.bundle()).token_row, base.text.embedding_of("dog"))
+    assert not torch.equal(training.state.token_row, base.text.embedding_of("dog"))
+
+
+def test_one_shot_learns_from_the_first_photo_alone(base, references):
+    config = override(preset("paper", base.manifest.presets), ABLATIONS["one-shot"])
+    alone = Training(base, references, "dog", config, seed=1)
+    again = Training(base, references[:1], "dog", config, seed=1)
+    assert {name: loss.item() for name, loss in alone.iterate().items()} == {
+        name: loss.item() for name, loss in again.iterate().items()
+    }
+
+
+def test_teacher_first_moves_one_network_at_a_time(base, references):
+    config = override(preset("paper", base.manifest.presets), {**ABLATIONS["teacher-first"], "iterations": 2})
+    training = Training(base, references, "dog", config, seed=1)
+    teachers, students = [], []
+    for _ in range(config.distillation_iterations):
+        before = [
+            [p.detach().clone() for p in m.parameters()] for m in (training.state.teacher, training.state.student)
+        ]
+        training.iterate()
+        after = [list(m.parameters()) for m in (training.state.teacher, training.state.student)]
+        moved = [not all(map(torch.equal, a, b)) for a, b in zip(after, before, strict=True)]
+        teachers.append(moved[0])
+        students.append(moved[1])
+    assert teachers == [True, True, False, False]
+    assert students == [False, False, True, True]
