@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from opad_core.bundle import read_bundle
 from opad_core.config import ABLATIONS, PRESETS, OpadConfig, override, preset
 from opad_core.data import read_references
 from opad_core.errors import OpadError
+from opad_core.flops import count_iteration
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.training import Progress, TrainingStopped, train
 
@@ -56,6 +58,14 @@ def main(argv: list[str] | None = None) -> int:
 
     show = commands.add_parser("presets", help="every setting of the method in each preset")
     show.set_defaults(run=_presets)
+
+    flops = commands.add_parser("flops", help="what one iteration costs at full size, counted without weights")
+    flops.add_argument("--base", default="sd-turbo", choices=["sd-turbo"])
+    flops.add_argument("--preset", default="default", choices=list(PRESETS))
+    flops.add_argument("--ablation", choices=list(ABLATIONS))
+    flops.add_argument("--resolution", type=int, default=512, help="pixels")
+    flops.add_argument("--json", action="store_true")
+    flops.set_defaults(run=_flops)
 
     arguments = parser.parse_args(argv)
     try:
@@ -136,6 +146,18 @@ def _generate(arguments: argparse.Namespace) -> int:
         file = arguments.out / f"{seed}.png"
         Image.fromarray(picture).save(file)
         print(file)
+    return 0
+
+
+def _flops(arguments: argparse.Namespace) -> int:
+    without = ABLATIONS[arguments.ablation] if arguments.ablation else {}
+    counted = count_iteration(override(preset(arguments.preset, {}), without), resolution=arguments.resolution)
+    if arguments.json:
+        print(json.dumps(counted))
+        return 0
+    for part, tera in counted["parts"].items():
+        print(f"{part:<16}{tera:8.2f} TFLOP")
+    print(f"{'one iteration':<16}{counted['tflop_per_iteration']:8.2f} TFLOP")
     return 0
 
 

@@ -33,9 +33,12 @@ class Backbone(nn.Module):
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         return self
 
-    def forward(self, x: Tensor, *, resize_mode: str, normalise: bool) -> Tensor:
-        """`resize_mode` as in `resize`; `normalise=False` feeds [-1, 1] as it is, which is what the authors ran."""
-        x = resize(x, self.input_size, resize_mode)
+    def forward(self, x: Tensor, *, resize_mode: str, normalise: bool, size: int = 0) -> Tensor:
+        """`resize_mode` as in `resize`; `normalise=False` feeds [-1, 1] as it is, which is what the authors ran.
+
+        `size` in pixels replaces the network's own, for those that take any (DINOv2).
+        """
+        x = resize(x, size or self.input_size, resize_mode)
         if normalise:
             x = (x * 0.5 + 0.5 - self.mean) / self.std
         features: Tensor = self.network(x)

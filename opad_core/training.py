@@ -200,7 +200,7 @@ class Training:
         total = x_student.new_zeros(())
         for (name, backbone), head, weight in zip(self._judges(), self.state.heads, config.lambda_adv, strict=True):
             if weight:
-                feature = self._feature(backbone, x_student[self._scenes :])
+                feature = self._feature(name, backbone, x_student[self._scenes :])
                 losses[f"adv_{name}"] = generator_loss(head(feature.flatten(1))).mean()
                 features[name] = feature.detach()
                 total = total + weight * losses[f"adv_{name}"]
@@ -231,7 +231,7 @@ class Training:
         for (name, backbone), head in zip(self._judges(), self.state.heads, strict=True):
             if name in fake_features:
                 with torch.no_grad():
-                    real = self._feature(backbone, x_real)
+                    real = self._feature(name, backbone, x_real)
                 loss = discriminator_loss(head(real.flatten(1)), head(fake_features[name].flatten(1))).mean()
                 self._descend(f"d_{name}", loss, [])
                 losses[f"d_{name}"] = loss.detach()
@@ -299,7 +299,7 @@ class Training:
         student = self.base.student.new_projections().to(device)
         probe = torch.zeros(1, 3, self.base.manifest.resolution, self.base.manifest.resolution, device=device)
         with torch.no_grad():
-            widths = [self._feature(backbone, probe).flatten(1).shape[1] for _, backbone in self._judges()]
+            widths = [self._feature(name, backbone, probe).flatten(1).shape[1] for name, backbone in self._judges()]
         heads = nn.ModuleList(
             discriminator_head(width, generator=stream(self.seed, 0, f"head-{k}")) for k, width in enumerate(widths)
         ).to(device)
@@ -400,9 +400,14 @@ class Training:
         """The feature networks of D1, D2 and D3, in the order of their heads and weights."""
         return list(zip(("dino", "dinov2", "clip"), self.base.backbones, strict=True))
 
-    def _feature(self, backbone: Backbone, x: Tensor) -> Tensor:
+    def _feature(self, name: str, backbone: Backbone, x: Tensor) -> Tensor:
         config = self.config
-        feature: Tensor = backbone(x, resize_mode=config.discriminator_resize, normalise=config.normalise_backbones)
+        feature: Tensor = backbone(
+            x,
+            resize_mode=config.discriminator_resize,
+            normalise=config.normalise_backbones,
+            size=config.dinov2_size if name == "dinov2" else 0,
+        )
         return feature
 
     def _identity(self, x: Tensor) -> Tensor:

@@ -101,9 +101,11 @@ def psnr(decoded: Tensor, pictures: Tensor) -> float:
 
 def load_vae(build: Build) -> AutoencoderDC:
     """The autoencoder as far as its decoder is trained, frozen."""
-    vae = build_fitted_vae(build)
     if (build.folder / "vae.pt").exists():
+        vae = build_vae()
         build.load("vae", "vae", vae)
+    else:
+        vae = build_fitted_vae(build)
     return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 

@@ -15,11 +15,12 @@ from opad_core.nano.build.scenes import draw_scene
 from opad_core.nano.build.sprites import tint
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.vocabulary import HELD_OUT, NOUNS
-from opad_core.nano.build.world import place_object
+from opad_core.nano.build.world import place_on_grid
 
 _SIDE = 256
 _BENCH_SIDE = 128
 _SCENES = ("white", "grass", "wood", "beach")
+_SIZES = (48, 48, 56, 48)  # pixels of 64
 _BENCH = {
     "service_dog": ("dog", "fluent:1f415-200d-1f9ba"),
     "flat_poodle": ("dog", "noto:1f429"),
@@ -50,9 +51,9 @@ def draw_examples(build: Build) -> None:
 def _draw(folder: Path, noun: str, views: list[Image.Image], rng: np.random.Generator, side: int) -> None:
     assert noun in NOUNS, noun
     folder.mkdir(parents=True, exist_ok=True)
-    for index, (scene, sprite) in enumerate(zip(_SCENES, views, strict=True)):
+    for index, (scene, size, sprite) in enumerate(zip(_SCENES, _SIZES, views, strict=True)):
         background = draw_scene(scene, rng).resize((side, side), Image.Resampling.BICUBIC)
-        place_object(background, sprite, rng, size=(40, 48), floating=False).save(folder / f"{index}.png")
+        place_on_grid(background, sprite, rng, size=size, floating=False).save(folder / f"{index}.png")
     (folder / "class.txt").write_text(noun + "\n")
 
 

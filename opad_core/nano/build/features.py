@@ -5,8 +5,6 @@ self-distillation of a second network taught it less than knowing which drawing,
 encoder becomes the base's text encoder, and its identity projection is trained beside it.
 """
 
-import json
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -58,7 +56,7 @@ def train_clip(build: Build) -> None:
     text, vision, identity = build_text_encoder(tokenizer), build_clip(), IdentityProjection()
     text_head = nn.Linear(TEXT_WIDTH, FEATURE_WIDTH, bias=False)
     parts = nn.ModuleList([text, vision, identity, text_head])
-    captions: list[str] = json.loads((build.folder / "captions.json").read_text())
+    captions = build.captions
     things, partners = _things(build)
     optimizer, schedule = _optimizer(parts, build.counts["clip_steps"])
     shown: dict[str, float] = {}

@@ -27,6 +27,7 @@ _SMALL: dict[str, Any] = {
     # 64 and 32 pixels; below that a patch of 11 covers the picture. 128 projections would be half of an iteration.
     "swd_levels": 2,
     "swd_projections": 32,
+    "dinov2_size": 0,
     # Its captions know no "far away" and no "zoomed in".
     "size_words": False,
 }

@@ -1,5 +1,7 @@
 """What every stage of the build shares: its folder, its resumable loop, its sheet of samples."""
 
+import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,14 +40,30 @@ class Build:
     seed: int = 0
     drawing: Callable[[Path, str], Image.Image] = fetched_drawing
     """A drawing by its name, given the build folder."""
+    aligned: bool = False
+    """Whether pictures and captions are those of objects on the grid of latents, see pictures.py."""
     _pictures: NDArray[np.uint8] | None = field(default=None, repr=False)
+
+    def file(self, name: str, *, aligned: bool) -> Path:
+        """Where a file of one of the two sets of pictures lies."""
+        return self.folder / (f"aligned_{name}" if aligned else name)
 
     @property
     def pictures(self) -> NDArray[np.uint8]:
         """All cached pictures [n, 64, 64, 3]."""
         if self._pictures is None:
-            self._pictures = np.load(self.folder / "pictures.npy")
+            self._pictures = np.load(self.file("pictures.npy", aligned=self.aligned))
         return self._pictures
+
+    @property
+    def captions(self) -> list[str]:
+        """Of all cached pictures."""
+        captions: list[str] = json.loads(self.file("captions.json", aligned=self.aligned).read_text())
+        return captions
+
+    def on_grid(self) -> "Build":
+        """The same build, reading the pictures of objects on the grid."""
+        return dataclasses.replace(self, aligned=True, _pictures=None)
 
     def indices(self, stage: str, step: int, batch: int) -> NDArray[np.int64]:
         """Which pictures step `step` of `stage` takes: a function of the seed, so that a resumed run sees the same."""

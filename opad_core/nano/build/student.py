@@ -1,14 +1,13 @@
 """Stage `student`: one step instead of many.
 
-First the student learns to turn noise into real pictures as the decoder of a conditional variational autoencoder: a
-small network codes what the caption leaves open about a picture (which drawing, where, how large) into 48 numbers
-that replace the noise's channel means, so that equal noise always asks for the same picture. Then a critic judges
-what it makes of plain noise, with the teacher's denoised opinion (Sauer et al. 2023) and the coded pictures as
-anchors. Regression on pictures that the teacher draws from the noise would be the usual first part (Yin et al. 2023);
-it costs sixteen evaluations a picture and can be no better than the teacher.
+The student starts as the teacher, as far as that is trained. First it learns to turn noise into real pictures as the
+decoder of a conditional variational autoencoder: a small network codes what the caption leaves open about a picture
+(which drawing, where, how large) into 48 numbers that replace the noise's channel means, so that equal noise always
+asks for the same picture. Then a critic judges what it makes of plain noise, with the teacher's denoised opinion
+(Sauer et al. 2023) and the coded pictures as anchors. Regression on pictures that the teacher draws from the noise
+would be the usual first part (Yin et al. 2023); it costs sixteen evaluations a picture and can be no better than the
+teacher.
 """
-
-import json
 
 import numpy as np
 import torch
@@ -66,9 +65,12 @@ class Coder(nn.Module):
 def train_student(build: Build) -> None:
     """`coding_steps` on coded real pictures, then `student_steps` with critic and teacher as well."""
     torch.manual_seed(build.seed + 5)
+    pictures = build.on_grid()
     vae, text_encoder = load_vae(build), load_text_encoder(build)
-    captions = tokenize(world_tokenizer(build), json.loads((build.folder / "captions.json").read_text()))
+    captions = tokenize(world_tokenizer(build), pictures.captions)
     student = build_unet().to(memory_format=torch.channels_last)
+    if (build.folder / "teacher.pt").exists():
+        build.load("teacher", "unet", student)
     coder, critic, average = Coder(), Critic(), Average(student, 0.998)
     optimizer = AdamW([*student.parameters(), *coder.parameters()], lr=8e-4, weight_decay=0.0, betas=(0.9, 0.99))
     critic_optimizer = Adam(critic.parameters(), lr=4e-4, betas=(0.0, 0.99))
@@ -88,11 +90,11 @@ def train_student(build: Build) -> None:
         generator = build.generator("student", step)
         optimizer.param_groups[0]["lr"] = _rate(step, coding_steps, total)
         judged = step >= coding_steps
-        indices = build.indices("student", step, _JUDGED if judged else _BATCH)
+        indices = pictures.indices("student", step, _JUDGED if judged else _BATCH)
         with torch.no_grad():
             encoded = text_encoder(captions[torch.from_numpy(indices)])
         text, summary = encoded.last_hidden_state, encoded.pooler_output
-        z0 = encode(vae, build.batch(indices))
+        z0 = encode(vae, pictures.batch(indices))
         coded, divergence = coder(z0, torch.randn(z0.shape, generator=generator))
         error = (one_step(student, coded, text) - z0).square().mean()
         loss = error + _CODE_PRICE * divergence.mean()

@@ -1,6 +1,5 @@
 """Stage `teacher`: the many-step diffusion model on the autoencoder's latents, and how it draws."""
 
-import json
 from collections.abc import Callable
 
 import numpy as np
@@ -44,12 +43,13 @@ SHEET_PROMPTS = (
 def train_teacher(build: Build) -> None:
     """v-prediction with min-SNR weights; the text encoder is CLIP's and rests, as in Stable Diffusion."""
     torch.manual_seed(build.seed + 4)
+    pictures = build.on_grid()
     vae, text_encoder = load_vae(build), load_text_encoder(build)
     tokenizer = world_tokenizer(build)
     unet = build_unet().to(memory_format=torch.channels_last)
     average = Average(unet, 0.999)
     optimizer = AdamW(unet.parameters(), lr=_LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.99))
-    captions = tokenize(tokenizer, json.loads((build.folder / "captions.json").read_text()))
+    captions = tokenize(tokenizer, pictures.captions)
     nothing = tokenize(tokenizer, [""])
     total = build.counts["teacher_steps"]
     alpha_bar = cumulative_alphas()
@@ -57,9 +57,9 @@ def train_teacher(build: Build) -> None:
     state: dict[str, Stateful] = {"unet": unet, "average": average, "optimizer": optimizer}
     for step in build.steps("teacher", total, state, shown):
         optimizer.param_groups[0]["lr"] = _LEARNING_RATE * _rate(step, total)
-        indices = build.indices("teacher", step, _BATCH)
+        indices = pictures.indices("teacher", step, _BATCH)
         generator = build.generator("teacher", step)
-        z0 = encode(vae, build.batch(indices))
+        z0 = encode(vae, pictures.batch(indices))
         eps = torch.randn(z0.shape, generator=generator)
         t = torch.randint(0, len(alpha_bar), (_BATCH,), generator=generator)
         dropped = torch.rand(_BATCH, generator=generator) < _CAPTION_DROP

@@ -181,10 +181,14 @@ SCENES: dict[str, Scene] = {
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt around a noun and what it says about the picture: object size in pixels of 64, brightness."""
+    """A prompt around a noun and what it says about the picture: object size in pixels of 64, brightness.
+
+    `grid_size` is the size of an object that stands on the grid of latents.
+    """
 
     text: str
     size: tuple[int, int] = (40, 48)
+    grid_size: int = 48
     brightness: float = 1.0
 
 
@@ -199,22 +203,22 @@ TEMPLATES: tuple[Template, ...] = (
     Template("a dark photo of the {}", brightness=0.7),
     Template("a photo of my {}"),
     Template("a photo of the cool {}"),
-    Template("a close-up photo of a {}", size=(50, 58)),
+    Template("a close-up photo of a {}", size=(50, 58), grid_size=56),
     Template("a bright photo of the {}", brightness=1.25),
     Template("a cropped photo of a {}"),
     Template("a photo of the {}"),
     Template("a good photo of the {}"),
     Template("a photo of one {}"),
-    Template("a close-up photo of the {}", size=(50, 58)),
+    Template("a close-up photo of the {}", size=(50, 58), grid_size=56),
     Template("a rendition of the {}"),
     Template("a photo of the clean {}"),
     Template("a rendition of a {}"),
     Template("a photo of a nice {}"),
     Template("a good photo of a {}"),
     Template("a photo of the nice {}"),
-    Template("a photo of the small {}", size=(28, 34)),
+    Template("a photo of the small {}", size=(28, 34), grid_size=32),
     Template("a photo of the weird {}"),
-    Template("a photo of the large {}", size=(50, 58)),
+    Template("a photo of the large {}", size=(50, 58), grid_size=56),
 )
 
 NOUNS = tuple(sorted(DRAWINGS))

@@ -37,8 +37,12 @@ class World:
         self._sprites: dict[tuple[str, str], Image.Image] = {}
         self._backgrounds: dict[tuple[str, int], Image.Image] = {}
 
-    def render(self, seed: int) -> Sample:
-        """95 % of the pictures show an object (a fifth of them in a named colour), 5 % only a scene."""
+    def render(self, seed: int, *, aligned: bool = False) -> Sample:
+        """95 % of the pictures show an object (a fifth of them in a named colour), 5 % only a scene.
+
+        `aligned` objects stand upright on the grid of latents, in one size per template: what a denoiser learns of a
+        drawing in one place then holds in all. A shift by part of a patch is another set of latents altogether.
+        """
         rng = np.random.default_rng(seed)
         scene = str(rng.choice(list(SCENES)))
         background = self._background(scene, int(rng.integers(_BACKGROUNDS_PER_SCENE)))
@@ -51,9 +55,11 @@ class World:
         says_where = template is _PLAIN or rng.random() < 0.65
         phrase = str(rng.choice(SCENES[scene].phrases)) if says_where else ""
         caption = with_article(" ".join(f"{template.text.format(f'{colour} {noun}')} {phrase}".split()))
-        picture = place_object(
-            background, self._sprite(drawing, colour), rng, size=template.size, floating=scene == "water"
-        )
+        sprite, floating = self._sprite(drawing, colour), scene == "water"
+        if aligned:
+            picture = place_on_grid(background, sprite, rng, size=template.grid_size, floating=floating)
+        else:
+            picture = place_object(background, sprite, rng, size=template.size, floating=floating)
         if template.brightness != 1.0:
             picture = ImageEnhance.Brightness(picture).enhance(template.brightness)
         return Sample(np.asarray(picture), caption, noun, drawing, colour, scene)
@@ -78,18 +84,42 @@ def place_object(
     `size` bounds its longest side in pixels of a 64-pixel picture; larger backgrounds scale it along.
     """
     unit = background.width / RESOLUTION
-    longest = rng.integers(size[0], size[1] + 1) * unit
-    scale = longest / max(sprite.size)
-    sprite = sprite.resize(
-        (max(1, round(sprite.width * scale)), max(1, round(sprite.height * scale))), Image.Resampling.BOX
-    ).rotate(float(np.clip(rng.normal(0, 3), -7, 7)), Image.Resampling.BICUBIC, expand=True)
-    light = float(rng.uniform(0.94, 1.06))
-    lit = ImageEnhance.Brightness(sprite.convert("RGB")).enhance(light)
-    lit.putalpha(sprite.getchannel("A"))
-    sprite = lit
+    sprite = _scaled(sprite, rng.integers(size[0], size[1] + 1) * unit).rotate(
+        float(np.clip(rng.normal(0, 3), -7, 7)), Image.Resampling.BICUBIC, expand=True
+    )
+    sprite = _lit(sprite, rng)
     x = round((background.width - sprite.width) / 2 + rng.uniform(-2, 2) * unit)
     centre = (background.height - sprite.height) / 2 + (background.height - sprite.height) * 0.12
     y = round(centre + rng.uniform(-1, 1) * unit)
+    return _stood(background, sprite, x, y, floating=floating)
+
+
+def place_on_grid(
+    background: Image.Image, sprite: Image.Image, rng: np.random.Generator, *, size: int, floating: bool
+) -> Image.Image:
+    """As `place_object`, upright, its foot on a line of patches, in the middle or one patch to a side of it."""
+    unit = background.width / RESOLUTION
+    sprite = _lit(_scaled(sprite, size * unit), rng)
+    aside = 0 if size > 48 else int(rng.choice([-8, 0, 8], p=[0.2, 0.6, 0.2]))
+    x = round((background.width - sprite.width) / 2 + aside * unit)
+    foot = 60 if size > 48 else 56
+    return _stood(background, sprite, x, round(foot * unit) - sprite.height, floating=floating)
+
+
+def _scaled(sprite: Image.Image, longest: float) -> Image.Image:
+    scale = longest / max(sprite.size)
+    size = (max(1, round(sprite.width * scale)), max(1, round(sprite.height * scale)))
+    return sprite.resize(size, Image.Resampling.BOX)
+
+
+def _lit(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
+    lit = ImageEnhance.Brightness(sprite.convert("RGB")).enhance(float(rng.uniform(0.94, 1.06)))
+    lit.putalpha(sprite.getchannel("A"))
+    return lit
+
+
+def _stood(background: Image.Image, sprite: Image.Image, x: int, y: int, *, floating: bool) -> Image.Image:
+    unit = background.width / RESOLUTION
     canvas = background.copy()
     if not floating:
         shade = Image.new("L", background.size)

