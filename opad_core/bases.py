@@ -101,6 +101,22 @@ class Base:
         """Frozen networks of D1, D2 and D3, float32."""
         return self._class_token("dino"), self._class_token("dinov2"), self.identity
 
+    @cached_property
+    def text_projection(self) -> Tensor | None:
+        """From the text encoder's summaries to CLIP's image embeddings, [embedding, d]; None where a base has none."""
+        path = "text_projection/projection.safetensors"
+        if path not in self.manifest.files:
+            return None
+        return load_file(self._verified("text_projection") / "projection.safetensors")["weight"].float().to(self.device)
+
+    @torch.no_grad()
+    def text_fit(self, x: Tensor, prompts: list[str]) -> Tensor | None:
+        """How well pixels [b, 3, r, r] in [-1, 1] fit prompts that name no concept: cosines [b]; None as above."""
+        if self.text_projection is None:
+            return None
+        words = self.text.summarise(prompts) @ self.text_projection.T
+        return torch.cosine_similarity(self.identity.embedding(x), words, dim=-1)
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.student.latent_shape

@@ -207,6 +207,13 @@ class TextSide:
         text_states: Tensor = encoder.final_layer_norm(hidden.last_hidden_state)
         return text_states.float()
 
+    @torch.no_grad()
+    def summarise(self, prompts: list[str]) -> Tensor:
+        """The text state at the end of each prompt, [b, d]; prompts without a placeholder."""
+        states = self.encode(prompts, [""] * len(prompts), [None] * len(prompts))
+        ends = [self.token_ids(prompt, "")[0].index(self.tokenizer.eos_token_id) for prompt in prompts]
+        return states[torch.arange(len(prompts)), ends]
+
     @staticmethod
     def _causal_mask(states: Tensor) -> Tensor:
         tokens = states.shape[1]

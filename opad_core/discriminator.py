@@ -38,11 +38,19 @@ class Backbone(nn.Module):
 
         `size` in pixels replaces the network's own, for those that take any (DINOv2).
         """
-        x = resize(x, size or self.input_size, resize_mode)
-        if normalise:
-            x = (x * 0.5 + 0.5 - self.mean) / self.std
-        features: Tensor = self.network(x)
+        features: Tensor = self.network(self._prepared(x, size or self.input_size, resize_mode, normalise=normalise))
         return features
+
+    def embedding(self, x: Tensor) -> Tensor:
+        """CLIP's image embedding [b, d] of the identity network, its input treated as it was in its training."""
+        assert isinstance(self.network, IdentityTokens)
+        prepared = self._prepared(x, self.input_size, "bicubic", normalise=True)
+        embedding: Tensor = self.network.clip(pixel_values=prepared).image_embeds
+        return embedding
+
+    def _prepared(self, x: Tensor, size: int, resize_mode: str, *, normalise: bool) -> Tensor:
+        x = resize(x, size, resize_mode)
+        return (x * 0.5 + 0.5 - self.mean) / self.std if normalise else x
 
 
 class ClassToken(nn.Module):

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from opad_core.bases import Base
-from opad_core.bundle import read_bundle, write_bundle
+from opad_core.bundle import Bundle, read_bundle, write_bundle
 from opad_core.checkpoint import TrainingState
 from opad_core.concept import PLACEHOLDER, KeyValueProjections
 from opad_core.config import OpadConfig
@@ -241,25 +241,33 @@ class Training:
     def draw_samples(self) -> None:
         """The collaborative stage's pictures: the averaged student, over the training prompts and fresh seeds.
 
-        "gated" keeps the best share by identity to the photos (inferred: the paper names no selection).
+        "gated" keeps, of those that fit their prompt at least as well as the untouched student's median picture, the
+        best share by identity to the photos (inferred: the paper names no selection).
         """
         config = self.config
         generator = OneStepGenerator(self.base)
         bundle = read_bundle(self.bundle())
         prompts = [example.prompt for example in pairs_at(self.photos, 0, batch_size=config.samples, seed=self.seed)]
         seeds = torch.randint(2**62, (config.samples,), generator=self._stream("samples")).tolist()
-        requests = [ImageRequest(bundle, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        pictures = torch.cat(
-            [torch.from_numpy(generator.generate(requests[i : i + 8])) for i in range(0, len(requests), 8)]
-        )
+        pictures = _drawn(generator, bundle, prompts, seeds)
         if config.collaboration == "gated":
-            pixels = pictures.permute(0, 3, 1, 2).float().to(self.base.device) / 127.5 - 1
-            of_samples = self._identity(pixels).flatten(1)
-            of_photos = self._identity(self.photo_identity).flatten(1)
-            likeness = torch.cosine_similarity(of_samples[:, None], of_photos[None], dim=-1).mean(1)
+            pixels = self._as_pixels(pictures)
+            likeness = torch.cosine_similarity(
+                self._identity(pixels).flatten(1)[:, None], self._identity(self.photo_identity).flatten(1)[None], dim=-1
+            ).mean(1)
+            plain = [prompt.replace(PLACEHOLDER, self.class_noun) for prompt in prompts]
+            fit = self.base.text_fit(pixels, plain)
+            if fit is not None:
+                usual = self.base.text_fit(self._as_pixels(_drawn(generator, None, plain, seeds)), plain)
+                assert usual is not None
+                likeness = likeness - 2 * (fit < usual.median())  # behind every picture that fits
             best = likeness.argsort(descending=True)[: max(1, round(config.kept_share * config.samples))].sort().values
             pictures, prompts = pictures[best.cpu()], [prompts[i] for i in best.tolist()]
         self.state.sample_pixels, self.state.sample_prompts = pictures.contiguous(), prompts
+
+    def _as_pixels(self, pictures: Tensor) -> Tensor:
+        """[b, r, r, 3] uint8 to [b, 3, r, r] in [-1, 1]."""
+        return pictures.permute(0, 3, 1, 2).float().to(self.base.device) / 127.5 - 1
 
     def preview(self) -> Image.Image:
         """The averaged student on the base's first scene prompts at fixed seeds, side by side."""
@@ -453,3 +461,10 @@ class Training:
         for picture in references:
             digest.update(picture.convert("RGB").tobytes())
         return digest.hexdigest()
+
+
+def _drawn(generator: OneStepGenerator, bundle: Bundle | None, prompts: list[str], seeds: list[int]) -> Tensor:
+    """[b, r, r, 3] uint8, eight at a time."""
+    requests = [ImageRequest(bundle, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+    parts = [torch.from_numpy(generator.generate(requests[i : i + 8])) for i in range(0, len(requests), 8)]
+    return torch.cat(parts)

@@ -10,7 +10,14 @@ NOUNS = ["dog", "mug", "robot"]
 TEMPLATES = ["a photo of a {}", "a rendering of a {}"]
 SCENE_PROMPTS = ["a {} on the beach", "a {} in the snow"]
 WORDS = sorted({word for phrase in NOUNS + TEMPLATES + SCENE_PROMPTS for word in phrase.split() if word != "{}"})
-SHORT = {"iterations": 4, "collaborative_iterations": 2, "samples": 4, "swd_levels": 2, "swd_projections": 8, "dinov2_size": 0}
+SHORT = {
+    "iterations": 4,
+    "collaborative_iterations": 2,
+    "samples": 4,
+    "swd_levels": 2,
+    "swd_projections": 8,
+    "dinov2_size": 0,
+}
 """Settings with which a training of this base takes a few seconds."""
 
 

@@ -71,3 +71,22 @@ def test_the_start_token_teaches_the_projections_nothing():
 def test_a_prompt_that_cannot_be_read_says_why(base, prompt, message):
     with pytest.raises(OpadError, match=message):
         base.text.token_ids(prompt, "dog")
+
+
+def test_a_prompts_summary_is_what_the_text_encoder_pools(base):
+    prompts = ["a photo of a dog", "a robot in the snow"]
+    tokenizer, encoder = base.text.tokenizer, base.text.encoder
+    ids = tokenizer(prompts, padding="max_length", max_length=24, return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = encoder(ids).pooler_output
+    torch.testing.assert_close(base.text.summarise(prompts), expected, atol=1e-5, rtol=0)  # float32 sums of 128
+
+
+def test_text_fit_is_the_cosine_of_both_sides_of_clip(base):
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prompts = ["a photo of a dog", "a robot in the snow"]
+    with torch.no_grad():
+        pictures = base.identity.network.clip(pixel_values=(x * 0.5 + 0.5 - 0.5) / 0.5).image_embeds
+    words = base.text.summarise(prompts) @ base.text_projection.T
+    expected = (pictures * words).sum(1) / pictures.norm(dim=1) / words.norm(dim=1)
+    torch.testing.assert_close(base.text_fit(x, prompts), expected, atol=1e-6, rtol=0)  # cosines, in another order

@@ -206,3 +206,17 @@ def test_teacher_first_moves_one_network_at_a_time(base, references):
         students.append(moved[1])
     assert teachers == [True, True, False, False]
     assert students == [False, False, True, True]
+
+
+def test_gated_samples_fit_their_prompts_where_enough_do(base, references):
+    training = Training(base, references, "dog", preset("default", base.manifest.presets), seed=1)
+    training.draw_samples()
+    kept = training._as_pixels(training.state.sample_pixels)
+    plain = [prompt.replace("<concept>", "dog") for prompt in training.state.sample_prompts]
+    strict = dataclasses.replace(training.config, collaboration="strict")
+    everything = Training(base, references, "dog", strict, seed=1)
+    everything.draw_samples()
+    prompts = [prompt.replace("<concept>", "dog") for prompt in everything.state.sample_prompts]
+    fits = base.text_fit(everything._as_pixels(everything.state.sample_pixels), prompts)
+    # An unmoved student draws the gate's own pictures, so that half of them pass and half are kept.
+    assert float(base.text_fit(kept, plain).min()) >= float(fits.median())

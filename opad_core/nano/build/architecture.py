@@ -172,6 +172,11 @@ class IdentityProjection(nn.Module):
         return tokens
 
 
+def build_text_projection() -> nn.Linear:
+    """From the text encoder's summary of a caption, [b, 128], to where CLIP's image embeddings lie."""
+    return nn.Linear(TEXT_WIDTH, FEATURE_WIDTH, bias=False)
+
+
 def build_teacher_scheduler() -> DDIMScheduler:
     return DDIMScheduler(**BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False)
 
@@ -193,6 +198,7 @@ class Parts:
     dinov2: Dinov2Model
     clip: CLIPVisionModelWithProjection
     identity: IdentityProjection
+    text_projection: nn.Linear
 
 
 def build_parts(words: Sequence[str], folder: Path) -> Parts:
@@ -208,6 +214,7 @@ def build_parts(words: Sequence[str], folder: Path) -> Parts:
         dinov2=build_dinov2(),
         clip=build_clip(),
         identity=IdentityProjection(),
+        text_projection=build_text_projection(),
     )
 
 
@@ -233,9 +240,10 @@ def write_base(folder: Path, parts: Parts, *, vocabulary: Mapping[str, Any]) -> 
     build_teacher_scheduler().save_pretrained(folder / "teacher" / "scheduler")
     build_student_scheduler().save_pretrained(folder / "student" / "scheduler")
     parts.tokenizer.save_pretrained(folder / "tokenizer")
-    (folder / "identity").mkdir(exist_ok=True)
-    identity = {name: value.detach().half().contiguous() for name, value in parts.identity.state_dict().items()}
-    save_file(identity, folder / "identity" / "projection.safetensors")
+    for place, projection in (("identity", parts.identity), ("text_projection", parts.text_projection)):
+        (folder / place).mkdir(exist_ok=True)
+        tensors = {name: value.detach().half().contiguous() for name, value in projection.state_dict().items()}
+        save_file(tensors, folder / place / "projection.safetensors")
     manifest = {
         "format": 1,
         "name": "nano",

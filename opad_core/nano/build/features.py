@@ -17,12 +17,12 @@ from transformers import CLIPTokenizer
 from opad_core.nano.build.architecture import (
     FEATURE_WIDTH,
     TEXT_LENGTH,
-    TEXT_WIDTH,
     IdentityProjection,
     build_clip,
     build_dino,
     build_dinov2,
     build_text_encoder,
+    build_text_projection,
     build_tokenizer,
 )
 from opad_core.nano.build.stage import Build
@@ -54,8 +54,8 @@ def train_clip(build: Build) -> None:
     torch.manual_seed(build.seed + 1)
     tokenizer = world_tokenizer(build)
     text, vision, identity = build_text_encoder(tokenizer), build_clip(), IdentityProjection()
-    text_head = nn.Linear(TEXT_WIDTH, FEATURE_WIDTH, bias=False)
-    parts = nn.ModuleList([text, vision, identity, text_head])
+    text_projection = build_text_projection()
+    parts = nn.ModuleList([text, vision, identity, text_projection])
     captions = build.captions
     things, partners = _things(build)
     optimizer, schedule = _optimizer(parts, build.counts["clip_steps"])
@@ -64,7 +64,7 @@ def train_clip(build: Build) -> None:
         "text_encoder": text,
         "clip": vision,
         "identity": identity,
-        "text_head": text_head,
+        "text_projection": text_projection,
         "optimizer": optimizer,
         "schedule": schedule,
     }
@@ -74,7 +74,7 @@ def train_clip(build: Build) -> None:
         indices = np.concatenate([indices, [rng.choice(partners[things[index]]) for index in indices]])
         image = vision(jitter(build.batch(indices), build.generator("clip", step))).image_embeds
         ids = tokenize(tokenizer, [captions[index] for index in indices])
-        caption = text_head(text(ids).pooler_output)
+        caption = text_projection(text(ids).pooler_output)
         similarity = F.normalize(image, dim=-1) @ F.normalize(caption, dim=-1).T / 0.07
         match = torch.arange(len(indices))
         caption_loss = (F.cross_entropy(similarity, match) + F.cross_entropy(similarity.T, match)) / 2

@@ -25,7 +25,7 @@ from opad_core.nano.build.architecture import RESOLUTION
 from opad_core.nano.build.features import jitter
 from opad_core.nano.build.stage import Build, Stateful, to_pixels, to_unit_range, write_sheet
 from opad_core.nano.build.teacher import sample_teacher
-from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, SCENES, with_article
+from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, SCENES, TAUGHT, with_article
 from opad_core.nano.build.world import World
 
 TEACHER_STEPS = 25
@@ -161,11 +161,11 @@ def _judged(judge: Judge, draw: Any, count: int, sheet: Path) -> dict[str, float
 
 
 def _cases() -> Any:
-    """(prompt, noun, scene), neighbours differing in both: every noun meets every scene in the end."""
-    for shift, index in product(range(len(SCENE_PROMPTS)), range(len(NOUNS))):
+    """(prompt, noun, scene), neighbours differing in both: every taught noun meets every scene in the end."""
+    for shift, (index, noun) in product(range(len(SCENE_PROMPTS)), enumerate(TAUGHT)):
         place = (index + shift) % len(SCENE_PROMPTS)
-        prompt = with_article(SCENE_PROMPTS[place].format(NOUNS[index]))
-        yield prompt, index, list(SCENES).index(_PLACES[place])
+        prompt = with_article(SCENE_PROMPTS[place].format(noun))
+        yield prompt, NOUNS.index(noun), list(SCENES).index(_PLACES[place])
 
 
 def _accuracy(judge: Judge, pictures: Tensor, objects: Tensor, scenes: Tensor) -> dict[str, float]:

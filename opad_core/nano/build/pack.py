@@ -8,6 +8,7 @@ from opad_core.nano.build.architecture import (
     build_clip,
     build_dino,
     build_dinov2,
+    build_text_projection,
     write_base,
 )
 from opad_core.nano.build.autoencoder import load_vae
@@ -15,7 +16,7 @@ from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import load_teacher, load_text_encoder
-from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, TEMPLATES, all_words
+from opad_core.nano.build.vocabulary import SCENE_PROMPTS, TAUGHT, TEMPLATES, all_words
 
 _SMALL: dict[str, Any] = {
     # K/V of this base are 0.2 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
@@ -46,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": _SMALL,
 }
-_PARTS = ("teacher", "student", "vae", "text_encoder", "dino", "dinov2", "clip", "identity")
+_PARTS = ("teacher", "student", "vae", "text_encoder", "dino", "dinov2", "clip", "identity", "text_projection")
 
 
 def pack(build: Build) -> None:
@@ -61,6 +62,7 @@ def load_parts(build: Build) -> Parts:
     build.load("dinov2", "dinov2", dinov2)
     build.load("clip", "clip", clip)
     build.load("clip", "identity", identity)
+    build.load("clip", "text_projection", text_projection := build_text_projection())
     return Parts(
         tokenizer=world_tokenizer(build),
         text_encoder=load_text_encoder(build),
@@ -71,12 +73,13 @@ def load_parts(build: Build) -> Parts:
         dinov2=dinov2,
         clip=clip,
         identity=identity,
+        text_projection=text_projection,
     )
 
 
 def manifest_vocabulary() -> dict[str, Any]:
     return {
-        "nouns": list(NOUNS),
+        "nouns": list(TAUGHT),
         "words": all_words(),
         "templates": [template.text for template in TEMPLATES],
         "scene_prompts": list(SCENE_PROMPTS),

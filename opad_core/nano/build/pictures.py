@@ -4,11 +4,12 @@ import json
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from opad_core.nano.build.architecture import RESOLUTION
 from opad_core.nano.build.stage import Build, write_sheet
-from opad_core.nano.build.vocabulary import COLOURS, DRAWINGS, NOUNS, SCENES
+from opad_core.nano.build.vocabulary import COLOURS, DRAWINGS, NOUNS, SCENES, TAUGHT
 from opad_core.nano.build.world import World
 
 
@@ -24,27 +25,29 @@ def build_world(build: Build) -> None:
 
 
 def _render(build: Build, world: World, *, aligned: bool) -> None:
-    count = build.counts["pictures"]
-    pictures = np.empty((count, RESOLUTION, RESOLUTION, 3), np.uint8)
+    """`pictures` of the world; of those on the grid the ones whose object is taught are kept."""
+    pictures: list[NDArray[np.uint8]] = []
     captions: list[str] = []
-    labels = np.empty((4, count), np.int64)
+    rows: list[tuple[int, int, int, int]] = []
     nouns, scenes, colours = list(NOUNS), list(SCENES), list(COLOURS)
     drawings = [drawing for all_drawings in DRAWINGS.values() for drawing in all_drawings]
-    for index in tqdm(range(count), desc="world, aligned" if aligned else "world", mininterval=5):
+    for index in tqdm(range(build.counts["pictures"]), desc="world, aligned" if aligned else "world", mininterval=5):
         sample = world.render(build.seed * 10_000_000 + index, aligned=aligned)
-        pictures[index] = sample.pixels
+        if aligned and sample.noun and sample.noun not in TAUGHT:
+            continue
+        pictures.append(sample.pixels)
         captions.append(sample.caption)
-        labels[:, index] = (
-            nouns.index(sample.noun) if sample.noun else -1,
-            drawings.index(sample.drawing) if sample.drawing else -1,
-            colours.index(sample.colour) if sample.colour else -1,
-            scenes.index(sample.scene),
+        rows.append(
+            (
+                nouns.index(sample.noun) if sample.noun else -1,
+                drawings.index(sample.drawing) if sample.drawing else -1,
+                colours.index(sample.colour) if sample.colour else -1,
+                scenes.index(sample.scene),
+            )
         )
-    np.save(build.file("pictures.npy", aligned=aligned), pictures)
+    np.save(build.file("pictures.npy", aligned=aligned), np.stack(pictures))
     build.file("captions.json", aligned=aligned).write_text(json.dumps(captions))
-    sheet = pictures[: count // 16 * 16][:160].reshape(-1, 16, RESOLUTION, RESOLUTION, 3)
+    sheet = np.stack(pictures[: len(pictures) // 16 * 16][:160]).reshape(-1, 16, RESOLUTION, RESOLUTION, 3)
     write_sheet(build.file("world.png", aligned=aligned), sheet)
-    np.savez(
-        build.file("labels.npz", aligned=aligned),
-        noun=labels[0], drawing=labels[1], colour=labels[2], scene=labels[3],
-    )  # fmt: skip
+    labels = dict(zip(("noun", "drawing", "colour", "scene"), np.array(rows).T, strict=True))
+    np.savez(build.file("labels.npz", aligned=aligned), **labels)

@@ -7,8 +7,8 @@ FULL = {
     "dino_steps": 300,
     "dinov2_steps": 300,
     "teacher_steps": 4600,
-    "coding_steps": 2000,
-    "student_steps": 700,
+    "coding_steps": 3500,
+    "student_steps": 600,
     "judge_steps": 1200,
 }
 SMOKE = {

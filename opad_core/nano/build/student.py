@@ -30,9 +30,9 @@ from opad_core.nano.build.teacher import (
     load_text_encoder,
 )
 
-_BATCH = 32
-_JUDGED = 16  # pictures from plain noise beside as many coded ones
-_CODE_PRICE = 6e-5  # per nat, against a squared error per latent number: 2 variance / 3072 at a variance of 0.1
+_BATCH = 16
+_JUDGED = 12  # pictures from plain noise beside as many coded ones
+_CODE_PRICE = 4e-4  # per nat, against a squared error per latent number; cheaper codes say more than noise ever will
 _ADVERSARIAL = 0.05
 _DISTILLATION = 0.2
 _SLOPE = 0.05
