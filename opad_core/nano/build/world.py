@@ -40,8 +40,8 @@ class World:
     def render(self, seed: int, *, aligned: bool = False) -> Sample:
         """95 % of the pictures show an object (a fifth of them in a named colour), 5 % only a scene.
 
-        `aligned` objects stand upright on the grid of latents, in one size per template: what a denoiser learns of a
-        drawing in one place then holds in all. A shift by part of a patch is another set of latents altogether.
+        `aligned` objects stand upright on the grid of latents, in one place and in one size per template: a shift by
+        part of a patch is another set of latents altogether, and one more thing that a single step cannot know.
         """
         rng = np.random.default_rng(seed)
         scene = str(rng.choice(list(SCENES)))
@@ -97,11 +97,10 @@ def place_object(
 def place_on_grid(
     background: Image.Image, sprite: Image.Image, rng: np.random.Generator, *, size: int, floating: bool
 ) -> Image.Image:
-    """As `place_object`, upright, its foot on a line of patches, in the middle or one patch to a side of it."""
+    """As `place_object`, upright and in the middle, its foot on a line of patches."""
     unit = background.width / RESOLUTION
     sprite = _lit(_scaled(sprite, size * unit), rng)
-    aside = 0 if size > 48 else int(rng.choice([-8, 0, 8], p=[0.2, 0.6, 0.2]))
-    x = round((background.width - sprite.width) / 2 + aside * unit)
+    x = round((background.width - sprite.width) / 2)
     foot = 60 if size > 48 else 56
     return _stood(background, sprite, x, round(foot * unit) - sprite.height, floating=floating)
 
