@@ -30,10 +30,14 @@ class OpadConfig:
     lambda_id: float = 1.0  # [setting]
     lambda_mse: float = 1.0  # [setting]
     lambda_swd: float = 0.1  # [setting]
+    lambda_anchor: float = 0.0  # K/V of other words stay what they were: relative squared change [ours]
     swd_levels: int = 5  # [setting]
     swd_projections: int = 128  # [setting]
     swd_patch: int = 11  # pixels [setting]
     guidance: float = 7.5  # classifier-free guidance of the teacher's target [setting]
+
+    target_times: tuple[float, float] = (0.0, 1.0)  # share of the schedule that the target's t is drawn from [setting]
+    target_weight: Literal["abar", "uniform"] = "abar"  # c(t) of the alignment losses: abar_t [setting], or 1 [ours]
 
     # What the paper's ablations take away [tables 6, 8 and 9]; `ABLATIONS` names them
     shared_text_encoder: bool = True  # False: the student starts from the class noun's row and never sees V* [inferred]
@@ -70,6 +74,8 @@ class OpadConfig:
                 f"iterations must be at least 1 and collaborative_iterations at least 0, got {self.iterations} "
                 f"and {self.collaborative_iterations}"
             )
+        if not 0 <= self.target_times[0] < self.target_times[1] <= 1:
+            raise OpadError(f"target_times must rise within [0, 1], got {self.target_times}")
         if self.photos < 0:
             raise OpadError(f"photos must be at least 0 (all of them), got {self.photos}")
         if self.batch_size < 1:

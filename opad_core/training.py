@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from opad_core.bases import Base
 from opad_core.bundle import Bundle, read_bundle, write_bundle
 from opad_core.checkpoint import TrainingState
-from opad_core.concept import PLACEHOLDER, KeyValueProjections
+from opad_core.concept import PLACEHOLDER, Denoiser, KeyValueProjections
 from opad_core.config import OpadConfig
 from opad_core.data import Batch, Example, augmented, pairs_at, photo_examples, squared, to_pixels
 from opad_core.discriminator import Backbone, discriminator_head
@@ -136,6 +136,7 @@ class Training:
         self.photos = photo_examples(references, templates, keep_aspect=config.keep_aspect)
         self.start_row = base.text.embedding_of(class_noun).to(base.device)
         self.null_states = base.text.encode([""], [""], [None]).detach()
+        self.anchors = self._anchors()
         self.state = self._initial_state()
         self.fingerprint = self._fingerprint(references)
         self.photo_identity = torch.stack(
@@ -179,7 +180,9 @@ class Training:
         prediction = teacher.predict(add_noise(z_real, eps, t, teacher.abar), t, self.state.teacher(text_states))
         target = training_target(z_real, eps, t, teacher.abar, teacher.prediction_type)
         loss = reconstruction_loss(prediction, target, batch.mask.to(prediction.device)).mean()
-        self._descend("teacher", loss, [*self.state.teacher.parameters(), self.state.token_row])
+        # L_rec sums over the latents' channels, every other loss is a mean.
+        anchored = loss + self.base.latent_shape[0] * self._drift(self.state.teacher, self.base.teacher)
+        self._descend("teacher", anchored, [*self.state.teacher.parameters(), self.state.token_row])
         return loss.detach()
 
     def step_student(self, eps: Tensor, prompts: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -206,9 +209,10 @@ class Training:
                 total = total + weight * losses[f"adv_{name}"]
 
         if config.lambda_id or config.lambda_mse or config.lambda_swd:
-            t = self._times("student-time")
+            t = self._times("student-time", *config.target_times)
             z_target, x_target = self._teacher_target(z_student.detach(), eps, t, teacher_states)
-            c_t = self.base.teacher.abar[t]
+            abar = self.base.teacher.abar[t]
+            c_t = abar if config.target_weight == "abar" else torch.ones_like(abar)
             aligned: dict[str, tuple[float, Tensor]] = {}
             if config.lambda_id:
                 with torch.no_grad():
@@ -222,6 +226,7 @@ class Training:
                 losses[name] = per_sample.mean()
                 total = total + weight * (c_t * per_sample).mean()
         if losses:
+            total = total + self._drift(self.state.student, self.base.student)
             self._descend("student", total, list(self.state.student.parameters()))
         return {name: loss.detach() for name, loss in losses.items()}, features
 
@@ -447,8 +452,36 @@ class Training:
         for average, parameter in zip(self.state.student_average, self.state.averaged_parameters(), strict=True):
             average.lerp_(parameter, 1 - decay)
 
-    def _times(self, name: str) -> Tensor:
-        t = torch.randint(len(self.base.teacher.abar), (self.config.batch_size,), generator=self._stream(name))
+    @torch.no_grad()
+    def _anchors(self) -> Tensor:
+        """Text states [n, d] of words that are not the concept: of each word the base knows, else of its prompts."""
+        manifest = self.base.manifest
+        prompts = manifest.words or [text.format(self.class_noun) for text in manifest.templates]
+        states = self.base.text.encode(prompts, [""] * len(prompts), [None] * len(prompts))
+        return states[:, 1 : 1 + max(2, max(len(prompt.split()) for prompt in prompts))].flatten(0, 1)
+
+    def _drift(self, projections: KeyValueProjections, denoiser: Denoiser) -> Tensor:
+        """How far other words' keys and values moved, relative to their size, times `lambda_anchor`; a scalar.
+
+        Custom Diffusion holds captions so when it merges concepts (Kumari et al. 2023, eq. 4); here it keeps a scene
+        asked for beside the concept from being forgotten.
+        """
+        if not self.config.lambda_anchor:
+            return self.anchors.new_zeros(())
+        drifts: list[Tensor] = []
+        for name, learned in zip(projections.layers * 2, [*projections.to_k, *projections.to_v], strict=True):
+            attention = denoiser.unet.get_submodule(name)
+            side = "to_k" if len(drifts) < len(projections.layers) else "to_v"
+            before = self.anchors @ getattr(attention, side).weight.float().T
+            drifts.append((self.anchors @ learned.T - before).square().mean() / before.square().mean())
+        return self.config.lambda_anchor * torch.stack(drifts).mean()
+
+    def _times(self, name: str, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Integer times [b], uniform over that share of the schedule."""
+        count = len(self.base.teacher.abar)
+        t = torch.randint(
+            round(low * count), round(high * count), (self.config.batch_size,), generator=self._stream(name)
+        )
         return t.to(self.base.device)
 
     def _stream(self, name: str) -> torch.Generator:

@@ -29,7 +29,7 @@ from opad_core.evaluation.sheet import Row, draw_sheet
 from worker.home import LocalError
 from worker.stack import local_stack
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "blue_teapot"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "striped_mug"
 PROMPTS, SEEDS_PER_PROMPT, FIRST_SEED = 4, 3, 100
 TIMED_CALLS = 50
 POLL_SECONDS = 0.5

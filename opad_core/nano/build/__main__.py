@@ -17,8 +17,8 @@ from opad_core.nano.build.pack import pack
 from opad_core.nano.build.pictures import build_world
 from opad_core.nano.build.recipe import FULL, SMOKE
 from opad_core.nano.build.stage import Build, build_folder
-from opad_core.nano.build.student import train_student
-from opad_core.nano.build.teacher import train_teacher
+from opad_core.nano.build.student import train_coding, train_student
+from opad_core.nano.build.teacher import train_draft, train_teacher
 
 STAGES: dict[str, Callable[[Build], None]] = {
     "world": build_world,
@@ -26,6 +26,8 @@ STAGES: dict[str, Callable[[Build], None]] = {
     "clip": train_clip,
     "dinov2": train_dinov2,
     "dino": train_dino,
+    "draft": train_draft,
+    "coding": train_coding,
     "teacher": train_teacher,
     "student": train_student,
     "pack": pack,

@@ -20,7 +20,7 @@ from opad_core.nano.build.world import place_on_grid
 _SIDE = 256
 _BENCH_SIDE = 128
 _SCENES = ("white", "grass", "wood", "beach")
-_SIZES = (48, 48, 56, 48)  # pixels of 64
+_SIZE = 48  # pixels of 64
 _BENCH = {
     "service_dog": ("dog", "fluent:1f415-200d-1f9ba"),
     "flat_poodle": ("dog", "noto:1f429"),
@@ -51,9 +51,9 @@ def draw_examples(build: Build) -> None:
 def _draw(folder: Path, noun: str, views: list[Image.Image], rng: np.random.Generator, side: int) -> None:
     assert noun in TAUGHT, noun
     folder.mkdir(parents=True, exist_ok=True)
-    for index, (scene, size, sprite) in enumerate(zip(_SCENES, _SIZES, views, strict=True)):
+    for index, (scene, sprite) in enumerate(zip(_SCENES, views, strict=True)):
         background = draw_scene(scene, rng).resize((side, side), Image.Resampling.BICUBIC)
-        place_on_grid(background, sprite, rng, size=size, floating=False).save(folder / f"{index}.png")
+        place_on_grid(background, sprite, rng, size=_SIZE, floating=False).save(folder / f"{index}.png")
     (folder / "class.txt").write_text(noun + "\n")
 
 

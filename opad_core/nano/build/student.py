@@ -1,9 +1,9 @@
-"""Stage `student`: one step instead of many.
+"""Stages `coding` and `student`: one step instead of many.
 
-The student starts as the teacher, as far as that is trained. First it learns to turn noise into real pictures as the
-decoder of a conditional variational autoencoder: a small network codes what the caption leaves open about a picture
-(which drawing, where, how large) into 48 numbers that replace the noise's channel means, so that equal noise always
-asks for the same picture. Then a critic judges what it makes of plain noise, with the teacher's denoised opinion
+The student starts as the draft of the teacher. Stage `coding`: it learns to turn noise into real pictures as the
+decoder of a conditional variational autoencoder. A small network codes what the caption leaves open about a picture
+(which drawing, which ground) into 48 numbers that replace the noise's channel means, so that equal noise always asks
+for the same picture. Stage `student`: a critic judges what it makes of plain noise, with the teacher's denoised opinion
 (Sauer et al. 2023) and the coded pictures as anchors. Regression on pictures that the teacher draws from the noise
 would be the usual first part (Yin et al. 2023); it costs sixteen evaluations a picture and can be no better than the
 teacher.
@@ -31,7 +31,6 @@ from opad_core.nano.build.teacher import (
 )
 
 _BATCH = 16
-_JUDGED = 12  # pictures from plain noise beside as many coded ones
 _CODE_PRICE = 4e-4  # per nat, against a squared error per latent number; cheaper codes say more than noise ever will
 _ADVERSARIAL = 0.05
 _DISTILLATION = 0.2
@@ -62,17 +61,47 @@ class Coder(nn.Module):
         return eps + ((code - drawn) / LATENT_SIZE)[:, :, None, None], divergence
 
 
-def train_student(build: Build) -> None:
-    """`coding_steps` on coded real pictures, then `student_steps` with critic and teacher as well."""
+def train_coding(build: Build) -> None:
+    """`coding_steps` on coded real pictures."""
     torch.manual_seed(build.seed + 5)
     pictures = build.on_grid()
     vae, text_encoder = load_vae(build), load_text_encoder(build)
     captions = tokenize(world_tokenizer(build), pictures.captions)
     student = build_unet().to(memory_format=torch.channels_last)
-    if (build.folder / "teacher.pt").exists():
-        build.load("teacher", "unet", student)
-    coder, critic, average = Coder(), Critic(), Average(student, 0.998)
+    build.load("draft", "unet", student)
+    coder, average = Coder(), Average(student, 0.998)
     optimizer = AdamW([*student.parameters(), *coder.parameters()], lr=8e-4, weight_decay=0.0, betas=(0.9, 0.99))
+    shown: dict[str, float] = {}
+    state = {"student": student, "coder": coder, "average": average, "optimizer": optimizer}
+    total = build.counts["coding_steps"]
+    for step in build.steps("coding", total, state, shown):
+        optimizer.param_groups[0]["lr"] = 8e-4 * min(1.0, (step + 1) / 50, max(3 * (total - step) / total, 0.1))
+        indices = pictures.indices("coding", step, _BATCH)
+        with torch.no_grad():
+            text = text_encoder(captions[torch.from_numpy(indices)]).last_hidden_state
+        z0 = encode(vae, pictures.batch(indices))
+        loss = _coding_loss(student, coder, z0, text, build.generator("coding", step), shown)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        average.update(student)
+        if (step + 1) % 500 == 0 or step + 1 == total:
+            _write_sheet(build, "coding", vae, average)
+
+
+def train_student(build: Build) -> None:
+    """`student_steps` more, now judged on plain noise as well."""
+    torch.manual_seed(build.seed + 7)
+    pictures = build.on_grid()
+    vae, text_encoder, teacher = load_vae(build), load_text_encoder(build), load_teacher(build)
+    captions = tokenize(world_tokenizer(build), pictures.captions)
+    student, coder, critic = build_unet().to(memory_format=torch.channels_last), Coder(), Critic()
+    build.load("coding", "average", coded_average := Average(student, 0.0))
+    coded_average.copy_to(student)
+    build.load("coding", "coder", coder)
+    average = Average(student, 0.995)
+    optimizer = AdamW([*student.parameters(), *coder.parameters()], lr=1.5e-4, weight_decay=0.0, betas=(0.5, 0.99))
     critic_optimizer = Adam(critic.parameters(), lr=4e-4, betas=(0.0, 0.99))
     shown: dict[str, float] = {}
     state = {
@@ -83,42 +112,44 @@ def train_student(build: Build) -> None:
         "optimizer": optimizer,
         "critic_optimizer": critic_optimizer,
     }
-    coding_steps = build.counts["coding_steps"]
-    total = coding_steps + build.counts["student_steps"]
-    teacher: UNet2DConditionModel | None = None
+    total = build.counts["student_steps"]
     for step in build.steps("student", total, state, shown):
         generator = build.generator("student", step)
-        optimizer.param_groups[0]["lr"] = _rate(step, coding_steps, total)
-        judged = step >= coding_steps
-        indices = pictures.indices("student", step, _JUDGED if judged else _BATCH)
+        optimizer.param_groups[0]["lr"] = 1.5e-4 * min(1.0, max(2 * (total - step) / total, 0.2))
+        indices = pictures.indices("student", step, _BATCH)
         with torch.no_grad():
             encoded = text_encoder(captions[torch.from_numpy(indices)])
         text, summary = encoded.last_hidden_state, encoded.pooler_output
         z0 = encode(vae, pictures.batch(indices))
-        coded, divergence = coder(z0, torch.randn(z0.shape, generator=generator))
-        error = (one_step(student, coded, text) - z0).square().mean()
-        loss = error + _CODE_PRICE * divergence.mean()
-        shown["error"] = 0.98 * shown.get("error", error.item()) + 0.02 * error.item()
-        shown["nats"] = divergence.mean().item()
-        if judged:
-            if teacher is None:
-                teacher = load_teacher(build)
-            z0_student = one_step(student, torch.randn(z0.shape, generator=generator), text)
-            critic_loss = critic.loss(z0, z0_student, summary, penalty=_SLOPE)
-            critic_optimizer.zero_grad(set_to_none=True)
-            critic_loss.backward()
-            critic_optimizer.step()
-            fooled = -critic(z0_student, summary).mean()
-            distillation = teacher_distance(teacher, z0_student, text, generator)
-            loss = loss + _ADVERSARIAL * fooled + _DISTILLATION * distillation
-            shown.update(critic=critic_loss.item(), fool=fooled.item(), teacher=distillation.item())
+        loss = _coding_loss(student, coder, z0, text, generator, shown)
+        z0_student = one_step(student, torch.randn(z0.shape, generator=generator), text)
+        critic_loss = critic.loss(z0, z0_student, summary, penalty=_SLOPE)
+        critic_optimizer.zero_grad(set_to_none=True)
+        critic_loss.backward()
+        critic_optimizer.step()
+        fooled = -critic(z0_student, summary).mean()
+        distillation = teacher_distance(teacher, z0_student, text, generator)
+        loss = loss + min(1.0, step / 100) * _ADVERSARIAL * fooled + _DISTILLATION * distillation
+        shown.update(critic=critic_loss.item(), fool=fooled.item(), teacher=distillation.item())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         average.update(student)
-        if (step + 1) % 250 == 0 or step + 1 == total:
-            _write_sheet(build, vae, average)
+        if (step + 1) % 100 == 0 or step + 1 == total:
+            _write_sheet(build, "student", vae, average)
+
+
+def _coding_loss(
+    student: UNet2DConditionModel, coder: Coder, z0: Tensor, text: Tensor, generator: torch.Generator,
+    shown: dict[str, float],
+) -> Tensor:  # fmt: skip
+    coded, divergence = coder(z0, torch.randn(z0.shape, generator=generator))
+    error = (one_step(student, coded, text) - z0).square().mean()
+    shown["error"] = 0.98 * shown.get("error", error.item()) + 0.02 * error.item()
+    shown["nats"] = divergence.mean().item()
+    loss: Tensor = error + _CODE_PRICE * divergence.mean()
+    return loss
 
 
 def one_step(student: UNet2DConditionModel, eps: Tensor, text: Tensor) -> Tensor:
@@ -130,9 +161,9 @@ def one_step(student: UNet2DConditionModel, eps: Tensor, text: Tensor) -> Tensor
 
 
 def load_student(build: Build) -> UNet2DConditionModel:
-    """The averaged student, frozen."""
+    """The averaged student, frozen; the coded one where the recipe gives the critic no steps."""
     average = Average(build_unet(), 0.0)
-    build.load("student", "average", average)
+    build.load("student" if build.counts["student_steps"] else "coding", "average", average)
     return averaged_unet(average)
 
 
@@ -150,16 +181,8 @@ def teacher_distance(
     return ((z0_student - z0_teacher).square() * weight).mean()
 
 
-def _rate(step: int, coding_steps: int, total: int) -> float:
-    """Code at 8e-4 falling to a tenth over the last third, play the game at 1.5e-4 falling over its last half."""
-    if step < coding_steps:
-        return 8e-4 * min(1.0, (step + 1) / 50, max(3 * (coding_steps - step) / coding_steps, 0.1))
-    left = (total - step) / max(1, total - coding_steps)
-    return 1.5e-4 * min(1.0, max(2 * left, 0.2))
-
-
 @torch.no_grad()
-def _write_sheet(build: Build, vae: AutoencoderDC, average: Average) -> None:
+def _write_sheet(build: Build, stage: str, vae: AutoencoderDC, average: Average) -> None:
     student, text_encoder = averaged_unet(average), load_text_encoder(build)
     text = text_encoder(tokenize(world_tokenizer(build), list(SHEET_PROMPTS))).last_hidden_state
     rows = []
@@ -167,4 +190,4 @@ def _write_sheet(build: Build, vae: AutoencoderDC, average: Average) -> None:
         size = (len(SHEET_PROMPTS), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
         eps = torch.randn(size, generator=torch.Generator().manual_seed(seed))
         rows.append(to_pixels(decode(vae, one_step(student, eps, text))))
-    write_sheet(build.folder / "student.png", np.stack(rows))
+    write_sheet(build.folder / f"{stage}.png", np.stack(rows))
