@@ -220,3 +220,28 @@ def test_gated_samples_fit_their_prompts_where_enough_do(base, references):
     fits = base.text_fit(everything._as_pixels(everything.state.sample_pixels), prompts)
     # An unmoved student draws the gate's own pictures, so that half of them pass and half are kept.
     assert float(base.text_fit(kept, plain).min()) >= float(fits.median())
+
+
+def moved_words(base, references, anchor):
+    config = override(
+        preset("default", base.manifest.presets), {"lambda_anchor": anchor, "lr_student": 1e-2, "lr_teacher": 1e-2}
+    )
+    training = Training(base, references, "dog", config, seed=1)
+    for _ in range(4):
+        training.iterate()
+    weighed = dataclasses.replace(config, lambda_anchor=1.0)
+    training.config = weighed
+    roles = ((training.state.student, base.student), (training.state.teacher, base.teacher))
+    return [float(training._drift(projections, denoiser)) for projections, denoiser in roles]
+
+
+def test_anchored_words_keep_their_keys_and_values(base, references):
+    for free, anchored in zip(moved_words(base, references, 0.0), moved_words(base, references, 100.0), strict=True):
+        assert anchored < 0.7 * free  # 0.3 in a trial; an anchor without effect would leave them equal
+
+
+def test_the_targets_time_comes_from_its_share_of_the_schedule(base, references):
+    training = Training(base, references, "dog", with_scenes(base, 0.0), seed=1)
+    drawn = torch.cat([training._times(f"try-{k}", 0.6, 1.0) for k in range(50)])
+    assert 600 <= int(drawn.min()) < 650
+    assert 950 < int(drawn.max()) <= 999
