@@ -232,7 +232,7 @@ def moved_words(base, references, anchor):
     weighed = dataclasses.replace(config, lambda_anchor=1.0)
     training.config = weighed
     roles = ((training.state.student, base.student), (training.state.teacher, base.teacher))
-    return [float(training._drift(projections, denoiser)) for projections, denoiser in roles]
+    return [training._drift(projections, denoiser).item() for projections, denoiser in roles]
 
 
 def test_anchored_words_keep_their_keys_and_values(base, references):

@@ -86,7 +86,7 @@ def judge_base(build: Build, base_name: str = "nano", *, pictures: int = 1040) -
     """Scores of a base over `pictures` pictures of the teacher (25 steps, guided) and as many of the student.
 
     The judge's own score on rendered pictures bounds the others.
-    Diversity is the mean distance (1 - cosine) between five pictures of one prompt.
+    Diversity is the mean distance (1 - cosine) between five pictures of one prompt, over twenty prompts.
     """
     judge = load_judge(build)
     base = load_base(base_name, device="cpu")
@@ -152,7 +152,7 @@ def _judged(judge: Judge, draw: Any, count: int, sheet: Path) -> dict[str, float
     objects, scenes = (torch.tensor([case[k] for case in cases]) for k in (1, 2))
     network = load_embedding()
     distances = []
-    for prompt, _, _ in cases[:20]:
+    for prompt, _, _ in cases[: max(1, min(20, count // 16))]:
         features = embed(draw([prompt] * 5, [10_000 + seed for seed in range(5)]), network)
         similar = features @ features.T
         distances.append(float(1 - (similar.sum() - similar.trace()) / 20))

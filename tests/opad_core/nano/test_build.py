@@ -46,17 +46,18 @@ def test_the_smoke_build_makes_a_base_that_loads_and_verifies(built):
 
 
 def test_the_smoke_build_writes_a_sheet_per_picture_stage(built):
-    assert {path.name for path in built.glob("*.png")} == {"world.png", "vae.png", "teacher.png", "student.png"}
+    sheets = {"world", "aligned_world", "vae", "draft", "coding", "teacher", "student"}
+    assert {path.stem for path in built.glob("*.png")} - {"judged_teacher", "judged_student"} == sheets
 
 
 def test_a_finished_stage_is_not_trained_again(built):
     before = (built / "student.pt").read_bytes()
-    run(Build(built, SMOKE, 0, stand_in), ["world", "vae", "student"])
+    run(Build(built, SMOKE, 0, stand_in), ["world", "vae", "coding", "student"])
     assert (built / "student.pt").read_bytes() == before
 
 
 def test_the_judge_scores_teacher_and_student_of_a_built_base(built):
-    scores = judge_base(Build(built, SMOKE, 0, stand_in), str(built / "base"), pictures=128)
+    scores = judge_base(Build(built, SMOKE, 0, stand_in), str(built / "base"), pictures=32)
     assert scores.keys() == {"judge", "teacher", "student", "vae_psnr_db", "megabytes"}
     for role in ("teacher", "student"):
         assert scores[role].keys() == {"object_top1", "scene_top1", "diversity"}
