@@ -458,7 +458,8 @@ class Training:
         manifest = self.base.manifest
         prompts = manifest.words or [text.format(self.class_noun) for text in manifest.templates]
         states = self.base.text.encode(prompts, [""] * len(prompts), [None] * len(prompts))
-        return states[:, 1 : 1 + max(2, max(len(prompt.split()) for prompt in prompts))].flatten(0, 1)
+        longest = max(len(prompt.split()) for prompt in prompts)
+        return states[:, 1 : 2 + longest].flatten(0, 1)  # from the first word to the end mark of the longest
 
     def _drift(self, projections: KeyValueProjections, denoiser: Denoiser) -> Tensor:
         """How far other words' keys and values moved, relative to their size, times `lambda_anchor`; a scalar.
@@ -468,12 +469,12 @@ class Training:
         """
         if not self.config.lambda_anchor:
             return self.anchors.new_zeros(())
-        drifts: list[Tensor] = []
-        for name, learned in zip(projections.layers * 2, [*projections.to_k, *projections.to_v], strict=True):
-            attention = denoiser.unet.get_submodule(name)
-            side = "to_k" if len(drifts) < len(projections.layers) else "to_v"
-            before = self.anchors @ getattr(attention, side).weight.float().T
-            drifts.append((self.anchors @ learned.T - before).square().mean() / before.square().mean())
+        drifts = []
+        for layer, to_k, to_v in zip(projections.layers, projections.to_k, projections.to_v, strict=True):
+            attention = denoiser.unet.get_submodule(layer)
+            for learned, start in ((to_k, attention.to_k.weight), (to_v, attention.to_v.weight)):
+                before = self.anchors @ start.float().T
+                drifts.append((self.anchors @ learned.T - before).square().mean() / before.square().mean())
         return self.config.lambda_anchor * torch.stack(drifts).mean()
 
     def _times(self, name: str, low: float = 0.0, high: float = 1.0) -> Tensor:

@@ -1,8 +1,8 @@
 """The embedded stack: the servers that no setting names, and what the processes beside them must know."""
 
+import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,11 +11,10 @@ from pydantic import SecretStr
 from api.domain.settings import Settings
 from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
 from worker import servers
-from worker.home import Home, LocalError
+from worker.home import Home
 from worker.supervision import Part, Supervisor
 
 _PROBE_KEY = "system/readable"
-_SECONDS_FOR_OBJECTS = 30
 
 
 def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool = True) -> Settings:
@@ -33,31 +32,32 @@ def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool =
         part, complete.s3_endpoint = servers.seaweedfs(home)
         complete.s3_access_key, complete.s3_bucket = servers.S3_ACCESS_KEY, servers.S3_BUCKET
         complete.s3_secret_key = SecretStr(home.secret("s3"))
-        parts.append(part)
+        parts.append(dataclasses.replace(part, ready=_once_objects_are_read(part.ready, Storage(complete))))
     supervisor.start(*parts)
-    if settings.s3_endpoint is None:
-        _wait_for_objects(Storage(complete))
     return complete
 
 
-def _wait_for_objects(storage: Storage) -> None:
+def _once_objects_are_read(answers: Callable[[], str | None], storage: Storage) -> Callable[[], str | None]:
     """SeaweedFS answers some moments before it finds its bucket and what its volumes hold: until then a read fails.
 
     The same object is read at every start, so that what was stored before is known to be readable too.
     """
     content = b"written at the first start and read at every start"
     digest = hashlib.sha256(content).hexdigest()
-    give_up = time.monotonic() + _SECONDS_FOR_OBJECTS
-    while True:
+
+    def ready() -> str | None:
+        words = answers()
+        if words is None:
+            return None
         try:
             storage.ensure_bucket()
             storage.put_once(_PROBE_KEY, content, digest)
             storage.get(_PROBE_KEY, digest)
-            return
-        except (StorageUnavailable, ObjectMissing) as error:
-            if time.monotonic() > give_up:
-                raise LocalError(f"the object store started but does not give back what it holds: {error}") from error
-            time.sleep(0.2)  # it says nothing when it becomes ready
+        except (StorageUnavailable, ObjectMissing):
+            return None
+        return words
+
+    return ready
 
 
 @contextmanager
