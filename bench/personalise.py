@@ -1,8 +1,9 @@
 """`python bench/personalise.py`: how well concepts are learned, beside plain Custom Diffusion on the one-step student.
 
-For every concept three students draw the base's scene prompts from the same seeds: the untouched one, OPAD's by the
-preset, and one whose K/V and V* learned from the reconstruction loss alone, as Custom Diffusion does, for as many
-iterations of the same batch. Identity is `opad_core.evaluation.identity`; scenes are named by the build's judge.
+For every concept three students draw scene prompts that none of them learned from, from the same seeds: the untouched
+one, OPAD's by the preset, and one whose K/V and V* learned from the reconstruction loss alone, as Custom Diffusion
+does, for as many iterations of the same batch. Identity is `opad_core.evaluation.identity`; scenes are named by the
+build's judge.
 Results are kept per concept in OUT/NAME.json and OUT/NAME.png: a run that was cut off goes on with the next concept.
 """
 
@@ -85,19 +86,21 @@ def measure(base: Base, folder: Path, config: OpadConfig, build: Build, out: Pat
 
 
 def draw(generator: OneStepGenerator, bundle: Bundle | None, noun: str) -> NDArray[np.uint8]:
-    """Every scene prompt of the base with every seed, prompts outermost within a seed."""
+    """The scene prompts that no student learns from (the base's first half) with every seed, seeds outermost."""
+    prompts = generator.base.manifest.scene_prompts
     placeholder = noun if bundle is None else "<concept>"
     requests = [
         ImageRequest(bundle, prompt.format(placeholder), 1000 * seed + index)
         for seed in SEEDS
-        for index, prompt in enumerate(generator.base.manifest.scene_prompts)
+        for index, prompt in enumerate(prompts[: len(prompts) // 2])
     ]
     return np.concatenate([generator.generate(requests[i : i + 16]) for i in range(0, len(requests), 16)])
 
 
 def scene_accuracy(build: Build, drawn: NDArray[np.uint8]) -> float:
-    named, expected = name_scenes(build, drawn)
-    return float(np.mean([n == e for n, e in zip(named, expected * len(SEEDS), strict=True)]))
+    named, places = name_scenes(build, drawn)
+    expected = places[: len(drawn) // len(SEEDS)] * len(SEEDS)
+    return float(np.mean([n == e for n, e in zip(named, expected, strict=True)]))
 
 
 def strip(name: str, references: list[Image.Image], columns: list[list[Image.Image]], result: dict[str, Any]
