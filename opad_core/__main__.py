@@ -1,26 +1,31 @@
-"""`python -m opad_core train | generate | presets`: the method without any server."""
+"""The method without any server: learn a concept, draw it, judge it, take it elsewhere."""
 
 import argparse
 import dataclasses
 import json
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
 from PIL import Image
 from tqdm import tqdm
 
-from opad_core.bases import load_base
-from opad_core.bundle import read_bundle
+from opad_core.bases import Base, load_base
+from opad_core.bundle import Bundle, read_bundle
 from opad_core.config import ABLATIONS, PRESETS, OpadConfig, override, preset
 from opad_core.data import read_references
 from opad_core.errors import OpadError
+from opad_core.evaluation.curves import draw_losses, read_losses
+from opad_core.evaluation.report import report_card
+from opad_core.export import DEFAULT_RANK, export
 from opad_core.flops import count_iteration
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.training import Progress, TrainingStopped, train
 
 BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"
+LOSSES, CURVES, REPORT, SHEET = "losses.jsonl", "loss.png", "report.json", "report.png"
 SHOWN = ("rec", "id", "mse", "swd")
 """Losses on the progress bar."""
 CHECKPOINT_EVERY = 50
@@ -52,7 +57,19 @@ def main(argv: list[str] | None = None) -> int:
     draw.add_argument("--seed", type=int, default=0, help="of the first picture; the next take the next numbers")
     draw.set_defaults(run=_generate)
 
-    for command in (learn, draw):
+    judge = commands.add_parser("evaluate", help="the report card of a learned concept, beside the untouched student")
+    judge.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
+    judge.add_argument("--images", type=Path, required=True, help="folder of the 3-5 photos")
+    judge.add_argument("--out", type=Path, help="folder for report.json and report.png; the concept's own by default")
+    judge.set_defaults(run=_evaluate)
+
+    take = commands.add_parser("export", help="files that diffusers, ComfyUI and kohya's tools load")
+    take.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
+    take.add_argument("--out", type=Path, required=True, help="folder for the files")
+    take.add_argument("--rank", type=int, default=DEFAULT_RANK, help="of the LoRA; export.json tells what it lost")
+    take.set_defaults(run=_export)
+
+    for command in (learn, draw, judge, take):
         command.add_argument("--base", default="nano", help="name of a base or path of its folder")
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
@@ -88,6 +105,7 @@ def _train(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.out / CHECKPOINT
     resume = checkpoint.read_bytes() if checkpoint.exists() else None
+    losses = [] if resume is None else read_losses(arguments.out / LOSSES)
 
     stops: list[int] = []
 
@@ -101,8 +119,10 @@ def _train(arguments: argparse.Namespace) -> int:
             bar.update(progress.step - bar.n)
             shown = {name: f"{progress.losses[name]:.3f}" for name in SHOWN if name in progress.losses}
             bar.set_postfix(stage=progress.stage, **shown)
+            losses[progress.step - 1 :] = [progress.losses]  # a checkpoint may be behind what was written
             if progress.preview is not None:
                 progress.preview.save(arguments.out / PREVIEW)
+                _write_losses(arguments.out, losses)
             if progress.step % CHECKPOINT_EVERY == 0:
                 _replace(checkpoint, progress.save())
 
@@ -119,6 +139,7 @@ def _train(arguments: argparse.Namespace) -> int:
             )
         except TrainingStopped as stopped:
             _replace(checkpoint, stopped.state)
+            _write_losses(arguments.out, losses)
             print("\nstopped; the same command goes on from here", file=sys.stderr)
             return 130
         finally:
@@ -126,19 +147,61 @@ def _train(arguments: argparse.Namespace) -> int:
                 signal.signal(number, handler)
     _replace(arguments.out / BUNDLE, bundle)
     checkpoint.unlink(missing_ok=True)
-    print(f"learned: {arguments.out / BUNDLE} ({len(bundle) / 1e6:.1f} MB); a look: {arguments.out / PREVIEW}")
+    print(f"learned: {arguments.out / BUNDLE} ({len(bundle) / 1e6:.1f} MB)")
+    _write_report(arguments.out, base, read_bundle(bundle), references)
     return 0
+
+
+def _write_losses(folder: Path, losses: list[dict[str, float]]) -> None:
+    _replace(folder / LOSSES, "".join(json.dumps(row) + "\n" for row in losses).encode())
+    draw_losses(losses, folder / CURVES)
+
+
+def _write_report(folder: Path, base: Base, bundle: Bundle, references: list[Image.Image]) -> None:
+    card = report_card(bundle, base, references)
+    figures = card.figures()
+    _replace(folder / REPORT, (json.dumps(figures, indent=1) + "\n").encode())
+    card.sheet.save(folder / SHEET)
+    print(f"{'':<16}{'untouched':>10}{'learned':>10}")
+    for name, before in asdict(card.untouched).items():
+        after = getattr(card.personalised, name)
+        if before is not None:
+            print(f"{name:<16}{before:>10.3f}{after:>10.3f}")
+    print(f"look at {folder / SHEET}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    bundle = _bundle_in(arguments.concept)
+    out = arguments.out or arguments.concept
+    out.mkdir(parents=True, exist_ok=True)
+    base = load_base(arguments.base, device=arguments.device)
+    _write_report(out, base, bundle, read_references(arguments.images))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    files = export(_bundle_in(arguments.concept), load_base(arguments.base, device=arguments.device),
+                   rank=arguments.rank)  # fmt: skip
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _replace(arguments.out / name, content)
+        print(f"{arguments.out / name} ({len(content) / 1e3:.0f} kB)")
+    about = json.loads(files["export.json"])
+    print(f"rank {about['rank']} loses {about['relative_error']:.1%} of what was learned; write {about['trigger']!r}")
+    return 0
+
+
+def _bundle_in(folder: Path) -> Bundle:
+    file = folder / BUNDLE
+    if not file.is_file():
+        raise OpadError(f"{folder} holds no {BUNDLE}; `python -m opad_core train --out` writes one")
+    return read_bundle(file.read_bytes())
 
 
 def _generate(arguments: argparse.Namespace) -> int:
     if arguments.count < 1:
         raise OpadError(f"--count must be at least 1, got {arguments.count}")
-    bundle = None
-    if arguments.concept is not None:
-        file = arguments.concept / BUNDLE
-        if not file.is_file():
-            raise OpadError(f"{arguments.concept} holds no {BUNDLE}; `python -m opad_core train --out` writes one")
-        bundle = read_bundle(file.read_bytes())
+    bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
     generator = OneStepGenerator(load_base(arguments.base, device=arguments.device))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seed, arguments.seed + arguments.count):

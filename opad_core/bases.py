@@ -18,6 +18,7 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, Dinov2Model, ViTModel
 from transformers.utils import logging as transformers_logging
 
@@ -110,12 +111,21 @@ class Base:
         return load_file(self._verified("text_projection") / "projection.safetensors")["weight"].float().to(self.device)
 
     @torch.no_grad()
-    def text_fit(self, x: Tensor, prompts: list[str]) -> Tensor | None:
-        """How well pixels [b, 3, r, r] in [-1, 1] fit prompts that name no concept: cosines [b]; None as above."""
+    def embedded_prompts(self, prompts: list[str]) -> Tensor | None:
+        """Prompts that name no concept, where CLIP puts images, unit length [b, d]; None where a base has no way."""
         if self.text_projection is None:
             return None
-        words = self.text.summarise(prompts) @ self.text_projection.T
-        return torch.cosine_similarity(self.identity.embedding(x), words, dim=-1)
+        return F.normalize(self.text.summarise(prompts) @ self.text_projection.T, dim=-1)
+
+    @torch.no_grad()
+    def embedded_pictures(self, x: Tensor) -> Tensor:
+        """CLIP's image embeddings of pixels [b, 3, r, r] in [-1, 1], unit length [b, d]."""
+        return F.normalize(self.identity.embedding(x), dim=-1)
+
+    def text_fit(self, x: Tensor, prompts: list[str]) -> Tensor | None:
+        """How well pixels [b, 3, r, r] in [-1, 1] fit prompts that name no concept: cosines [b]; None as above."""
+        words = self.embedded_prompts(prompts)
+        return None if words is None else (self.embedded_pictures(x) * words).sum(-1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -36,6 +36,7 @@ class OpadConfig:
     swd_patch: int = 11  # pixels [setting]
     guidance: float = 7.5  # classifier-free guidance of the teacher's target [setting]
 
+    rec_times: tuple[float, float] = (0.0, 1.0)  # share of the schedule that L_rec's t is drawn from [setting]
     target_times: tuple[float, float] = (0.0, 1.0)  # share of the schedule that the target's t is drawn from [setting]
     target_weight: Literal["abar", "uniform"] = "abar"  # c(t) of the alignment losses: abar_t [setting], or 1 [ours]
 
@@ -74,8 +75,9 @@ class OpadConfig:
                 f"iterations must be at least 1 and collaborative_iterations at least 0, got {self.iterations} "
                 f"and {self.collaborative_iterations}"
             )
-        if not 0 <= self.target_times[0] < self.target_times[1] <= 1:
-            raise OpadError(f"target_times must rise within [0, 1], got {self.target_times}")
+        for name, times in (("rec_times", self.rec_times), ("target_times", self.target_times)):
+            if not 0 <= times[0] < times[1] <= 1:
+                raise OpadError(f"{name} must rise within [0, 1], got {times}")
         if self.photos < 0:
             raise OpadError(f"photos must be at least 0 (all of them), got {self.photos}")
         if self.batch_size < 1:

@@ -173,10 +173,10 @@ class Training:
 
     def step_teacher(self, batch: Batch, eps: Tensor, text_states: Tensor) -> Tensor:
         """Lines 6-11: the teacher's K/V and V* learn from the pictures (L_rec). The gradient of V* ends here."""
-        teacher = self.base.teacher
+        config, teacher = self.config, self.base.teacher
         with torch.no_grad():
             z_real = self.base.encode(batch.pixels.to(self.base.device), self._stream("vae"))
-        t = self._times("teacher-time")
+        t = self._times("teacher-time", *config.rec_times)
         prediction = teacher.predict(add_noise(z_real, eps, t, teacher.abar), t, self.state.teacher(text_states))
         target = training_target(z_real, eps, t, teacher.abar, teacher.prediction_type)
         loss = reconstruction_loss(prediction, target, batch.mask.to(prediction.device)).mean()

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from opad_core.__main__ import main
+from opad_core.evaluation.curves import read_losses
+from tests.random_base import SHORT
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,9 @@ def test_train_then_generate_without_any_server(base, photos, tmp_path):
     concept, out = tmp_path / "my concept", tmp_path / "out"
     common = ["--base", str(base.folder)]
     assert main(["train", "--images", str(photos), "--class", "dog", "--out", str(concept), *common]) == 0
-    assert sorted(p.name for p in concept.iterdir()) == ["concept.safetensors", "preview.png"]
+    written = ["concept.safetensors", "loss.png", "losses.jsonl", "preview.png", "report.json", "report.png"]
+    assert sorted(p.name for p in concept.iterdir()) == written
+    assert len(read_losses(concept / "losses.jsonl")) == SHORT["iterations"] + SHORT["collaborative_iterations"]
     prompt = "a <concept> on the beach"
     assert (
         main(["generate", "--concept", str(concept), "--prompt", prompt, "--out", str(out), "--count", "2", *common])
@@ -46,6 +50,20 @@ def test_an_interrupted_training_goes_on_where_it_was(base, photos, tmp_path):
     assert main(["train", *arguments, "--out", str(tmp_path / "stopped")]) == 0
     bundles = [(tmp_path / name / "concept.safetensors").read_bytes() for name in ("undisturbed", "stopped")]
     assert bundles[0] == bundles[1]
+
+
+def test_a_learned_concept_is_judged_and_exported(base, photos, tmp_path, capsys):
+    concept, common = tmp_path / "concept", ["--base", str(base.folder)]
+    assert main(["train", "--images", str(photos), "--class", "dog", "--out", str(concept), *common]) == 0
+    report = (concept / "report.json").read_text()
+    again = ["evaluate", "--concept", str(concept), "--images", str(photos), "--out", str(tmp_path / "again"), *common]
+    assert main(again) == 0
+    assert (tmp_path / "again" / "report.json").read_text() == report
+    assert "identity" in capsys.readouterr().out
+    assert main(["export", "--concept", str(concept), "--out", str(tmp_path / "taken"), *common]) == 0
+    files = sorted(p.name for p in (tmp_path / "taken").iterdir())
+    assert files == ["embedding.safetensors", "export.json", "kohya_lora.safetensors", "unet_lora.safetensors"]
+    assert "write '<concept> dog'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opad_core.bundle import read_bundle, write_bundle
+from opad_core.config import OpadConfig
+from opad_core.evaluation.report import SCENES, SEEDS, _diversity, report_card
+from opad_core.generation import ImageRequest, OneStepGenerator
+
+
+@pytest.fixture(scope="module")
+def untouched_bundle(base):
+    """A concept that learned nothing: V* is the noun's row, the projections are the student's own."""
+    return read_bundle(
+        write_bundle(
+            token_row=base.text.embedding_of("dog"),
+            projections=base.student.new_projections(),
+            class_noun="dog",
+            base="nano",
+            base_sha256=base.manifest.sha256,
+            config=OpadConfig(),
+            seed=0,
+        )
+    )
+
+
+def test_a_picture_that_repeats_a_reference_is_called_a_copy(base, untouched_bundle):
+    """The references are the student's own pictures at the report's prompts and seeds."""
+    generator = OneStepGenerator(base)
+    prompt = base.manifest.scene_prompts[0].format("<concept>")
+    references = [
+        Image.fromarray(generator.generate([ImageRequest(untouched_bundle, prompt, seed)])[0]) for seed in (1000, 1001)
+    ]
+    card = report_card(untouched_bundle, base, references)
+    assert card.personalised.closest == pytest.approx(1, abs=1e-5)
+    assert card.personalised.copies > 0
+
+
+def test_the_card_holds_every_figure_for_both_sides(base, untouched_bundle, references):
+    card = report_card(untouched_bundle, base, references)
+    figures = card.figures()
+    assert figures["personalised"].keys() == figures["untouched"].keys()
+    prompts = min(SCENES, len(base.manifest.scene_prompts))
+    assert len(figures["prompts"]) == prompts
+    assert len(figures["seeds"]) == SEEDS
+    assert all(-1 <= value <= 2 for side in ("personalised", "untouched") for value in figures[side].values())
+    assert card.sheet.width > card.sheet.height / 4
+    assert np.asarray(card.sheet).std() > 0
+
+
+def test_diversity_is_the_mean_distance_within_a_prompt():
+    same, other = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    features = torch.stack([torch.stack([same, same, other]), torch.stack([same, same, same])])
+    # First prompt: pairs 0, 1, 1; second prompt: 0, 0, 0.
+    assert _diversity(features) == pytest.approx(2 / 6)
