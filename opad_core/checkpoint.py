@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from opad_core.concept import KeyValueProjections
 from opad_core.errors import OpadError, OtherTrainingError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -31,6 +31,8 @@ class TrainingState:
     """EMA of the student's projections and the token row, in the order of `averaged_parameters`."""
     step: int = 0
     """Iterations done."""
+    rate: float = 1.0
+    """Factor on every learning rate; less than 1 once a divergence was rolled back."""
     sample_pixels: Tensor | None = None
     """Student pictures of the collaborative stage, uint8 [n, r, r, 3]."""
     sample_prompts: list[str] = field(default_factory=list)
@@ -43,6 +45,7 @@ class TrainingState:
         header = {
             "format": FORMAT,
             "step": self.step,
+            "rate": self.rate,
             "fingerprint": fingerprint,
             "sample_prompts": self.sample_prompts,
         }
@@ -71,7 +74,7 @@ class TrainingState:
         with torch.no_grad():
             for name, tensor in current.items():
                 tensor.copy_(saved[name])
-        self.step = header["step"]
+        self.step, self.rate = header["step"], header["rate"]
         self.sample_prompts = header["sample_prompts"]
 
     def _tensors(self) -> dict[str, Tensor]:

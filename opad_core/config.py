@@ -22,6 +22,7 @@ class OpadConfig:
     lr_token: float = 1e-5  # the V* row [setting]
     lr_discriminator: float = 1e-4  # heads [setting]
     weight_decay: float = 1e-2  # AdamW, betas .9/.999 [setting]
+    lr_decay: float = 0.0  # share of all iterations, the last, over which the rates fall to nothing; 0: never [setting]
     clip_norm: float = 1.0  # teacher and student [setting]
     ema_decay: float = 0.0  # EMA of the student's K/V; 0 keeps the last iterate [setting]
 

@@ -17,12 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from opad_core.bases import Base
-from opad_core.bundle import Bundle, read_bundle, write_bundle
+from opad_core.bundle import read_bundle, write_bundle
 from opad_core.checkpoint import TrainingState
+from opad_core.collaboration import draw_samples
 from opad_core.concept import PLACEHOLDER, Denoiser, KeyValueProjections
 from opad_core.config import OpadConfig
 from opad_core.data import Batch, Example, augmented, pairs_at, photo_examples, squared, to_pixels
 from opad_core.discriminator import Backbone, discriminator_head
+from opad_core.divergence import Watch
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.losses import (
@@ -38,6 +40,10 @@ from opad_core.schedule import add_noise, training_target
 
 PREVIEW_EVERY = 25
 """Iterations between two previews; four pictures cost about a tenth of an iteration."""
+SOUND_EVERY = 50
+"""Iterations between two states that a divergence is rolled back to."""
+ROLLBACK_RATE = 0.5
+"""Factor on every learning rate after that."""
 PREVIEW_SEED = 7
 PREVIEW_PICTURES = 4
 
@@ -84,7 +90,7 @@ def train(
     a training that was stopped and resumed ends, on the CPU, bit for bit like one that was not.
 
     Raises OpadError for a class noun that the base does not know, OtherTrainingError for a foreign state,
-    DivergedError when a loss is no longer finite, TrainingStopped when asked to stop.
+    DivergedError when it diverges a second time (the first is rolled back), TrainingStopped when asked to stop.
     """
     if base.manifest.nouns is not None and class_noun not in base.manifest.nouns:
         raise OpadError(f"the base {base.manifest.name!r} does not know the class noun {class_noun!r}")
@@ -93,6 +99,7 @@ def train(
         training.state.load(resume, fingerprint=training.fingerprint)
     state = training.state
 
+    watch, sound = Watch(), state.save(fingerprint=training.fingerprint)
     started, first_step = time.monotonic(), state.step
     while state.step < config.total_iterations:
         if should_stop():
@@ -100,9 +107,15 @@ def train(
         if state.step == config.distillation_iterations and state.sample_pixels is None:
             training.draw_samples()
         losses = training.iterate()
-        if not all(map(torch.isfinite, losses.values())):
-            broken = ", ".join(name for name, value in losses.items() if not value.isfinite())
-            raise DivergedError(f"the training diverged at iteration {state.step}: {broken} is not a finite number")
+        if trouble := watch.trouble(losses):
+            diverged = f"the training diverged at iteration {state.step}: {trouble}"
+            if state.rate < 1:
+                raise DivergedError(f"{diverged}, also at lower rates; try other photos, or lower lr_student")
+            state.load(sound, fingerprint=training.fingerprint)
+            state.rate, watch = ROLLBACK_RATE, Watch()
+            continue
+        if state.step % SOUND_EVERY == 0:
+            sound = state.save(fingerprint=training.fingerprint)
         show = state.step % PREVIEW_EVERY == 0 or state.step == config.total_iterations
         report(
             Progress(
@@ -110,7 +123,7 @@ def train(
                 total_steps=config.total_iterations,
                 stage="distillation" if state.step <= config.distillation_iterations else "collaborative",
                 losses={name: float(value) for name, value in losses.items()},
-                seconds_per_step=(time.monotonic() - started) / (state.step - first_step),
+                seconds_per_step=(time.monotonic() - started) / max(1, state.step - first_step),
                 preview=training.preview() if show else None,
                 save=lambda: state.save(fingerprint=training.fingerprint),
             )
@@ -139,7 +152,7 @@ class Training:
         self.anchors = self._anchors()
         self.state = self._initial_state()
         self.fingerprint = self._fingerprint(references)
-        self.photo_identity = torch.stack(
+        self.photo_pixels = torch.stack(
             [to_pixels(squared(p, keep_aspect=config.keep_aspect).resize([base.manifest.resolution] * 2))
              for p in references]
         ).to(base.device)  # fmt: skip
@@ -242,37 +255,17 @@ class Training:
                 losses[f"d_{name}"] = loss.detach()
         return losses
 
-    @torch.no_grad()
     def draw_samples(self) -> None:
-        """The collaborative stage's pictures: the averaged student, over the training prompts and fresh seeds.
-
-        "gated" keeps, of those that fit their prompt at least as well as the untouched student's median picture, the
-        best share by identity to the photos (inferred: the paper names no selection).
-        """
-        config = self.config
-        generator = OneStepGenerator(self.base)
-        bundle = read_bundle(self.bundle())
-        prompts = [example.prompt for example in pairs_at(self.photos, 0, batch_size=config.samples, seed=self.seed)]
-        seeds = torch.randint(2**62, (config.samples,), generator=self._stream("samples")).tolist()
-        pictures = _drawn(generator, bundle, prompts, seeds)
-        if config.collaboration == "gated":
-            pixels = self._as_pixels(pictures)
-            likeness = torch.cosine_similarity(
-                self._identity(pixels).flatten(1)[:, None], self._identity(self.photo_identity).flatten(1)[None], dim=-1
-            ).mean(1)
-            plain = [prompt.replace(PLACEHOLDER, self.class_noun) for prompt in prompts]
-            fit = self.base.text_fit(pixels, plain)
-            if fit is not None:
-                usual = self.base.text_fit(self._as_pixels(_drawn(generator, None, plain, seeds)), plain)
-                assert usual is not None
-                likeness = likeness - 2 * (fit < usual.median())  # behind every picture that fits
-            best = likeness.argsort(descending=True)[: max(1, round(config.kept_share * config.samples))].sort().values
-            pictures, prompts = pictures[best.cpu()], [prompts[i] for i in best.tolist()]
-        self.state.sample_pixels, self.state.sample_prompts = pictures.contiguous(), prompts
-
-    def _as_pixels(self, pictures: Tensor) -> Tensor:
-        """[b, r, r, 3] uint8 to [b, 3, r, r] in [-1, 1]."""
-        return pictures.permute(0, 3, 1, 2).float().to(self.base.device) / 127.5 - 1
+        """The collaborative stage's pictures, kept in the state."""
+        state = self.state
+        state.sample_pixels, state.sample_prompts = draw_samples(
+            self.base,
+            read_bundle(self.bundle()),
+            self.config,
+            prompts=[e.prompt for e in pairs_at(self.photos, 0, batch_size=self.config.samples, seed=self.seed)],
+            seeds=torch.randint(2**62, (self.config.samples,), generator=self._stream("samples")).tolist(),
+            photos=self.photo_pixels,
+        )
 
     def preview(self) -> Image.Image:
         """The averaged student on the base's first scene prompts at fixed seeds, side by side."""
@@ -318,6 +311,7 @@ class Training:
         ).to(device)
 
         def adamw(groups: list[dict[str, object]]) -> torch.optim.AdamW:
+            groups = [{**group, "initial_lr": group["lr"]} for group in groups]
             return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay)
 
         optimizers = {
@@ -443,7 +437,17 @@ class Training:
         loss.backward()
         if clipped:
             nn.utils.clip_grad_norm_(clipped, self.config.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self._rate()
         optimizer.step()
+
+    def _rate(self) -> float:
+        """Factor on every learning rate."""
+        config = self.config
+        if not config.lr_decay:
+            return self.state.rate
+        left = (config.total_iterations - self.state.step) / config.total_iterations
+        return self.state.rate * min(1.0, left / config.lr_decay)
 
     @torch.no_grad()
     def _average_student(self) -> None:
@@ -495,10 +499,3 @@ class Training:
         for picture in references:
             digest.update(picture.convert("RGB").tobytes())
         return digest.hexdigest()
-
-
-def _drawn(generator: OneStepGenerator, bundle: Bundle | None, prompts: list[str], seeds: list[int]) -> Tensor:
-    """[b, r, r, 3] uint8, eight at a time."""
-    requests = [ImageRequest(bundle, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-    parts = [torch.from_numpy(generator.generate(requests[i : i + 8])) for i in range(0, len(requests), 8)]
-    return torch.cat(parts)

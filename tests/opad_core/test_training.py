@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from opad_core.bundle import read_bundle
+from opad_core.collaboration import _as_pixels
 from opad_core.config import ABLATIONS, override, preset
 from opad_core.errors import DivergedError, OpadError
 from opad_core.training import Training, TrainingStopped, train
@@ -101,8 +102,42 @@ def test_progress_tells_stage_losses_and_shows_the_last_picture(base, references
 
 
 def test_a_divergence_is_an_error_that_names_the_loss(base, references):
-    with pytest.raises(DivergedError, match="not a finite number"):
+    with pytest.raises(DivergedError, match="not a finite number, also at lower rates"):
         learn(base, references, lr_student=1e30, clip_norm=1e30, iterations=8)
+
+
+def test_a_first_divergence_is_rolled_back_and_goes_on_at_half_the_rates(base, references):
+    """One iteration reads a weight that is not a number, as a fault in a GPU's memory would have it."""
+    config = preset("default", base.manifest.presets)
+    weight, steps, faulty = base.student.unet.conv_in.bias, [], True
+    whole = weight.detach().clone()
+
+    def before_each_iteration():
+        nonlocal faulty
+        with torch.no_grad():
+            now = faulty and len(steps) == 2
+            weight.copy_(torch.full_like(whole, torch.nan) if now else whole)
+            faulty = faulty and not now
+        return False
+
+    data = train(
+        base, references, "dog", config, seed=1, report=steps.append, should_stop=before_each_iteration
+    )  # fmt: skip
+    assert [p.step for p in steps] == [1, 2, 1, 2, 3, 4, 5, 6]
+    again = Training(base, references, "dog", config, seed=1)
+    again.state.load(steps[-1].save(), fingerprint=again.fingerprint)
+    assert again.state.rate == 0.5
+    assert all(p.isfinite().all() for p in read_bundle(data).projections.parameters())
+
+
+def test_rates_fall_over_the_last_share_of_the_iterations(base, references):
+    config = override(preset("default", base.manifest.presets), {"lr_decay": 0.5})
+    training = Training(base, references, "dog", config, seed=1)  # 4 + 2 iterations
+    factors = []
+    for step in range(config.total_iterations):
+        training.state.step = step
+        factors.append(training._rate())
+    assert factors == pytest.approx([1, 1, 1, 1, 2 / 3, 1 / 3])
 
 
 def test_a_state_of_another_training_is_refused(base, references):
@@ -211,13 +246,13 @@ def test_teacher_first_moves_one_network_at_a_time(base, references):
 def test_gated_samples_fit_their_prompts_where_enough_do(base, references):
     training = Training(base, references, "dog", preset("default", base.manifest.presets), seed=1)
     training.draw_samples()
-    kept = training._as_pixels(training.state.sample_pixels)
+    kept = _as_pixels(training.state.sample_pixels, base)
     plain = [prompt.replace("<concept>", "dog") for prompt in training.state.sample_prompts]
     strict = dataclasses.replace(training.config, collaboration="strict")
     everything = Training(base, references, "dog", strict, seed=1)
     everything.draw_samples()
     prompts = [prompt.replace("<concept>", "dog") for prompt in everything.state.sample_prompts]
-    fits = base.text_fit(everything._as_pixels(everything.state.sample_pixels), prompts)
+    fits = base.text_fit(_as_pixels(everything.state.sample_pixels, base), prompts)
     # An unmoved student draws the gate's own pictures, so that half of them pass and half are kept.
     assert float(base.text_fit(kept, plain).min()) >= float(fits.median())
 
