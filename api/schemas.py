@@ -76,6 +76,14 @@ class ConceptIn(In):
     overrides: Json[Overrides] | None = None
 
 
+class VersionIn(In):
+    """What `POST /v1/concepts/{id}/versions` may change; the pictures stay."""
+
+    preset: Literal["default", "paper"] = "default"
+    seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
+    overrides: Overrides | None = None
+
+
 class ReferenceOut(Out):
     position: int
     width: int
@@ -239,6 +247,21 @@ class ConceptAccepted(Out):
 class ConceptPage(Out):
     items: list[ConceptOut]
     next: str | None = Field(description="pass as `cursor` to get the following page; null on the last")
+
+
+class AttemptOut(Out):
+    worker: str = Field(description="host and slot that tried")
+    started_at: datetime
+    ended_at: datetime | None
+    cause: str | None = Field(
+        description="null while it runs; succeeded, shutdown, cancelled, or why it ended: oom, invalid, lost_worker, "
+        "storage, diverged, internal"
+    )
+    detail: str | None
+
+
+class AttemptList(Out):
+    items: list[AttemptOut]
 
 
 class JobPage(Out):

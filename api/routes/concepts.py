@@ -7,7 +7,7 @@ from uuid import UUID
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,8 +21,9 @@ from api.dispatch import ring
 from api.domain.errors import Conflict, Invalid, NotFound
 from api.domain.models import Concept, Job, Reference
 from api.domain.storage import Storage, reference_key
+from api.idempotency import IdempotencyHeader, Once
 from api.routes.jobs import described_jobs
-from api.schemas import ConceptAccepted, ConceptDetail, ConceptIn, ConceptOut, ConceptPage
+from api.schemas import ConceptAccepted, ConceptDetail, ConceptIn, ConceptOut, ConceptPage, VersionIn
 from api.uploads import CleanImage, clean_images, read_form
 from api.vocabulary import check_class_noun, served_base
 
@@ -69,13 +70,21 @@ _FORM: dict[str, Any] = {
 
 @router.post("/concepts", status_code=202, response_model=ConceptAccepted, openapi_extra=_FORM)
 async def create_concept(
-    request: Request, response: Response, tasks: BackgroundTasks, who: Trainer, session: SessionDep
+    request: Request,
+    response: Response,
+    tasks: BackgroundTasks,
+    who: Trainer,
+    session: SessionDep,
+    idempotency_key: IdempotencyHeader = None,
 ) -> ConceptAccepted:
     """Hand in 3-5 pictures of one thing; answers at once with the job that learns it."""
     state = request.app.state
     form = await read_form(request, max_file_bytes=state.settings.max_upload_mb * 1024**2)
     try:
         asked, files = _split(form)
+        once = await Once.of(session, who.owner_id, idempotency_key, "concepts", _as_asked(asked), files)
+        if once.answer:
+            return once.repeated(response, ConceptAccepted)
         base = await served_base(session, state.settings.base)
         base_name, class_noun = base.name, check_class_noun(base, asked.class_noun)
         await _refuse_taken_name(session, who.owner_id, asked.name)
@@ -89,6 +98,8 @@ async def create_concept(
     try:
         await session.flush()
     except IntegrityError as error:
+        if await once.was_faster(session):
+            return once.repeated(response, ConceptAccepted)
         raise _name_taken(asked.name) from error
     job = Job(
         owner_id=who.owner_id,
@@ -111,11 +122,70 @@ async def create_concept(
         for position, image in enumerate(images, start=1)
     )
     await session.flush()
+    detail = await _detail(session, who, concept.id)
+    accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
+    response.headers["Location"] = f"/v1/concepts/{concept.id}"
+    if not await once.keep(session, response, accepted):
+        return once.repeated(response, ConceptAccepted)
     tasks.add_task(ring, state.doorbell, job.id)  # runs after the commit and the answer
     log.info("concept.accepted", concept_id=str(concept.id), job_id=str(job.id), images=len(images))
-    detail = await _detail(session, who, concept.id)
-    response.headers["Location"] = f"/v1/concepts/{concept.id}"
-    return ConceptAccepted(concept=detail, job=detail.jobs[0])
+    return accepted
+
+
+@router.post("/concepts/{concept_id}/versions", status_code=202, response_model=ConceptAccepted)
+async def create_version(
+    concept_id: UUID,
+    asked: VersionIn,
+    request: Request,
+    response: Response,
+    tasks: BackgroundTasks,
+    who: Trainer,
+    session: SessionDep,
+    idempotency_key: IdempotencyHeader = None,
+) -> ConceptAccepted:
+    """Learn a concept again from the same pictures; the version before serves until this one is ready."""
+    route = f"concepts/{concept_id}/versions"
+    once = await Once.of(session, who.owner_id, idempotency_key, route, _as_asked(asked), [])
+    if once.answer:
+        return once.repeated(response, ConceptAccepted)
+    before = await _detail(session, who, concept_id)
+    newest = before.jobs[0]
+    if newest.state in ("queued", "running"):
+        raise Conflict(
+            f"version {newest.version} of {before.name!r} is still {newest.state}; wait for it or cancel its job first",
+            "concept_in_training",
+            state=newest.state,
+            job_id=str(newest.id),
+        )
+    job = Job(
+        owner_id=who.owner_id,
+        concept_id=concept_id,
+        version=newest.version + 1,
+        preset=asked.preset,
+        overrides=asked.overrides.model_dump(exclude_none=True) if asked.overrides else {},
+        seed=asked.seed,
+    )
+    session.add(job)
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        if await once.was_faster(session):
+            return once.repeated(response, ConceptAccepted)
+        raise Conflict(
+            f"another version of {before.name!r} was asked for at the same moment; see its job", "concept_in_training"
+        ) from error
+    detail = await _detail(session, who, concept_id)
+    accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if not await once.keep(session, response, accepted):
+        return once.repeated(response, ConceptAccepted)
+    tasks.add_task(ring, request.app.state.doorbell, job.id)
+    return accepted
+
+
+def _as_asked(asked: BaseModel) -> dict[str, Any]:
+    """Without what was not asked for: a seed that is drawn differs each time."""
+    return asked.model_dump(mode="json", exclude_unset=True)
 
 
 def _split(form: FormData) -> tuple[ConceptIn, list[UploadFile]]:

@@ -1,9 +1,9 @@
-"""Jobs: how far a training is, and stopping it."""
+"""Jobs: how far a training is, stopping it, trying it again."""
 
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -11,10 +11,11 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller, Reader, Trainer
 from api.db import SessionDep
+from api.dispatch import ring
 from api.domain import jobs
 from api.domain.errors import Conflict, NotFound
-from api.domain.models import Concept, Job, JobState
-from api.schemas import JobOut, JobPage
+from api.domain.models import Attempt, Concept, Job, JobState
+from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
 
 router = APIRouter(tags=["jobs"])
 
@@ -94,3 +95,32 @@ async def cancel_job(job_id: UUID, who: Trainer, session: SessionDep) -> JobOut:
             state=before.state,
         )
     return await _own_job(session, who, job_id)
+
+
+@router.post("/jobs/{job_id}/retry", response_model=JobOut)
+async def retry_job(
+    job_id: UUID, request: Request, tasks: BackgroundTasks, who: Trainer, session: SessionDep
+) -> JobOut:
+    """Queue a failed or cancelled job again, with fresh attempts; it goes on from its last checkpoint."""
+    before = await _own_job(session, who, job_id)
+    if (await session.execute(jobs.retry(job_id))).one_or_none() is None:
+        raise Conflict(
+            f"job {job_id} is {before.state}; only a failed or cancelled job can be tried again",
+            "job_not_over" if before.state != "succeeded" else "job_over",
+            state=before.state,
+        )
+    tasks.add_task(ring, request.app.state.doorbell, job_id)  # runs after the commit and the answer
+    return await _own_job(session, who, job_id)
+
+
+@router.get("/jobs/{job_id}/attempts", response_model=AttemptList)
+async def list_attempts(job_id: UUID, who: Reader, session: SessionDep) -> AttemptList:
+    """Every time a worker took the job, oldest first, and how that ended."""
+    await _own_job(session, who, job_id)
+    found = await session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.fence))
+    return AttemptList(
+        items=[
+            AttemptOut(worker=a.worker, started_at=a.started_at, ended_at=a.ended_at, cause=a.cause, detail=a.detail)
+            for a in found
+        ]
+    )

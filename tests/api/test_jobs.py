@@ -1,9 +1,14 @@
 import hashlib
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
+import redis
 from fastapi.testclient import TestClient
 
+from api.domain import jobs
+from api.domain.database import Sessions
+from api.domain.jobs import RING_QUEUE
 from api.domain.models import JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage
@@ -118,3 +123,44 @@ def test_a_running_job_keeps_the_wish(
     job = client.post(f"/v1/jobs/{job_id}/cancel").json()
 
     assert (job["state"], job["cancel_requested"]) == ("running", True)
+
+
+def test_a_failed_job_is_queued_again_with_fresh_attempts(
+    client: TestClient, concept: dict[str, Any], set_job: Callable[..., None], settings: Settings
+) -> None:
+    job_id = concept["jobs"][0]["id"]
+    set_job(job_id, state=JobState.failed, attempt=3, error_code="oom", error_detail="no memory", step=40)
+    broker = redis.Redis(unix_socket_path=settings.redis_url.removeprefix("redis+socket://").partition("?")[0])
+    broker.delete(RING_QUEUE)
+
+    job = client.post(f"/v1/jobs/{job_id}/retry").json()
+
+    assert (job["state"], job["attempt"], job["error"], job["queue_position"]) == ("queued", 0, None, 1)
+    assert job_id.encode() in broker.lpop(RING_QUEUE)
+
+
+def test_only_a_failed_or_cancelled_job_is_tried_again(
+    client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]
+) -> None:
+    job_id = concept["jobs"][0]["id"]
+    waiting = client.post(f"/v1/jobs/{job_id}/retry")
+    assert (waiting.status_code, waiting.json()["code"]) == (409, "job_not_over")
+    set_job(job_id, state=JobState.succeeded)
+    done = client.post(f"/v1/jobs/{job_id}/retry")
+    assert (done.status_code, done.json()["code"]) == (409, "job_over")
+
+
+def test_attempts_tell_who_tried_and_why_it_ended(
+    client: TestClient, concept: dict[str, Any], sessions: Sessions, new_key: Callable[..., str]
+) -> None:
+    job_id = UUID(concept["jobs"][0]["id"])
+    with sessions.begin() as db:
+        (_, fence, _) = db.execute(jobs.claim("host-1/slot-1", lease_seconds=60, job_id=job_id)).one()
+        db.execute(jobs.requeue(job_id, fence))
+        db.execute(jobs.claim("host-2/slot-1", lease_seconds=60, job_id=job_id))
+
+    attempts = client.get(f"/v1/jobs/{job_id}/attempts").json()["items"]
+
+    assert [(a["worker"], a["cause"]) for a in attempts] == [("host-1/slot-1", "shutdown"), ("host-2/slot-1", None)]
+    bob = {"Authorization": f"Bearer {new_key('bob')}"}
+    assert client.get(f"/v1/jobs/{job_id}/attempts", headers=bob).status_code == 404

@@ -1,0 +1,116 @@
+"""`Idempotency-Key`: a create that is sent again, because its answer was lost, is done once and answered alike.
+
+The key's row is written in the transaction of what it creates, so that one is there if and only if the other is.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Self, TypeVar
+from uuid import UUID
+
+from fastapi import Header, Response
+from pydantic import BaseModel
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.datastructures import UploadFile
+
+from api.domain.errors import Invalid
+from api.domain.models import IdempotencyKey
+
+KEPT = timedelta(hours=24)
+_PIECE = 1 << 20
+
+AnyOut = TypeVar("AnyOut", bound=BaseModel)
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="any text of yours, new for each new request; the same key and body within a day get one answer",
+    ),
+]
+
+
+class Once:
+    """A request, which may have been sent before: `answer` is then what it was answered."""
+
+    def __init__(self, owner_id: UUID, key: str | None, request_sha256: str) -> None:
+        self.answer: dict[str, Any] | None = None
+        self._owner_id, self._key, self._request_sha256 = owner_id, key, request_sha256
+
+    @classmethod
+    async def of(
+        cls, session: AsyncSession, owner_id: UUID, key: str | None, route: str, fields: Mapping[str, Any],
+        files: list[UploadFile],
+    ) -> Self:  # fmt: skip
+        """Two requests are the same if route, `fields` and the files' bytes are. Raises Invalid for a key in use."""
+        if key is None:
+            return cls(owner_id, None, "")
+        once = cls(owner_id, key, await _fingerprint(route, fields, files))
+        await once._look_up(session)
+        return once
+
+    def repeated(self, response: Response, kind: type[AnyOut]) -> AnyOut:
+        """The earlier answer again, marked as such."""
+        assert self.answer is not None
+        response.headers["Location"] = self.answer["location"]
+        response.headers["Idempotent-Replayed"] = "true"
+        return kind.model_validate(self.answer["body"])
+
+    async def keep(self, session: AsyncSession, response: Response, accepted: BaseModel) -> bool:
+        """Have the answer kept in the session's transaction; False, and all undone, if the same request was faster."""
+        if self._key is None:
+            return True
+        await session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= func.now() - KEPT))
+        answer = {"location": response.headers["Location"], "body": accepted.model_dump(mode="json")}
+        session.add(
+            IdempotencyKey(owner_id=self._owner_id, key=self._key, request_sha256=self._request_sha256, answer=answer)
+        )
+        try:
+            await session.flush()
+        except IntegrityError:
+            if not await self.was_faster(session):
+                raise
+            return False
+        return True
+
+    async def was_faster(self, session: AsyncSession) -> bool:
+        """After an IntegrityError: whether the same request, sent at the same moment, has been answered. Rolls back."""
+        await session.rollback()
+        await self._look_up(session)
+        return self.answer is not None
+
+    async def _look_up(self, session: AsyncSession) -> None:
+        if self._key is None:
+            return
+        known = await session.scalar(
+            select(IdempotencyKey).where(
+                IdempotencyKey.owner_id == self._owner_id,
+                IdempotencyKey.key == self._key,
+                IdempotencyKey.created_at > func.now() - KEPT,
+            )
+        )
+        if known is None:
+            return
+        if known.request_sha256 != self._request_sha256:
+            raise Invalid(
+                f"the Idempotency-Key {self._key!r} belongs to another request of yours; take a new one for a new "
+                "request",
+                "idempotency_key_reused",
+            )
+        self.answer = known.answer
+
+
+async def _fingerprint(route: str, fields: Mapping[str, Any], files: list[UploadFile]) -> str:
+    digests = []
+    for file in files:
+        digest = hashlib.sha256()
+        while piece := await file.read(_PIECE):
+            digest.update(piece)
+        await file.seek(0)
+        digests.append(digest.hexdigest())
+    return hashlib.sha256(json.dumps([route, dict(fields), digests], sort_keys=True).encode()).hexdigest()
