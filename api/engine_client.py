@@ -80,6 +80,17 @@ class EngineClient:
                 break
         raise failure
 
+    async def forget(self, sha256: str) -> int:
+        """Have every engine drop its copies of a bundle; how many did not answer."""
+        unreachable = 0
+        for url, engine in self._engines.items():
+            try:
+                (await engine.delete(f"/bundles/{sha256}", timeout=5)).raise_for_status()
+            except httpx.HTTPError as error:
+                log.warning("engine.forgets_not", engine=url, error=type(error).__name__)
+                unreachable += 1
+        return unreachable
+
     async def ready(self) -> bool:
         """Whether any engine has its base loaded."""
         for engine in self._engines.values():

@@ -244,6 +244,21 @@ class ConceptAccepted(Out):
     job: JobOut
 
 
+class ErasureReceipt(Out):
+    """What was erased; nothing of it can be brought back."""
+
+    concept_id: UUID
+    name: str
+    erased_at: datetime
+    references: list[str] = Field(description="SHA-256 of each photo, as it was kept")
+    bundles: list[str] = Field(description="SHA-256 of each version")
+    shared: list[str] = Field(description="SHA-256 of what another concept has the same of, and which stays for it")
+    jobs: list[UUID]
+    checkpoints: int
+    objects: int = Field(description="files deleted in the object store: photos, versions, checkpoints, previews")
+    engines_unreachable: int = Field(description="engines that may hold a copy in memory until they restart")
+
+
 class ConceptPage(Out):
     items: list[ConceptOut]
     next: str | None = Field(description="pass as `cursor` to get the following page; null on the last")

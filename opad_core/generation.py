@@ -40,6 +40,11 @@ class OneStepGenerator:
     def has_cached(self, request: ImageRequest) -> bool:
         return _cache_key(request) in self._keys_values
 
+    def forget(self, bundle_id: str) -> None:
+        """Drop a concept's keys and values of every prompt."""
+        for cache_key in [key for key in self._keys_values if key[0] == bundle_id]:
+            del self._keys_values[cache_key]
+
     @torch.no_grad()
     def prepare(self, request: ImageRequest) -> None:
         """The text side alone: have the request's keys and values in the cache. Raises OpadError as `generate` does."""

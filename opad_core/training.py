@@ -396,11 +396,14 @@ class Training:
         """
         teacher = self.base.teacher
         z_t = add_noise(z_student, eps, t, teacher.abar)
-        both = torch.cat([self.null_states.expand_as(text_states), text_states])
-        x0_null, x0_text = teacher.denoise(
-            torch.cat([z_t, z_t]), torch.cat([t, t]), self.state.teacher(both)
-        ).chunk(2)  # fmt: skip
-        z_target = x0_null + self.config.guidance * (x0_text - x0_null)
+        if self.config.guidance == 1:  # the prediction without text would count nothing
+            z_target = teacher.denoise(z_t, t, self.state.teacher(text_states))
+        else:
+            both = torch.cat([self.null_states.expand_as(text_states), text_states])
+            x0_null, x0_text = teacher.denoise(
+                torch.cat([z_t, z_t]), torch.cat([t, t]), self.state.teacher(both)
+            ).chunk(2)  # fmt: skip
+            z_target = x0_null + self.config.guidance * (x0_text - x0_null)
         return z_target, self.base.decode(z_target)
 
     def _judges(self) -> list[tuple[str, Backbone]]:

@@ -21,9 +21,10 @@ from api.dispatch import ring
 from api.domain.errors import Conflict, Invalid, NotFound
 from api.domain.models import Concept, Job, Reference
 from api.domain.storage import Storage, reference_key
+from api.erasure import erase_concept, while_storing
 from api.idempotency import IdempotencyHeader, Once
 from api.routes.jobs import described_jobs
-from api.schemas import ConceptAccepted, ConceptDetail, ConceptIn, ConceptOut, ConceptPage, VersionIn
+from api.schemas import ConceptAccepted, ConceptDetail, ConceptIn, ConceptOut, ConceptPage, ErasureReceipt, VersionIn
 from api.uploads import CleanImage, clean_images, read_form
 from api.vocabulary import check_class_noun, served_base
 
@@ -92,6 +93,7 @@ async def create_concept(
         images = await clean_images(files, state.decoders)
     finally:
         await form.close()
+    await while_storing(session)
     await run_in_threadpool(_store, state.storage, images)
     concept = Concept(owner_id=who.owner_id, name=asked.name, class_noun=class_noun, base=base_name)
     session.add(concept)
@@ -248,6 +250,17 @@ async def list_concepts(
 async def read_concept(concept_id: UUID, who: Reader, session: SessionDep) -> ConceptDetail:
     """One concept with its reference pictures, its jobs and its bundle."""
     return await _detail(session, who, concept_id)
+
+
+@router.delete("/concepts/{concept_id}", response_model=ErasureReceipt)
+async def erase(concept_id: UUID, request: Request, who: Trainer, session: SessionDep) -> ErasureReceipt:
+    """Erase a concept for good: photos, versions, jobs, checkpoints, previews. The answer lists what went."""
+    state = request.app.state
+    receipt = await erase_concept(
+        session, state.storage, state.engines, owner_id=who.owner_id, concept_id=concept_id
+    )  # fmt: skip
+    log.info("concept.erased", concept_id=str(concept_id), objects=receipt.objects)
+    return receipt
 
 
 @router.get(

@@ -280,3 +280,16 @@ def test_the_targets_time_comes_from_its_share_of_the_schedule(base, references)
     drawn = torch.cat([training._times(f"try-{k}", 0.6, 1.0) for k in range(50)])
     assert 600 <= int(drawn.min()) < 650
     assert 950 < int(drawn.max()) <= 999
+
+
+def test_guidance_of_one_asks_the_teacher_with_text_alone(base, references):
+    """The short way gives what the long one does next to it; one float32 step away, rounding is the difference."""
+    targets = []
+    for guidance in (1.0, 1.0000001):
+        config = override(preset("default", base.manifest.presets), {"guidance": guidance})
+        training = Training(base, references, "dog", config, seed=1)
+        generator = torch.Generator().manual_seed(0)
+        z, eps = (torch.randn(2, *base.latent_shape, generator=generator) for _ in range(2))
+        states = training._encode(["a photo of a <concept>"] * 2, training.state.token_row.detach())
+        targets.append(training._teacher_target(z, eps, torch.tensor([300, 900]), states)[0])
+    torch.testing.assert_close(targets[0], targets[1], atol=1e-4, rtol=0)

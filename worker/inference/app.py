@@ -1,6 +1,7 @@
-"""The engine's HTTP side, for the api alone: one route that draws, two that tell how it is."""
+"""The engine's HTTP side, for the api alone: one route that draws, one that forgets, two that tell how it is."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +112,7 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=[
             Route("/generate", generate, methods=["POST"]),
+            Route("/bundles/{sha256}", forget, methods=["DELETE"]),
             Route("/healthz", healthy),
             Route("/readyz", healthy),
         ],
@@ -121,6 +123,17 @@ def create_app(settings: Settings) -> Starlette:
 async def healthy(request: Request) -> Response:
     """Alive and, as the socket opens once the base is loaded, ready."""
     return JSONResponse({"status": "ok"})
+
+
+async def forget(request: Request) -> Response:
+    """Drop every copy of an erased concept's bundle: in memory, on disk, as keys and values."""
+    engine: Engine = request.app.state.engine
+    sha256 = request.path_params["sha256"]
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        return _refusal(422, "bad_request", "a bundle is named by its SHA-256, 64 hexadecimal digits")
+    await asyncio.to_thread(engine.bundles.forget, sha256)
+    engine.batcher.forget(sha256)
+    return Response(status_code=204)
 
 
 async def generate(request: Request) -> Response:

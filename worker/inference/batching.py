@@ -59,6 +59,7 @@ class Batcher:
         self._generator = generator
         self._seconds_per_image = seconds_per_image
         self._waiting: deque[_Waiting] = deque()
+        self._forgotten: deque[str] = deque()
         self._drawing = 0
         self._closed = False
         self._changed = Condition()
@@ -80,6 +81,12 @@ class Batcher:
             self._waiting.extend(items)
             self._changed.notify()
         return [item.future for item in items]
+
+    def forget(self, bundle_id: str) -> None:
+        """Have the model thread drop what it keeps of a bundle, before it draws anything else."""
+        with self._changed:
+            self._forgotten.append(bundle_id)
+            self._changed.notify()
 
     def close(self) -> None:
         """Refuse what is new, finish what is queued, end the thread."""
@@ -104,7 +111,12 @@ class Batcher:
         """What is waiting now, less what nobody waits for any more; empty when closed and done."""
         batch: list[_Waiting] = []
         with self._changed:
-            while not batch and self._changed.wait_for(lambda: self._waiting or self._closed) and self._waiting:
+            while not batch:
+                self._changed.wait_for(lambda: self._waiting or self._forgotten or self._closed)
+                while self._forgotten:
+                    self._generator.forget(self._forgotten.popleft())
+                if self._closed and not self._waiting:
+                    break
                 batch = [item for item in self._pop_some() if _still_wanted(item)]
             self._drawing = len(batch)
         return batch

@@ -43,6 +43,11 @@ class Bundles:
         # shielded: the first asker's deadline must not end the fetch of the others
         return await asyncio.shield(self._loading[sha256]), False
 
+    def forget(self, sha256: str) -> None:
+        """Drop a bundle from memory and disk."""
+        self._loaded.pop(sha256, None)
+        (self._folder / f"{sha256}.safetensors").unlink(missing_ok=True)
+
     async def _load(self, key: str, sha256: str) -> Bundle:
         bundle = await asyncio.to_thread(self._read_or_fetch, key, sha256)
         self._loaded[sha256] = bundle

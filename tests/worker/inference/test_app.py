@@ -114,3 +114,14 @@ def test_a_terminated_engine_answers_what_it_has_taken(engine_settings, stored, 
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_a_forgotten_bundle_is_in_no_cache(client, stored, engine_settings):
+    name = stored[0].name
+    file = engine_settings.home / "cache" / "bundles" / f"{name['sha256']}.safetensors"
+    ask(client, name)
+    assert file.exists()
+    assert client.delete(f"/bundles/{name['sha256']}").status_code == 204
+    assert not file.exists()
+    assert ask(client, name).json()["cache"] == {"bundle": "miss", "kv": "miss"}
+    assert client.delete("/bundles/..%2Fx").status_code in (404, 422)

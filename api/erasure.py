@@ -1,0 +1,104 @@
+"""Erasing a concept: its photos, previews, checkpoints, bundles, rows and copies in the engines, with a receipt.
+
+References and bundles are named by their hash, so two concepts may share an object: it goes with the last of them.
+A create holds `ERASURE` shared from before it stores its photos until they have rows, an erasure holds it alone, so
+no photo is erased between its arrival and its row.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.concurrency import run_in_threadpool
+
+from api.domain.errors import Conflict, NotFound
+from api.domain.models import Attempt, Bundle, Checkpoint, Concept, IdempotencyKey, Job, JobState, Reference
+from api.domain.storage import Storage, job_prefix
+from api.engine_client import EngineClient
+from api.schemas import ErasureReceipt
+
+ERASURE = 0x0FAD_0002
+"""Advisory lock."""
+
+
+async def while_storing(session: AsyncSession) -> None:
+    """Until the transaction ends, nothing is erased."""
+    await session.execute(select(func.pg_advisory_xact_lock_shared(ERASURE)))
+
+
+async def erase_concept(
+    session: AsyncSession, storage: Storage, engines: EngineClient, *, owner_id: UUID, concept_id: UUID
+) -> ErasureReceipt:
+    """In the session's transaction. Objects go before the commit: an erasure that fails can be asked for again.
+
+    Raises NotFound; Conflict while a job of the concept is queued or running; StorageUnavailable.
+    """
+    await session.execute(select(func.pg_advisory_xact_lock(ERASURE)))
+    concept = await session.scalar(
+        select(Concept).where(Concept.owner_id == owner_id, Concept.id == concept_id).with_for_update()
+    )
+    if concept is None:
+        raise NotFound(f"there is no concept {concept_id} here; GET /v1/concepts lists yours", "no_such_concept")
+    jobs = (await session.scalars(select(Job).where(Job.concept_id == concept_id).with_for_update())).all()
+    for job in jobs:
+        if job.state in (JobState.queued, JobState.running):
+            raise Conflict(
+                f"job {job.id} of {concept.name!r} is {job.state.value}; cancel it, then erase the concept",
+                "concept_in_training",
+                state=job.state.value,
+                job_id=str(job.id),
+            )
+    references = (await session.scalars(select(Reference).where(Reference.concept_id == concept_id))).all()
+    bundles = (await session.scalars(select(Bundle).where(Bundle.concept_id == concept_id))).all()
+    shared = set(
+        await session.scalars(
+            select(Reference.key).where(
+                Reference.concept_id != concept_id, Reference.key.in_([r.key for r in references])
+            )
+        )
+    ) | set(
+        await session.scalars(
+            select(Bundle.key).where(Bundle.concept_id != concept_id, Bundle.key.in_([b.key for b in bundles]))
+        )
+    )
+    job_ids = [job.id for job in jobs]
+    checkpoints = await _deleted(session, Checkpoint, Checkpoint.job_id.in_(job_ids))
+    await _deleted(session, Attempt, Attempt.job_id.in_(job_ids))
+    await _deleted(session, Bundle, Bundle.concept_id == concept_id)
+    await _deleted(session, Job, Job.concept_id == concept_id)
+    await _deleted(session, Reference, Reference.concept_id == concept_id)
+    answered = IdempotencyKey.answer["body"]["concept"]["id"].astext == str(concept_id)
+    await _deleted(session, IdempotencyKey, answered)
+    await _deleted(session, Concept, Concept.id == concept_id)
+    own = {*(r.key for r in references), *(b.key for b in bundles)} - shared
+    objects = await run_in_threadpool(_delete_objects, storage, own, [job_prefix(job_id) for job_id in job_ids])
+    forgetful = [await engines.forget(bundle.sha256) for bundle in bundles if bundle.key not in shared]
+    erased_at: datetime = (await session.execute(select(func.now()))).scalar_one()
+    return ErasureReceipt(
+        concept_id=concept_id,
+        name=concept.name,
+        erased_at=erased_at,
+        references=[r.sha256 for r in references if r.key not in shared],
+        bundles=[b.sha256 for b in bundles if b.key not in shared],
+        shared=sorted(key.rpartition("/")[2].partition(".")[0] for key in shared),
+        jobs=job_ids,
+        checkpoints=checkpoints,
+        objects=objects,
+        engines_unreachable=max(forgetful, default=0),
+    )
+
+
+async def _deleted(session: AsyncSession, table: type, which: ColumnElement[bool]) -> int:
+    """How many rows."""
+    result = await session.execute(delete(table).where(which).execution_options(synchronize_session=False))
+    return int(result.rowcount)  # type: ignore[attr-defined]  # a DELETE's result is a CursorResult
+
+
+def _delete_objects(storage: Storage, keys: Iterable[str], prefixes: Iterable[str]) -> int:
+    count = 0
+    for key in keys:
+        storage.delete(key)
+        count += 1
+    return count + sum(storage.delete_prefix(prefix) for prefix in prefixes)
