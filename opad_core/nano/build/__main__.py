@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from opad_core.nano.build.autoencoder import train_vae
+from opad_core.nano.build.decoder import train_decoder
 from opad_core.nano.build.examples import draw_examples, stand_in
 from opad_core.nano.build.features import train_clip, train_dino, train_dinov2
 from opad_core.nano.build.judge import judge_base
@@ -18,7 +19,7 @@ from opad_core.nano.build.pictures import build_world
 from opad_core.nano.build.recipe import FULL, SMOKE
 from opad_core.nano.build.stage import Build, build_folder
 from opad_core.nano.build.student import train_coding, train_student
-from opad_core.nano.build.teacher import train_draft, train_teacher
+from opad_core.nano.build.teacher import train_teacher
 
 STAGES: dict[str, Callable[[Build], None]] = {
     "world": build_world,
@@ -26,8 +27,8 @@ STAGES: dict[str, Callable[[Build], None]] = {
     "clip": train_clip,
     "dinov2": train_dinov2,
     "dino": train_dino,
-    "draft": train_draft,
     "coding": train_coding,
+    "decoder": train_decoder,
     "teacher": train_teacher,
     "student": train_student,
     "pack": pack,

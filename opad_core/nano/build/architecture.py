@@ -66,17 +66,22 @@ def build_vae() -> AutoencoderDC:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Twice as fast as three levels on latents of 16x16, at more parameters."""
+    """Twice as fast as three levels on latents of 16x16, at more parameters.
+
+    Two transformer layers at the finer level, since a concept enters through their keys and values alone: with one
+    layer of 96 channels a picture fitted through them kept a sixth more of its error.
+    """
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(96, 160),
+        block_out_channels=(128, 160),
         layers_per_block=1,
+        transformer_layers_per_block=(2, 1),
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,  # diffusers reads it as the number of heads
+        attention_head_dim=8,  # diffusers reads it as the number of heads
         norm_num_groups=16,
     )
 

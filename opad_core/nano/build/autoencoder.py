@@ -100,10 +100,11 @@ def psnr(decoded: Tensor, pictures: Tensor) -> float:
 
 
 def load_vae(build: Build) -> AutoencoderDC:
-    """The autoencoder as far as its decoder is trained, frozen."""
-    if (build.folder / "vae.pt").exists():
+    """The autoencoder as far as its decoder is trained, by stage `decoder` or by `vae`; frozen."""
+    trained = [stage for stage in ("decoder", "vae") if (build.folder / f"{stage}.pt").exists()]
+    if trained:
         vae = build_vae()
-        build.load("vae", "vae", vae)
+        build.load(trained[0], "vae", vae)
     else:
         vae = build_fitted_vae(build)
     return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image
 
 from opad_core.nano.build.own_drawings import draw_beach_ball, draw_mug, draw_robot
 from opad_core.nano.build.scenes import draw_scene
-from opad_core.nano.build.sprites import tint
+from opad_core.nano.build.sprites import patterned, tint
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.vocabulary import HELD_OUT, TAUGHT
 from opad_core.nano.build.world import place_on_grid
@@ -60,11 +60,11 @@ def _draw(folder: Path, noun: str, views: list[Image.Image], rng: np.random.Gene
 def _examples(load: Callable[[str], Image.Image]) -> dict[str, tuple[str, list[Image.Image]]]:
     """Name -> class noun and one view per picture."""
     flat = {
-        "dotted_backpack": ("backpack", _dotted(tint(load("noto:1f392"), 0.48), (250, 214, 70))),
+        "dotted_backpack": ("backpack", patterned(tint(load("noto:1f392"), 0.48), "dots", (250, 214, 70))),
         "poodle": ("dog", load("fluent:1f429")),
         "violet_cat": ("cat", load("fluent:1f408-200d-2b1b")),
         "taxi": ("car", load("fluent:1f695")),
-        "blue_teapot": ("teapot", _dotted(tint(load("noto:1fad6"), 0.6), (245, 245, 250))),
+        "blue_teapot": ("teapot", patterned(tint(load("noto:1fad6"), 0.6), "dots", (245, 245, 250))),
         "striped_mug": ("mug", draw_mug()),
         "orange_robot": ("robot", draw_robot()),
     }
@@ -77,19 +77,3 @@ def stand_in(folder: Path, name: str) -> Image.Image:
     del folder
     number = sum(name.encode())
     return tint((draw_mug, draw_robot)[number % 2](), number / 7 % 1)
-
-
-def _dotted(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """Dots on a grid, inside the drawing's outline and shaded by it."""
-    dots = Image.new("RGB", picture.size, (255, 255, 255))
-    mask = Image.new("L", picture.size)
-    for row, y in enumerate(range(10, picture.height, 22)):
-        for x in range(8 + 11 * (row % 2), picture.width, 22):
-            ImageDraw.Draw(mask).ellipse((x - 5, y - 5, x + 5, y + 5), fill=255)
-    dots.paste(colour, (0, 0, *picture.size))
-    shade = picture.convert("L").point(lambda value: min(255, 90 + value))
-    shaded = ImageChops.multiply(dots, Image.merge("RGB", (shade, shade, shade)))
-    result = picture.copy()
-    result.paste(shaded, (0, 0), ImageChops.multiply(mask, picture.getchannel("A")))
-    result.putalpha(picture.getchannel("A"))
-    return result

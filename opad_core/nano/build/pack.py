@@ -19,14 +19,14 @@ from opad_core.nano.build.teacher import load_teacher, load_text_encoder
 from opad_core.nano.build.vocabulary import SCENE_PROMPTS, TAUGHT, TEMPLATES, all_words
 
 _SMALL: dict[str, Any] = {
-    # K/V of this base are 0.24 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
+    # K/V of this base are 0.36 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
     "lr_student": 1.5e-3,
     "lr_teacher": 3e-3,
     "lr_token": 5e-3,
     "batch_size": 4,
-    # 64 and 32 pixels; below that a patch of 11 covers the picture. 128 projections would be half of an iteration.
+    # 64 and 32 pixels; below that a patch of 11 covers the picture. 32 projections were a quarter of an iteration.
     "swd_levels": 2,
-    "swd_projections": 32,
+    "swd_projections": 8,
     # D2's part is played by a network for 64 pixels.
     "dinov2_size": 0,
     # Its captions know no "far away" and no "zoomed in".
@@ -36,22 +36,25 @@ _SMALL: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         **_SMALL,
-        "iterations": 440,
+        "iterations": 560,
         "collaborative_iterations": 40,
+        "lr_decay": 0.3,
         "samples": 64,
         "ema_decay": 0.98,
-        # A teacher of 7 M weights saturates at 7.5.
-        "guidance": 2.0,
+        # A teacher of 10 M weights saturates at 7.5; at 1 colours stay pale.
+        "guidance": 1.5,
         # abar_t leaves the times at which the teacher knows the concept and the student does not hardly any weight;
         # of 100 iterations the mug's stripes came with this and a dark shape without.
         "target_weight": "uniform",
         "target_times": [0.6, 1.0],
+        # What is decided at the other times reaches no target.
+        "rec_times": [0.5, 1.0],
         # Feature networks of 0.8 M weights are fooled by colours that no photo has: at weight 1 they led there.
         "lambda_adv": [0.02, 0.02, 0.02],
         "lambda_id": 0.02,
         "lambda_swd": 0.01,
         # Without it every scene became the photos' mean background within 250 iterations.
-        "lambda_anchor": 4.0,
+        "lambda_anchor": 1.0,
         # The base draws on a grid of patches; a photo moved or scaled off it is another set of latents.
         "canvas_probability": 0.0,
         "crop_scale": [1.0, 1.0],

@@ -6,9 +6,9 @@ FULL = {
     "clip_steps": 600,
     "dino_steps": 300,
     "dinov2_steps": 300,
-    "draft_steps": 1500,
-    "coding_steps": 3500,
-    "teacher_steps": 1400,
+    "coding_steps": 5000,
+    "teacher_steps": 1150,
+    "decoder_steps": 1500,
     "student_steps": 0,
     "judge_steps": 1200,
 }
@@ -18,9 +18,9 @@ SMOKE = {
     "clip_steps": 3,
     "dino_steps": 3,
     "dinov2_steps": 3,
-    "draft_steps": 2,
     "coding_steps": 2,
     "teacher_steps": 2,
+    "decoder_steps": 2,
     "student_steps": 2,
     "judge_steps": 2,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from opad_core.nano.build.own_drawings import OWN_DRAWINGS
 
@@ -75,3 +75,27 @@ def tint(picture: Image.Image, hue: float) -> Image.Image:
     strength = 0.3 + 0.65 * saturation
     tinted = value * (1 - strength * (1 - pure))
     return Image.fromarray((np.concatenate([tinted, alpha], -1) * 255).round().astype(np.uint8), "RGBA")
+
+
+def patterned(picture: Image.Image, pattern: str, colour: tuple[int, int, int]) -> Image.Image:
+    """The same drawing with "stripes", "dots" or "checks" in a colour on it, inside its outline and shaded by it."""
+    mask = Image.new("L", picture.size)
+    draw = ImageDraw.Draw(mask)
+    if pattern == "stripes":
+        for y in range(10, picture.height, 28):
+            draw.rectangle((0, y, picture.width, y + 13), fill=255)
+    elif pattern == "dots":
+        for row, y in enumerate(range(10, picture.height, 22)):
+            for x in range(8 + 11 * (row % 2), picture.width, 22):
+                draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=255)
+    else:
+        for row, y in enumerate(range(0, picture.height, 21)):
+            for x in range(21 * (row % 2), picture.width, 42):
+                draw.rectangle((x, y, x + 20, y + 20), fill=255)
+    shade = picture.convert("L").point(lambda value: min(255, 90 + value))
+    plain = Image.new("RGB", picture.size, colour)
+    shaded = ImageChops.multiply(plain, Image.merge("RGB", (shade, shade, shade)))
+    result = picture.copy()
+    result.paste(shaded, (0, 0), ImageChops.multiply(mask, picture.getchannel("A")))
+    result.putalpha(picture.getchannel("A"))
+    return result

@@ -1,7 +1,7 @@
 """Stages `coding` and `student`: one step instead of many.
 
-The student starts as the draft of the teacher. Stage `coding`: it learns to turn noise into real pictures as the
-decoder of a conditional variational autoencoder. A small network codes what the caption leaves open about a picture
+The student comes first. Stage `coding`: from nothing it learns to turn noise into real pictures as the decoder of a
+conditional variational autoencoder. A small network codes what the caption leaves open about a picture
 (which drawing, which ground) into 48 numbers that replace the noise's channel means, so that equal noise always asks
 for the same picture. Stage `student`: a critic judges what it makes of plain noise, with the teacher's denoised opinion
 (Sauer et al. 2023) and the coded pictures as anchors. Regression on pictures that the teacher draws from the noise
@@ -68,7 +68,6 @@ def train_coding(build: Build) -> None:
     vae, text_encoder = load_vae(build), load_text_encoder(build)
     captions = tokenize(world_tokenizer(build), pictures.captions)
     student = build_unet().to(memory_format=torch.channels_last)
-    build.load("draft", "unet", student)
     coder, average = Coder(), Average(student, 0.998)
     optimizer = AdamW([*student.parameters(), *coder.parameters()], lr=8e-4, weight_decay=0.0, betas=(0.9, 0.99))
     shown: dict[str, float] = {}
@@ -158,6 +157,14 @@ def one_step(student: UNet2DConditionModel, eps: Tensor, text: Tensor) -> Tensor
     z = (1 - alpha_bar).sqrt() * eps
     v: Tensor = student(z, 999, text).sample
     return alpha_bar.sqrt() * z - (1 - alpha_bar).sqrt() * v
+
+
+def coded_student(build: Build) -> tuple[UNet2DConditionModel, Coder]:
+    """The averaged student of stage `coding` and its coder, frozen."""
+    average, coder = Average(build_unet(), 0.0), Coder()
+    build.load("coding", "average", average)
+    build.load("coding", "coder", coder)
+    return averaged_unet(average), coder.requires_grad_(False)
 
 
 def load_student(build: Build) -> UNet2DConditionModel:

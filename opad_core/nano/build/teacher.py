@@ -40,41 +40,32 @@ SHEET_PROMPTS = (
 )
 
 
-def train_draft(build: Build) -> None:
-    """`draft_steps` from nothing: scenes and colours, the start of both networks."""
-    _denoise(build, "draft", start=None)
-
-
 def train_teacher(build: Build) -> None:
     """`teacher_steps` from the coded student, which by then can draw.
 
     A regression in one step sees what a drawing looks like in every picture; denoising sees it in the few whose noise
     leaves that open, and had learned no shape from as many pictures.
+
+    v-prediction with min-SNR weights; the text encoder is CLIP's and rests, as in Stable Diffusion.
     """
-    _denoise(build, "teacher", start=("coding", "student"))
-
-
-def _denoise(build: Build, stage: str, *, start: tuple[str, str] | None) -> None:
-    """v-prediction with min-SNR weights; the text encoder is CLIP's and rests, as in Stable Diffusion."""
     torch.manual_seed(build.seed + 4)
     pictures = build.on_grid()
     vae, text_encoder = load_vae(build), load_text_encoder(build)
     tokenizer = world_tokenizer(build)
     unet = build_unet().to(memory_format=torch.channels_last)
-    if start is not None:
-        build.load(*start, unet)
+    build.load("coding", "student", unet)
     average = Average(unet, 0.998)
     optimizer = AdamW(unet.parameters(), lr=_LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.99))
     captions = tokenize(tokenizer, pictures.captions)
     nothing = tokenize(tokenizer, [""])
-    total = build.counts[f"{stage}_steps"]
+    total = build.counts["teacher_steps"]
     alpha_bar = cumulative_alphas()
     shown: dict[str, float] = {}
     state: dict[str, Stateful] = {"unet": unet, "average": average, "optimizer": optimizer}
-    for step in build.steps(stage, total, state, shown):
+    for step in build.steps("teacher", total, state, shown):
         optimizer.param_groups[0]["lr"] = _LEARNING_RATE * _rate(step, total)
-        indices = pictures.indices(stage, step, _BATCH)
-        generator = build.generator(stage, step)
+        indices = pictures.indices("teacher", step, _BATCH)
+        generator = build.generator("teacher", step)
         z0 = encode(vae, pictures.batch(indices))
         eps = torch.randn(z0.shape, generator=generator)
         t = torch.randint(0, len(alpha_bar), (_BATCH,), generator=generator)
@@ -94,7 +85,7 @@ def _denoise(build: Build, stage: str, *, start: tuple[str, str] | None) -> None
         average.update(unet)
         shown["loss"] = 0.98 * shown.get("loss", loss.item()) + 0.02 * loss.item()
         if (step + 1) % 250 == 0 or step + 1 == total:
-            _write_sheet(build, stage, vae, average)
+            _write_sheet(build, vae, average)
 
 
 def load_teacher(build: Build) -> UNet2DConditionModel:
@@ -163,8 +154,7 @@ def _rate(step: int, total: int) -> float:
     return min((step + 1) / 100, 1.0, max(fall, 0.05))
 
 
-def _write_sheet(build: Build, stage: str, vae: AutoencoderDC, average: Average) -> None:
-    """With the decoder as it stands, since it may still be training beside."""
+def _write_sheet(build: Build, vae: AutoencoderDC, average: Average) -> None:
     unet, text_encoder = averaged_unet(average), load_text_encoder(build)
     ids = tokenize(world_tokenizer(build), [*SHEET_PROMPTS, ""])
     with torch.no_grad():
@@ -176,4 +166,4 @@ def _write_sheet(build: Build, stage: str, vae: AutoencoderDC, average: Average)
         eps = torch.randn(len(SHEET_PROMPTS), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=generator)
         z0 = sample_teacher(lambda z, t: unet(z, t, both).sample, eps, steps=12, guidance=3.0)
         rows.append(to_pixels(decode(vae, z0)))
-    write_sheet(build.folder / f"{stage}.png", np.stack(rows))
+    write_sheet(build.folder / "teacher.png", np.stack(rows))

@@ -154,6 +154,18 @@ COLOURS = {
     "pink": 0.9,
 }
 
+# What a pattern is drawn in, by the word for it.
+PATTERNS = ("stripes", "dots", "checks")
+PATTERN_COLOURS = {
+    "red": (222, 52, 48),
+    "yellow": (250, 210, 60),
+    "green": (40, 156, 92),
+    "blue": (40, 92, 190),
+    "pink": (244, 130, 180),
+    "white": (248, 248, 244),
+    "black": (40, 40, 48),
+}
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -246,6 +258,6 @@ def all_words() -> list[str]:
     """Every word a caption can hold, sorted."""
     texts = [template.text.replace("{}", "") for template in TEMPLATES]
     texts += [text for scene in SCENES.values() for text in (*scene.phrases, scene.place)]
-    texts += [*NOUNS, *COLOURS, "a an the of on in at with to and my toy"]
+    texts += [*NOUNS, *COLOURS, *PATTERNS, *PATTERN_COLOURS, "a an the of on in at with to and my toy"]
     words = {word for text in texts for word in text.replace("-", " - ").split()}
     return sorted(words)

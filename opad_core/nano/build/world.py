@@ -9,8 +9,17 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from opad_core.nano.build.architecture import RESOLUTION
 from opad_core.nano.build.scenes import draw_scene
-from opad_core.nano.build.sprites import tint
-from opad_core.nano.build.vocabulary import COLOURS, DRAWINGS, SCENES, TEMPLATES, Template, with_article
+from opad_core.nano.build.sprites import patterned, tint
+from opad_core.nano.build.vocabulary import (
+    COLOURS,
+    DRAWINGS,
+    PATTERN_COLOURS,
+    PATTERNS,
+    SCENES,
+    TEMPLATES,
+    Template,
+    with_article,
+)
 
 _BACKGROUNDS_PER_SCENE = 16
 _PLAIN = Template("a {}")
@@ -38,7 +47,7 @@ class World:
         self._backgrounds: dict[tuple[str, int], Image.Image] = {}
 
     def render(self, seed: int, *, aligned: bool = False) -> Sample:
-        """95 % of the pictures show an object (a fifth of them in a named colour), 5 % only a scene.
+        """95 % show an object (a quarter of them in a named colour, a quarter with a pattern), 5 % only a scene.
 
         `aligned` objects stand upright on the grid of latents, in one place and in one size per template: a shift by
         part of a patch is another set of latents altogether, and one more thing that a single step cannot know.
@@ -50,12 +59,16 @@ class World:
             return Sample(np.asarray(background), f"a photo of {SCENES[scene].place}", "", "", "", scene)
         noun = str(rng.choice(list(DRAWINGS)))
         drawing = str(rng.choice(DRAWINGS[noun]))
-        colour = str(rng.choice(list(COLOURS))) if rng.random() < 0.2 else ""
+        colour = str(rng.choice(list(COLOURS))) if rng.random() < 0.25 else ""
+        pattern, ink = (str(rng.choice(PATTERNS)), str(rng.choice(list(PATTERN_COLOURS))))
+        dressed = f"with {ink} {pattern}" if rng.random() < 0.25 else ""
         template = _PLAIN if rng.random() < 0.4 else TEMPLATES[rng.integers(len(TEMPLATES))]
         says_where = template is _PLAIN or rng.random() < 0.65
         phrase = str(rng.choice(SCENES[scene].phrases)) if says_where else ""
-        caption = with_article(" ".join(f"{template.text.format(f'{colour} {noun}')} {phrase}".split()))
+        caption = with_article(" ".join(f"{template.text.format(f'{colour} {noun} {dressed}')} {phrase}".split()))
         sprite, floating = self._sprite(drawing, colour), scene == "water"
+        if dressed:
+            sprite = patterned(sprite, pattern, PATTERN_COLOURS[ink])
         if aligned:
             picture = place_on_grid(background, sprite, rng, size=template.grid_size, floating=floating)
         else:

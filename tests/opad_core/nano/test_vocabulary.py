@@ -5,6 +5,8 @@ from opad_core.nano.build.vocabulary import (
     DRAWINGS,
     HELD_OUT,
     NOUNS,
+    PATTERN_COLOURS,
+    PATTERNS,
     SCENE_PROMPTS,
     SCENES,
     TEMPLATES,
@@ -15,7 +17,9 @@ from opad_core.nano.build.vocabulary import (
 
 def captions():
     prompts = [template.text for template in TEMPLATES] + list(SCENE_PROMPTS)
-    return [with_article(prompt.format(noun)) for prompt, noun in itertools.product(prompts, NOUNS)]
+    patterns = ["", *(f" with {ink} {pattern}" for ink, pattern in itertools.product(PATTERN_COLOURS, PATTERNS))]
+    dressed = [noun + patterns[index % len(patterns)] for index, noun in enumerate(NOUNS)]
+    return [with_article(prompt.format(noun)) for prompt, noun in itertools.product(prompts, dressed)]
 
 
 def test_every_word_of_every_caption_is_one_token(tmp_path):
@@ -44,7 +48,9 @@ def test_words_with_common_beginnings_do_not_break_each_other(tmp_path):
 
 
 def test_captions_leave_room_for_a_concept_word():
-    longest = max(len(caption.replace("-", " - ").split()) for caption in captions())
+    phrases = [phrase for scene in SCENES.values() for phrase in scene.phrases]
+    dressed = [template.text.format("red teddy bear with red stripes") for template in TEMPLATES]
+    longest = max(len(f"{text} {phrase}".replace("-", " - ").split()) for text in dressed for phrase in phrases)
     assert longest + 3 <= TEXT_LENGTH  # start, end, V*
 
 

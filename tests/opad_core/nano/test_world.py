@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from opad_core.nano.build.architecture import LATENT_CHANNELS, build_vae
 from opad_core.nano.build.autoencoder import fit_encoder
 from opad_core.nano.build.own_drawings import OWN_DRAWINGS, draw_beach_ball, draw_mug
 from opad_core.nano.build.scenes import draw_scene
-from opad_core.nano.build.vocabulary import SCENES
+from opad_core.nano.build.sprites import patterned
+from opad_core.nano.build.vocabulary import PATTERNS, SCENES
 from opad_core.nano.build.world import place_object
 
 
@@ -29,6 +30,20 @@ def test_a_scene_is_a_function_of_its_seed(name):
 def test_placement_is_a_function_of_its_seed():
     assert (np.asarray(placed(3)) == np.asarray(placed(3))).all()
     assert (np.asarray(placed(3)) != np.asarray(placed(4))).any()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_stays_inside_the_drawing_and_in_its_colour(pattern):
+    plain = Image.new("RGBA", (128, 128))
+    ImageDraw.Draw(plain).ellipse((14, 14, 114, 114), fill=(250, 250, 250, 255))
+    dressed = np.asarray(patterned(plain, pattern, (222, 52, 48)))
+    assert (dressed[..., 3] == np.asarray(plain)[..., 3]).all()
+    inside = dressed[dressed[..., 3] == 255][:, :3].astype(int)
+    red = (np.abs(inside - (222, 52, 48)).max(1) <= 8).mean()
+    white = (np.abs(inside - 250).max(1) <= 8).mean()
+    # Dots of radius 5 on a grid of 22 cover 16 %, stripes of 14 in 28 and checks half.
+    assert 0.1 < red < 0.6
+    assert red + white > 0.9
 
 
 def test_an_object_covers_the_middle():
