@@ -23,14 +23,14 @@ def draw_samples(
     pictures = _drawn(generator, bundle, prompts, seeds)
     if config.collaboration == "strict":
         return pictures, prompts
-    pixels = _as_pixels(pictures, base)
+    pixels = as_pixels(pictures, base)
     likeness = torch.cosine_similarity(
         _identity(base, config, pixels)[:, None], _identity(base, config, photos)[None], dim=-1
     ).mean(1)
     plain = [prompt.replace(PLACEHOLDER, bundle.class_noun) for prompt in prompts]
     fit = base.text_fit(pixels, plain)
     if fit is not None:
-        usual = base.text_fit(_as_pixels(_drawn(generator, None, plain, seeds), base), plain)
+        usual = base.text_fit(as_pixels(_drawn(generator, None, plain, seeds), base), plain)
         assert usual is not None
         likeness = likeness - 2 * (fit < usual.median())  # behind every picture that fits
     kept = max(1, round(config.kept_share * len(prompts)))
@@ -43,7 +43,7 @@ def _identity(base: Base, config: OpadConfig, x: Tensor) -> Tensor:
     return tokens.flatten(1)
 
 
-def _as_pixels(pictures: Tensor, base: Base) -> Tensor:
+def as_pixels(pictures: Tensor, base: Base) -> Tensor:
     """[b, r, r, 3] uint8 to [b, 3, r, r] in [-1, 1]."""
     return pictures.permute(0, 3, 1, 2).float().to(base.device) / 127.5 - 1
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from opad_core.bundle import read_bundle
-from opad_core.collaboration import _as_pixels
+from opad_core.collaboration import as_pixels
 from opad_core.config import ABLATIONS, override, preset
 from opad_core.errors import DivergedError, OpadError
 from opad_core.training import Training, TrainingStopped, train
@@ -246,13 +246,13 @@ def test_teacher_first_moves_one_network_at_a_time(base, references):
 def test_gated_samples_fit_their_prompts_where_enough_do(base, references):
     training = Training(base, references, "dog", preset("default", base.manifest.presets), seed=1)
     training.draw_samples()
-    kept = _as_pixels(training.state.sample_pixels, base)
+    kept = as_pixels(training.state.sample_pixels, base)
     plain = [prompt.replace("<concept>", "dog") for prompt in training.state.sample_prompts]
     strict = dataclasses.replace(training.config, collaboration="strict")
     everything = Training(base, references, "dog", strict, seed=1)
     everything.draw_samples()
     prompts = [prompt.replace("<concept>", "dog") for prompt in everything.state.sample_prompts]
-    fits = base.text_fit(_as_pixels(everything.state.sample_pixels, base), prompts)
+    fits = base.text_fit(as_pixels(everything.state.sample_pixels, base), prompts)
     # An unmoved student draws the gate's own pictures, so that half of them pass and half are kept.
     assert float(base.text_fit(kept, plain).min()) >= float(fits.median())
 

@@ -33,6 +33,9 @@ from worker.inference.encoding import MEDIA_TYPES, Format, encode
 
 log = structlog.get_logger()
 
+ANNOUNCING_SECONDS = 5.0
+"""How long the start waits for the database to learn which base is served."""
+
 
 class BundleName(BaseModel):
     key: str
@@ -105,6 +108,8 @@ def create_app(settings: Settings) -> Starlette:
             Bundles(Storage(settings), settings.home / "cache" / "bundles"), batcher, ThreadPoolExecutor(4)
         )
         announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest))
+        # whoever sees this engine ready may ask the api for a concept at once; without a database we draw all the same
+        await asyncio.wait({announcing}, timeout=ANNOUNCING_SECONDS)
         yield
         announcing.cancel()
         await asyncio.to_thread(batcher.close)

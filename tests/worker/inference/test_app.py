@@ -125,3 +125,9 @@ def test_a_forgotten_bundle_is_in_no_cache(client, stored, engine_settings):
     assert not file.exists()
     assert ask(client, name).json()["cache"] == {"bundle": "miss", "kv": "miss"}
     assert client.delete("/bundles/..%2Fx").status_code in (404, 422)
+
+
+def test_an_engine_that_answers_has_announced_its_base(engine_settings, base):
+    with TestClient(create_app(engine_settings)) as client, make_sessions(engine_settings)() as session:
+        assert client.get("/readyz").status_code == 200
+        assert session.scalars(select(ServedBase.name)).all() == [base.manifest.name]
