@@ -61,7 +61,7 @@ def engine_url(stack: Settings, base_folder: Path, tmp_path_factory: pytest.Temp
     try:
         for line in process.stdout:
             log.append(line)
-            if "base.announced" in line:
+            if "Uvicorn running" in line:
                 break
         assert process.poll() is None, log
         yield f"unix:{folder}/engine.sock"

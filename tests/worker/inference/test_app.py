@@ -96,7 +96,7 @@ def test_a_terminated_engine_answers_what_it_has_taken(engine_settings, stored, 
     try:
         for line in process.stdout:
             log.append(line)
-            if "base.announced" in line:
+            if "Uvicorn running" in line:
                 break
         assert process.poll() is None, log
         assert address.stat().st_mode & 0o777 == 0o600
