@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
+import httpx
 import psycopg
 import pytest
 from fastapi.testclient import TestClient
@@ -61,9 +62,12 @@ def engine_url(stack: Settings, base_folder: Path, tmp_path_factory: pytest.Temp
     try:
         for line in process.stdout:
             log.append(line)
-            if "Uvicorn running" in line:
+            if "Application startup complete" in line:
                 break
         assert process.poll() is None, log
+        until_it_listens = httpx.HTTPTransport(uds=f"{folder}/engine.sock", retries=8)
+        with httpx.Client(transport=until_it_listens, base_url="http://engine") as client:
+            assert client.get("/readyz").status_code == 200
         yield f"unix:{folder}/engine.sock"
     finally:
         process.terminate()

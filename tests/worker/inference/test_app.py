@@ -96,12 +96,14 @@ def test_a_terminated_engine_answers_what_it_has_taken(engine_settings, stored, 
     try:
         for line in process.stdout:
             log.append(line)
-            if "Uvicorn running" in line:
+            if "Application startup complete" in line:
                 break
         assert process.poll() is None, log
         assert address.stat().st_mode & 0o777 == 0o600
         with (
-            httpx.Client(transport=httpx.HTTPTransport(uds=str(address)), base_url="http://engine") as client,
+            httpx.Client(
+                transport=httpx.HTTPTransport(uds=str(address), retries=8), base_url="http://engine"
+            ) as client,
             ThreadPoolExecutor(4) as pool,
         ):
             assert client.get("/readyz").status_code == 200
