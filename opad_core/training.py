@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from opad_core.anchor import anchor_states, drift
 from opad_core.bases import Base
 from opad_core.bundle import read_bundle, write_bundle
 from opad_core.checkpoint import TrainingState
@@ -149,7 +150,7 @@ class Training:
         self.photos = photo_examples(references, templates, keep_aspect=config.keep_aspect)
         self.start_row = base.text.embedding_of(class_noun).to(base.device)
         self.null_states = base.text.encode([""], [""], [None]).detach()
-        self.anchors = self._anchors()
+        self.anchors = anchor_states(base, class_noun)
         self.state = self._initial_state()
         self.fingerprint = self._fingerprint(references)
         self.photo_pixels = torch.stack(
@@ -194,7 +195,7 @@ class Training:
         target = training_target(z_real, eps, t, teacher.abar, teacher.prediction_type)
         loss = reconstruction_loss(prediction, target, batch.mask.to(prediction.device)).mean()
         # L_rec sums over the latents' channels, every other loss is a mean.
-        anchored = loss + self.base.latent_shape[0] * self._drift(self.state.teacher, self.base.teacher)
+        anchored = loss + self.base.latent_shape[0] * self._anchored(self.state.teacher, self.base.teacher)
         self._descend("teacher", anchored, [*self.state.teacher.parameters(), self.state.token_row])
         return loss.detach()
 
@@ -239,7 +240,7 @@ class Training:
                 losses[name] = per_sample.mean()
                 total = total + weight * (c_t * per_sample).mean()
         if losses:
-            total = total + self._drift(self.state.student, self.base.student)
+            total = total + self._anchored(self.state.student, self.base.student)
             self._descend("student", total, list(self.state.student.parameters()))
         return {name: loss.detach() for name, loss in losses.items()}, features
 
@@ -459,30 +460,10 @@ class Training:
         for average, parameter in zip(self.state.student_average, self.state.averaged_parameters(), strict=True):
             average.lerp_(parameter, 1 - decay)
 
-    @torch.no_grad()
-    def _anchors(self) -> Tensor:
-        """Text states [n, d] of words that are not the concept: of each word the base knows, else of its prompts."""
-        manifest = self.base.manifest
-        prompts = manifest.words or [text.format(self.class_noun) for text in manifest.templates]
-        states = self.base.text.encode(prompts, [""] * len(prompts), [None] * len(prompts))
-        longest = max(len(prompt.split()) for prompt in prompts)
-        return states[:, 1 : 2 + longest].flatten(0, 1)  # from the first word to the end mark of the longest
-
-    def _drift(self, projections: KeyValueProjections, denoiser: Denoiser) -> Tensor:
-        """How far other words' keys and values moved, relative to their size, times `lambda_anchor`; a scalar.
-
-        Custom Diffusion holds captions so when it merges concepts (Kumari et al. 2023, eq. 4); here it keeps a scene
-        asked for beside the concept from being forgotten.
-        """
+    def _anchored(self, projections: KeyValueProjections, denoiser: Denoiser) -> Tensor:
         if not self.config.lambda_anchor:
             return self.anchors.new_zeros(())
-        drifts = []
-        for layer, to_k, to_v in zip(projections.layers, projections.to_k, projections.to_v, strict=True):
-            attention = denoiser.unet.get_submodule(layer)
-            for learned, start in ((to_k, attention.to_k.weight), (to_v, attention.to_v.weight)):
-                before = self.anchors @ start.float().T
-                drifts.append((self.anchors @ learned.T - before).square().mean() / before.square().mean())
-        return self.config.lambda_anchor * torch.stack(drifts).mean()
+        return self.config.lambda_anchor * drift(self.anchors, projections, denoiser)
 
     def _times(self, name: str, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Integer times [b], uniform over that share of the schedule."""

@@ -103,14 +103,7 @@ async def create_concept(
         if await once.was_faster(session):
             return once.repeated(response, ConceptAccepted)
         raise _name_taken(asked.name) from error
-    job = Job(
-        owner_id=who.owner_id,
-        concept_id=concept.id,
-        version=1,
-        preset=asked.preset,
-        overrides=asked.overrides.model_dump(exclude_none=True) if asked.overrides else {},
-        seed=asked.seed,
-    )
+    job = _job(who, concept.id, asked, version=1)
     session.add(job)
     session.add_all(
         Reference(
@@ -159,14 +152,7 @@ async def create_version(
             state=newest.state,
             job_id=str(newest.id),
         )
-    job = Job(
-        owner_id=who.owner_id,
-        concept_id=concept_id,
-        version=newest.version + 1,
-        preset=asked.preset,
-        overrides=asked.overrides.model_dump(exclude_none=True) if asked.overrides else {},
-        seed=asked.seed,
-    )
+    job = _job(who, concept_id, asked, version=newest.version + 1)
     session.add(job)
     try:
         await session.flush()
@@ -183,6 +169,17 @@ async def create_version(
         return once.repeated(response, ConceptAccepted)
     tasks.add_task(ring, request.app.state.doorbell, job.id)
     return accepted
+
+
+def _job(who: Caller, concept_id: UUID, asked: ConceptIn | VersionIn, *, version: int) -> Job:
+    return Job(
+        owner_id=who.owner_id,
+        concept_id=concept_id,
+        version=version,
+        preset=asked.preset,
+        overrides=asked.overrides.model_dump(exclude_none=True) if asked.overrides else {},
+        seed=asked.seed,
+    )
 
 
 def _as_asked(asked: BaseModel) -> dict[str, Any]:

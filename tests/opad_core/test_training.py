@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from opad_core.anchor import drift
 from opad_core.bundle import read_bundle
 from opad_core.collaboration import as_pixels
 from opad_core.config import ABLATIONS, override, preset
@@ -264,10 +265,8 @@ def moved_words(base, references, anchor):
     training = Training(base, references, "dog", config, seed=1)
     for _ in range(4):
         training.iterate()
-    weighed = dataclasses.replace(config, lambda_anchor=1.0)
-    training.config = weighed
     roles = ((training.state.student, base.student), (training.state.teacher, base.teacher))
-    return [training._drift(projections, denoiser).item() for projections, denoiser in roles]
+    return [drift(training.anchors, projections, denoiser).item() for projections, denoiser in roles]
 
 
 def test_anchored_words_keep_their_keys_and_values(base, references):

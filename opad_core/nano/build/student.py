@@ -95,11 +95,8 @@ def train_student(build: Build) -> None:
     pictures = build.on_grid()
     vae, text_encoder, teacher = load_vae(build), load_text_encoder(build), load_teacher(build)
     captions = tokenize(world_tokenizer(build), pictures.captions)
-    student, coder, critic = build_unet().to(memory_format=torch.channels_last), Coder(), Critic()
-    build.load("coding", "average", coded_average := Average(student, 0.0))
-    coded_average.copy_to(student)
-    build.load("coding", "coder", coder)
-    average = Average(student, 0.995)
+    student, coder = (part.requires_grad_(True).train() for part in coded_student(build))
+    critic, average = Critic(), Average(student, 0.995)
     optimizer = AdamW([*student.parameters(), *coder.parameters()], lr=1.5e-4, weight_decay=0.0, betas=(0.5, 0.99))
     critic_optimizer = Adam(critic.parameters(), lr=4e-4, betas=(0.0, 0.99))
     shown: dict[str, float] = {}
