@@ -34,6 +34,7 @@ def draw_losses(losses: Sequence[Mapping[str, float]], file: Path) -> None:
                 axes.plot(steps, _smoothed(values), color=faint.get_color(), label=name)
         if axes.lines:
             axes.legend(fontsize=8, frameon=False)
+        axes.set_yscale("log")  # MS-SWD is fifty times L_id
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("iteration", fontsize=9)
