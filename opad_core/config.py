@@ -55,6 +55,7 @@ class OpadConfig:
     far_below: float = 307 / 512  # shrunk below this the prompt says "far away" [setting]
     crop_scale: tuple[float, float] = (614 / 512, 715 / 512)  # otherwise enlarged by this and cropped [setting]
     scene_share: float = 0.0  # student's prompts that name one of the base's scenes; discriminators skip them
+    scene_captions: bool = False  # photos' prompts name the scene that the base's CLIP sees on them [ours]
     size_words: bool = True  # "a far away", "very small", "zoomed in", "close up" in the prompt [setting]
     canvas_for_discriminators: bool = True  # the reals carry the canvas's grey border [setting]
 
@@ -121,7 +122,9 @@ PRESETS = {
             # A one-step GAN's last iterate is noisy; the average over about 100 iterations is not.
             "ema_decay": 0.99,
             "keep_aspect": True,
-            # The photos' prompts name no scene: a student that meets no other forgets to draw one.
+            # What a prompt says of the ground, the concept need not learn: see captions.py.
+            "scene_captions": True,
+            # A student that meets the photos' scenes alone forgets to draw others.
             "scene_share": 0.5,
             # A mug's handle and any lettering have a side; flips ask one step for both at once.
             "flip_probability": 0.0,

@@ -138,7 +138,12 @@ def to_uint8(pixels: Tensor) -> np.ndarray:
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def photo_examples(references: list[Image.Image], templates: list[str], *, keep_aspect: bool) -> list[Example]:
-    """Every reference with every template: 4 photos and 25 templates make 100 examples."""
+def photo_examples(references: list[Image.Image], scenes: list[str], templates: list[str], *, keep_aspect: bool
+                   ) -> list[Example]:  # fmt: skip
+    """Every reference with every template and its scene's words: 4 photos and 25 templates make 100 examples."""
     squares = [squared(picture, keep_aspect=keep_aspect) for picture in references]
-    return [Example(square, template.format(PLACEHOLDER)) for square in squares for template in templates]
+    return [
+        Example(square, template.format(PLACEHOLDER) + scene)
+        for square, scene in zip(squares, scenes, strict=True)
+        for template in templates
+    ]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from opad_core.anchor import anchor_states, drift
 from opad_core.bases import Base
 from opad_core.bundle import read_bundle, write_bundle
+from opad_core.captions import scenes_of
 from opad_core.checkpoint import TrainingState
 from opad_core.collaboration import draw_samples
 from opad_core.concept import PLACEHOLDER, Denoiser, KeyValueProjections
@@ -147,7 +148,6 @@ class Training:
             )
         templates = list(config.templates) or base.manifest.templates
         references = references[: config.photos or len(references)]
-        self.photos = photo_examples(references, templates, keep_aspect=config.keep_aspect)
         self.start_row = base.text.embedding_of(class_noun).to(base.device)
         self.null_states = base.text.encode([""], [""], [None]).detach()
         self.anchors = anchor_states(base, class_noun)
@@ -157,6 +157,8 @@ class Training:
             [to_pixels(squared(p, keep_aspect=config.keep_aspect).resize([base.manifest.resolution] * 2))
              for p in references]
         ).to(base.device)  # fmt: skip
+        scenes = scenes_of(base, self.photo_pixels, class_noun) if config.scene_captions else [""] * len(references)
+        self.photos = photo_examples(references, scenes, templates, keep_aspect=config.keep_aspect)
         self._samples: list[Example] = []
 
     def iterate(self) -> dict[str, Tensor]:

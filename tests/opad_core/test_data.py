@@ -40,11 +40,19 @@ def test_an_enlarged_photo_fills_the_picture():
 
 
 def test_an_epoch_shows_every_pair_once_in_an_order_of_its_own(references):
-    examples = photo_examples(references, ["a {}", "the {}"], keep_aspect=True)
+    examples = photo_examples(references, [""] * 4, ["a {}", "the {}"], keep_aspect=True)
     seen = [pairs_at(examples, step, batch_size=2, seed=5) for step in range(8)]
     first, second = ([e for batch in half for e in batch] for half in (seen[:4], seen[4:]))
     assert Counter(map(id, first)) == Counter(map(id, examples)) == Counter(map(id, second))
     assert list(map(id, first)) != list(map(id, second))
+
+
+def test_every_prompt_of_a_photo_ends_in_its_scene(references):
+    scenes = [" on the grass", "", " at night", " in the snow"]
+    examples = photo_examples(references, scenes, ["a {}", "the {}"], keep_aspect=True)
+    assert [e.prompt for e in examples[:4]] == [
+        "a <concept> on the grass", "the <concept> on the grass", "a <concept>", "the <concept>",
+    ]  # fmt: skip
 
 
 def test_a_square_keeps_the_middle_or_all_of_it():

@@ -44,9 +44,9 @@ def train_decoder(build: Build) -> None:
         real = torch.cat([pictures.batch(on_grid), build.batch(free)]).to(memory_format=torch.channels_last)
         z0 = encode(vae, real)
         with torch.no_grad():
-            text = text_encoder(captions[torch.from_numpy(on_grid)]).last_hidden_state
-            coded, _ = coder(z0[:_HALF], torch.randn(z0[:_HALF].shape, generator=generator))
-            drawn = one_step(student, coded, text)
+            encoded = text_encoder(captions[torch.from_numpy(on_grid)])
+            coded, _ = coder(z0[:_HALF], encoded.pooler_output, torch.randn(z0[:_HALF].shape, generator=generator))
+            drawn = one_step(student, coded, encoded.last_hidden_state)
             amount = _MOST_NOISE * torch.rand(_HALF, 1, 1, 1, generator=generator)
             noised = z0[_HALF:] + amount * torch.randn(z0[_HALF:].shape, generator=generator)
         decoded = decode(vae, torch.cat([drawn, noised]))

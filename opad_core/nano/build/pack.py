@@ -16,7 +16,7 @@ from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import load_teacher, load_text_encoder
-from opad_core.nano.build.vocabulary import SCENE_PROMPTS, TAUGHT, TEMPLATES, all_words
+from opad_core.nano.build.vocabulary import SCENE_PROMPTS, TAUGHT, TEMPLATES, Template, all_words
 
 _SMALL: dict[str, Any] = {
     # K/V of this base are 0.36 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
@@ -39,6 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "iterations": 560,
         "collaborative_iterations": 40,
         "lr_decay": 0.3,
+        # "small", "close-up", "dark" and "bright" are exact words here, and say what the photos do not show.
+        "templates": ["a {}", *(t.text for t in TEMPLATES if t == Template(t.text))],
         "samples": 64,
         "ema_decay": 0.98,
         # A teacher of 10 M weights saturates at 7.5; at 1 colours stay pale.

@@ -6,7 +6,7 @@ FULL = {
     "clip_steps": 600,
     "dino_steps": 300,
     "dinov2_steps": 300,
-    "coding_steps": 5000,
+    "coding_steps": 8000,
     "teacher_steps": 1150,
     "decoder_steps": 1500,
     "student_steps": 0,
