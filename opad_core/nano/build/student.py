@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from opad_core.nano.build.architecture import LATENT_CHANNELS, LATENT_SIZE, TEXT_WIDTH, build_unet
+from opad_core.nano.build.architecture import LATENT_CHANNELS, LATENT_SIZE, build_unet
 from opad_core.nano.build.autoencoder import load_vae
+from opad_core.nano.build.coder import Coder, load_coder
 from opad_core.nano.build.critic import Critic
 from opad_core.nano.build.features import tokenize, world_tokenizer
 from opad_core.nano.build.stage import Average, Build, to_pixels, write_sheet
@@ -36,32 +37,6 @@ _CODE_PRICE = 4e-4  # per nat, against a squared error per latent number; cheape
 _ADVERSARIAL = 0.05
 _DISTILLATION = 0.2
 _SLOPE = 0.05
-
-
-class Coder(nn.Module):
-    """Latents [b, 48, 8, 8] of a real picture and its caption's summary [b, 128] to the noise that stands for it, and
-    the code's divergence [b].
-
-    Told the caption, it can spread the pictures of every caption over all codes. A coder that saw the picture alone
-    put the scene into the code: drawn from plain noise, a third of the scenes were then not the caption's.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.picture = nn.Sequential(
-            nn.Conv2d(LATENT_CHANNELS, 64, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * LATENT_SIZE**2, 256)
-        )
-        self.words = nn.Linear(TEXT_WIDTH, 256, bias=False)
-        self.code = nn.Linear(256, 2 * LATENT_CHANNELS)
-
-    def forward(self, z0: Tensor, summary: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """`eps` is unit noise; what it says beside its channel means stays as it is."""
-        mean, log_variance = self.code((self.picture(z0) + self.words(summary)).relu()).chunk(2, 1)
-        log_variance = log_variance.clamp(-8, 4)
-        drawn = eps.mean((2, 3)) * LATENT_SIZE  # unit normal again: the mean of 64 numbers has deviation 1/8
-        code = mean + (log_variance / 2).exp() * drawn
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
-        return eps + ((code - drawn) / LATENT_SIZE)[:, :, None, None], divergence
 
 
 def train_coding(build: Build) -> None:
@@ -161,10 +136,9 @@ def one_step(student: UNet2DConditionModel, eps: Tensor, text: Tensor) -> Tensor
 
 def coded_student(build: Build) -> tuple[UNet2DConditionModel, Coder]:
     """The averaged student of stage `coding` and its coder, frozen."""
-    average, coder = Average(build_unet(), 0.0), Coder()
+    average = Average(build_unet(), 0.0)
     build.load("coding", "average", average)
-    build.load("coding", "coder", coder)
-    return averaged_unet(average), coder.requires_grad_(False)
+    return averaged_unet(average), load_coder(build)
 
 
 def load_student(build: Build) -> UNet2DConditionModel:

@@ -17,13 +17,13 @@ from opad_core.nano.build.architecture import (
     build_unet,
 )
 from opad_core.nano.build.autoencoder import load_vae
+from opad_core.nano.build.coder import load_coder
 from opad_core.nano.build.features import tokenize, world_tokenizer
 from opad_core.nano.build.stage import Average, Build, Stateful, to_pixels, write_sheet
 
-_BATCH = 32
-_LEARNING_RATE = 8e-4
+_BATCH = 16
+_LEARNING_RATE = 6e-4
 _CAPTION_DROP = 0.1
-_MIN_SNR = 5.0  # gamma of Hang et al. 2023
 SHEET_PROMPTS = (
     "a photo of a backpack",
     "a dog on the beach",
@@ -41,12 +41,12 @@ SHEET_PROMPTS = (
 
 
 def train_teacher(build: Build) -> None:
-    """`teacher_steps` from the coded student, which by then can draw.
+    """`teacher_steps` from the coded student, which by then can draw, with the same coupling of noise and picture.
 
     A regression in one step sees what a drawing looks like in every picture; denoising sees it in the few whose noise
     leaves that open, and had learned no shape from as many pictures.
 
-    v-prediction with min-SNR weights; the text encoder is CLIP's and rests, as in Stable Diffusion.
+    v-prediction, all times alike; the text encoder is CLIP's and rests, as in Stable Diffusion.
     """
     torch.manual_seed(build.seed + 4)
     pictures = build.on_grid()
@@ -54,6 +54,7 @@ def train_teacher(build: Build) -> None:
     tokenizer = world_tokenizer(build)
     unet = build_unet().to(memory_format=torch.channels_last)
     build.load("coding", "student", unet)
+    coder = load_coder(build)
     average = Average(unet, 0.998)
     optimizer = AdamW(unet.parameters(), lr=_LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.99))
     captions = tokenize(tokenizer, pictures.captions)
@@ -67,17 +68,15 @@ def train_teacher(build: Build) -> None:
         indices = pictures.indices("teacher", step, _BATCH)
         generator = build.generator("teacher", step)
         z0 = encode(vae, pictures.batch(indices))
-        eps = torch.randn(z0.shape, generator=generator)
         t = torch.randint(0, len(alpha_bar), (_BATCH,), generator=generator)
         dropped = torch.rand(_BATCH, generator=generator) < _CAPTION_DROP
         ids = torch.where(dropped[:, None], nothing, captions[indices])
         signal, noise = alpha_bar[t].sqrt()[:, None, None, None], (1 - alpha_bar[t]).sqrt()[:, None, None, None]
         with torch.no_grad():
-            text = text_encoder(ids).last_hidden_state
-        v_hat = unet(signal * z0 + noise * eps, t, text).sample
-        error = (v_hat - (signal * eps - noise * z0)).square().mean((1, 2, 3))
-        snr = alpha_bar[t] / (1 - alpha_bar[t])
-        loss = (error * snr.clamp(max=_MIN_SNR) / (snr + 1)).mean()
+            encoded = text_encoder(ids)
+            eps, _ = coder(z0, encoded.pooler_output, torch.randn(z0.shape, generator=generator))
+        v_hat = unet(signal * z0 + noise * eps, t, encoded.last_hidden_state).sample
+        loss = (v_hat - (signal * eps - noise * z0)).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
