@@ -1,9 +1,9 @@
 """`python bench/personalise.py`: how well concepts are learned, beside plain Custom Diffusion on the one-step student.
 
 For every concept three students draw scene prompts that none of them learned from, from the same seeds: the untouched
-one, OPAD's by the preset, and one whose K/V and V* learned from the reconstruction loss alone, as Custom Diffusion
-does, for as many iterations of the same batch. Identity is `opad_core.evaluation.identity`; scenes are named by the
-build's judge.
+one, OPAD's by the preset, and one whose K/V and V* learned from the reconstruction loss alone at all times, with
+prompts that name the thing only, as Custom Diffusion does, for as many iterations of the same batch. Identity is
+`opad_core.evaluation.identity`; scenes are named by the build's judge.
 Results are kept per concept in OUT/NAME.json and OUT/NAME.png: a run that was cut off goes on with the next concept.
 """
 
@@ -22,18 +22,24 @@ from tqdm import tqdm
 
 from opad_core.bases import Base, load_base
 from opad_core.bundle import Bundle, read_bundle
+from opad_core.captions import held_out_scenes
 from opad_core.config import OpadConfig, override, preset
 from opad_core.data import read_references, squared
 from opad_core.evaluation.identity import identity_score
 from opad_core.evaluation.sheet import FAINT, GAP, INK, MARGIN, PAPER
 from opad_core.generation import ImageRequest, OneStepGenerator
-from opad_core.nano.build.judge import name_scenes
+from opad_core.nano.build.judge import PLACES, name_scenes
 from opad_core.nano.build.recipe import FULL
 from opad_core.nano.build.stage import Build, build_folder
+from opad_core.nano.build.vocabulary import SCENE_PROMPTS
 from opad_core.training import Training, train
 
 TILE = 96
 SEEDS = (0, 1)
+
+
+PLAIN = {"rec_times": (0.0, 1.0), "lambda_anchor": 0.0, "scene_captions": False}
+"""Custom Diffusion's setting where OPAD's preset differs; batch, rates and their decay are the preset's."""
 
 
 class CustomDiffusion(Training):
@@ -70,37 +76,38 @@ def measure(base: Base, folder: Path, config: OpadConfig, build: Build, out: Pat
     )  # fmt: skip
     bar.close()
     seconds = time.monotonic() - started
-    naive = CustomDiffusion(base, references, noun, config, seed=0).learn()
+    naive = CustomDiffusion(base, references, noun, override(config, PLAIN), seed=0).learn()
     generator = OneStepGenerator(base)
+    scenes = held_out_scenes(base, references, noun)
     result: dict[str, Any] = {"concept": folder.name, "class": noun, "train_seconds": round(seconds)}
     columns = []
     for name, learned in (("untouched", None), ("opad", bundle), ("custom_diffusion", naive)):
-        drawn = draw(generator, learned, noun)
+        drawn = draw(generator, learned, scenes, noun)
         result[name] = {
             "identity": round(identity_score([Image.fromarray(p) for p in drawn], references), 4),
-            "scene_top1": round(scene_accuracy(build, drawn), 3),
+            "scene_top1": round(scene_accuracy(build, drawn, scenes), 3),
         }
         columns.append([Image.fromarray(drawn[k]) for k in (0, 4, 9, 15)])
     strip(folder.name, references, columns, result).save(out / f"{folder.name}.png")
     return result
 
 
-def draw(generator: OneStepGenerator, bundle: Bundle | None, noun: str) -> NDArray[np.uint8]:
-    """The scene prompts that no student learns from (the base's first half) with every seed, seeds outermost."""
-    prompts = generator.base.manifest.scene_prompts
+def draw(generator: OneStepGenerator, bundle: Bundle | None, scenes: list[str], noun: str) -> NDArray[np.uint8]:
+    """Every scene prompt with every seed, seeds outermost."""
     placeholder = noun if bundle is None else "<concept>"
     requests = [
-        ImageRequest(bundle, prompt.format(placeholder), 1000 * seed + index)
+        ImageRequest(bundle, scene.format(placeholder), 1000 * seed + index)
         for seed in SEEDS
-        for index, prompt in enumerate(prompts[: len(prompts) // 2])
+        for index, scene in enumerate(scenes)
     ]
     return np.concatenate([generator.generate(requests[i : i + 16]) for i in range(0, len(requests), 16)])
 
 
-def scene_accuracy(build: Build, drawn: NDArray[np.uint8]) -> float:
-    named, places = name_scenes(build, drawn)
-    expected = places[: len(drawn) // len(SEEDS)] * len(SEEDS)
-    return float(np.mean([n == e for n, e in zip(named, expected, strict=True)]))
+def scene_accuracy(build: Build, drawn: NDArray[np.uint8], scenes: list[str]) -> float:
+    """Share of the pictures whose scene the judge names as the prompt does."""
+    places = dict(zip(SCENE_PROMPTS, PLACES, strict=True))
+    expected = [places[scene] for scene in scenes] * len(SEEDS)
+    return float(np.mean([n == e for n, e in zip(name_scenes(build, drawn), expected, strict=True)]))
 
 
 def strip(name: str, references: list[Image.Image], columns: list[list[Image.Image]], result: dict[str, Any]
@@ -143,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concepts", type=Path, default=Path("examples"), help="folder of folders of pictures")
     parser.add_argument("--out", type=Path, default=Path("build/personalise"))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these concepts of the folder")
     parser.add_argument("--base", default="nano")
     parser.add_argument("--preset", default="default")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="change a setting")
@@ -153,6 +161,7 @@ def main() -> None:
     config = override(preset(arguments.preset, base.manifest.presets), changes)
     build = Build(build_folder(), FULL)
     folders = sorted(path.parent for path in arguments.concepts.glob("*/class.txt"))
+    folders = [folder for folder in folders if not arguments.only or folder.name in arguments.only]
     for folder in folders:
         kept = arguments.out / f"{folder.name}.json"
         if not kept.exists():

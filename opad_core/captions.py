@@ -6,9 +6,11 @@ base a mug learned from 560 iterations of "a photo of a <concept>" had neither h
 """
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from opad_core.bases import Base
+from opad_core.data import reference_pixels
 
 
 @torch.no_grad()
@@ -21,3 +23,16 @@ def scenes_of(base: Base, photos: Tensor, class_noun: str) -> list[str]:
         return [""] * len(photos)
     best = (base.embedded_pictures(photos) @ words.T).argmax(1).tolist()
     return [scenes[k].partition("{}")[2] for k in best]
+
+
+def scenes_students_learn(base: Base) -> list[str]:
+    """The second half of the base's scene prompts: `scene_share` draws from them."""
+    return base.manifest.scene_prompts[len(base.manifest.scene_prompts) // 2 :]
+
+
+def held_out_scenes(base: Base, references: list[Image.Image], class_noun: str) -> list[str]:
+    """The other half without the scenes that the references show: no student of theirs was ever asked for these."""
+    photos = reference_pixels(references, base.manifest.resolution, keep_aspect=True).to(base.device)
+    shown = set(scenes_of(base, photos, class_noun))
+    held_out = base.manifest.scene_prompts[: len(base.manifest.scene_prompts) // 2]
+    return [scene for scene in held_out if scene.partition("{}")[2] not in shown]

@@ -59,6 +59,8 @@ class OpadConfig:
     size_words: bool = True  # "a far away", "very small", "zoomed in", "close up" in the prompt [setting]
     canvas_for_discriminators: bool = True  # the reals carry the canvas's grey border [setting]
 
+    bank: int = 0  # views drawn once, with their latents and features; 0 draws fresh ones in every iteration [setting]
+
     # Feature networks
     normalise_backbones: bool = False  # False feeds [-1, 1] to networks that expect mean/std [setting]
     discriminator_resize: Literal["area", "bilinear", "bicubic"] = "area"  # [setting]
@@ -80,8 +82,8 @@ class OpadConfig:
         for name, times in (("rec_times", self.rec_times), ("target_times", self.target_times)):
             if not 0 <= times[0] < times[1] <= 1:
                 raise OpadError(f"{name} must rise within [0, 1], got {times}")
-        if self.photos < 0:
-            raise OpadError(f"photos must be at least 0 (all of them), got {self.photos}")
+        if self.photos < 0 or self.bank < 0:
+            raise OpadError(f"photos and bank must be at least 0, got {self.photos} and {self.bank}")
         if self.batch_size < 1:
             raise OpadError(f"batch_size must be at least 1, got {self.batch_size}")
         if not 0 <= self.scene_share < 1:
@@ -119,6 +121,8 @@ PRESETS = {
             # Lab is defined on [0, 1]; 0.17 there weighs what 0.1 did on [-1, 1].
             "swd_unit_range": True,
             "lambda_swd": 0.17,
+            # Fresh views cost an encoder and three feature networks in every iteration; a photo has few different ones.
+            "bank": 100,
             # A one-step GAN's last iterate is noisy; the average over about 100 iterations is not.
             "ema_decay": 0.99,
             "keep_aspect": True,

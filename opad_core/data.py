@@ -1,6 +1,6 @@
 """References and what training sees of them: (picture, prompt) pairs in a seeded order, augmented (supplement, 9)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,44 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    pixels: Tensor
-    """[b, 3, r, r] in [-1, 1]."""
+    """Views of pictures: their pixels, or what the frozen networks made of those (see views.py)."""
+
     mask: Tensor
     """[b, 1, h, w] on the latent grid: 1 where the photo is, 0 on the canvas."""
     prompts: list[str]
+    pixels: Tensor | None = None
+    """[b, 3, r, r] in [-1, 1]."""
+    latents: Tensor | None = None
+    """[b, c, h, w], scaled."""
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """By discriminator, [b, ...]."""
+
+    def rows(self, indices: list[int]) -> "Batch":
+        """The views at these places."""
+        return Batch(
+            self.mask[indices],
+            [self.prompts[i] for i in indices],
+            None if self.pixels is None else self.pixels[indices],
+            None if self.latents is None else self.latents[indices],
+            {name: feature[indices] for name, feature in self.features.items()},
+        )
+
+    def mixed(self, other: "Batch", own: list[bool]) -> "Batch":
+        """Another batch of this size and kind, with this one's views where `own` says so."""
+
+        def chosen(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.stack([a if keep else b for a, b, keep in zip(mine, theirs, own, strict=True)])
+
+        def chosen_if(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            return None if mine is None or theirs is None else chosen(mine, theirs)
+
+        return Batch(
+            chosen(self.mask, other.mask),
+            [a if keep else b for a, b, keep in zip(self.prompts, other.prompts, own, strict=True)],
+            chosen_if(self.pixels, other.pixels),
+            chosen_if(self.latents, other.latents),
+            {name: chosen(feature, other.features[name]) for name, feature in self.features.items()},
+        )
 
 
 def read_references(folder: Path) -> list[Image.Image]:
@@ -60,13 +93,19 @@ def squared(picture: Image.Image, *, keep_aspect: bool) -> Image.Image:
     return picture.convert("RGB").crop((left, top, left + side, top + side))
 
 
-def pairs_at(examples: list[Example], step: int, *, batch_size: int, seed: int) -> list[Example]:
-    """The batch of one step: the examples in a fresh seeded order per epoch, across epoch borders."""
+def reference_pixels(references: list[Image.Image], resolution: int, *, keep_aspect: bool) -> Tensor:
+    """All references as they are learned without augmentation, [k, 3, r, r] in [-1, 1]."""
+    return torch.stack(
+        [to_pixels(squared(r, keep_aspect=keep_aspect).resize([resolution] * 2)) for r in references]
+    )  # fmt: skip
+
+
+def indices_at(count: int, step: int, *, batch_size: int, seed: int) -> list[int]:
+    """Which of `count` examples one step takes: all in a fresh seeded order per epoch, across epoch borders."""
     chosen = []
     for position in range(step * batch_size, (step + 1) * batch_size):
-        epoch, place = divmod(position, len(examples))
-        order = torch.randperm(len(examples), generator=stream(seed, epoch, "order"))
-        chosen.append(examples[int(order[place])])
+        epoch, place = divmod(position, count)
+        chosen.append(int(torch.randperm(count, generator=stream(seed, epoch, "order"))[place]))
     return chosen
 
 
@@ -75,7 +114,7 @@ def augmented(examples: list[Example], config: OpadConfig, *, latent: int, resol
     """Custom Diffusion's augmentation: flip; shrink onto a grey canvas, or enlarge and crop; prompts tell the size."""
     views = [_view(e, config, resolution=resolution, latent=latent, generator=generator) for e in examples]
     pixels, masks, prompts = zip(*views, strict=True)
-    return Batch(torch.stack(pixels), torch.stack(masks), list(prompts))
+    return Batch(torch.stack(masks), list(prompts), torch.stack(pixels))
 
 
 def _view(example: Example, config: OpadConfig, *, resolution: int, latent: int, generator: torch.Generator

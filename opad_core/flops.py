@@ -26,6 +26,7 @@ def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, A
         base = FullSizeBase(Path(folder), torch.device("meta"), resolution=resolution)
         references = [Image.new("RGB", (resolution, resolution))] * 3
         training = Training(base, references, "dog", config, seed=0)
+        training.draw_banks()
     parts: dict[str, float] = {}
     for part in ("teacher", "student", "discriminators"):
         setattr(training, f"step_{part}", _counted(getattr(training, f"step_{part}"), part, parts))

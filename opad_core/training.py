@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from opad_core.anchor import anchor_states, drift
 from opad_core.bases import Base
 from opad_core.bundle import read_bundle, write_bundle
-from opad_core.captions import scenes_of
+from opad_core.captions import scenes_of, scenes_students_learn
 from opad_core.checkpoint import TrainingState
 from opad_core.collaboration import draw_samples
 from opad_core.concept import PLACEHOLDER, Denoiser, KeyValueProjections
 from opad_core.config import OpadConfig
-from opad_core.data import Batch, Example, augmented, pairs_at, photo_examples, squared, to_pixels
-from opad_core.discriminator import Backbone, discriminator_head
+from opad_core.data import Batch, Example, indices_at, photo_examples, reference_pixels
+from opad_core.discriminator import discriminator_head
 from opad_core.divergence import Watch
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation import ImageRequest, OneStepGenerator
@@ -39,6 +39,7 @@ from opad_core.losses import (
 )
 from opad_core.random_streams import stream
 from opad_core.schedule import add_noise, training_target
+from opad_core.views import JUDGES, Views, feature_of
 
 PREVIEW_EVERY = 25
 """Iterations between two previews; four pictures cost about a tenth of an iteration."""
@@ -151,11 +152,11 @@ class Training:
         self.start_row = base.text.embedding_of(class_noun).to(base.device)
         self.null_states = base.text.encode([""], [""], [None]).detach()
         self.anchors = anchor_states(base, class_noun)
+        self._views = Views(base, config, seed=seed)
         self.state = self._initial_state()
         self.fingerprint = self._fingerprint(references)
-        self.photo_pixels = torch.stack(
-            [to_pixels(squared(p, keep_aspect=config.keep_aspect).resize([base.manifest.resolution] * 2))
-             for p in references]
+        self.photo_pixels = reference_pixels(
+            references, base.manifest.resolution, keep_aspect=config.keep_aspect
         ).to(base.device)  # fmt: skip
         scenes = scenes_of(base, self.photo_pixels, class_noun) if config.scene_captions else [""] * len(references)
         self.photos = photo_examples(references, scenes, templates, keep_aspect=config.keep_aspect)
@@ -182,7 +183,7 @@ class Training:
         if not alone:
             student_losses, features = self.step_student(eps, self._with_scenes(learned.prompts))
             losses |= student_losses
-            losses |= self.step_discriminators(real.pixels[self._scenes :].to(self.base.device), features)
+            losses |= self.step_discriminators(real.rows(list(range(self._scenes, config.batch_size))), features)
             self._average_student()
         self.state.step += 1
         return losses
@@ -190,8 +191,11 @@ class Training:
     def step_teacher(self, batch: Batch, eps: Tensor, text_states: Tensor) -> Tensor:
         """Lines 6-11: the teacher's K/V and V* learn from the pictures (L_rec). The gradient of V* ends here."""
         config, teacher = self.config, self.base.teacher
-        with torch.no_grad():
-            z_real = self.base.encode(batch.pixels.to(self.base.device), self._stream("vae"))
+        z_real = batch.latents
+        if z_real is None:
+            assert batch.pixels is not None
+            with torch.no_grad():
+                z_real = self.base.encode(batch.pixels.to(self.base.device), self._stream("vae"))
         t = self._times("teacher-time", *config.rec_times)
         prediction = teacher.predict(add_noise(z_real, eps, t, teacher.abar), t, self.state.teacher(text_states))
         target = training_target(z_real, eps, t, teacher.abar, teacher.prediction_type)
@@ -217,9 +221,11 @@ class Training:
         losses: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         total = x_student.new_zeros(())
-        for (name, backbone), head, weight in zip(self._judges(), self.state.heads, config.lambda_adv, strict=True):
+        for name, backbone, head, weight in zip(
+            JUDGES, self.base.backbones, self.state.heads, config.lambda_adv, strict=True
+        ):
             if weight:
-                feature = self._feature(name, backbone, x_student[self._scenes :])
+                feature = feature_of(config, name, backbone, x_student[self._scenes :])
                 losses[f"adv_{name}"] = generator_loss(head(feature.flatten(1))).mean()
                 features[name] = feature.detach()
                 total = total + weight * losses[f"adv_{name}"]
@@ -246,17 +252,25 @@ class Training:
             self._descend("student", total, list(self.state.student.parameters()))
         return {name: loss.detach() for name, loss in losses.items()}, features
 
-    def step_discriminators(self, x_real: Tensor, fake_features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def step_discriminators(self, photos: Batch, fake_features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Lines 22-25: the heads learn to tell the photos from the student's pictures."""
         losses = {}
-        for (name, backbone), head in zip(self._judges(), self.state.heads, strict=True):
+        for name, backbone, head in zip(JUDGES, self.base.backbones, self.state.heads, strict=True):
             if name in fake_features:
-                with torch.no_grad():
-                    real = self._feature(name, backbone, x_real)
+                real = photos.features.get(name)
+                if real is None:
+                    assert photos.pixels is not None
+                    with torch.no_grad():
+                        real = feature_of(self.config, name, backbone, photos.pixels.to(self.base.device))
                 loss = discriminator_loss(head(real.flatten(1)), head(fake_features[name].flatten(1))).mean()
                 self._descend(f"d_{name}", loss, [])
                 losses[f"d_{name}"] = loss.detach()
         return losses
+
+    def draw_banks(self) -> None:
+        """The photos' views, where the config keeps some, now rather than in the first iteration."""
+        self._batch(self.photos, "photos")
+        self._batch(self.photos, "real", canvas=False)
 
     def draw_samples(self) -> None:
         """The collaborative stage's pictures, kept in the state."""
@@ -265,7 +279,10 @@ class Training:
             self.base,
             read_bundle(self.bundle()),
             self.config,
-            prompts=[e.prompt for e in pairs_at(self.photos, 0, batch_size=self.config.samples, seed=self.seed)],
+            prompts=[
+                self.photos[i].prompt
+                for i in indices_at(len(self.photos), 0, batch_size=self.config.samples, seed=self.seed)
+            ],
             seeds=torch.randint(2**62, (self.config.samples,), generator=self._stream("samples")).tolist(),
             photos=self.photo_pixels,
         )
@@ -308,7 +325,10 @@ class Training:
         student = self.base.student.new_projections().to(device)
         probe = torch.zeros(1, 3, self.base.manifest.resolution, self.base.manifest.resolution, device=device)
         with torch.no_grad():
-            widths = [self._feature(name, backbone, probe).flatten(1).shape[1] for name, backbone in self._judges()]
+            widths = [
+                feature_of(config, name, backbone, probe).flatten(1).shape[1]
+                for name, backbone in zip(JUDGES, self.base.backbones, strict=True)
+            ]
         heads = nn.ModuleList(
             discriminator_head(width, generator=stream(self.seed, 0, f"head-{k}")) for k, width in enumerate(widths)
         ).to(device)
@@ -349,32 +369,12 @@ class Training:
         if self.config.collaboration == "strict":
             samples = self._batch(self._samples, "samples")
             return samples, samples
-        from_photos = torch.rand(self.config.batch_size, generator=self._stream("mix")) < self.config.photo_share
-        chosen = [
-            photo if take_photo else sample
-            for take_photo, photo, sample in zip(
-                from_photos.tolist(), self._examples(self.photos), self._examples(self._samples), strict=True
-            )
-        ]
-        return self._augmented(chosen, "samples"), self._batch(
-            self.photos, "real", canvas=self.config.canvas_for_discriminators
-        )
-
-    def _examples(self, examples: list[Example]) -> list[Example]:
-        return pairs_at(examples, self.state.step, batch_size=self.config.batch_size, seed=self.seed)
+        own = torch.rand(self.config.batch_size, generator=self._stream("mix")) < self.config.photo_share
+        learned = photos.mixed(self._batch(self._samples, "samples"), own.tolist())
+        return learned, self._batch(self.photos, "real", canvas=self.config.canvas_for_discriminators)
 
     def _batch(self, examples: list[Example], name: str, *, canvas: bool = True) -> Batch:
-        return self._augmented(self._examples(examples), name, canvas=canvas)
-
-    def _augmented(self, examples: list[Example], name: str, *, canvas: bool = True) -> Batch:
-        config = self.config if canvas else dataclasses.replace(self.config, canvas_probability=0.0)
-        return augmented(
-            examples,
-            config,
-            latent=self.base.latent_shape[-1],
-            resolution=self.base.manifest.resolution,
-            generator=self._stream(name),
-        )
+        return self._views.batch(examples, name, self.state.step, canvas=canvas)
 
     @property
     def _scenes(self) -> int:
@@ -383,8 +383,7 @@ class Training:
         return int(self.config.scene_share * self.config.batch_size)
 
     def _with_scenes(self, prompts: list[str]) -> list[str]:
-        scenes = self.base.manifest.scene_prompts
-        scenes = scenes[len(scenes) // 2 :]  # previews and scores ask for the first half
+        scenes = scenes_students_learn(self.base)
         drawn = torch.randint(len(scenes), (self._scenes,), generator=self._stream("scenes")).tolist()
         return [scenes[k].format(PLACEHOLDER) for k in drawn] + prompts[self._scenes :]
 
@@ -408,20 +407,6 @@ class Training:
             ).chunk(2)  # fmt: skip
             z_target = x0_null + self.config.guidance * (x0_text - x0_null)
         return z_target, self.base.decode(z_target)
-
-    def _judges(self) -> list[tuple[str, Backbone]]:
-        """The feature networks of D1, D2 and D3, in the order of their heads and weights."""
-        return list(zip(("dino", "dinov2", "clip"), self.base.backbones, strict=True))
-
-    def _feature(self, name: str, backbone: Backbone, x: Tensor) -> Tensor:
-        config = self.config
-        feature: Tensor = backbone(
-            x,
-            resize_mode=config.discriminator_resize,
-            normalise=config.normalise_backbones,
-            size=config.dinov2_size if name == "dinov2" else 0,
-        )
-        return feature
 
     def _identity(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.base.identity(x, resize_mode="bilinear", normalise=self.config.normalise_backbones)

@@ -21,7 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from api.domain.settings import Settings
-from opad_core.bases import base_folder, read_manifest
+from opad_core.bases import load_base
+from opad_core.captions import held_out_scenes
 from opad_core.data import read_references
 from opad_core.errors import OpadError
 from opad_core.evaluation.identity import identity_score
@@ -55,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         folder, class_noun = _what_to_learn(arguments.images, arguments.class_noun)
         references = read_references(folder)
         settings = Settings()
-        scenes = read_manifest(base_folder(settings.base)).scene_prompts[:PROMPTS]
-        prompts = [scene.format("<concept>") for scene in scenes]
+        scenes = held_out_scenes(load_base(settings.base, device="cpu"), references, class_noun)
+        prompts = [scene.format("<concept>") for scene in scenes[:PROMPTS]]
         with local_stack(settings, say=print) as running:
             client = httpx.Client(
                 base_url=running.api_url, headers={"Authorization": f"Bearer {running.admin_key}"}, timeout=60

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from opad_core.bases import Base
 from opad_core.bundle import Bundle
+from opad_core.captions import held_out_scenes
 from opad_core.concept import PLACEHOLDER
 from opad_core.data import squared, to_pixels
 from opad_core.evaluation.embedding import EfficientNetLite0, embed, load_embedding
@@ -70,10 +71,11 @@ class ReportCard:
 def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> ReportCard:
     """Draws `SCENES` x `SEEDS` pictures of the concept and as many of the untouched student, and scores both.
 
-    The prompts come from the first half of the base's scene prompts: no student of the nano preset trains on those.
+    The prompts ask for scenes that the student was never asked for while it learned, and that no reference shows.
     """
     generator, network = OneStepGenerator(base), load_embedding()
-    prompts = [text.format(PLACEHOLDER) for text in base.manifest.scene_prompts[:SCENES]]
+    scenes = held_out_scenes(base, references, bundle.class_noun)[:SCENES]
+    prompts = [text.format(PLACEHOLDER) for text in scenes]
     plain = [prompt.replace(PLACEHOLDER, bundle.class_noun) for prompt in prompts]
     seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS))
     personalised = _drawn(generator, bundle, prompts, seeds)

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from opad_core.bases import load_base
-from opad_core.captions import scenes_of
+from opad_core.captions import held_out_scenes, scenes_of, scenes_students_learn
 from opad_core.config import preset
-from opad_core.data import read_references, squared, to_pixels
+from opad_core.data import read_references, reference_pixels
 from opad_core.training import Training
 
 MUG = Path(__file__).parents[2] / "examples" / "striped_mug"
@@ -15,8 +15,7 @@ MUG = Path(__file__).parents[2] / "examples" / "striped_mug"
 
 def test_the_nano_base_sees_where_the_thing_was_photographed():
     base = load_base("nano", device="cpu")
-    photos = torch.stack([to_pixels(squared(p, keep_aspect=True).resize((64, 64)))
-                          for p in read_references(MUG)])  # fmt: skip
+    photos = reference_pixels(read_references(MUG), 64, keep_aspect=True)
     white, grass, floor, beach = scenes_of(base, photos, "mug")
     assert (white, floor, beach) == (" on a white background", " on top of a wooden floor", " on the beach")
     assert grass in (" on the grass", " on top of green grass")
@@ -35,3 +34,11 @@ def test_a_base_without_scenes_has_nothing_to_say(base):
     silent = copy.copy(base)
     silent.manifest = dataclasses.replace(base.manifest, scene_prompts=[])
     assert scenes_of(silent, torch.zeros(3, 3, 64, 64), "dog") == ["", "", ""]
+
+
+def test_scores_ask_for_scenes_that_no_student_was_asked_for():
+    base = load_base("nano", device="cpu")
+    references = read_references(MUG)
+    held_out = held_out_scenes(base, references, "mug")
+    assert {"a {} in the jungle", "a {} in the snow"} <= set(held_out)
+    assert not {"a {} on the beach", "a {} on top of a wooden floor", *scenes_students_learn(base)} & set(held_out)

@@ -33,7 +33,8 @@ GUIDANCE = 3.0
 _BATCH = 64
 _FIRST_TRAINING_SEED = 500_000_000  # the world's pictures have seeds below
 _FIRST_HELD_OUT_SEED = 900_000_000
-_PLACES = [scene for scene, entry in SCENES.items() for _ in entry.phrases]  # of SCENE_PROMPTS, in their order
+PLACES = [scene for scene, entry in SCENES.items() for _ in entry.phrases]
+"""The scenes of SCENE_PROMPTS, in their order."""
 
 
 class Judge(nn.Module):
@@ -104,11 +105,11 @@ def judge_base(build: Build, base_name: str = "nano", *, pictures: int = 1040) -
 
 
 @torch.no_grad()
-def name_scenes(build: Build, pictures: NDArray[np.uint8]) -> tuple[list[str], list[str]]:
-    """The judge's scene for each of [n, 64, 64, 3], and the scene that each of the base's scene prompts asks for."""
+def name_scenes(build: Build, pictures: NDArray[np.uint8]) -> list[str]:
+    """The judge's scene for each of [n, 64, 64, 3]."""
     judge = load_judge(build)
     names = list(SCENES)
-    return [names[k] for k in judge(to_unit_range(pictures))[1].argmax(1).tolist()], _PLACES
+    return [names[k] for k in judge(to_unit_range(pictures))[1].argmax(1).tolist()]
 
 
 def load_judge(build: Build) -> Judge:
@@ -165,7 +166,7 @@ def _cases() -> Any:
     for shift, (index, noun) in product(range(len(SCENE_PROMPTS)), enumerate(TAUGHT)):
         place = (index + shift) % len(SCENE_PROMPTS)
         prompt = with_article(SCENE_PROMPTS[place].format(noun))
-        yield prompt, NOUNS.index(noun), list(SCENES).index(_PLACES[place])
+        yield prompt, NOUNS.index(noun), list(SCENES).index(PLACES[place])
 
 
 def _accuracy(judge: Judge, pictures: Tensor, objects: Tensor, scenes: Tensor) -> dict[str, float]:

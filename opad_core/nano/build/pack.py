@@ -20,8 +20,8 @@ from opad_core.nano.build.vocabulary import SCENE_PROMPTS, TAUGHT, TEMPLATES, Te
 
 _SMALL: dict[str, Any] = {
     # K/V of this base are 0.36 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
-    "lr_student": 1.5e-3,
-    "lr_teacher": 3e-3,
+    "lr_student": 3e-3,
+    "lr_teacher": 8e-3,
     "lr_token": 5e-3,
     "batch_size": 4,
     # 64 and 32 pixels; below that a patch of 11 covers the picture. 32 projections were a quarter of an iteration.
@@ -36,21 +36,21 @@ _SMALL: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         **_SMALL,
-        "iterations": 560,
+        "iterations": 460,
         "collaborative_iterations": 40,
         "lr_decay": 0.3,
         # "small", "close-up", "dark" and "bright" are exact words here, and say what the photos do not show.
         "templates": ["a {}", *(t.text for t in TEMPLATES if t == Template(t.text))],
         "samples": 64,
         "ema_decay": 0.98,
-        # A teacher of 10 M weights saturates at 7.5; at 1 colours stay pale.
-        "guidance": 1.5,
+        # A teacher of 10 M weights saturates at 7.5, and once it knows the concept its own opinion is enough.
+        "guidance": 1.0,
         # abar_t leaves the times at which the teacher knows the concept and the student does not hardly any weight;
         # of 100 iterations the mug's stripes came with this and a dark shape without.
         "target_weight": "uniform",
-        "target_times": [0.6, 1.0],
+        "target_times": [0.8, 1.0],
         # What is decided at the other times reaches no target.
-        "rec_times": [0.5, 1.0],
+        "rec_times": [0.6, 1.0],
         # Feature networks of 0.8 M weights are fooled by colours that no photo has: at weight 1 they led there.
         "lambda_adv": [0.02, 0.02, 0.02],
         "lambda_id": 0.02,

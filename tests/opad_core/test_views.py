@@ -1,0 +1,64 @@
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+
+from opad_core.config import preset
+from opad_core.data import photo_examples
+from opad_core.discriminator import Backbone
+from opad_core.training import Training
+from opad_core.views import JUDGES, Views, feature_of
+
+
+@pytest.fixture
+def config(base):
+    return dataclasses.replace(preset("default", base.manifest.presets), bank=8, crop_scale=(1.0, 1.4))
+
+
+@pytest.fixture
+def examples(references):
+    return photo_examples(references, [""] * 4, ["a {}", "the {}"], keep_aspect=True)
+
+
+def test_a_bank_holds_what_the_networks_make_of_its_views(base, config, examples):
+    fresh = Views(base, dataclasses.replace(config, bank=0), seed=3)
+    banked = Views(base, dataclasses.replace(config, bank=8, crop_scale=(1.0, 1.0)), seed=3)
+    still = Views(base, dataclasses.replace(config, bank=0, crop_scale=(1.0, 1.0)), seed=3)
+    assert fresh.batch(examples, "photos", 1).latents is None
+    batch, same = banked.batch(examples, "photos", 1), still.batch(examples, "photos", 1)
+    assert batch.prompts == same.prompts
+    # Unshrunk, unmoved and unflipped, a view is its photo: what the bank kept is what the networks say now.
+    assert torch.equal(batch.latents, base.encode(same.pixels, torch.Generator()))
+    for judge, backbone in zip(JUDGES, base.backbones, strict=True):
+        now = feature_of(config, judge, backbone, same.pixels)
+        torch.testing.assert_close(batch.features[judge], now, atol=1e-5, rtol=0)  # float32, other batch
+
+
+def test_every_view_of_a_bank_comes_once_an_epoch(base, config, examples):
+    views = Views(base, config, seed=3)
+    seen = [views.batch(examples, "photos", step).latents for step in range(8 // config.batch_size)]
+    assert len({tuple(latents.flatten().tolist()) for batch in seen for latents in batch}) == 8
+    prompts = Counter(p for step in range(4) for p in views.batch(examples, "photos", step).prompts)
+    assert set(prompts) == {"a <concept>", "the <concept>"}
+
+
+def test_with_a_bank_no_iteration_looks_at_a_photo_again(base, references, config, monkeypatch):
+    training = Training(base, references, "dog", config, seed=1)
+    training.draw_banks()
+    shown: list[bool] = []
+    look = Backbone.forward
+
+    def watched(self, x, **how):
+        shown.append(x.requires_grad)
+        return look(self, x, **how)
+
+    monkeypatch.setattr(Backbone, "forward", watched)
+    losses = training.iterate()
+    assert {"d_dino", "d_dinov2", "d_clip"} <= set(losses)
+    assert shown.count(False) == 1  # L_id's look at the teacher's target; the photos would be three more
+
+
+def test_a_resumed_training_draws_the_same_bank(base, config, examples):
+    first, again = (Views(base, config, seed=3).batch(examples, "photos", step=5) for _ in range(2))
+    assert torch.equal(first.latents, again.latents)
