@@ -1,0 +1,129 @@
+"""`python bench/ablate.py`: what each departure of the preset `default` costs or gains, and `default` beside `paper`.
+
+Every run learns one concept with one seed under one setting, and draws the scenes it was never asked for at every
+`SCORED_EVERY` iterations; that time is not counted. A switch is the preset with some of its fields as published.
+Each run is kept in OUT/SETTING-CONCEPT-SEED.json when it ends: a bench that was cut off goes on with the next one.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from opad_core.bases import Base, load_base
+from opad_core.bundle import read_bundle
+from opad_core.captions import held_out_scenes
+from opad_core.concept import PLACEHOLDER
+from opad_core.config import OpadConfig, override, preset
+from opad_core.data import read_references
+from opad_core.evaluation.identity import identity_score
+from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.training import Training
+
+SCORED_EVERY = 50
+SCENES, SEEDS = 8, 2
+SWITCHES: dict[str, tuple[str, ...]] = {
+    "scene_captions": ("scene_captions", "templates"),
+    "scene_share": ("scene_share",),
+    "normalise_backbones": ("normalise_backbones",),
+    "discriminator_resize": ("discriminator_resize",),
+    "swd_unit_range": ("swd_unit_range",),
+    "ema_decay": ("ema_decay",),
+    "lr_decay": ("lr_decay",),
+    "lambda_anchor": ("lambda_anchor",),
+    "lambda_adv": ("lambda_adv",),
+    "target": ("target_weight", "target_times", "rec_times"),
+    "guidance": ("guidance",),
+    "collaboration": ("collaboration",),
+    "flips": ("flip_probability",),
+    "bank": ("bank",),
+}
+"""Fields that go back to what the authors ran, by the name of the switch."""
+
+
+def settings_of(base: Base) -> dict[str, OpadConfig]:
+    """All settings by name, at the length of `default`."""
+    default = preset("default", base.manifest.presets)
+    published = OpadConfig()
+    paper = override(
+        preset("paper", base.manifest.presets),
+        {"iterations": default.iterations, "collaborative_iterations": default.collaborative_iterations},
+    )
+    switched = {
+        f"without-{name}": override(default, {field: getattr(published, field) for field in fields})
+        for name, fields in SWITCHES.items()
+    }
+    return {"default": default, "paper": paper, **switched}
+
+
+def learn(base: Base, folder: Path, config: OpadConfig, *, seed: int, label: str) -> dict[str, Any]:
+    """Identity over iterations and seconds of training."""
+    references, noun = read_references(folder), (folder / "class.txt").read_text().strip()
+    training = Training(base, references, noun, config, seed=seed)
+    scenes = held_out_scenes(base, references, noun)[:SCENES]
+    curve, seconds = [], 0.0
+    for step in tqdm(range(config.total_iterations), desc=label, mininterval=5):
+        began = time.perf_counter()
+        if step == config.distillation_iterations:
+            training.draw_samples()
+        training.iterate()
+        seconds += time.perf_counter() - began
+        if (step + 1) % SCORED_EVERY == 0 or step + 1 == config.total_iterations:
+            pictures = draw(base, training, scenes)
+            curve.append((step + 1, round(seconds, 1), round(identity_score(pictures, references), 4)))
+    return {"curve": curve, "identity": curve[-1][2], "seconds": curve[-1][1]}
+
+
+def draw(base: Base, training: Training, scenes: list[str]) -> list[Image.Image]:
+    bundle = read_bundle(training.bundle())
+    requests = [ImageRequest(bundle, scene.format(PLACEHOLDER), seed) for scene in scenes for seed in range(SEEDS)]
+    return [Image.fromarray(pixels) for pixels in OneStepGenerator(base).generate(requests)]
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown, one line a setting: mean identity, its difference to `default` on the same runs, seconds."""
+    lines = ["| setting | runs | identity | against default | seconds |", "|---|---|---|---|---|"]
+    of_default = {(run["concept"], run["seed"]): run["identity"] for run in results.get("default", [])}
+    for name, runs in results.items():
+        differences = [
+            run["identity"] - of_default[key] for run in runs if (key := (run["concept"], run["seed"])) in of_default
+        ]
+        lines.append(
+            f"| {name} | {len(runs)} | {fmean(run['identity'] for run in runs):.3f} | "
+            f"{f'{fmean(differences):+.3f}' if differences else ''} | {fmean(run['seconds'] for run in runs):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--concepts", type=Path, nargs="+", default=[Path("examples/striped_mug")])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", metavar="SETTING", help="for instance: default paper without-bank")
+    parser.add_argument("--base", default="nano")
+    parser.add_argument("--out", type=Path, default=Path("build/ablate"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    base = load_base(arguments.base)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name, config in settings_of(base).items():
+        if arguments.only and name not in arguments.only:
+            continue
+        for folder in arguments.concepts:
+            for seed in range(arguments.seeds):
+                kept = arguments.out / f"{name}-{folder.name}-{seed}.json"
+                if not kept.exists():
+                    run = learn(base, folder, config, seed=seed, label=f"{name} {folder.name} {seed}")
+                    kept.write_text(json.dumps({"setting": name, "concept": folder.name, "seed": seed, **run}))
+                results.setdefault(name, []).append(json.loads(kept.read_text()))
+        print(table(results), flush=True)
+    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
