@@ -33,7 +33,8 @@ from opad_core.nano.build.teacher import (
 )
 
 _BATCH = 16
-_CODE_PRICE = 4e-4  # per nat, against a squared error per latent number; cheaper codes say more than noise ever will
+_CODE_PRICES = (4e-4, 2e-3)  # per nat, against a squared error per latent number: at first, and in the end
+"""Cheap codes show the student much at once, the prompt's scene included, which noise will not know to say."""
 _ADVERSARIAL = 0.05
 _DISTILLATION = 0.2
 _SLOPE = 0.05
@@ -57,7 +58,8 @@ def train_coding(build: Build) -> None:
         with torch.no_grad():
             encoded = text_encoder(captions[torch.from_numpy(indices)])
         z0 = encode(vae, pictures.batch(indices))
-        loss = _coding_loss(student, coder, z0, encoded, build.generator("coding", step), shown)
+        price = np.interp(step / total, (0.88, 0.93), _CODE_PRICES)
+        loss = _coding_loss(student, coder, z0, encoded, float(price), build.generator("coding", step), shown)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -95,7 +97,7 @@ def train_student(build: Build) -> None:
             encoded = text_encoder(captions[torch.from_numpy(indices)])
         text, summary = encoded.last_hidden_state, encoded.pooler_output
         z0 = encode(vae, pictures.batch(indices))
-        loss = _coding_loss(student, coder, z0, encoded, generator, shown)
+        loss = _coding_loss(student, coder, z0, encoded, _CODE_PRICES[1], generator, shown)
         z0_student = one_step(student, torch.randn(z0.shape, generator=generator), text)
         critic_loss = critic.loss(z0, z0_student, summary, penalty=_SLOPE)
         critic_optimizer.zero_grad(set_to_none=True)
@@ -116,13 +118,13 @@ def train_student(build: Build) -> None:
 
 def _coding_loss(
     student: UNet2DConditionModel, coder: Coder, z0: Tensor, encoded: BaseModelOutputWithPooling,
-    generator: torch.Generator, shown: dict[str, float],
+    price: float, generator: torch.Generator, shown: dict[str, float],
 ) -> Tensor:  # fmt: skip
     coded, divergence = coder(z0, encoded.pooler_output, torch.randn(z0.shape, generator=generator))
     error = (one_step(student, coded, encoded.last_hidden_state) - z0).square().mean()
     shown["error"] = 0.98 * shown.get("error", error.item()) + 0.02 * error.item()
     shown["nats"] = divergence.mean().item()
-    loss: Tensor = error + _CODE_PRICE * divergence.mean()
+    loss: Tensor = error + price * divergence.mean()
     return loss
 
 
