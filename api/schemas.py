@@ -252,10 +252,13 @@ class ErasureReceipt(Out):
     erased_at: datetime
     references: list[str] = Field(description="SHA-256 of each photo, as it was kept")
     bundles: list[str] = Field(description="SHA-256 of each version")
+    exports: list[str] = Field(description="SHA-256 of each version's file in another tool's layout")
     shared: list[str] = Field(description="SHA-256 of what another concept has the same of, and which stays for it")
     jobs: list[UUID]
     checkpoints: int
-    objects: int = Field(description="files deleted in the object store: photos, versions, checkpoints, previews")
+    objects: int = Field(
+        description="files deleted in the object store: photos, versions, exports, checkpoints, previews"
+    )
     engines_unreachable: int = Field(description="engines that may hold a copy in memory until they restart")
 
 

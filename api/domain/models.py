@@ -233,3 +233,20 @@ class Bundle(Table):
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Export(Table):
+    """A version in another tool's layout; its row is made with the bundle's, by the transaction that ends the job."""
+
+    __tablename__ = "export"
+    __table_args__ = (UniqueConstraint("bundle_id", "layout"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    bundle_id: Mapped[UUID] = mapped_column(ForeignKey("bundle.id"))
+    layout: Mapped[str]
+    """diffusers, kohya or textual_inversion."""
+    key: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    relative_error: Mapped[float | None]
+    """What the rank of a LoRA lost of the learned difference; None where nothing is approximated."""

@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller, Generator
 from api.db import SessionDep
-from api.domain.errors import Conflict, NotAcceptable, NotFound
-from api.domain.models import Bundle, Concept, Job, JobState, ServedBase
+from api.domain.errors import NotAcceptable, NotFound
+from api.domain.models import Bundle, Concept, Job, ServedBase
 from api.engine_client import BundleKey, EngineClient, Generated
 from api.negotiation import IMAGES, JSON, wanted_format
+from api.readiness import not_ready
 from api.schemas import PLACEHOLDER, GenerateIn, GenerateOut, ImageOut
 from api.vocabulary import prompt_warnings
 
@@ -119,30 +120,13 @@ async def _find(session: AsyncSession, who: Caller, asked: GenerateIn) -> _Found
         wanted = asked.concept_id or repr(asked.concept)
         raise NotFound(f"there is no concept {wanted} here; GET /v1/concepts lists yours", "no_such_concept")
     if row.key is None and not asked.untouched:
-        raise _not_ready(row.name, row.job_id, row.state, row.error_code, row.error_detail)
+        raise not_ready(row.name, row.job_id, row.state, row.error_code, row.error_detail)
     return _Found(
         concept_id=row.concept_id,
         class_noun=row.class_noun,
         bundle=BundleKey(row.key, row.sha256) if row.key else None,
         version=row.version,
         warnings=prompt_warnings(row.ServedBase, asked.prompt),
-    )
-
-
-def _not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, error_detail: str | None) -> Conflict:
-    context = {"state": state.value, "job_id": str(job_id)}
-    if state is JobState.failed:
-        return Conflict(
-            f"the training of {name!r} failed ({error_code}: {error_detail}); train it again",
-            "concept_failed",
-            **context,
-        )
-    if state is JobState.cancelled:
-        return Conflict(f"the training of {name!r} was cancelled; train it again", "concept_cancelled", **context)
-    return Conflict(
-        f"{name!r} is still in training (its job is {state}); GET /v1/jobs/{job_id} tells how far it is",
-        "concept_in_training",
-        **context,
     )
 
 
