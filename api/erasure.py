@@ -14,7 +14,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
 from api.domain.errors import Conflict, NotFound
-from api.domain.models import Attempt, Bundle, Checkpoint, Concept, Export, IdempotencyKey, Job, JobState, Reference
+from api.domain.models import (
+    Attempt,
+    Bundle,
+    Checkpoint,
+    Concept,
+    Export,
+    IdempotencyKey,
+    Job,
+    JobEvent,
+    JobState,
+    Reference,
+)
 from api.domain.storage import Storage, job_prefix
 from api.engine_client import EngineClient
 from api.schemas import ErasureReceipt
@@ -67,6 +78,7 @@ async def erase_concept(
     }
     job_ids = [job.id for job in jobs]
     checkpoints = await _deleted(session, Checkpoint, Checkpoint.job_id.in_(job_ids))
+    await _deleted(session, JobEvent, JobEvent.job_id.in_(job_ids))
     await _deleted(session, Attempt, Attempt.job_id.in_(job_ids))
     await _deleted(session, Export, own_exports)
     await _deleted(session, Bundle, Bundle.concept_id == concept_id)

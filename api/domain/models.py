@@ -10,6 +10,7 @@ from sqlalchemy import (
     DateTime,
     Enum,
     ForeignKey,
+    Identity,
     Index,
     LargeBinary,
     MetaData,
@@ -188,6 +189,21 @@ class Job(Table):
     finished_at: Mapped[datetime | None]
 
     concept: Mapped[Concept] = relationship(back_populates="jobs", lazy="raise")
+
+
+class JobEvent(Table):
+    """What a watcher of a job is told. The database itself appends a row with each change of a job (migration 0004)."""
+
+    __tablename__ = "job_event"
+    __table_args__ = (Index("ix_job_event_job_id_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    """Rises with each change of one job: a change holds the job's row until it is committed."""
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"))
+    kind: Mapped[str]
+    """state, progress or preview."""
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Attempt(Table):
