@@ -1,8 +1,8 @@
-"""Erasing a concept: its photos, previews, checkpoints, bundles, rows and copies in the engines, with a receipt.
+"""Erasing a concept: photos, previews, checkpoints, bundles, exports, pictures, rows, copies in the engines; a receipt.
 
-References and bundles are named by their hash, so two concepts may share an object: it goes with the last of them.
-A create holds `ERASURE` shared from before it stores its photos until they have rows, an erasure holds it alone, so
-no photo is erased between its arrival and its row.
+References, bundles and exports are named by their hash, so two concepts may share an object: it goes with the last.
+Who stores (photos of a create, pictures to keep) holds `ERASURE` shared until there are rows, an erasure holds it
+alone, so nothing is erased between its arrival and its row, and nothing arrives after the erasure.
 """
 
 from collections.abc import Iterable
@@ -21,12 +21,13 @@ from api.domain.models import (
     Concept,
     Export,
     IdempotencyKey,
+    Image,
     Job,
     JobEvent,
     JobState,
     Reference,
 )
-from api.domain.storage import Storage, job_prefix
+from api.domain.storage import Storage, image_prefix, job_prefix
 from api.engine_client import EngineClient
 from api.schemas import ErasureReceipt
 
@@ -77,6 +78,8 @@ async def erase_concept(
         *await session.scalars(select(Export.key).where(~own_exports, Export.key.in_([e.key for e in exports]))),
     }
     job_ids = [job.id for job in jobs]
+    images = (await session.scalars(select(Image.id).where(Image.concept_id == concept_id).order_by(Image.id))).all()
+    await _deleted(session, Image, Image.concept_id == concept_id)
     checkpoints = await _deleted(session, Checkpoint, Checkpoint.job_id.in_(job_ids))
     await _deleted(session, JobEvent, JobEvent.job_id.in_(job_ids))
     await _deleted(session, Attempt, Attempt.job_id.in_(job_ids))
@@ -88,7 +91,8 @@ async def erase_concept(
     await _deleted(session, IdempotencyKey, answered)
     await _deleted(session, Concept, Concept.id == concept_id)
     own = {*(r.key for r in references), *(b.key for b in bundles), *(e.key for e in exports)} - shared
-    objects = await run_in_threadpool(_delete_objects, storage, own, [job_prefix(job_id) for job_id in job_ids])
+    folders = [image_prefix(concept_id), *map(job_prefix, job_ids)]
+    objects = await run_in_threadpool(_delete_objects, storage, own, folders)
     forgetful = [await engines.forget(bundle.sha256) for bundle in bundles if bundle.key not in shared]
     erased_at: datetime = (await session.execute(select(func.now()))).scalar_one()
     return ErasureReceipt(
@@ -99,6 +103,7 @@ async def erase_concept(
         bundles=[b.sha256 for b in bundles if b.key not in shared],
         exports=[e.sha256 for e in exports if e.key not in shared],
         shared=sorted(key.rpartition("/")[2].partition(".")[0] for key in shared),
+        images=list(images),
         jobs=job_ids,
         checkpoints=checkpoints,
         objects=objects,

@@ -251,6 +251,30 @@ class Bundle(Table):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class Image(Table):
+    """A generated picture that is kept, with the settings that draw it again."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        Index("ix_image_concept_id_id", "concept_id", "id"),
+        Index("ix_image_owner_id_id", "owner_id", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"))
+    concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"))
+    version: Mapped[int | None]
+    """Of the concept; None when the untouched base drew it."""
+    prompt: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    format: Mapped[str]
+    """png, jpeg or webp."""
+    key: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Export(Table):
     """A version in another tool's layout; its row is made with the bundle's, by the transaction that ends the job."""
 

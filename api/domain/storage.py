@@ -47,6 +47,15 @@ def preview_key(job_id: UUID, step: int) -> str:
     return f"jobs/{job_id}/previews/{step}.png"
 
 
+def image_key(concept_id: UUID, image_id: UUID, image_format: str) -> str:
+    return f"{image_prefix(concept_id)}{image_id}.{image_format}"
+
+
+def image_prefix(concept_id: UUID) -> str:
+    """Of all kept pictures of a concept, those included whose row never came to be."""
+    return f"images/{concept_id}/"
+
+
 def job_prefix(job_id: UUID) -> str:
     return f"jobs/{job_id}/"
 
