@@ -1,5 +1,6 @@
 """`python -m api`: the REST service under uvicorn, at OPAD_HOST and OPAD_PORT."""
 
+import contextlib
 import sys
 
 import uvicorn
@@ -32,7 +33,8 @@ def main() -> int:
     settings = Settings()
     configure_logs(settings.log_level)
     server = make_server(settings)
-    server.run()
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
+        server.run()
     return 0 if server.started else 3
 
 

@@ -96,6 +96,17 @@ class JobProgress:
         return columns if self.preview_key is None else columns | {"preview_key": self.preview_key}
 
 
+@dataclass(frozen=True)
+class StoredExport:
+    """An object that shows the bundle in another tool's layout; fields as in the table."""
+
+    layout: str
+    key: str
+    sha256: str
+    size: int
+    relative_error: float | None
+
+
 def claim(worker: str, *, lease_seconds: float, job_id: UUID | None = None) -> Select[UUID, int, int]:
     """Take the named job, or the oldest waiting one. Row: job id, fence, attempt."""
     ready = [_begins("claim"), Job.run_after <= func.now()]
@@ -189,17 +200,6 @@ def checkpoints(job_id: UUID) -> Select[Checkpoint]:
     return select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*_NEWEST_FIRST)
 
 
-@dataclass(frozen=True)
-class StoredExport:
-    """An object that shows the bundle in another tool's layout; fields as in the table."""
-
-    layout: str
-    key: str
-    sha256: str
-    size: int
-    relative_error: float | None
-
-
 def finish(
     job_id: UUID, fence: int, *, key: str, sha256: str, size: int, exports: Sequence[StoredExport] = ()
 ) -> Select[UUID]:
@@ -226,13 +226,6 @@ def finish(
     dropped = delete(Checkpoint).where(Checkpoint.job_id == moved.c.id).cte("dropped")
     rows = [_export_row(made, export) for export in exports]
     return select(made.c.id).add_cte(_closed_attempts(moved, "succeeded"), dropped, *rows)
-
-
-def _export_row(made: CTE, export: StoredExport) -> CTE:
-    values: dict[str, Any] = {"id": uuid7(), **asdict(export)}
-    columns = [literal(value, Export.__table__.c[name].type) for name, value in values.items()]
-    row = select(*columns, made.c.id)
-    return insert(Export).from_select([*values, "bundle_id"], row, include_defaults=False).cte(f"to_{export.layout}")
 
 
 def fail(job_id: UUID, fence: int, *, code: str, detail: str) -> Select[JobState]:
@@ -389,3 +382,10 @@ def _closed_attempts(moved: CTE, cause: str, detail: str | None = None) -> CTE:
         .values(ended_at=func.now(), cause=cause, detail=detail)
         .cte("closed")
     )
+
+
+def _export_row(made: CTE, export: StoredExport) -> CTE:
+    values: dict[str, Any] = {"id": uuid7(), **asdict(export)}
+    columns = [literal(value, Export.__table__.c[name].type) for name, value in values.items()]
+    row = select(*columns, made.c.id)
+    return insert(Export).from_select([*values, "bundle_id"], row, include_defaults=False).cte(f"to_{export.layout}")

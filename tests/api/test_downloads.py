@@ -71,12 +71,16 @@ def test_a_changed_link_hands_out_nothing(client: TestClient, concept: dict[str,
     assert httpx.get(url.replace("X-Amz-Expires=900", "X-Amz-Expires=9000"), trust_env=False).status_code == 403
 
 
-def test_links_carry_the_address_that_clients_reach(
+def test_links_carry_and_are_signed_for_the_address_that_clients_reach(
     client: TestClient, concept: dict[str, Any], files: dict[str, bytes], settings: Settings
 ) -> None:
-    public = settings.model_copy(update={"s3_public_endpoint": "https://files.example.org"})
-    client.app.state.storage = Storage(public)
-    assert client.get(bundle_path(concept)).json()["url"].startswith("https://files.example.org/opad/bundles/")
+    public = (settings.s3_endpoint or "").replace("127.0.0.1", "localhost")
+    client.app.state.storage = Storage(settings.model_copy(update={"s3_public_endpoint": public}))
+
+    url = client.get(bundle_path(concept)).json()["url"]
+
+    assert url.startswith(f"{public}/")
+    assert httpx.get(url, trust_env=False).content == files["opad"]
 
 
 @pytest.mark.parametrize(("state", "code"), [("queued", "concept_in_training"), ("failed", "concept_failed")])
