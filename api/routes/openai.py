@@ -30,6 +30,7 @@ async def create_images(asked: ImagesIn, request: Request, who: Generator, sessi
         concept=_concept_name(asked.model),
         prompt=asked.prompt,
         count=asked.n,
+        untouched=False,
         format=asked.output_format,
         seed=asked.seed,
         store=asked.response_format == "url",
