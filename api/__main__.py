@@ -1,5 +1,8 @@
 """`python -m api`: the REST service under uvicorn, at OPAD_HOST and OPAD_PORT."""
 
+import contextlib
+import sys
+
 import uvicorn
 
 from api.app import create_app
@@ -7,20 +10,33 @@ from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 
 
-def main() -> None:
+def make_server(settings: Settings) -> uvicorn.Server:
+    """Streams of events end when it is asked to stop; other requests have 15 s to be answered."""
+    app = create_app(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=500,
+            timeout_graceful_shutdown=15,
+        )
+    )
+    app.state.is_stopping = lambda: server.should_exit
+    return server
+
+
+def main() -> int:
     settings = Settings()
     configure_logs(settings.log_level)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=500,
-        timeout_graceful_shutdown=15,
-    )
+    server = make_server(settings)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
+        server.run()
+    return 0 if server.started else 3
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

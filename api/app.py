@@ -18,7 +18,7 @@ from api.domain.storage import Storage
 from api.engine_client import EngineClient
 from api.middleware import RequestFrame
 from api.reference import install_reference
-from api.routes import concepts, generate, health, jobs
+from api.routes import concepts, downloads, events, generate, health, images, jobs, openai
 from api.schemas import Problem
 from api.uploads import MAX_IMAGES
 
@@ -60,11 +60,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url="/openapi.json",
         max_body_size=(MAX_IMAGES + 2) * settings.max_upload_mb * 1024**2,
     )
+    app.state.is_stopping = lambda: False
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem} for status in (401, 403, 404, 409, 422, 503)
     }
     v1 = APIRouter(dependencies=[Depends(bearer)], responses=problems)
-    for module in (concepts, jobs, generate):
+    for module in (concepts, downloads, jobs, events, generate, images, openai):
         v1.include_router(module.router)
     app.include_router(v1, prefix="/v1")
     aliases = APIRouter(include_in_schema=False)

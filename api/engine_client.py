@@ -51,6 +51,7 @@ class EngineClient:
         Invalid."""
         body = {
             "bundle": None if bundle is None else {"key": bundle.key, "sha256": bundle.sha256},
+            "concept_id": None if bundle is None else str(concept_id),
             "prompt": prompt,
             "seeds": seeds,
             "format": image_format,

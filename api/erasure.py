@@ -1,8 +1,8 @@
-"""Erasing a concept: its photos, previews, checkpoints, bundles, rows and copies in the engines, with a receipt.
+"""Erasing a concept: photos, previews, checkpoints, bundles, exports, pictures, rows, copies in the engines; a receipt.
 
-References and bundles are named by their hash, so two concepts may share an object: it goes with the last of them.
-A create holds `ERASURE` shared from before it stores its photos until they have rows, an erasure holds it alone, so
-no photo is erased between its arrival and its row.
+References, bundles and exports are named by their hash, so two concepts may share an object: it goes with the last.
+Who stores (photos of a create, pictures to keep) holds `ERASURE` shared until there are rows, an erasure holds it
+alone, so nothing is erased between its arrival and its row, and nothing arrives after the erasure.
 """
 
 from collections.abc import Iterable
@@ -14,8 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
 from api.domain.errors import Conflict, NotFound
-from api.domain.models import Attempt, Bundle, Checkpoint, Concept, IdempotencyKey, Job, JobState, Reference
-from api.domain.storage import Storage, job_prefix
+from api.domain.models import (
+    Attempt,
+    Bundle,
+    Checkpoint,
+    Concept,
+    Export,
+    IdempotencyKey,
+    Image,
+    Job,
+    JobEvent,
+    JobState,
+    Reference,
+)
+from api.domain.storage import Storage, image_prefix, job_prefix
 from api.engine_client import EngineClient
 from api.schemas import ErasureReceipt
 
@@ -52,28 +64,35 @@ async def erase_concept(
             )
     references = (await session.scalars(select(Reference).where(Reference.concept_id == concept_id))).all()
     bundles = (await session.scalars(select(Bundle).where(Bundle.concept_id == concept_id))).all()
-    shared = set(
-        await session.scalars(
+    own_exports = Export.bundle_id.in_([b.id for b in bundles])
+    exports = (await session.scalars(select(Export).where(own_exports))).all()
+    shared = {
+        *await session.scalars(
             select(Reference.key).where(
                 Reference.concept_id != concept_id, Reference.key.in_([r.key for r in references])
             )
-        )
-    ) | set(
-        await session.scalars(
+        ),
+        *await session.scalars(
             select(Bundle.key).where(Bundle.concept_id != concept_id, Bundle.key.in_([b.key for b in bundles]))
-        )
-    )
+        ),
+        *await session.scalars(select(Export.key).where(~own_exports, Export.key.in_([e.key for e in exports]))),
+    }
     job_ids = [job.id for job in jobs]
+    images = (await session.scalars(select(Image.id).where(Image.concept_id == concept_id).order_by(Image.id))).all()
+    await _deleted(session, Image, Image.concept_id == concept_id)
     checkpoints = await _deleted(session, Checkpoint, Checkpoint.job_id.in_(job_ids))
+    await _deleted(session, JobEvent, JobEvent.job_id.in_(job_ids))
     await _deleted(session, Attempt, Attempt.job_id.in_(job_ids))
+    await _deleted(session, Export, own_exports)
     await _deleted(session, Bundle, Bundle.concept_id == concept_id)
     await _deleted(session, Job, Job.concept_id == concept_id)
     await _deleted(session, Reference, Reference.concept_id == concept_id)
     answered = IdempotencyKey.answer["body"]["concept"]["id"].astext == str(concept_id)
     await _deleted(session, IdempotencyKey, answered)
     await _deleted(session, Concept, Concept.id == concept_id)
-    own = {*(r.key for r in references), *(b.key for b in bundles)} - shared
-    objects = await run_in_threadpool(_delete_objects, storage, own, [job_prefix(job_id) for job_id in job_ids])
+    own = {*(r.key for r in references), *(b.key for b in bundles), *(e.key for e in exports)} - shared
+    folders = [image_prefix(concept_id), *map(job_prefix, job_ids)]
+    objects = await run_in_threadpool(_delete_objects, storage, own, folders)
     forgetful = [await engines.forget(bundle.sha256) for bundle in bundles if bundle.key not in shared]
     erased_at: datetime = (await session.execute(select(func.now()))).scalar_one()
     return ErasureReceipt(
@@ -82,7 +101,9 @@ async def erase_concept(
         erased_at=erased_at,
         references=[r.sha256 for r in references if r.key not in shared],
         bundles=[b.sha256 for b in bundles if b.key not in shared],
+        exports=[e.sha256 for e in exports if e.key not in shared],
         shared=sorted(key.rpartition("/")[2].partition(".")[0] for key in shared),
+        images=list(images),
         jobs=job_ids,
         checkpoints=checkpoints,
         objects=objects,

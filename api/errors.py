@@ -30,6 +30,9 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.DeadlineExceeded: 504,
 }
 
+_OPENAI_PATHS = ("/v1/images/generations", "/v1/models")
+"""Here a refusal says the same a second time, in the member `error`, where OpenAI's clients look for it."""
+
 _HTTP_CODES = {400: "bad_request", 404: "no_such_route", 405: "method_not_allowed", 413: "body_too_large"}
 
 
@@ -45,6 +48,9 @@ def problem(
         "request_id": request.state.request_id,
         **context,
     }
+    if request.url.path.startswith(_OPENAI_PATHS):
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        body["error"] = {"message": detail, "type": kind, "param": None, "code": code}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 

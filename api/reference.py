@@ -39,7 +39,7 @@ def _routes(document: dict[str, Any], address: str) -> list[dict[str, Any]]:
                     "media_type": media_type,
                     "answers": [(code, answer["description"]) for code, answer in operation["responses"].items()],
                     "answer_fields": _answer_fields(operation, schemas),
-                    "curl": _curl(method.upper(), path, media_type, body, schema, address),
+                    "curl": _curl(method.upper(), path, media_type, body, schema, address, _accept(operation)),
                 }
             )
     return routes
@@ -92,8 +92,20 @@ def _type(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     return str(schema.get("format") or schema.get("type") or "any")
 
 
+def _accept(operation: dict[str, Any]) -> list[str]:
+    """What a POST that may answer with a picture is sent beside its body."""
+    draws = "image/png" in operation["responses"].get("200", {}).get("content", {})
+    return ["-H 'Accept: image/png' -o picture.png"] if draws else []
+
+
 def _curl(
-    method: str, path: str, media_type: str | None, body: dict[str, Any], schema: dict[str, Any], address: str
+    method: str,
+    path: str,
+    media_type: str | None,
+    body: dict[str, Any],
+    schema: dict[str, Any],
+    address: str,
+    accept: list[str],
 ) -> str:
     lines = [f"curl {address.rstrip('/')}{path}"]
     if path.startswith("/v1"):
@@ -104,7 +116,7 @@ def _curl(
             lines += [f"-F '{name}={one}'" for one in values]
     elif media_type == "application/json":
         example = (schema.get("examples") or [{}])[0]
-        lines += ["-H 'Accept: image/png' -o picture.png", f"--json '{json.dumps(example)}'"]
+        lines += [*accept, f"--json '{json.dumps(example)}'"]
     elif method != "GET":
         lines.append(f"-X {method}")
     return " \\\n  ".join(lines)

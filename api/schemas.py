@@ -56,6 +56,7 @@ def _seed_or_random(value: object) -> object:
 
 Name = Annotated[str, Field(min_length=1, max_length=80), AfterValidator(_printable)]
 ClassNoun = Annotated[str, Field(min_length=1, max_length=40), BeforeValidator(_lower), AfterValidator(_printable)]
+Prompt = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_one_placeholder)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_seed_or_random)]
 
 
@@ -252,10 +253,14 @@ class ErasureReceipt(Out):
     erased_at: datetime
     references: list[str] = Field(description="SHA-256 of each photo, as it was kept")
     bundles: list[str] = Field(description="SHA-256 of each version")
+    exports: list[str] = Field(description="SHA-256 of each version's file in another tool's layout")
     shared: list[str] = Field(description="SHA-256 of what another concept has the same of, and which stays for it")
+    images: list[UUID] = Field(description="the kept pictures")
     jobs: list[UUID]
     checkpoints: int
-    objects: int = Field(description="files deleted in the object store: photos, versions, checkpoints, previews")
+    objects: int = Field(
+        description="files deleted in the object store: photos, versions, exports, pictures, previews, …"
+    )
     engines_unreachable: int = Field(description="engines that may hold a copy in memory until they restart")
 
 
@@ -296,11 +301,12 @@ class GenerateIn(In):
 
     concept_id: UUID | None = None
     concept: str | None = Field(None, max_length=80, description="the concept's name, instead of its id")
-    prompt: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_one_placeholder)]
+    prompt: Prompt
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     count: int = Field(1, ge=1, le=8, description="pictures, with the seeds seed, seed + 1, …")
     untouched: bool = Field(False, description="draw with the base alone: <concept> becomes the class noun")
     format: ImageFormat = Field("png", description="of the pictures inside a JSON answer; else Accept decides")
+    store: bool = Field(False, description="keep the pictures: `GET /v1/images` lists them")
 
     @model_validator(mode="after")
     def _one_concept(self) -> Self:
@@ -312,6 +318,7 @@ class GenerateIn(In):
 
 
 class ImageOut(Out):
+    id: UUID | None = Field(description="of the kept picture; null unless `store`")
     seed: int
     media_type: str
     data: str = Field(description="the file, base64")

@@ -24,7 +24,6 @@ from api.domain.jobs import RING_QUEUE
 from api.domain.models import Checkpoint, Concept, Job, JobState, Owner, Reference
 from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
-from tests.random_base import write_random_base
 from worker.local import environment
 from worker.supervision import LEASH
 
@@ -50,6 +49,8 @@ def make_job(sessions: Sessions) -> Callable[..., UUID]:
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.random_base import write_random_base  # torch: seconds, which the tests of the api need not spend
+
     return write_random_base(tmp_path_factory.mktemp("base"))
 
 

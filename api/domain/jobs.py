@@ -19,8 +19,8 @@ Only the database's clock is read. Objects loaded before do not see the change; 
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -45,7 +45,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.sql.selectable import CTE
 from uuid_utils.compat import uuid7
 
-from api.domain.models import Attempt, Bundle, Checkpoint, Job, JobState
+from api.domain.models import Attempt, Bundle, Checkpoint, Export, Job, JobState
 
 RING_TASK = "job.ring"
 """Celery task that carries a job id to a trainer host: a hint, which may be lost or doubled."""
@@ -94,6 +94,17 @@ class JobProgress:
             "losses": {name: value for name, value in self.losses.items() if math.isfinite(value)},
         }
         return columns if self.preview_key is None else columns | {"preview_key": self.preview_key}
+
+
+@dataclass(frozen=True)
+class StoredExport:
+    """An object that shows the bundle in another tool's layout; fields as in the table."""
+
+    layout: str
+    key: str
+    sha256: str
+    size: int
+    relative_error: float | None
 
 
 def claim(worker: str, *, lease_seconds: float, job_id: UUID | None = None) -> Select[UUID, int, int]:
@@ -189,7 +200,9 @@ def checkpoints(job_id: UUID) -> Select[Checkpoint]:
     return select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*_NEWEST_FIRST)
 
 
-def finish(job_id: UUID, fence: int, *, key: str, sha256: str, size: int) -> Select[UUID]:
+def finish(
+    job_id: UUID, fence: int, *, key: str, sha256: str, size: int, exports: Sequence[StoredExport] = ()
+) -> Select[UUID]:
     """The one result. Row: the bundle's id. A cancel wish that came first wins: then there is no row."""
     moved = _moved("finish", job_id, fence, Job.cancel_requested_at.is_(None), step=func.coalesce(Job.total_steps, 0))
     made = (
@@ -211,7 +224,8 @@ def finish(job_id: UUID, fence: int, *, key: str, sha256: str, size: int) -> Sel
         .cte("made")
     )
     dropped = delete(Checkpoint).where(Checkpoint.job_id == moved.c.id).cte("dropped")
-    return select(made.c.id).add_cte(_closed_attempts(moved, "succeeded"), dropped)
+    rows = [_export_row(made, export) for export in exports]
+    return select(made.c.id).add_cte(_closed_attempts(moved, "succeeded"), dropped, *rows)
 
 
 def fail(job_id: UUID, fence: int, *, code: str, detail: str) -> Select[JobState]:
@@ -368,3 +382,10 @@ def _closed_attempts(moved: CTE, cause: str, detail: str | None = None) -> CTE:
         .values(ended_at=func.now(), cause=cause, detail=detail)
         .cte("closed")
     )
+
+
+def _export_row(made: CTE, export: StoredExport) -> CTE:
+    values: dict[str, Any] = {"id": uuid7(), **asdict(export)}
+    columns = [literal(value, Export.__table__.c[name].type) for name, value in values.items()]
+    row = select(*columns, made.c.id)
+    return insert(Export).from_select([*values, "bundle_id"], row, include_defaults=False).cte(f"to_{export.layout}")

@@ -10,6 +10,7 @@ from sqlalchemy import (
     DateTime,
     Enum,
     ForeignKey,
+    Identity,
     Index,
     LargeBinary,
     MetaData,
@@ -190,6 +191,21 @@ class Job(Table):
     concept: Mapped[Concept] = relationship(back_populates="jobs", lazy="raise")
 
 
+class JobEvent(Table):
+    """What a watcher of a job is told. The database itself appends a row with each change of a job (migration 0004)."""
+
+    __tablename__ = "job_event"
+    __table_args__ = (Index("ix_job_event_job_id_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    """Rises with each change of one job: a change holds the job's row until it is committed."""
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"))
+    kind: Mapped[str]
+    """state, progress or preview."""
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class Attempt(Table):
     __tablename__ = "attempt"
     __table_args__ = (UniqueConstraint("job_id", "fence"),)
@@ -233,3 +249,44 @@ class Bundle(Table):
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Image(Table):
+    """A generated picture that is kept, with the settings that draw it again."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        Index("ix_image_concept_id_id", "concept_id", "id"),
+        Index("ix_image_owner_id_id", "owner_id", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"))
+    concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"))
+    version: Mapped[int | None]
+    """Of the concept; None when the untouched base drew it."""
+    prompt: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    format: Mapped[str]
+    """png, jpeg or webp."""
+    key: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Export(Table):
+    """A version in another tool's layout; its row is made with the bundle's, by the transaction that ends the job."""
+
+    __tablename__ = "export"
+    __table_args__ = (UniqueConstraint("bundle_id", "layout"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    bundle_id: Mapped[UUID] = mapped_column(ForeignKey("bundle.id"))
+    layout: Mapped[str]
+    """diffusers, kohya or textual_inversion."""
+    key: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    relative_error: Mapped[float | None]
+    """What the rank of a LoRA lost of the learned difference; None where nothing is approximated."""

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     database_url: str | None = None
     redis_url: str | None = None
     s3_endpoint: str | None = None
+    s3_public_endpoint: str | None = None
+    """Where clients reach the store, for the links they are given; None when that is `s3_endpoint`."""
     s3_access_key: str = "opad"
     s3_secret_key: SecretStr = SecretStr("")
     s3_bucket: str = "opad"

@@ -30,6 +30,10 @@ def bundle_key(sha256: str) -> str:
     return f"bundles/{sha256}.safetensors"
 
 
+def export_key(sha256: str) -> str:
+    return f"exports/{sha256}.safetensors"
+
+
 def checkpoint_key(job_id: UUID, fence: int, step: int) -> str:
     return f"jobs/{job_id}/f{fence}/step{step}.safetensors"
 
@@ -41,6 +45,15 @@ def checkpoint_prefix(job_id: UUID) -> str:
 
 def preview_key(job_id: UUID, step: int) -> str:
     return f"jobs/{job_id}/previews/{step}.png"
+
+
+def image_key(concept_id: UUID, image_id: UUID, image_format: str) -> str:
+    return f"{image_prefix(concept_id)}{image_id}.{image_format}"
+
+
+def image_prefix(concept_id: UUID) -> str:
+    """Of all kept pictures of a concept, those included whose row never came to be."""
+    return f"images/{concept_id}/"
 
 
 def job_prefix(job_id: UUID) -> str:
@@ -70,20 +83,9 @@ class Storage:
         if settings.s3_endpoint is None:
             raise ValueError("OPAD_S3_ENDPOINT is not set; start the embedded servers with `opad up` or set it")
         self._bucket = settings.s3_bucket
-        self._client: S3Client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=settings.s3_endpoint,
-            region_name=settings.s3_region,
-            aws_access_key_id=settings.s3_access_key,
-            aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
-            config=Config(
-                signature_version="s3v4",
-                s3={"addressing_style": "path"},
-                connect_timeout=3,
-                read_timeout=30,
-                retries={"mode": "standard", "total_max_attempts": 4},
-            ),
-        )
+        self._client = _connect(settings, settings.s3_endpoint)
+        public = settings.s3_public_endpoint
+        self._signer = _connect(settings, public) if public else self._client
 
     def put_once(self, key: str, data: bytes, sha256: str) -> None:
         """Write `data` unless the key exists; equal bytes already there are success.
@@ -128,11 +130,22 @@ class Storage:
         with self._answering(key):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
-    def presigned_get(self, key: str, seconds: int) -> str:
-        """An address that hands out the object to anyone who has it, for that long; opens no connection."""
-        return self._client.generate_presigned_url(
-            "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=seconds
-        )
+    def presigned_get(self, key: str, seconds: int, *, filename: str) -> str:
+        """An address that hands out the object to anyone who has it, for that long, to be saved as `filename`.
+
+        Opens no connection: an object that is not there is found out by who follows the address (see `require`).
+        """
+        params = {
+            "Bucket": self._bucket,
+            "Key": key,
+            "ResponseContentDisposition": f'attachment; filename="{filename}"',
+        }
+        return self._signer.generate_presigned_url("get_object", Params=params, ExpiresIn=seconds)
+
+    def require(self, key: str) -> None:
+        """Raise ObjectMissing unless the object is there."""
+        with self._answering(key):
+            self._client.head_object(Bucket=self._bucket, Key=key)
 
     def ensure_bucket(self) -> None:
         """Create the bucket unless it is there."""
@@ -169,6 +182,23 @@ class Storage:
             raise StorageUnavailable(f"the store refused {key}: {error}", "storage_unavailable") from error
         except BotoCoreError as error:
             raise StorageUnavailable(f"the store did not answer for {key}: {error}", "storage_unavailable") from error
+
+
+def _connect(settings: Settings, endpoint: str) -> "S3Client":
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            connect_timeout=3,
+            read_timeout=30,
+            retries={"mode": "standard", "total_max_attempts": 4},
+        ),
+    )
 
 
 class _KeyTaken(Exception):

@@ -1,19 +1,23 @@
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
 import boto3
 import pytest
+import uvicorn
 from botocore.config import Config
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
+from api.__main__ import make_server
 from api.app import create_app
 from api.domain import keys
 from api.domain.database import Sessions, make_sessions
 from api.domain.models import ApiKey, Concept, Job, Owner, Reference, ServedBase
 from api.domain.settings import Settings
 from tests.api.pictures import photo
+from tests.job_life import wait_until
 
 NOUNS = ["cat", "dog", "mug", "rabbit", "robot"]
 WORDS = ["a", "photo", "of", "on", "the", "beach"]
@@ -66,6 +70,25 @@ def client(anonymous: TestClient, new_key: Callable[..., str], base: None) -> Te
     """Signed as alice, who may do everything."""
     anonymous.headers["Authorization"] = f"Bearer {new_key()}"
     return anonymous
+
+
+@pytest.fixture
+def server(api_settings: Settings) -> Iterator[uvicorn.Server]:
+    """A real one over the same database: for answers that take their time, and for other clients."""
+    server = make_server(api_settings.model_copy(update={"port": 0}))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started, seconds=60, what="the server's start")
+    yield server
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def served(server: uvicorn.Server) -> str:
+    """The server's address."""
+    host, port = server.servers[0].sockets[0].getsockname()
+    return f"http://{host}:{port}"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What holds for the service as a whole."""
 
+import re
 import subprocess
 import sys
 
@@ -90,3 +91,8 @@ def test_the_reference_lists_every_route_and_loads_nothing_from_elsewhere(anonym
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert {"/v1/concepts", "/v1/generate", "/v1/jobs/{job_id}"} <= set(document["paths"])
     assert "/concepts" not in document["paths"]
+    [generate] = re.findall("curl [^ ]+/v1/generate [^<]+", page.text)
+    [as_openai] = re.findall("curl [^ ]+/v1/images/generations [^<]+", page.text)
+    assert "Accept: image/png" in generate
+    assert "concept:my mug" in as_openai
+    assert "Accept: image/png" not in as_openai

@@ -100,7 +100,7 @@ def test_a_prefix_is_deleted_and_its_neighbours_stay(storage):
 
 def test_a_presigned_address_hands_out_its_object_and_no_other(storage):
     storage.put_once("k", b"picture", sha256(b"picture"))
-    address = storage.presigned_get("k", seconds=60)
+    address = storage.presigned_get("k", seconds=60, filename="k.safetensors")
     assert urllib.request.urlopen(address).read() == b"picture"
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(address.replace("/k?", "/other?"))

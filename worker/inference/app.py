@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 from pydantic import BaseModel, Field, ValidationError
@@ -29,7 +30,7 @@ from opad_core.errors import OpadError
 from opad_core.generation import MAX_SEED, ImageRequest, OneStepGenerator
 from worker.inference.batching import Batcher, DeadlinePassed, Drawn, Overloaded
 from worker.inference.bundles import Bundles
-from worker.inference.encoding import MEDIA_TYPES, Format, encode
+from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
 
 log = structlog.get_logger()
 
@@ -44,6 +45,8 @@ class BundleName(BaseModel):
 
 class GenerateRequest(BaseModel):
     bundle: BundleName | None
+    concept_id: UUID | None = None
+    """Goes into the files' metadata."""
     prompt: str
     seeds: list[int] = Field(min_length=1, max_length=16)
     format: Format
@@ -52,6 +55,7 @@ class GenerateRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Engine:
+    base: str
     bundles: Bundles
     batcher: Batcher
     encoders: ThreadPoolExecutor
@@ -66,8 +70,13 @@ class Engine:
             drawn: list[Drawn] = await asyncio.gather(*map(asyncio.wrap_future, waiting))
             before = time.monotonic()
             loop = asyncio.get_running_loop()
+            bundle_sha256 = asked.bundle.sha256 if asked.bundle else None
+            origins = [Provenance(self.base, asked.concept_id, bundle_sha256, seed) for seed in asked.seeds]
             images = await asyncio.gather(
-                *(loop.run_in_executor(self.encoders, encode, picture.pixels, asked.format) for picture in drawn)
+                *(
+                    loop.run_in_executor(self.encoders, encode, picture.pixels, asked.format, origin)
+                    for picture, origin in zip(drawn, origins, strict=True)
+                )
             )
         return {
             "images": images,
@@ -105,7 +114,10 @@ def create_app(settings: Settings) -> Starlette:
         log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_picture_s=round(seconds, 3))
         batcher = Batcher(generator, seconds_per_image=seconds)
         app.state.engine = Engine(
-            Bundles(Storage(settings), settings.home / "cache" / "bundles"), batcher, ThreadPoolExecutor(4)
+            base.manifest.name,
+            Bundles(Storage(settings), settings.home / "cache" / "bundles"),
+            batcher,
+            ThreadPoolExecutor(4),
         )
         announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest))
         # whoever sees this engine ready may ask the api for a concept at once; without a database we draw all the same

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from api.domain.jobs import JobProgress
 from api.domain.models import Concept, Job
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDiffers, Storage, StorageUnavailable, preview_key
-from opad_core.bases import load_base
+from opad_core.bases import Base, load_base
+from opad_core.bundle import read_bundle
 from opad_core.config import override, preset
 from opad_core.errors import OpadError, OtherTrainingError
+from opad_core.export import export
 from opad_core.training import Progress, TrainingStopped, train
 from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
 from worker.training.lease import Lease
@@ -33,10 +36,25 @@ class Claim:
     fence: int
 
 
+@dataclass(frozen=True)
+class Exported:
+    """The bundle as another tool loads it."""
+
+    layout: str
+    data: bytes
+    relative_error: float | None
+
+
+@dataclass(frozen=True)
+class Learned:
+    bundle: bytes
+    exports: list[Exported]
+
+
 def train_job(
     claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
-) -> bytes:
-    """The concept's bundle. Raises what `opad_core.training.train` and the storage raise.
+) -> Learned:
+    """The concept's bundle and its exports. Raises what `opad_core.training.train` and the storage raise.
 
     Before TrainingStopped leaves, the state it was stopped in has been committed.
     """
@@ -71,13 +89,24 @@ def train_job(
 
     try:
         try:
-            return learn(newest_sound_checkpoint(storage, sessions, claim.job_id))
+            bundle = learn(newest_sound_checkpoint(storage, sessions, claim.job_id))
         except OtherTrainingError as error:  # the base or its preset was replaced between two attempts
             log.warning("checkpoint.foreign", error=str(error))
-            return learn(None)
+            bundle = learn(None)
     except TrainingStopped as stopped:
         watcher.save_last(stopped.state)
         raise
+    return Learned(bundle, _exports(bundle, base))
+
+
+def _exports(bundle: bytes, base: Base) -> list[Exported]:
+    files = export(read_bundle(bundle), base)
+    lost = float(json.loads(files["export.json"])["relative_error"])
+    return [
+        Exported("diffusers", files["unet_lora.safetensors"], lost),
+        Exported("kohya", files["kohya_lora.safetensors"], lost),
+        Exported("textual_inversion", files["embedding.safetensors"], None),
+    ]
 
 
 class _Watcher:

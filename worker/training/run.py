@@ -31,11 +31,12 @@ from api.domain.storage import (
     StorageUnavailable,
     bundle_key,
     checkpoint_prefix,
+    export_key,
 )
 from opad_core.bundle import read_bundle
 from opad_core.errors import DivergedError, OpadError
 from opad_core.training import TrainingStopped
-from worker.training.job import Claim, train_job
+from worker.training.job import Claim, Exported, Learned, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
 
 log = structlog.get_logger()
@@ -84,8 +85,8 @@ def _train(
 ) -> Ending:
     """How the training ended, as the change that is to say so. The one place of the process that catches all."""
     try:
-        bundle = train_job(claim, settings, sessions, storage, lease, stop)
-        return _store_bundle(claim, storage, bundle)
+        learned = train_job(claim, settings, sessions, storage, lease, stop)
+        return _store_result(claim, storage, learned)
     except TrainingStopped:
         if lease.cancel_wished:
             return Ending("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
@@ -107,13 +108,25 @@ def _train(
         return _failed(claim, "internal", error)
 
 
-def _store_bundle(claim: Claim, storage: Storage, bundle: bytes) -> Ending:
-    """Written under its hash, read back and verified before a row may name it."""
-    sha256 = hashlib.sha256(bundle).hexdigest()
+def _store_result(claim: Claim, storage: Storage, learned: Learned) -> Ending:
+    """Each file is written under its hash, read back and verified before a row may name it."""
+    sha256 = hashlib.sha256(learned.bundle).hexdigest()
     key = bundle_key(sha256)
-    storage.put_once(key, bundle, sha256)
+    storage.put_once(key, learned.bundle, sha256)
     read_bundle(storage.get(key, sha256))
-    return Ending("job.succeeded", jobs.finish(claim.job_id, claim.fence, key=key, sha256=sha256, size=len(bundle)))
+    exports = [_store_export(storage, exported) for exported in learned.exports]
+    finish = jobs.finish(
+        claim.job_id, claim.fence, key=key, sha256=sha256, size=len(learned.bundle), exports=exports
+    )  # fmt: skip
+    return Ending("job.succeeded", finish)
+
+
+def _store_export(storage: Storage, exported: Exported) -> jobs.StoredExport:
+    sha256 = hashlib.sha256(exported.data).hexdigest()
+    key = export_key(sha256)
+    storage.put_once(key, exported.data, sha256)
+    storage.get(key, sha256)
+    return jobs.StoredExport(exported.layout, key, sha256, len(exported.data), exported.relative_error)
 
 
 def _failed(claim: Claim, code: str, error: BaseException) -> Ending:

@@ -55,6 +55,13 @@ def test_it_encodes_as_asked(client, name, media_type):
     assert Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).format == name.upper()
 
 
+def test_a_file_names_the_concept_and_its_seed(client, stored):
+    concept_id = "0198c0de-7e57-7000-8000-000000000001"
+    for image, seed in zip(ask(client, stored[0].name, concept_id=concept_id).json()["images"], (1, 2), strict=True):
+        packet = Image.open(io.BytesIO(base64.b64decode(image))).info["XML:com.adobe.xmp"]
+        assert f'opad:concept="{concept_id}" opad:bundle="{stored[0].sha256}" opad:seed="{seed}"' in packet
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "words"),
     [

@@ -1,10 +1,11 @@
 """How a trainer tells the end of its job, on a real base with random weights."""
 
 import pytest
+from safetensors.torch import load
 from sqlalchemy import select, update
 
 from api.domain import jobs
-from api.domain.models import Bundle, Concept, Job, JobState, Reference
+from api.domain.models import Bundle, Concept, Export, Job, JobState, Reference
 from api.domain.storage import Storage
 from opad_core.bundle import read_bundle
 from tests.job_life import checkpoints_of, read_job
@@ -44,6 +45,20 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
         bundle = db.scalars(select(Bundle)).one()
     assert read_bundle(storage.get(bundle.key, bundle.sha256)).class_noun == "mug"
     assert storage.delete_prefix(f"jobs/{job.id}/f") == 0, "its checkpoints are gone"
+
+
+def test_a_training_leaves_its_bundle_in_other_tools_layouts(quick, sessions, claimed):
+    assert run(claimed, quick, never) == 0
+    storage = Storage(quick)
+    with sessions.begin() as db:
+        exports = {export.layout: export for export in db.scalars(select(Export).join(Bundle))}
+    tensors = {layout: load(storage.get(export.key, export.sha256)) for layout, export in exports.items()}
+    assert tensors.keys() == {"diffusers", "kohya", "textual_inversion"}
+    assert all(name.startswith("unet.") for name in tensors["diffusers"])
+    assert all(name.startswith("lora_unet_") for name in tensors["kohya"])
+    assert tensors["textual_inversion"].keys() == {"emb_params"}
+    assert 0 <= exports["kohya"].relative_error < 1
+    assert exports["textual_inversion"].relative_error is None
 
 
 def test_a_stopped_training_goes_back_to_the_queue_with_its_state(quick, sessions, claimed):

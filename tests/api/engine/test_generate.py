@@ -1,105 +1,19 @@
-"""Pictures through the api from a real engine process; its base has random weights, which is all the same here."""
+"""Pictures through the api from a real engine process."""
 
 import base64
-import hashlib
 import io
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
-from uuid import UUID
 
-import httpx
-import psycopg
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from api.domain.database import Sessions
-from api.domain.models import Bundle, JobState
-from api.domain.settings import Settings
-from api.domain.storage import Storage, bundle_key
+from api.domain.models import JobState
 from api.engine_client import EngineClient
-from opad_core.bases import load_base
-from tests.random_base import write_random_base
-from tests.worker.inference.conftest import random_bundle
-from worker.local import environment
 
 BEACH = "a <concept> on the beach"
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def bundle(base_folder: Path) -> bytes:
-    return random_bundle(load_base(str(base_folder), device="cpu"), seed=1)
-
-
-@pytest.fixture(scope="module")
-def engine_url(stack: Settings, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An engine with a database of its own, so that it may outlive the tests' ones."""
-    folder = tmp_path_factory.mktemp("engine")
-    with psycopg.connect(stack.database_url or "", autocommit=True) as connection:
-        connection.execute("CREATE DATABASE of_the_engine TEMPLATE template")
-    database_url = urlunsplit(urlsplit(stack.database_url or "")._replace(path="/of_the_engine"))
-    settings = stack.model_copy(update={"home": folder, "base": str(base_folder), "database_url": database_url})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.inference", "--bind", f"unix:{folder}/engine.sock"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, **environment(settings), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    log = []
-    try:
-        for line in process.stdout:
-            log.append(line)
-            if "Application startup complete" in line:
-                break
-        assert process.poll() is None, log
-        until_it_listens = httpx.HTTPTransport(uds=f"{folder}/engine.sock", retries=8)
-        with httpx.Client(transport=until_it_listens, base_url="http://engine") as client:
-            assert client.get("/readyz").status_code == 200
-        yield f"unix:{folder}/engine.sock"
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
-@pytest.fixture
-def api_settings(settings: Settings, engine_url: str) -> Settings:
-    return settings.model_copy(update={"engine_urls": [engine_url], "generate_timeout_seconds": 60})
-
-
-@pytest.fixture
-def ready(
-    concept: dict[str, Any], bundle: bytes, sessions: Sessions, set_job: Callable[..., None], settings: Settings
-) -> dict[str, Any]:
-    """The concept after its training."""
-    sha256 = hashlib.sha256(bundle).hexdigest()
-    Storage(settings).put_once(bundle_key(sha256), bundle, sha256)
-    job_id = concept["jobs"][0]["id"]
-    with sessions.begin() as db:
-        db.add(
-            Bundle(
-                job_id=UUID(job_id),
-                concept_id=UUID(concept["id"]),
-                version=1,
-                key=bundle_key(sha256),
-                sha256=sha256,
-                size=len(bundle),
-            )
-        )
-    set_job(job_id, state=JobState.succeeded)
-    return concept
 
 
 def test_a_picture_comes_in_the_accepted_format(

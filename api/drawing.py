@@ -1,0 +1,84 @@
+"""From a request to pictures: which concept is meant, and what the engine made of it."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.domain.errors import NotFound
+from api.domain.models import Bundle, Concept, Job, ServedBase
+from api.engine_client import BundleKey, EngineClient, Generated
+from api.readiness import not_ready
+from api.schemas import PLACEHOLDER, GenerateIn
+from api.vocabulary import prompt_warnings
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a request draws: a learned concept, or the untouched base in its stead."""
+
+    concept_id: UUID
+    class_noun: str
+    bundle: BundleKey | None
+    """None when untouched."""
+    version: int | None
+    resolution: int | None
+    """Side of a picture in pixels; None as long as no engine has announced the concept's base."""
+    warnings: list[str]
+
+
+async def find_subject(session: AsyncSession, owner_id: UUID, asked: GenerateIn) -> Subject:
+    """One SELECT: the concept, its newest bundle and newest job, and what its base understands.
+
+    Raises NotFound; Conflict when the concept is not ready.
+    """
+    named = Concept.id == asked.concept_id if asked.concept_id else Concept.name == asked.concept
+    newest_bundle = select(Bundle).where(Bundle.concept_id == Concept.id).order_by(Bundle.version.desc()).limit(1)
+    newest_job = select(Job).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
+    bundle, job = newest_bundle.lateral("bundle"), newest_job.lateral("job")
+    row = (
+        await session.execute(
+            select(
+                Concept.id.label("concept_id"),
+                Concept.name,
+                Concept.class_noun,
+                bundle.c.key,
+                bundle.c.sha256,
+                bundle.c.version,
+                job.c.id.label("job_id"),
+                job.c.state,
+                job.c.error_code,
+                job.c.error_detail,
+                ServedBase,
+            )
+            .outerjoin(bundle, onclause=Concept.id == bundle.c.concept_id)
+            .outerjoin(job, onclause=Concept.id == job.c.concept_id)
+            .outerjoin(ServedBase, ServedBase.name == Concept.base)
+            .where(Concept.owner_id == owner_id, named)
+        )
+    ).one_or_none()
+    if row is None:
+        wanted = asked.concept_id or repr(asked.concept)
+        raise NotFound(f"there is no concept {wanted} here; GET /v1/concepts lists yours", "no_such_concept")
+    if row.key is None and not asked.untouched:
+        raise not_ready(row.name, row.job_id, row.state, row.error_code, row.error_detail)
+    return Subject(
+        concept_id=row.concept_id,
+        class_noun=row.class_noun,
+        bundle=None if asked.untouched else BundleKey(row.key, row.sha256),
+        version=None if asked.untouched else row.version,
+        resolution=row.ServedBase.resolution if row.ServedBase else None,
+        warnings=prompt_warnings(row.ServedBase, asked.prompt),
+    )
+
+
+async def draw(engines: EngineClient, subject: Subject, asked: GenerateIn, *, image_format: str) -> Generated:
+    """Raises what `EngineClient.generate` raises."""
+    return await engines.generate(
+        subject.concept_id,
+        bundle=subject.bundle,
+        prompt=asked.prompt.replace(PLACEHOLDER, subject.class_noun) if asked.untouched else asked.prompt,
+        seeds=list(range(asked.seed, asked.seed + asked.count)),
+        image_format=image_format,
+    )

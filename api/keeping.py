@@ -1,0 +1,80 @@
+"""Pictures that are to be kept: an object each, and a row with the settings that draw it again."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.concurrency import run_in_threadpool
+from uuid_utils.compat import uuid7
+
+from api.domain.errors import NotFound
+from api.domain.models import Concept, Image
+from api.domain.storage import Storage, image_key
+from api.drawing import Subject
+from api.engine_client import Generated
+from api.erasure import while_storing
+from api.schemas import GenerateIn
+
+
+async def keep_images(
+    session: AsyncSession,
+    storage: Storage,
+    generated: Generated,
+    *,
+    owner_id: UUID,
+    subject: Subject,
+    asked: GenerateIn,
+) -> list[Image]:
+    """In the session's transaction, in the order they were drawn.
+
+    Raises NotFound when the concept was erased while it was drawn; StorageUnavailable.
+    """
+    await while_storing(session)
+    if await session.scalar(select(Concept.id).where(Concept.id == subject.concept_id)) is None:
+        raise NotFound(f"the concept {subject.concept_id} was erased meanwhile; nothing is kept", "no_such_concept")
+    image_format = generated.media_type.removeprefix("image/")
+    files = [base64.b64decode(data) for data in generated.images]
+    images = []
+    for seed, file in zip(generated.seeds, files, strict=True):
+        image_id = uuid7()
+        images.append(
+            Image(
+                id=image_id,
+                owner_id=owner_id,
+                concept_id=subject.concept_id,
+                version=subject.version,
+                prompt=asked.prompt,
+                seed=seed,
+                format=image_format,
+                key=image_key(subject.concept_id, image_id, image_format),
+                sha256=hashlib.sha256(file).hexdigest(),
+                size=len(file),
+            )
+        )
+    await run_in_threadpool(_store, storage, images, files)
+    session.add_all(images)
+    await session.flush()
+    return images
+
+
+def _store(storage: Storage, images: Sequence[Image], files: Sequence[bytes]) -> None:
+    for image, file in zip(images, files, strict=True):
+        storage.put_once(image.key, file, image.sha256)
+
+
+async def erase_image(session: AsyncSession, storage: Storage, *, owner_id: UUID, image_id: UUID) -> None:
+    """The object goes before the commit: an erasure that fails can be asked for again. Raises NotFound,
+    StorageUnavailable."""
+    key = await session.scalar(
+        delete(Image).where(Image.owner_id == owner_id, Image.id == image_id).returning(Image.key)
+    )
+    if key is None:
+        raise no_such_image(image_id)
+    await run_in_threadpool(storage.delete, key)
+
+
+def no_such_image(image_id: UUID) -> NotFound:
+    return NotFound(f"there is no image {image_id} here; GET /v1/images lists yours", "no_such_image")

@@ -1,0 +1,75 @@
+"""Bodies in the shape of OpenAI's image API, for clients that speak it."""
+
+import secrets
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from api.schemas import ImageFormat, In, Out, Prompt
+
+_IGNORED = "accepted for compatibility, without effect"
+
+
+class ImagesIn(In):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "concept:my mug", "prompt": "a photo of <concept> on a beach", "n": 2}]
+        }
+    )
+
+    model: str = Field(max_length=88, description="`concept:` and the name of a concept; `GET /v1/models` lists them")
+    prompt: Prompt
+    n: int = Field(1, ge=1, le=8)
+    size: str | None = Field(None, max_length=20, description="the base draws one size; it, `auto` or nothing")
+    response_format: Literal["b64_json", "url"] = Field(
+        "b64_json", description="with `url` the pictures are kept (`GET /v1/images`), and links to them last an hour"
+    )
+    output_format: ImageFormat = "png"
+    seed: int = Field(
+        default_factory=lambda: secrets.randbelow(2**32),
+        ge=0,
+        lt=2**32,
+        description="an addition of ours; drawn when missing",
+    )
+    stream: Literal[False] | None = Field(None, description="a picture takes one step: there is nothing to stream")
+    user: str | None = Field(None, description=_IGNORED)
+    quality: str | None = Field(None, description=_IGNORED)
+    style: str | None = Field(None, description=_IGNORED)
+    background: str | None = Field(None, description=_IGNORED)
+    moderation: str | None = Field(None, description=_IGNORED)
+    output_compression: int | None = Field(None, description=_IGNORED)
+
+
+class OneImage(Out):
+    b64_json: str | None
+    url: str | None
+    seed: int
+
+
+class ImagesOut(Out):
+    created: int = Field(description="seconds since 1970")
+    data: list[OneImage]
+    output_format: ImageFormat
+
+
+class ModelOut(Out):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="when the newest version was learned; seconds since 1970")
+    owned_by: str
+
+
+class ModelList(Out):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "object": "list",
+                    "data": [{"id": "concept:my mug", "object": "model", "created": 1795381200, "owned_by": "admin"}],
+                }
+            ]
+        }
+    )
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]

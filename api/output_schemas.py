@@ -1,0 +1,91 @@
+"""What the service gives back beside states: downloads and kept pictures."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic import ConfigDict, Field
+
+from api.schemas import GenerateIn, Out
+
+Layout = Literal["opad", "diffusers", "kohya", "textual_inversion"]
+
+
+class DownloadOut(Out):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "concept_id": "0198c0de-7e57-7000-8000-000000000001",
+                    "version": 1,
+                    "layout": "kohya",
+                    "filename": "my-mug-v1-kohya.safetensors",
+                    "url": "https://s3.example.org/opad/exports/7d86….safetensors?X-Amz-Expires=900&…",
+                    "expires_at": "2026-11-22T21:15:00Z",
+                    "sha256": "7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730",
+                    "size": 1048576,
+                    "trigger": "<concept> mug",
+                    "relative_error": 0.031,
+                }
+            ]
+        }
+    )
+
+    concept_id: UUID
+    version: int
+    layout: Layout
+    filename: str
+    url: str = Field(description="hands out the file to anyone who has it, until `expires_at`; needs no key")
+    expires_at: datetime
+    sha256: str
+    size: int = Field(description="bytes")
+    trigger: str = Field(description="what stands for the thing in a prompt, in other tools too")
+    relative_error: float | None = Field(
+        description="what the rank of a LoRA lost of what was learned, 0 to 1; null where nothing is approximated"
+    )
+
+
+class StoredImage(Out):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0198c0de-7e57-7000-8000-000000000003",
+                    "concept_id": "0198c0de-7e57-7000-8000-000000000001",
+                    "concept_name": "my mug",
+                    "version": 1,
+                    "settings": {
+                        "concept_id": "0198c0de-7e57-7000-8000-000000000001",
+                        "concept": None,
+                        "prompt": "a photo of <concept> on a beach",
+                        "seed": 7,
+                        "count": 1,
+                        "untouched": False,
+                        "format": "png",
+                        "store": False,
+                    },
+                    "url": "https://s3.example.org/opad/images/….png?X-Amz-Expires=900&…",
+                    "expires_at": "2026-11-22T21:15:00Z",
+                    "sha256": "7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730",
+                    "size": 9213,
+                    "created_at": "2026-11-22T21:00:00Z",
+                }
+            ]
+        }
+    )
+
+    id: UUID
+    concept_id: UUID
+    concept_name: str
+    version: int | None = Field(description="of the concept that drew it; null when untouched")
+    settings: GenerateIn = Field(description="a body for `POST /v1/generate`; the newest version answers it")
+    url: str = Field(description="hands out the file to anyone who has it, until `expires_at`; needs no key")
+    expires_at: datetime
+    sha256: str
+    size: int = Field(description="bytes")
+    created_at: datetime
+
+
+class ImagePage(Out):
+    items: list[StoredImage]
+    next: str | None = Field(description="pass as `cursor` to get the following page; null on the last")

@@ -1,0 +1,24 @@
+"""Why a concept, or a version of it, cannot be used yet or at all."""
+
+from uuid import UUID
+
+from api.domain.errors import Conflict
+from api.domain.models import JobState
+
+
+def not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, error_detail: str | None) -> Conflict:
+    """The refusal for a job without a bundle, which is in any state but succeeded."""
+    context = {"state": state.value, "job_id": str(job_id)}
+    if state is JobState.failed:
+        return Conflict(
+            f"the training of {name!r} failed ({error_code}: {error_detail}); train it again",
+            "concept_failed",
+            **context,
+        )
+    if state is JobState.cancelled:
+        return Conflict(f"the training of {name!r} was cancelled; train it again", "concept_cancelled", **context)
+    return Conflict(
+        f"{name!r} is still in training (its job is {state}); GET /v1/jobs/{job_id} tells how far it is",
+        "concept_in_training",
+        **context,
+    )

@@ -1,0 +1,96 @@
+"""The pictures that were kept (`store` of a request): see them again, draw them again, erase them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import Generator, Reader
+from api.db import SessionDep
+from api.domain.models import Concept, Image
+from api.domain.storage import Storage
+from api.keeping import erase_image, no_such_image
+from api.output_schemas import ImagePage, StoredImage
+from api.schemas import GenerateIn
+
+LINK_SECONDS = 900
+
+router = APIRouter(tags=["images"])
+
+
+@router.get("/images", response_model=ImagePage)
+async def list_images(
+    request: Request,
+    who: Reader,
+    session: SessionDep,
+    concept_id: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: UUID | None = None,
+) -> ImagePage:
+    """Your kept pictures, newest first; of one concept if you name it."""
+    query = (
+        select(Image, Concept.name)
+        .join(Concept, Concept.id == Image.concept_id)
+        .where(Image.owner_id == who.owner_id)
+        .order_by(Image.id.desc())
+        .limit(limit + 1)
+    )
+    if concept_id is not None:
+        query = query.where(Image.concept_id == concept_id)
+    if cursor is not None:
+        query = query.where(Image.id < cursor)
+    found = (await session.execute(query)).all()
+    storage: Storage = request.app.state.storage
+    items = [_described(storage, image, name) for image, name in found[:limit]]
+    return ImagePage(items=items, next=str(items[-1].id) if len(found) > limit else None)
+
+
+@router.get("/images/{image_id}", response_model=StoredImage)
+async def read_image(image_id: UUID, request: Request, who: Reader, session: SessionDep) -> StoredImage:
+    """A kept picture: a link to its file, and the settings that draw it again (`POST /v1/generate` takes them)."""
+    row = (
+        await session.execute(
+            select(Image, Concept.name)
+            .join(Concept, Concept.id == Image.concept_id)
+            .where(Image.owner_id == who.owner_id, Image.id == image_id)
+        )
+    ).one_or_none()
+    if row is None:
+        raise no_such_image(image_id)
+    image, name = row
+    storage: Storage = request.app.state.storage
+    await run_in_threadpool(storage.require, image.key)
+    return _described(storage, image, name)
+
+
+@router.delete("/images/{image_id}", status_code=204)
+async def delete_image(image_id: UUID, request: Request, who: Generator, session: SessionDep) -> None:
+    """Erase a kept picture for good, its file and its settings."""
+    await erase_image(session, request.app.state.storage, owner_id=who.owner_id, image_id=image_id)
+
+
+def _described(storage: Storage, image: Image, concept_name: str) -> StoredImage:
+    asked_at = datetime.now(UTC)
+    return StoredImage(
+        id=image.id,
+        concept_id=image.concept_id,
+        concept_name=concept_name,
+        version=image.version,
+        settings=GenerateIn.model_validate(
+            {
+                "concept_id": image.concept_id,
+                "prompt": image.prompt,
+                "seed": image.seed,
+                "untouched": image.version is None,
+                "format": image.format,
+            }
+        ),
+        url=storage.presigned_get(image.key, LINK_SECONDS, filename=f"{image.id}.{image.format}"),
+        expires_at=asked_at + timedelta(seconds=LINK_SECONDS),
+        sha256=image.sha256,
+        size=image.size,
+        created_at=image.created_at,
+    )

@@ -1,0 +1,153 @@
+"""Pictures that are kept, from a real engine through a real store."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from api.domain.models import JobState
+from api.domain.settings import Settings
+from api.domain.storage import Storage
+from tests.api.pictures import photo
+
+ASKED = {"concept": "my mug", "prompt": "a <concept> on the beach", "seed": 7, "store": True}
+
+
+def kept(client: TestClient, **changes: Any) -> list[dict[str, Any]]:
+    answer = client.post("/v1/generate", json=ASKED | changes)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["images"]
+
+
+def test_a_kept_picture_is_the_drawn_one_with_the_settings_that_draw_it_again(
+    client: TestClient, ready: dict[str, Any]
+) -> None:
+    [drawn] = kept(client, format="webp")
+
+    image = client.get(f"/v1/images/{drawn['id']}").json()
+
+    file = httpx.get(image["url"], trust_env=False)
+    assert file.content == base64.b64decode(drawn["data"])
+    assert f'filename="{drawn["id"]}.webp"' in file.headers["content-disposition"]
+    assert (image["sha256"], image["size"]) == (hashlib.sha256(file.content).hexdigest(), len(file.content))
+    assert (image["concept_id"], image["concept_name"], image["version"]) == (ready["id"], "my mug", 1)
+    again = client.post("/v1/generate", json=image["settings"]).json()["images"][0]
+    assert (again["data"], again["id"]) == (drawn["data"], None), "drawn again, and not kept again"
+
+
+def test_an_image_answer_names_the_kept_picture(client: TestClient, ready: dict[str, Any]) -> None:
+    answer = client.post("/v1/generate", json=ASKED, headers={"Accept": "image/jpeg"})
+
+    image = client.get(f"/v1/images/{answer.headers['x-image-id']}").json()
+
+    assert httpx.get(image["url"], trust_env=False).content == answer.content
+    assert image["settings"]["format"] == "jpeg"
+
+
+def test_a_picture_is_not_kept_unasked(
+    client: TestClient, ready: dict[str, Any], stored: Callable[[], dict[str, int]]
+) -> None:
+    before = stored()["objects"]
+
+    assert kept(client, store=False)[0]["id"] is None
+
+    assert stored()["objects"] == before
+    assert client.get("/v1/images").json() == {"items": [], "next": None}
+
+
+def test_a_picture_of_the_untouched_base_is_kept_as_such(client: TestClient, concept: dict[str, Any]) -> None:
+    [drawn] = kept(client, untouched=True)
+    image = client.get(f"/v1/images/{drawn['id']}").json()
+    assert (image["version"], image["settings"]["untouched"]) == (None, True)
+
+
+def test_kept_pictures_are_listed_by_concept_and_page(
+    client: TestClient, ready: dict[str, Any], upload: Callable[..., Any]
+) -> None:
+    upload(photo(1), photo(2), photo(3), name="other")
+    ids = [image["id"] for image in kept(client, count=3)]
+    [other] = kept(client, concept="other", untouched=True)
+
+    first = client.get("/v1/images?limit=2").json()
+    rest = client.get(f"/v1/images?limit=2&cursor={first['next']}").json()
+    of_one = client.get(f"/v1/images?concept_id={ready['id']}").json()
+
+    assert [image["id"] for image in first["items"]] == [other["id"], ids[2]]
+    assert [image["id"] for image in rest["items"]] == [ids[1], ids[0]]
+    assert rest["next"] is None
+    assert [image["settings"]["seed"] for image in of_one["items"]] == [9, 8, 7]
+
+
+def test_a_deleted_picture_is_gone(
+    client: TestClient, ready: dict[str, Any], stored: Callable[[], dict[str, int]]
+) -> None:
+    before = stored()["objects"]
+    [drawn] = kept(client)
+    url = client.get(f"/v1/images/{drawn['id']}").json()["url"]
+
+    assert client.delete(f"/v1/images/{drawn['id']}").status_code == 204
+
+    assert stored()["objects"] == before
+    assert httpx.get(url, trust_env=False).status_code == 404
+    assert client.get(f"/v1/images/{drawn['id']}").json()["code"] == "no_such_image"
+    assert client.delete(f"/v1/images/{drawn['id']}").status_code == 404
+
+
+def test_nobody_sees_or_deletes_what_is_anothers(
+    client: TestClient, ready: dict[str, Any], new_key: Callable[..., str]
+) -> None:
+    path = f"/v1/images/{kept(client)[0]['id']}"
+    bob = {"Authorization": f"Bearer {new_key('bob')}"}
+    reader = {"Authorization": f"Bearer {new_key('alice', scopes=('read',))}"}
+
+    assert client.get("/v1/images", headers=bob).json()["items"] == []
+    assert client.get(path, headers=bob).status_code == 404
+    assert client.delete(path, headers=bob).status_code == 404
+    assert client.delete(path, headers=reader).status_code == 403
+    assert client.get(path, headers=reader).status_code == 200
+
+
+def test_an_erased_concept_takes_its_pictures_along(
+    client: TestClient, ready: dict[str, Any], stored: Callable[[], dict[str, int]], settings: Settings
+) -> None:
+    ids = [image["id"] for image in kept(client, count=2)]
+    lost = b"of a request that was killed before its commit"
+    Storage(settings).put_once(f"images/{ready['id']}/lost.png", lost, hashlib.sha256(lost).hexdigest())
+
+    receipt = client.delete(f"/v1/concepts/{ready['id']}").json()
+
+    assert receipt["images"] == ids
+    assert stored()["objects"] == 0
+    assert client.get("/v1/images").json()["items"] == []
+
+
+def test_a_concept_erased_while_it_is_drawn_keeps_nothing(
+    client: TestClient,
+    concept: dict[str, Any],
+    set_job: Callable[..., None],
+    stored: Callable[[], dict[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The erasure comes in the moment between the drawing and the keeping."""
+    set_job(concept["jobs"][0]["id"], state=JobState.cancelled)
+    engines = client.app.state.engines  # type: ignore[attr-defined]
+    drawing = engines.generate
+
+    async def draw_and_lose(*arguments: Any, **named: Any) -> Any:
+        drawn = await drawing(*arguments, **named)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(client.app), base_url="http://localhost", headers=client.headers
+        ) as other:
+            assert (await other.delete(f"/v1/concepts/{concept['id']}")).status_code == 200
+        return drawn
+
+    monkeypatch.setattr(engines, "generate", draw_and_lose)
+
+    answer = client.post("/v1/generate", json=ASKED | {"untouched": True})
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_such_concept")
+    assert stored()["objects"] == 0
