@@ -86,7 +86,11 @@ def main(argv: list[str] | None = None) -> int:
     install = commands.add_parser("fetch", help="download a base from the hub or a mirror; again to go on after a stop")
     install.add_argument("base", choices=list(FETCHED))
     install.add_argument("--to", type=Path, help="folder of the base; by default where --base NAME looks")
-    install.add_argument("--from", dest="mirror", help="folder or s3://bucket/prefix with <owner>/<name>/<files>")
+    install.add_argument(
+        "--from",
+        dest="mirror",
+        help="folder or s3://bucket/prefix with <owner>/<name>/<files>, or another hub's address",
+    )
     install.add_argument(
         "--like", type=Path, help="folder with the manifest.json of an earlier fetch; its hashes must come again"
     )

@@ -84,7 +84,7 @@ def random_base(folder: Path, device: torch.device, *, resolution: int | None) -
 def examine(base: Base, config: OpadConfig, *, report: Callable[[Row], None]) -> list[Row]:
     """One iteration of each stage, a picture and a bundle written and read; each row is reported when it is there.
 
-    A GPU does an iteration and a picture first that are not timed. Raises DivergedError for losses that are no
+    A GPU does an iteration first that is not timed. Raises DivergedError for losses that are no
     numbers, OpadError for a bundle that does not come back as it was.
     """
     rows: list[Row] = []

@@ -22,9 +22,9 @@ MAX_HEADER_BYTES = 100 << 20
 
 
 def open_mirror(address: str | None) -> Mirror:
-    """The hub for None, a bucket for s3://..., else a folder. Raises OpadError where there is none."""
-    if address is None:
-        return Hub()
+    """huggingface.co for None, another hub for https://..., a bucket for s3://..., else a folder that must be there."""
+    if address is None or address.startswith(("https://", "http://")):
+        return Hub(address)
     if address.startswith("s3://"):
         from opad_core.fetch.bucket import Bucket  # half a second that no other fetch waits for
 
@@ -43,10 +43,11 @@ def fetch(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OpadError(f"{folder} is there already; remove it, or choose another place with --to")
     available = {repository: mirror.files(repository) for repository in recipe.repositories}
-    revisions: dict[str, str | None] = {}
+    noted: dict[str, set[str | None]] = {repository.name: set() for repository in recipe.repositories}
     for repository, path in recipe.files:
         _check_listed(repository, path, available[repository])
-        revisions[repository.name] = available[repository][path].revision
+        noted[repository.name].add(available[repository][path].revision)
+    sources = {name: None if None in revisions else revisions.pop() for name, revisions in noted.items()}
     for repository in recipe.repositories:
         say(f"{repository.name} at {repository.revision[:7]}: {repository.licence}")
     size = sum(available[part.repository][part.path(name)].size for part in recipe.parts for name in part.files)
@@ -73,7 +74,7 @@ def fetch(
         (partial / part.place).mkdir(parents=True, exist_ok=True)
         for name in part.files:
             (downloads / part.repository.name / part.path(name)).replace(partial / part.place / name)
-    manifest = {**describe(recipe, partial), "sources": revisions, "files": dict(sorted(hashes.items()))}
+    manifest = {**describe(recipe, partial), "sources": sources, "files": dict(sorted(hashes.items()))}
     if like is not None and hashes != like.files:
         differing = sorted(name for name in hashes.keys() | like.files if hashes.get(name) != like.files.get(name))
         raise OpadError(f"{differing[0]} is not as the given manifest has it; {len(differing)} files differ")

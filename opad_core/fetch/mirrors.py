@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Protocol
 
 from httpx2 import HTTPError
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
+    build_hf_headers,
+    hf_raise_for_status,
+    http_backoff,
+)
 
 from opad_core.errors import OpadError
 from opad_core.fetch.recipes import Repository
@@ -46,11 +51,16 @@ class Mirror(Protocol):
 
 
 class Hub:
-    """huggingface.co, or the one that HF_ENDPOINT names; HF_TOKEN signs in."""
+    """huggingface.co (or what HF_ENDPOINT names, HF_TOKEN signs in), or another hub at its address, without a token."""
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._endpoint, self._token = endpoint, None if endpoint is None else False
 
     def files(self, repository: Repository) -> dict[str, Listed]:
         with _answering(repository):
-            info = HfApi().model_info(repository.name, revision=repository.revision, files_metadata=True)
+            info = HfApi(endpoint=self._endpoint, token=self._token).model_info(
+                repository.name, revision=repository.revision, files_metadata=True
+            )
         return {
             file.rfilename: Listed(file.size or 0, file.lfs.sha256 if file.lfs else None, info.sha)
             for file in info.siblings or []
@@ -58,13 +68,22 @@ class Hub:
 
     def download(self, repository: Repository, path: str, into: Path) -> None:
         with _answering(repository):
-            hf_hub_download(repository.name, path, revision=repository.revision, local_dir=into)
+            hf_hub_download(
+                repository.name,
+                path,
+                revision=repository.revision,
+                local_dir=into,
+                endpoint=self._endpoint,
+                token=self._token,
+            )
 
     def read(self, repository: Repository, path: str, start: int, end: int) -> bytes:
+        url = hf_hub_url(repository.name, path, revision=repository.revision, endpoint=self._endpoint)
+        headers = {**build_hf_headers(token=self._token), "range": f"bytes={start}-{end - 1}"}
         with _answering(repository):
-            place = f"{repository.name}@{repository.revision}/{path}"
-            data: bytes = HfFileSystem().cat_file(place, start=start, end=end)
-        return data
+            answer = http_backoff("GET", url, headers=headers)
+            hf_raise_for_status(answer)
+        return answer.content
 
 
 class Folder:

@@ -155,12 +155,13 @@ def test_notes_of_the_download_are_checked_and_recorded(mirror, bases, capsys):
     assert f"is of the commit {'f' * 40}, not {SD_TURBO.revision}" in refusal(capsys, mirror)
     note(mirror, SD_TURBO, path, SD_TURBO.revision, "0" * 64)
     assert f"{path} came damaged" in refusal(capsys, mirror)
-    note(mirror, DINO, "model.safetensors", DINO.revision, hash_of(mirror / DINO.name / "model.safetensors"))
+    for name in ("config.json", "model.safetensors"):
+        note(mirror, DINO, name, DINO.revision, hash_of(mirror / DINO.name / name))
     note(mirror, SD_TURBO, path, SD_TURBO.revision, hash_of(mirror / UNET))
     assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
     sources = read_manifest(bases / "sd-turbo").sources
     assert sources[DINO.name] == DINO.revision
-    assert sources[DINOV2.name] is None
+    assert sources[SD_TURBO.name] is sources[DINOV2.name] is None
 
 
 def test_parts_that_do_not_fit_are_refused(mirror, bases, capsys):
