@@ -29,7 +29,8 @@ from opad_core.training import Training
 
 GIB = 2**30
 NEEDED_GIB = 18
-"""Of free memory, for the full size on a CPU at 256 pixels and batch 1."""
+"""Of free memory, for the full size on a CPU at 256 pixels and batch 1: 12.5 for weights and the training's state, the
+rest an estimate of what the student's step holds."""
 SAMPLE_EVERY = 0.02
 """Seconds between two looks at the process's memory."""
 PICTURES = 3
