@@ -5,6 +5,7 @@ import dataclasses
 import json
 import signal
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -12,7 +13,8 @@ from types import FrameType
 from PIL import Image
 from tqdm import tqdm
 
-from opad_core.bases import Base, load_base
+from opad_core import doctor
+from opad_core.bases import FETCHED, Base, bases_folder, device_named, load_base, read_manifest
 from opad_core.bundle import Bundle, read_bundle
 from opad_core.config import ABLATIONS, PRESETS, OpadConfig, override, preset
 from opad_core.data import read_references
@@ -20,6 +22,8 @@ from opad_core.errors import OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
 from opad_core.export import DEFAULT_RANK, export
+from opad_core.fetch.assemble import fetch, open_mirror
+from opad_core.fetch.recipes import RECIPES
 from opad_core.flops import count_iteration
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.training import Progress, TrainingStopped, train
@@ -69,9 +73,28 @@ def main(argv: list[str] | None = None) -> int:
     take.add_argument("--rank", type=int, default=DEFAULT_RANK, help="of the LoRA; export.json tells what it lost")
     take.set_defaults(run=_export)
 
-    for command in (learn, draw, judge, take):
+    prove = commands.add_parser("doctor", help="run the whole method once on a base and tell what each part costs")
+    prove.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, nothing downloaded")
+    prove.add_argument("--resolution", type=int, help="with random weights: pixels; 512 on a GPU, else 256")
+    prove.add_argument("--preset", default="default", choices=list(PRESETS))
+    prove.set_defaults(run=_doctor)
+
+    for command in (learn, draw, judge, take, prove):
         command.add_argument("--base", default="nano", help="name of a base or path of its folder")
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+    install = commands.add_parser("fetch", help="download a base from the hub or a mirror; again to go on after a stop")
+    install.add_argument("base", choices=list(FETCHED))
+    install.add_argument("--to", type=Path, help="folder of the base; by default where --base NAME looks")
+    install.add_argument(
+        "--from",
+        dest="mirror",
+        help="folder or s3://bucket/prefix with <owner>/<name>/<files>, or another hub's address",
+    )
+    install.add_argument(
+        "--like", type=Path, help="folder with the manifest.json of an earlier fetch; its hashes must come again"
+    )
+    install.set_defaults(run=_fetch)
 
     show = commands.add_parser("presets", help="every setting of the method in each preset")
     show.set_defaults(run=_presets)
@@ -221,6 +244,33 @@ def _flops(arguments: argparse.Namespace) -> int:
     for part, tera in counted["parts"].items():
         print(f"{part:<16}{tera:8.2f} TFLOP")
     print(f"{'one iteration':<16}{counted['tflop_per_iteration']:8.2f} TFLOP")
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    folder = arguments.to or bases_folder() / arguments.base
+    like = None if arguments.like is None else read_manifest(arguments.like)
+    manifest = fetch(RECIPES[arguments.base], open_mirror(arguments.mirror), folder, like=like, say=print)
+    name = folder if arguments.to else arguments.base
+    print(f"{manifest.name} {manifest.sha256[:12]} is in {folder}; use it with --base {name}, or OPAD_BASE={name}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        if not arguments.random_weights:
+            base = load_base(arguments.base, device=arguments.device)
+        elif arguments.base == "sd-turbo":
+            device = device_named(arguments.device)
+            base = doctor.random_base(Path(folder), device, resolution=arguments.resolution)
+        else:
+            raise OpadError(f"random weights are made for --base sd-turbo, not for {arguments.base}")
+        config = preset(arguments.preset, base.manifest.presets)
+        if base.device.type == "cpu":
+            config = override(config, {"batch_size": 1})
+        print(f"{base.manifest.name}, {base.manifest.resolution} px, batch {config.batch_size}, {base.device}\n")
+        print(doctor.HEADER)
+        doctor.examine(base, config, report=lambda row: print(row.line(), flush=True))
     return 0
 
 

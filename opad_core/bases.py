@@ -2,14 +2,17 @@
 
     teacher/unet teacher/scheduler student/unet student/scheduler vae text_encoder tokenizer
     discriminators/{dino,dinov2,clip} identity/projection.safetensors manifest.json
+    text_projection/projection.safetensors, in bases whose CLIP compares pictures with words
 
 The only place that calls `from_pretrained`, and the only one that knows the VAE's scale. Parts load when first used,
 so an engine never reads the teacher. Nothing is unpickled: safetensors only.
 """
 
+import copy
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from opad_core.errors import OpadError
 from opad_core.schedule import cumulative_alphas
 
 SHIPPED = Path(__file__).parent / "nano" / "base"
+FETCHED = ("sd-turbo", "sd-turbo-2.1-base")
+"""Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base for a teacher."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Manifest:
     licences: dict[str, str]
     files: dict[str, str]
     """SHA-256 of every file of the base, by its path in the folder."""
+    sources: dict[str, str | None] = field(default_factory=dict)
+    """Of a fetched base, the commit of each repository it was assembled from; None where a mirror did not note it."""
 
     @property
     def sha256(self) -> str:
@@ -55,14 +62,19 @@ class Manifest:
 
 
 class Base:
-    """Use `load_base`. All networks are frozen and in float32 unless `dtype` says otherwise."""
+    """Use `load_base`. All networks are frozen and in float32 unless `dtype` says otherwise.
+
+    Of the two half precisions each UNet takes its own, whichever is asked for: the teacher bfloat16, since SD 2.1's
+    attention overflows float16; the student float16, since its one step multiplies rounding by 14.6, which is grain in
+    bfloat16. Feature networks stay in float32.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> None:
         self.folder, self.manifest, self.device, self.dtype = folder, manifest, device, dtype
 
     @cached_property
     def text(self) -> TextSide:
-        encoder = CLIPTextModel.from_pretrained(self._verified("text_encoder"), dtype=self.dtype)
+        encoder = _pretrained(CLIPTextModel, self._verified("text_encoder"), dtype=self.dtype)
         tokenizer = CLIPTokenizer.from_pretrained(self._verified("tokenizer"))
         if len(tokenizer) != encoder.config.vocab_size:
             raise OpadError(
@@ -76,20 +88,20 @@ class Base:
         folder = self._verified("vae")
         kind = json.loads((folder / "config.json").read_text())["_class_name"]
         network = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}[kind]
-        return self._frozen(network.from_pretrained(folder, torch_dtype=self.dtype))
+        return self._frozen(_pretrained(network, folder, torch_dtype=self.dtype))
 
     @cached_property
     def teacher(self) -> Denoiser:
-        return self._denoiser("teacher")
+        return self._denoiser("teacher", half=torch.bfloat16)
 
     @cached_property
     def student(self) -> Denoiser:
-        return self._denoiser("student")
+        return self._denoiser("student", half=torch.float16)
 
     @cached_property
     def identity(self) -> Backbone:
         """phi of L_id and D3: IP-Adapter's front end, to [b, tokens, d]."""
-        clip = CLIPVisionModelWithProjection.from_pretrained(self._verified("discriminators/clip"), dtype=torch.float32)
+        clip = _pretrained(CLIPVisionModelWithProjection, self._verified("discriminators/clip"), dtype=torch.float32)
         tensors = {n: x.float() for n, x in load_file(self._verified("identity") / "projection.safetensors").items()}
         inner, embedding = tensors["proj.weight"].shape
         projection, norm = nn.Linear(embedding, inner), nn.LayerNorm(inner // self.manifest.identity_tokens)
@@ -105,17 +117,32 @@ class Base:
     @cached_property
     def text_projection(self) -> Tensor | None:
         """From the text encoder's summaries to CLIP's image embeddings, [embedding, d]; None where a base has none."""
+        return self._text_projection.get("weight")
+
+    @cached_property
+    def last_text_layer(self) -> nn.Module | None:
+        """CLIP's last text layer where the text encoder stops before it, as SD 2.1's does; else None."""
+        weights = {name.removeprefix("layer."): x for name, x in self._text_projection.items() if name != "weight"}
+        if not weights:
+            return None
+        layer = copy.deepcopy(self.text.encoder.encoder.layers[-1]).float()
+        layer.load_state_dict(weights)
+        return layer
+
+    @cached_property
+    def _text_projection(self) -> dict[str, Tensor]:
         path = "text_projection/projection.safetensors"
         if path not in self.manifest.files:
-            return None
-        return load_file(self._verified("text_projection") / "projection.safetensors")["weight"].float().to(self.device)
+            return {}
+        tensors = load_file(self._verified("text_projection") / "projection.safetensors")
+        return {name: x.float().to(self.device) for name, x in tensors.items()}
 
     @torch.no_grad()
     def embedded_prompts(self, prompts: list[str]) -> Tensor | None:
         """Prompts that name no concept, where CLIP puts images, unit length [b, d]; None where a base has no way."""
         if self.text_projection is None:
             return None
-        return F.normalize(self.text.summarise(prompts) @ self.text_projection.T, dim=-1)
+        return F.normalize(self.text.summarise(prompts, self.last_text_layer) @ self.text_projection.T, dim=-1)
 
     @torch.no_grad()
     def embedded_pictures(self, x: Tensor) -> Tensor:
@@ -149,8 +176,9 @@ class Base:
         decoded: Tensor = self.vae.decode((z / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
         return decoded.float()
 
-    def _denoiser(self, role: str) -> Denoiser:
-        unet = UNet2DConditionModel.from_pretrained(self._verified(f"{role}/unet"), torch_dtype=self.dtype)
+    def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
+        dtype = half if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
+        unet = _pretrained(UNet2DConditionModel, self._verified(f"{role}/unet"), torch_dtype=dtype)
         schedule = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
         abar = cumulative_alphas(schedule["beta_start"], schedule["beta_end"], schedule["num_train_timesteps"])
         return Denoiser(unet.to(self.device), abar.to(self.device), schedule["prediction_type"])
@@ -158,9 +186,9 @@ class Base:
     def _class_token(self, name: str) -> Backbone:
         folder = self._verified(f"discriminators/{name}")
         if json.loads((folder / "config.json").read_text())["model_type"] == "dinov2":
-            network = Dinov2Model.from_pretrained(folder, dtype=torch.float32)
+            network = _pretrained(Dinov2Model, folder, dtype=torch.float32)
         else:
-            network = ViTModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
+            network = _pretrained(ViTModel, folder, dtype=torch.float32, add_pooling_layer=False)
         return self._backbone(name, ClassToken(network))
 
     def _backbone(self, name: str, network: nn.Module) -> Backbone:
@@ -181,9 +209,26 @@ class Base:
                 file = self.folder / path
                 if not file.is_file():
                     raise OpadError(f"{file} is missing from the base {self.manifest.name!r}; install it again")
-                if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+                if hash_of(file) != expected:
                     raise OpadError(f"{file} is not the file that its manifest names; install the base again")
         return self.folder / part
+
+
+def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
+    """Weights out of safetensors, every one of them: a network that is partly random looks like a bad concept."""
+    try:
+        loaded, report = network.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise OpadError(f"{folder} does not hold a whole {network.__name__}: {error}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise OpadError(f"{folder} lacks {len(missing)} tensors of a {network.__name__}, the first is {missing[0]}")
+    return loaded
+
+
+def hash_of(file: Path) -> str:
+    """SHA-256, read piece by piece: a network may be larger than what memory is left beside the others."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -199,17 +244,42 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**content)
 
 
+def bases_folder() -> Path:
+    """Where fetched bases are: OPAD_BASES_DIR, else `bases` in the service's data folder (OPAD_HOME or its default)."""
+    if chosen := os.environ.get("OPAD_BASES_DIR"):
+        return Path(chosen)
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "opad"
+    home = os.environ.get("OPAD_HOME") or ("/var/lib/opad" if os.geteuid() == 0 else data)
+    return Path(home) / "bases"
+
+
 def base_folder(name: str) -> Path:
-    return SHIPPED if name == "nano" else Path(name)
+    """The folder of a base by name, or the path itself. Raises OpadError for a base that is still to be fetched."""
+    if name == "nano":
+        return SHIPPED
+    if name not in FETCHED:
+        return Path(name)
+    folder = bases_folder() / name
+    if not (folder / "manifest.json").is_file():
+        raise OpadError(
+            f"the base {name!r} is not at {folder} (OPAD_BASES_DIR names another place); "
+            f"fetch it once, about 13 GB: python -m opad_core fetch {name}"
+        )
+    return folder
 
 
 def load_base(name: str, *, device: str = "auto", dtype: torch.dtype = torch.float32) -> Base:
-    """A base by name (`nano`) or by the path of its folder; "auto" takes a GPU when there is one.
+    """A base by name (`nano`, `sd-turbo`) or by the path of its folder; "auto" takes a GPU when there is one.
 
     Raises OpadError when the folder is missing, damaged or of another format.
     """
     transformers_logging.disable_progress_bar()  # one bar per part, for loads of milliseconds
     folder = base_folder(name)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Base(folder, read_manifest(folder), torch.device(device), dtype)
+    return Base(folder, read_manifest(folder), device_named(device), dtype)
+
+
+def device_named(name: str) -> torch.device:
+    """ "auto" is a GPU where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

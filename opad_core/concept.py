@@ -191,6 +191,11 @@ class TextSide:
 
         The gradient reaches the rows and nothing else.
         """
+        text_states: Tensor = self.encoder.final_layer_norm(self._hidden(prompts, class_nouns, rows))
+        return text_states.float()
+
+    def _hidden(self, prompts: list[str], class_nouns: list[str], rows: list[Tensor | None]) -> Tensor:
+        """What the encoder's last layer makes of the prompts, before the final norm."""
         encoder = self.encoder
         embedded = []
         for prompt, class_noun, row in zip(prompts, class_nouns, rows, strict=True):
@@ -203,14 +208,21 @@ class TextSide:
                 vectors = torch.where(is_concept, row.to(vectors), vectors)
             embedded.append(vectors)
         states = encoder.embeddings(inputs_embeds=torch.stack(embedded))
-        hidden = encoder.encoder(inputs_embeds=states, attention_mask=self._causal_mask(states), is_causal=True)
-        text_states: Tensor = encoder.final_layer_norm(hidden.last_hidden_state)
-        return text_states.float()
+        encoded = encoder.encoder(inputs_embeds=states, attention_mask=self._causal_mask(states), is_causal=True)
+        hidden: Tensor = encoded.last_hidden_state
+        return hidden
 
     @torch.no_grad()
-    def summarise(self, prompts: list[str]) -> Tensor:
-        """The text state at the end of each prompt, [b, d]; prompts without a placeholder."""
-        states = self.encode(prompts, [""] * len(prompts), [None] * len(prompts))
+    def summarise(self, prompts: list[str], last_layer: nn.Module | None = None) -> Tensor:
+        """The text state at the end of each prompt, [b, d], float32; prompts without a placeholder.
+
+        `last_layer` goes between the encoder and its final norm.
+        """
+        hidden = self._hidden(prompts, [""] * len(prompts), [None] * len(prompts)).float()
+        if last_layer is not None:
+            hidden = last_layer(hidden, self._causal_mask(hidden), is_causal=True)
+        norm = self.encoder.final_layer_norm
+        states = F.layer_norm(hidden, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
         ends = [self.token_ids(prompt, "")[0].index(self.tokenizer.eos_token_id) for prompt in prompts]
         return states[torch.arange(len(prompts)), ends]
 

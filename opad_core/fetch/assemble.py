@@ -1,0 +1,145 @@
+"""Fetch a base: download its parts, put them into the layout that `bases` reads, and hash what came."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from opad_core.bases import Manifest, hash_of, read_manifest
+from opad_core.errors import OpadError
+from opad_core.fetch.description import describe
+from opad_core.fetch.mirrors import Folder, Hub, Listed, Mirror
+from opad_core.fetch.recipes import Picked, Recipe, Repository
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+MAX_HEADER_BYTES = 100 << 20
+"""What the safetensors library itself reads at most."""
+
+
+def open_mirror(address: str | None) -> Mirror:
+    """huggingface.co for None, another hub for https://..., a bucket for s3://..., else a folder that must be there."""
+    if address is None or address.startswith(("https://", "http://")):
+        return Hub(address)
+    if address.startswith("s3://"):
+        from opad_core.fetch.bucket import Bucket  # half a second that no other fetch waits for
+
+        return Bucket(address)
+    return Folder(Path(address))
+
+
+def fetch(
+    recipe: Recipe, mirror: Mirror, folder: Path, *, like: Manifest | None = None, say: Callable[[str], None]
+) -> Manifest:
+    """Assembles the base in `folder`, which appears only when it is whole; run it again to go on after a stop.
+
+    With `like`, the manifest of an earlier fetch, the files must be the same. Raises OpadError for a base that is
+    there already, files that are missing, pickled, damaged or of another revision, and parts that do not fit.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OpadError(f"{folder} is there already; remove it, or choose another place with --to")
+    available = {repository: mirror.files(repository) for repository in recipe.repositories}
+    noted: dict[str, set[str | None]] = {repository.name: set() for repository in recipe.repositories}
+    for repository, path in recipe.files:
+        _check_listed(repository, path, available[repository])
+        noted[repository.name].add(available[repository][path].revision)
+    sources = {name: None if None in revisions else revisions.pop() for name, revisions in noted.items()}
+    for repository in recipe.repositories:
+        say(f"{repository.name} at {repository.revision[:7]}: {repository.licence}")
+    size = sum(available[part.repository][part.path(name)].size for part in recipe.parts for name in part.files)
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    say(f"{size / 1e9:.1f} GB to {folder}")
+    free = shutil.disk_usage(partial).free + sum(file.stat().st_size for file in partial.rglob("*"))
+    if size > free:
+        raise OpadError(f"{partial} has room for {free / 1e9:.1f} GB, the base needs {size / 1e9:.1f} GB")
+
+    downloads, hashes = partial / ".downloads", {}
+    for part in recipe.parts:
+        for name in part.files:
+            repository, path = part.repository, part.path(name)
+            listed, file = available[repository][path], downloads / repository.name / path
+            if not file.is_file() or file.stat().st_size != listed.size:
+                mirror.download(repository, path, downloads / repository.name)
+            hashes[f"{part.place}/{name}"] = _checked(repository, path, listed, file)
+    for item in recipe.picked:
+        (partial / item.place).parent.mkdir(parents=True, exist_ok=True)
+        save_file(read_tensors(mirror, item), partial / item.place)
+        hashes[item.place] = hash_of(partial / item.place)
+    for part in recipe.parts:
+        (partial / part.place).mkdir(parents=True, exist_ok=True)
+        for name in part.files:
+            (downloads / part.repository.name / part.path(name)).replace(partial / part.place / name)
+    manifest = {**describe(recipe, partial), "sources": sources, "files": dict(sorted(hashes.items()))}
+    if like is not None and hashes != like.files:
+        differing = sorted(name for name in hashes.keys() | like.files if hashes.get(name) != like.files.get(name))
+        raise OpadError(f"{differing[0]} is not as the given manifest has it; {len(differing)} files differ")
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    shutil.rmtree(downloads)
+    if folder.exists():
+        folder.rmdir()
+    partial.replace(folder)
+    return read_manifest(folder)
+
+
+def read_tensors(mirror: Mirror, item: Picked) -> dict[str, Tensor]:
+    """The wanted tensors of a safetensors file of which nothing else is read."""
+
+    def refuse(reason: str) -> NoReturn:
+        raise OpadError(f"{item.repository.name}: {item.file} {reason}")
+
+    def read(start: int, end: int) -> bytes:
+        data = mirror.read(item.repository, item.file, start, end)
+        if len(data) != end - start:
+            refuse("ends too early; it is damaged")
+        return data
+
+    length = int.from_bytes(read(0, 8), "little")
+    if length > MAX_HEADER_BYTES:
+        refuse("is no safetensors file")
+    try:
+        header = json.loads(read(8, 8 + length))
+        entries, data = {}, b""
+        for theirs, ours in item.tensors.items():
+            if theirs not in header:
+                refuse(f"has no tensor {theirs}")
+            start, end = header[theirs]["data_offsets"]
+            entries[ours] = {**header[theirs], "data_offsets": [len(data), len(data) + end - start]}
+            data += read(8 + length + start, 8 + length + end)
+        small = json.dumps(entries).encode()
+        return load(len(small).to_bytes(8, "little") + small + data)
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        refuse(f"cannot be read: {error}")
+
+
+def _check_listed(repository: Repository, path: str, files: dict[str, Listed]) -> None:
+    place = f"{repository.name} at {repository.revision[:7]}"
+    if path not in files:
+        stem = path.rpartition(".")[0].rpartition("/")[0]
+        pickled = [name for name in files if name.rpartition("/")[0] == stem and name.endswith(PICKLES)]
+        if path.endswith(".safetensors") and pickled:
+            raise OpadError(f"{place} holds {pickled[0]} but no {path}; a pickle can run any code and is never read")
+        raise OpadError(f"{place} has no {path} here")
+    found = files[path].revision
+    if found not in (None, repository.revision):
+        raise OpadError(f"{repository.name}/{path} here is of the commit {found}, not {repository.revision}")
+
+
+def _checked(repository: Repository, path: str, listed: Listed, file: Path) -> str:
+    """The file's SHA-256, once it is what was listed and, for weights, a whole safetensors file."""
+    found = hash_of(file)
+    sound = listed.sha256 in (None, found)
+    if sound and file.suffix == ".safetensors":
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError:
+            sound = False
+    if not sound:
+        file.unlink()
+        raise OpadError(f"{repository.name}: {path} came damaged; run it again to fetch that file anew")
+    return found

@@ -1,0 +1,87 @@
+"""The manifest of an assembled base: sizes out of its own configurations, words and treatments out of ours."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from opad_core.errors import OpadError
+from opad_core.fetch.recipes import Recipe
+from opad_core.full_size import CLIP, IMAGENET
+from opad_core.nano.build.vocabulary import TEMPLATES
+
+MODEL_TYPES = {"dino": "vit", "dinov2": "dinov2", "clip": "clip_vision_model"}
+STATISTICS = {"dino": IMAGENET, "dinov2": IMAGENET, "clip": CLIP}
+# The scenes of DreamBooth's prompts for objects; the first half is what previews and scores ask for.
+SCENE_PROMPTS = tuple(
+    f"a {{}} {scene}"
+    for scene in (
+        "in the jungle", "in the snow", "on the beach", "on a cobblestone street", "on top of pink fabric",
+        "on top of a wooden floor", "with a city in the background", "with a mountain in the background",
+        "with a blue house in the background", "on top of a purple rug in a forest",
+        "with a wheat field in the background", "with a tree and autumn leaves in the background",
+        "with the Eiffel Tower in the background", "floating on top of water", "floating in an ocean of milk",
+        "on top of green grass with sunflowers around it", "on top of a mirror",
+        "on top of the sidewalk in a crowded city", "on top of a dirt road", "on top of a white rug",
+    )
+)  # fmt: skip
+
+
+def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """What `bases.read_manifest` reads, but for the files and where they are from.
+
+    Raises OpadError where two parts do not fit, as in a mirror of mixed files.
+    """
+    unets = {role: _config(folder, f"{role}/unet/config.json") for role in ("teacher", "student")}
+    schedules = {role: _config(folder, f"{role}/scheduler/scheduler_config.json") for role in unets}
+    text, vae = _config(folder, "text_encoder/config.json"), _config(folder, "vae/config.json")
+    networks = {name: _config(folder, f"discriminators/{name}/config.json") for name in MODEL_TYPES}
+    identity = _shapes(folder / "identity/projection.safetensors")
+    projection = _shapes(folder / "text_projection/projection.safetensors")["weight"]
+    embedding = networks["clip"].get("projection_dim")
+    fits = {
+        **{f"the {role} reads text of the encoder's width": unet.get("cross_attention_dim") == text.get("hidden_size")
+           for role, unet in unets.items()},
+        **{f"the {role} draws the autoencoder's latents": unet.get("in_channels") == vae.get("latent_channels")
+           for role, unet in unets.items()},
+        **{f"the {role}'s prediction type is known": s.get("prediction_type") in ("epsilon", "v_prediction")
+           for role, s in schedules.items()},
+        **{f"the network of {name} is a {kind}": networks[name].get("model_type") == kind
+           for name, kind in MODEL_TYPES.items()},
+        "the identity projection reads CLIP's embeddings": identity["proj.weight"][1] == embedding,
+        "the text projection leads from text to CLIP's embeddings": projection == [embedding, text.get("hidden_size")],
+    }  # fmt: skip
+    if wrong := [statement for statement, holds in fits.items() if not holds]:
+        raise OpadError(f"the parts of {recipe.name!r} are mixed; this should hold and does not: {'; '.join(wrong)}")
+    return {
+        "format": 1,
+        "name": recipe.name,
+        "resolution": unets["student"]["sample_size"] << (len(vae["block_out_channels"]) - 1),
+        "nouns": None,
+        "words": None,
+        "templates": [template.text for template in TEMPLATES],
+        "scene_prompts": list(SCENE_PROMPTS),
+        "presets": {},
+        "identity_tokens": identity["proj.weight"][0] // identity["norm.weight"][0],
+        # 224 is the default of all three classes, which a configuration may leave out.
+        "backbones": {
+            name: {"input": network.get("image_size", 224), **STATISTICS[name]} for name, network in networks.items()
+        },
+        "licences": {repository.name: repository.licence for repository in recipe.repositories},
+    }
+
+
+def _config(folder: Path, path: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / path).read_text())
+    except ValueError as error:
+        raise OpadError(f"{folder / path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise OpadError(f"{folder / path} is no configuration")
+    return content
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    with safe_open(file, "pt") as tensors:
+        return {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118  # no mapping

@@ -1,0 +1,133 @@
+"""Where files of published repositories come from: the hub, or a mirror in a folder.
+
+A mirror keeps each repository under its own name, `<owner>/<name>/<files>`, as this writes it:
+
+    hf download <owner>/<name> --revision <commit> --local-dir <mirror>/<owner>/<name>
+
+The notes that the command leaves in `.cache/huggingface/download` say which commit a file is from and, of large
+files, its SHA-256; where they are, they are believed and checked.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from httpx2 import HTTPError
+from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
+    build_hf_headers,
+    hf_raise_for_status,
+    http_backoff,
+)
+
+from opad_core.errors import OpadError
+from opad_core.fetch.recipes import Repository
+
+NOTES, NOTE = ".cache/huggingface/download/", ".metadata"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file that a mirror has, and what it knows of it."""
+
+    size: int
+    sha256: str | None = None
+    revision: str | None = None
+
+
+class Mirror(Protocol):
+    def files(self, repository: Repository) -> dict[str, Listed]:
+        """By path in the repository; empty where the mirror has none of it."""
+
+    def download(self, repository: Repository, path: str, into: Path) -> None:
+        """The whole file, to `into / path`; may go on from an earlier try that was cut short."""
+
+    def read(self, repository: Repository, path: str, start: int, end: int) -> bytes:
+        """The file's bytes from `start` to before `end`."""
+
+
+class Hub:
+    """huggingface.co (or what HF_ENDPOINT names, HF_TOKEN signs in), or another hub at its address, without a token."""
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._endpoint, self._token = endpoint, None if endpoint is None else False
+
+    def files(self, repository: Repository) -> dict[str, Listed]:
+        with _answering(repository):
+            info = HfApi(endpoint=self._endpoint, token=self._token).model_info(
+                repository.name, revision=repository.revision, files_metadata=True
+            )
+        return {
+            file.rfilename: Listed(file.size or 0, file.lfs.sha256 if file.lfs else None, info.sha)
+            for file in info.siblings or []
+        }
+
+    def download(self, repository: Repository, path: str, into: Path) -> None:
+        with _answering(repository):
+            hf_hub_download(
+                repository.name,
+                path,
+                revision=repository.revision,
+                local_dir=into,
+                endpoint=self._endpoint,
+                token=self._token,
+            )
+
+    def read(self, repository: Repository, path: str, start: int, end: int) -> bytes:
+        url = hf_hub_url(repository.name, path, revision=repository.revision, endpoint=self._endpoint)
+        headers = {**build_hf_headers(token=self._token), "range": f"bytes={start}-{end - 1}"}
+        with _answering(repository):
+            answer = http_backoff("GET", url, headers=headers)
+            hf_raise_for_status(answer)
+        return answer.content
+
+
+class Folder:
+    """A mirror on a disk."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise OpadError(f"{folder} is not a folder; --from takes a folder of repositories or s3://bucket/prefix")
+        self.folder = folder
+
+    def files(self, repository: Repository) -> dict[str, Listed]:
+        root = self.folder / repository.name
+        sizes = {file.relative_to(root).as_posix(): file.stat().st_size for file in root.rglob("*") if file.is_file()}
+        return noted(sizes, lambda path: (root / path).read_bytes())
+
+    def download(self, repository: Repository, path: str, into: Path) -> None:
+        (into / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.folder / repository.name / path, into / path)
+
+    def read(self, repository: Repository, path: str, start: int, end: int) -> bytes:
+        with (self.folder / repository.name / path).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+
+def noted(sizes: dict[str, int], read: Callable[[str], bytes]) -> dict[str, Listed]:
+    """The files of a mirror's repository with what `hf download` noted of each."""
+    listed = {}
+    for path, size in sizes.items():
+        if path.startswith(NOTES):
+            continue
+        note = f"{NOTES}{path}{NOTE}"
+        revision, etag = (*read(note).decode().splitlines(), "", "")[:2] if note in sizes else ("", "")
+        listed[path] = Listed(size, etag if re.fullmatch("[0-9a-f]{64}", etag) else None, revision or None)
+    return listed
+
+
+@contextmanager
+def _answering(repository: Repository) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, HTTPError) as error:  # the hub's own errors are both, a broken connection is the latter
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OpadError(
+            f"the hub did not give {repository.name} at {repository.revision[:7]}: {reason}; "
+            "run it again to go on, or name a mirror with --from"
+        ) from error

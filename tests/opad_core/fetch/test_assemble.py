@@ -1,0 +1,196 @@
+import hashlib
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from opad_core.__main__ import main
+from opad_core.bases import load_base, read_manifest
+from opad_core.bundle import read_bundle
+from opad_core.config import override, preset
+from opad_core.fetch.mirrors import NOTE, NOTES
+from opad_core.fetch.recipes import CLIP, DINO, DINOV2, SD_2_1, SD_TURBO
+from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.training import train
+from tests.hub_mirror import EMBEDDING, WIDTH
+
+SHORT = {"iterations": 1, "collaborative_iterations": 1, "samples": 2, "batch_size": 1, "swd_projections": 4}
+UNET = f"{SD_TURBO.name}/unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def base(published, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fetched") / "base"
+    assert main(["fetch", "sd-turbo", "--from", str(published), "--to", str(folder)]) == 0
+    return load_base(str(folder), device="cpu")
+
+
+def refusal(capsys, mirror):
+    """What `fetch` says when it refuses."""
+    assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("opad: ")
+    return error
+
+
+def note(mirror, repository, path, revision, sha256):
+    """What `hf download --local-dir` leaves beside a file."""
+    file = mirror / repository.name / f"{NOTES}{path}{NOTE}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{revision}\n{sha256}\n1700000000.0\n")
+
+
+def test_a_concept_is_learned_and_drawn_on_an_assembled_base(base, references):
+    config = override(preset("default", base.manifest.presets), SHORT)
+    losses = []
+    bundle = train(
+        base, references, "dog", config, seed=0, report=lambda p: losses.append(p.losses), should_stop=lambda: False
+    )
+    assert [sorted(step) for step in losses] == [sorted(losses[0])] * 2
+    assert all(value == value for step in losses for value in step.values())
+    learned = read_bundle(bundle)
+    requests = [ImageRequest(learned, "a <concept> on the beach", 1), ImageRequest(None, "a dog on the beach", 1)]
+    mine, untouched = OneStepGenerator(base).generate(requests)
+    assert mine.shape == (128, 128, 3)
+    assert (mine != untouched).any()
+
+
+def test_fetched_weights_are_the_published_ones(base, published):
+    theirs = load_file(published / SD_2_1.name / "text_encoder" / "model.safetensors")
+    ours = base.text.encoder.state_dict()
+    assert len(ours) == len(theirs) - 1  # but for the table of positions
+    assert all(torch.equal(theirs[f"text_model.{name}"], x) for name, x in ours.items())
+    dino = load_file(published / DINO.name / "model.safetensors")
+    [_, dinov2, _] = base.backbones
+    assert torch.equal(dino["embeddings.cls_token"], base.backbones[0].network.network.embeddings.cls_token)
+    assert (dinov2.input_size, base.manifest.resolution, base.manifest.identity_tokens) == (28, 128, 4)
+    assert (base.teacher.prediction_type, base.student.prediction_type) == ("v_prediction", "epsilon")
+
+
+def test_prompts_go_through_clips_whole_text_tower(base, published):
+    """Two layers are in SD's encoder, CLIP's last one and the projection come from CLIP itself."""
+    encoder = base.text.encoder
+    config = {**encoder.config.to_dict(), "num_hidden_layers": 3, "projection_dim": EMBEDDING}
+    clip = CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
+    weights = {f"text_model.{name}": x for name, x in encoder.state_dict().items()}
+    for name, x in load_file(published / CLIP.name / "model.safetensors").items():
+        weights[name.replace("layers.23.", "layers.2.")] = x
+    weights = {name: x for name, x in weights.items() if "layers.22." not in name}
+    clip.load_state_dict(weights)
+    prompts = ["a dog in the snow", "a photo of a dog"]
+    ids = torch.tensor([base.text.token_ids(prompt, "")[0] for prompt in prompts])
+    clip.text_model.eos_token_id = base.text.tokenizer.eos_token_id
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(clip(input_ids=ids).text_embeds, dim=-1)
+    assert base.text_projection.shape == (EMBEDDING, WIDTH)
+    torch.testing.assert_close(base.embedded_prompts(prompts), expected, atol=1e-5, rtol=0)  # float32 sums of 32
+
+
+def test_half_precision_is_placed_by_network(base):
+    half = load_base(str(base.folder), device="cpu", dtype=torch.bfloat16)
+    assert (half.teacher.unet.dtype, half.student.unet.dtype) == (torch.bfloat16, torch.float16)
+    assert half.identity.network.clip.dtype == torch.float32
+
+
+def test_a_base_is_found_by_its_name_once_it_is_fetched(mirror, bases, tmp_path, capsys):
+    draw = [
+        "generate",
+        "--base",
+        "sd-turbo",
+        "--prompt",
+        "a dog on the beach",
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
+    assert main(draw) == 1
+    missing = capsys.readouterr().err
+    assert missing.startswith(f"opad: the base 'sd-turbo' is not at {bases / 'sd-turbo'} (OPAD_BASES_DIR")
+    assert missing.endswith("python -m opad_core fetch sd-turbo\n")
+
+    assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
+    said = capsys.readouterr().out
+    assert f"{SD_TURBO.name} at b261bac: Stability AI's" in said
+    assert "Apache-2.0" in said
+    assert sorted(path.name for path in bases.iterdir()) == ["sd-turbo"]
+    assert main(draw) == 0
+    assert Image.open(tmp_path / "0.png").size == (128, 128)
+
+    assert "is there already" in refusal(capsys, mirror)
+
+
+def test_a_pickle_is_refused_before_anything_is_copied(mirror, bases, capsys):
+    (mirror / DINO.name / "model.safetensors").rename(mirror / DINO.name / "pytorch_model.bin")
+    assert "holds pytorch_model.bin but no model.safetensors; a pickle can run any code" in refusal(capsys, mirror)
+    assert not bases.exists()
+
+
+def test_a_mirror_without_a_repository_is_named(mirror, bases, capsys):
+    (mirror / DINOV2.name).rename(mirror / "elsewhere")
+    assert f"{DINOV2.name} at 47b73ee has no config.json here" in refusal(capsys, mirror)
+    assert "is not a folder" in refusal(capsys, mirror / "nowhere")
+
+
+def test_a_cut_off_file_is_fetched_anew_and_the_rest_kept(mirror, bases, capsys):
+    whole = (mirror / UNET).read_bytes()
+    (mirror / UNET).write_bytes(whole[:-100])
+    assert f"{SD_TURBO.name}: unet/diffusion_pytorch_model.safetensors came damaged" in refusal(capsys, mirror)
+    assert not (bases / "sd-turbo").exists()
+    kept = bases / "sd-turbo.partial" / ".downloads" / SD_2_1.name / "unet" / "diffusion_pytorch_model.safetensors"
+    before = kept.stat().st_ino
+
+    (mirror / UNET).write_bytes(whole)
+    assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
+    assert (bases / "sd-turbo" / "teacher/unet/diffusion_pytorch_model.safetensors").stat().st_ino == before
+    assert not (bases / "sd-turbo.partial").exists()
+
+
+def test_notes_of_the_download_are_checked_and_recorded(mirror, bases, capsys):
+    path = "unet/diffusion_pytorch_model.safetensors"
+    note(mirror, SD_TURBO, path, "f" * 40, "0" * 64)
+    assert f"is of the commit {'f' * 40}, not {SD_TURBO.revision}" in refusal(capsys, mirror)
+    note(mirror, SD_TURBO, path, SD_TURBO.revision, "0" * 64)
+    assert f"{path} came damaged" in refusal(capsys, mirror)
+    for name in ("config.json", "model.safetensors"):
+        note(mirror, DINO, name, DINO.revision, hash_of(mirror / DINO.name / name))
+    note(mirror, SD_TURBO, path, SD_TURBO.revision, hash_of(mirror / UNET))
+    assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
+    sources = read_manifest(bases / "sd-turbo").sources
+    assert sources[DINO.name] == DINO.revision
+    assert sources[SD_TURBO.name] is sources[DINOV2.name] is None
+
+
+def test_parts_that_do_not_fit_are_refused(mirror, bases, capsys):
+    config = mirror / SD_TURBO.name / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "cross_attention_dim": 768}))
+    assert "the student reads text of the encoder's width" in refusal(capsys, mirror)
+
+
+def test_a_network_that_lacks_weights_is_refused_when_it_is_loaded(mirror, bases, capsys):
+    file = mirror / DINO.name / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["embeddings.cls_token"]
+    save_file(tensors, file)
+    assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
+    assert main(["doctor", "--base", "sd-turbo", "--device", "cpu"]) == 1
+    assert "discriminators/dino lacks 1 tensors of a ViTModel, the first is embeddings.cls_token" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_hashes_of_an_earlier_fetch_can_be_demanded(base, mirror, bases, capsys):
+    again = ["fetch", "sd-turbo", "--from", str(mirror), "--like", str(base.folder)]
+    assert main(again) == 0
+    assert read_manifest(bases / "sd-turbo").sha256 == base.manifest.sha256
+    other = mirror / SD_TURBO.name / "scheduler" / "scheduler_config.json"
+    other.write_text(other.read_text() + "\n")
+    assert main([*again, "--to", str(bases / "other")]) == 1
+    assert "student/scheduler/scheduler_config.json is not as the given manifest has it" in capsys.readouterr().err
+
+
+def hash_of(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,48 @@
+import pytest
+
+from opad_core.__main__ import main
+from opad_core.config import override, preset
+from opad_core.doctor import examine
+
+PARTS = [
+    "text encoder", "autoencoder", "teacher", "student", "CLIP with identity projection", "DINO and DINOv2",
+    "training state", "teacher's step", "student's step", "discriminators' step", "distillation iteration",
+    "drawing samples", "collaborative iteration", "bundle, written and read", "first picture", "each next picture",
+]  # fmt: skip
+
+
+def test_a_whole_run_tells_what_each_part_costs(base):
+    reported = []
+    config = override(preset("default", base.manifest.presets), {"batch_size": 1})
+    rows = {row.part: row for row in examine(base, config, report=reported.append)}
+    assert [row.part for row in reported] == list(rows) == PARTS
+    student = base.student.new_projections()
+    kv = sum(parameter.numel() for parameter in student.parameters())
+    row_of_the_token = 128
+    heads = (
+        2 * (128 * 512 + 512) + (4 * 128 * 512 + 512) + 3 * (512 * 2 + 2)
+    )  # class tokens twice, four identity tokens
+    assert rows["training state"].trainable == 2 * kv + row_of_the_token + heads
+    assert rows["student"].parameters == sum(p.numel() for p in base.student.unet.parameters())
+    steps = [rows[part] for part in ("teacher's step", "student's step", "discriminators' step")]
+    assert rows["distillation iteration"].seconds >= sum(step.seconds for step in steps)
+    assert all(row.seconds > 0 and row.peak_gib > 0 for row in rows.values())
+
+
+def test_the_command_prints_a_table(base, capsys):
+    assert main(["doctor", "--base", str(base.folder), "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "nano, 64 px, batch 1, cpu"
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[4:]] == PARTS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--random-weights"], "random weights are made for --base sd-turbo, not for nano"),
+        (["--random-weights", "--base", "sd-turbo", "--resolution", "100"], "must be a multiple of 64, got 100"),
+    ],
+)
+def test_what_has_no_random_weights_is_said(arguments, sentence, capsys):
+    assert main(["doctor", "--device", "cpu", *arguments]) == 1
+    assert sentence in capsys.readouterr().err
