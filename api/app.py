@@ -16,9 +16,10 @@ from api.dispatch import create_doorbell
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.engine_client import EngineClient
+from api.limits import RateLimiter, count_request
 from api.middleware import RequestFrame
 from api.reference import install_reference
-from api.routes import concepts, generate, health, jobs
+from api.routes import audit, concepts, generate, health, jobs, keys
 from api.schemas import Problem
 from api.uploads import MAX_IMAGES
 
@@ -43,10 +44,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state.sessions = async_sessionmaker(engine, expire_on_commit=False)
         state.storage = Storage(settings)
         state.engines = EngineClient(settings.engine_urls, timeout_seconds=settings.generate_timeout_seconds)
+        state.limiter = RateLimiter(settings.redis_url)
         state.doorbell = create_doorbell(settings)
         state.decoders = asyncio.Semaphore(max(2, os.cpu_count() or 2))
         yield
         await state.engines.close()
+        await state.limiter.close()
         state.doorbell.close()
         await engine.dispose()
 
@@ -61,13 +64,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_body_size=(MAX_IMAGES + 2) * settings.max_upload_mb * 1024**2,
     )
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (401, 403, 404, 409, 422, 503)
+        status: {"model": Problem} for status in (401, 403, 404, 409, 422, 429, 503)
     }
-    v1 = APIRouter(dependencies=[Depends(bearer)], responses=problems)
-    for module in (concepts, jobs, generate):
+    v1 = APIRouter(dependencies=[Depends(bearer), Depends(count_request)], responses=problems)
+    for module in (concepts, jobs, generate, keys, audit):
         v1.include_router(module.router)
     app.include_router(v1, prefix="/v1")
-    aliases = APIRouter(include_in_schema=False)
+    aliases = APIRouter(include_in_schema=False, dependencies=[Depends(count_request)])
     aliases.add_api_route("/concepts", concepts.create_concept, methods=["POST"], status_code=202)
     aliases.add_api_route("/generate", generate.generate, methods=["POST"], response_model=None)
     app.include_router(aliases)

@@ -15,6 +15,7 @@ from api.db import SessionDep
 from api.domain.errors import Conflict, NotAcceptable, NotFound
 from api.domain.models import Bundle, Concept, Job, JobState, ServedBase
 from api.engine_client import BundleKey, EngineClient, Generated
+from api.limits import count_images
 from api.negotiation import IMAGES, JSON, wanted_format
 from api.schemas import PLACEHOLDER, GenerateIn, GenerateOut, ImageOut
 from api.vocabulary import prompt_warnings
@@ -52,6 +53,7 @@ async def generate(asked: GenerateIn, request: Request, who: Generator, session:
             "one_image_per_file",
         )
     found = await _find(session, who, asked)
+    await count_images(request, who, asked.count)
     await session.rollback()  # gives the connection back while the engine draws
     looked_up = time.perf_counter()
     engines: EngineClient = request.app.state.engines
