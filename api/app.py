@@ -19,7 +19,7 @@ from api.engine_client import EngineClient
 from api.limits import RateLimiter, count_request
 from api.middleware import RequestFrame
 from api.reference import install_reference
-from api.routes import audit, concepts, generate, health, jobs, keys
+from api.routes import audit, concepts, generate, health, jobs, keys, webhooks
 from api.schemas import Problem
 from api.uploads import MAX_IMAGES
 
@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         status: {"model": Problem} for status in (401, 403, 404, 409, 422, 429, 503)
     }
     v1 = APIRouter(dependencies=[Depends(bearer), Depends(count_request)], responses=problems)
-    for module in (concepts, jobs, generate, keys, audit):
+    for module in (concepts, jobs, generate, webhooks, keys, audit):
         v1.include_router(module.router)
     app.include_router(v1, prefix="/v1")
     aliases = APIRouter(include_in_schema=False, dependencies=[Depends(count_request)])

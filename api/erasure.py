@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from api.domain.errors import Conflict, NotFound
 from api.domain.models import Attempt, Bundle, Checkpoint, Concept, IdempotencyKey, Job, JobState, Reference
 from api.domain.storage import Storage, job_prefix
+from api.domain.webhooks import WebhookDelivery
 from api.engine_client import EngineClient
 from api.quotas import keep_erased_training
 from api.schemas import ErasureReceipt
@@ -67,6 +68,7 @@ async def erase_concept(
     job_ids = [job.id for job in jobs]
     checkpoints = await _deleted(session, Checkpoint, Checkpoint.job_id.in_(job_ids))
     await keep_erased_training(session, owner_id, job_ids)
+    await _deleted(session, WebhookDelivery, WebhookDelivery.job_id.in_(job_ids))
     await _deleted(session, Attempt, Attempt.job_id.in_(job_ids))
     await _deleted(session, Bundle, Bundle.concept_id == concept_id)
     await _deleted(session, Job, Job.concept_id == concept_id)

@@ -12,6 +12,7 @@ from tests.api.test_auth import bearer
 _BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/concepts/{concept_id}/versions"): {},
     ("post", "/v1/keys/{key_id}/rotate"): {},
+    ("post", "/v1/webhooks/{webhook_id}/rotate"): {},
 }
 """Bodies that would pass, of the routes that read one."""
 
@@ -20,7 +21,11 @@ _BODIES: dict[tuple[str, str], Any] = {
 def alices(client: TestClient, concept: dict[str, Any]) -> dict[str, str]:
     """One thing of alice's for each path parameter there is."""
     key = client.post("/v1/keys", json={"name": "frame", "scopes": ["read"]}).json()
+    webhook = client.post("/v1/webhooks", json={"url": "https://93.184.216.34/"}).json()
+    delivery = client.post(f"/v1/webhooks/{webhook['id']}/ping").json()
     return {
+        "webhook_id": webhook["id"],
+        "delivery_id": delivery["id"],
         "concept_id": concept["id"],
         "job_id": concept["jobs"][0]["id"],
         "position": "1",
@@ -45,7 +50,7 @@ def test_every_route_answers_404_for_what_belongs_to_another_owner(
             assert not unknown, "tell the fixture `alices` of a thing that this parameter names"
             answer = client.request(method, path.format(**alices), json=_BODIES.get((method, path)), headers=bob)
             assert answer.status_code == 404, answer.text
-    for path in ("/v1/concepts", "/v1/jobs"):
+    for path in ("/v1/concepts", "/v1/jobs", "/v1/webhooks"):
         with subtests.test(f"list {path}"):
             assert client.get(path, headers=bob).json()["items"] == []
 
