@@ -19,7 +19,7 @@ from api.engine_client import EngineClient
 from api.limits import RateLimiter, count_request
 from api.middleware import RequestFrame
 from api.reference import install_reference
-from api.routes import audit, concepts, generate, health, jobs, keys, webhooks
+from api.routes import audit, concepts, generate, health, jobs, keys, metrics, webhooks
 from api.schemas import Problem
 from api.uploads import MAX_IMAGES
 
@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     aliases.add_api_route("/generate", generate.generate, methods=["POST"], response_model=None)
     app.include_router(aliases)
     app.include_router(health.router)
+    app.include_router(metrics.router, responses=problems)
     app.include_router(pages.router)
     pages.install_static(app)
     install_reference(app)

@@ -16,6 +16,7 @@ from api.domain.errors import Conflict, NotAcceptable, NotFound
 from api.domain.models import Bundle, Concept, Job, JobState, ServedBase
 from api.engine_client import BundleKey, EngineClient, Generated
 from api.limits import count_images
+from api.metrics import observe_generate
 from api.negotiation import IMAGES, JSON, wanted_format
 from api.schemas import PLACEHOLDER, GenerateIn, GenerateOut, ImageOut
 from api.vocabulary import prompt_warnings
@@ -64,8 +65,10 @@ async def generate(asked: GenerateIn, request: Request, who: Generator, session:
         seeds=list(range(asked.seed, asked.seed + asked.count)),
         image_format=IMAGES.get(media_type, asked.format),
     )
+    total = time.perf_counter() - began
+    observe_generate(generated.cache, total)
     headers = {
-        "Server-Timing": _server_timing(generated, database=looked_up - began, total=time.perf_counter() - began),
+        "Server-Timing": _server_timing(generated, database=looked_up - began, total=total),
         "X-Cache": ", ".join(f"{name}={state}" for name, state in generated.cache.items()),
         "X-Seed": ", ".join(map(str, generated.seeds)),
         "Cache-Control": "no-store",
