@@ -4,6 +4,7 @@ Every `reconcile_seconds` the jobs whose lease ran out go back to the queue (or 
 and the doorbell is rung for the jobs that wait. Any number may run; an advisory lock lets one at a time sweep.
 """
 
+import logging
 import signal
 import sys
 import threading
@@ -66,6 +67,7 @@ def create_doorbell(settings: Settings) -> Celery:
 def main() -> None:
     settings = Settings()
     configure_logs(settings.log_level)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else each webhook's URL, tokens and all, is in the log
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a sweep is one transaction: it may end anywhere
     sessions, doorbell = make_sessions(settings), create_doorbell(settings)
     sender = threading.Thread(target=deliver_forever, args=(settings, sessions), name="webhooks", daemon=True)

@@ -40,8 +40,8 @@ def test_jobs_attempts_and_messages_are_counted(
     after = values(client, key)
 
     assert (after["opad_jobs", "queued"], after["opad_jobs", "succeeded"]) == (0, 1)
-    assert after["opad_job_seconds_bucket", "succeeded", "60.0"] == 0
-    assert after["opad_job_seconds_bucket", "succeeded", "300.0"] == 1
+    assert after["opad_job_seconds_bucket", "60.0", "succeeded"] == 0
+    assert after["opad_job_seconds_bucket", "300.0", "succeeded"] == 1
     assert after["opad_job_seconds_sum", "succeeded"] == 90
     assert after["opad_attempts_lost",] == 1
     assert after["opad_webhook_messages", "pending"] == 1
