@@ -16,9 +16,23 @@ from api.dispatch import create_doorbell
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.engine_client import EngineClient
+from api.limits import RateLimiter, count_request
 from api.middleware import RequestFrame
 from api.reference import install_reference
-from api.routes import concepts, downloads, events, generate, health, images, jobs, openai
+from api.routes import (
+    audit,
+    concepts,
+    downloads,
+    events,
+    generate,
+    health,
+    images,
+    jobs,
+    keys,
+    metrics,
+    openai,
+    webhooks,
+)
 from api.schemas import Problem
 from api.uploads import MAX_IMAGES
 
@@ -43,10 +57,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state.sessions = async_sessionmaker(engine, expire_on_commit=False)
         state.storage = Storage(settings)
         state.engines = EngineClient(settings.engine_urls, timeout_seconds=settings.generate_timeout_seconds)
+        state.limiter = RateLimiter(settings.redis_url)
         state.doorbell = create_doorbell(settings)
         state.decoders = asyncio.Semaphore(max(2, os.cpu_count() or 2))
         yield
         await state.engines.close()
+        await state.limiter.close()
         state.doorbell.close()
         await engine.dispose()
 
@@ -62,17 +78,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.is_stopping = lambda: False
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (401, 403, 404, 409, 422, 503)
+        status: {"model": Problem} for status in (401, 403, 404, 409, 422, 429, 503)
     }
-    v1 = APIRouter(dependencies=[Depends(bearer)], responses=problems)
-    for module in (concepts, downloads, jobs, events, generate, images, openai):
+    v1 = APIRouter(dependencies=[Depends(bearer), Depends(count_request)], responses=problems)
+    for module in (concepts, downloads, jobs, events, generate, images, openai, webhooks, keys, audit):
         v1.include_router(module.router)
     app.include_router(v1, prefix="/v1")
-    aliases = APIRouter(include_in_schema=False)
+    aliases = APIRouter(include_in_schema=False, dependencies=[Depends(count_request)])
     aliases.add_api_route("/concepts", concepts.create_concept, methods=["POST"], status_code=202)
     aliases.add_api_route("/generate", generate.generate, methods=["POST"], response_model=None)
     app.include_router(aliases)
     app.include_router(health.router)
+    app.include_router(metrics.router, responses=problems)
     app.include_router(pages.router)
     pages.install_static(app)
     install_reference(app)

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
@@ -10,13 +10,13 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
-from sqlalchemy import func, or_, select, update
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.db import SessionDep
 from api.domain import keys
 from api.domain.errors import Forbidden, Unauthorized
-from api.domain.models import ApiKey, DashboardSession
+from api.domain.models import ApiKey, DashboardSession, Owner
 
 IDLE = timedelta(minutes=30)
 LIFETIME = timedelta(hours=8)
@@ -30,11 +30,19 @@ bearer = HTTPBearer(
 @dataclass(frozen=True)
 class Caller:
     owner_id: UUID
+    owner_name: str
     api_key_id: UUID
     scopes: frozenset[str]
+    limits: Mapping[str, int]
+    """Of this key alone, beside those of the installation."""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
+
+    @property
+    def operates(self) -> bool:
+        """Whether the keys and the audit log of every owner are theirs to see; never a concept of another's."""
+        return "admin" in self.scopes and self.owner_name == keys.ADMIN_OWNER
 
 
 def cookie_name(secure: bool) -> str:
@@ -55,10 +63,6 @@ def hash_token(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _live_key() -> ColumnElement[bool]:
-    return ApiKey.revoked_at.is_(None) & or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
-
-
 async def caller_of_key(session: SessionDep, text: str) -> Caller:
     digest = keys.parse(text)
     if digest is None:
@@ -66,10 +70,35 @@ async def caller_of_key(session: SessionDep, text: str) -> Caller:
             "this is not an OPAD key: one begins with opk_live_ and ends with a checksum; copy it whole",
             "malformed_key",
         )
-    found = await session.scalar(select(ApiKey).where(ApiKey.secret_sha256 == digest, _live_key()))
+    found = (
+        await session.execute(
+            select(ApiKey, Owner.name, _unmarked_for_a_minute())
+            .join(Owner, Owner.id == ApiKey.owner_id)
+            .where(keys.has_secret(digest), keys.is_live())
+        )
+    ).one_or_none()
     if found is None:
         raise Unauthorized("this key is unknown, expired or revoked; make a new one with `opad key`", "unknown_key")
-    return Caller(found.owner_id, found.id, frozenset(found.scopes))
+    key, owner_name, unmarked = found
+    if unmarked:
+        await _mark_used(session, key.id)
+    return _as_caller(key, owner_name)
+
+
+def _as_caller(key: ApiKey, owner_name: str) -> Caller:
+    return Caller(key.owner_id, owner_name, key.id, frozenset(key.scopes), key.limits)
+
+
+def _unmarked_for_a_minute() -> ColumnElement[bool]:
+    return or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
+
+
+async def _mark_used(session: AsyncSession, key_id: UUID) -> None:
+    """Committed by itself, so that a request that fails counts as a use and a long one holds no lock on its key."""
+    await session.execute(
+        update(ApiKey).where(ApiKey.id == key_id, _unmarked_for_a_minute()).values(last_used_at=func.now())
+    )
+    await session.commit()
 
 
 async def caller_of_session(session: SessionDep, token: str) -> Caller | None:
@@ -77,20 +106,23 @@ async def caller_of_session(session: SessionDep, token: str) -> Caller | None:
     fresh = (DashboardSession.seen_at > func.now() - IDLE) & (DashboardSession.created_at > func.now() - LIFETIME)
     found = (
         await session.execute(
-            select(ApiKey, DashboardSession.id)
+            select(ApiKey, Owner.name, DashboardSession.id, _unmarked_for_a_minute())
             .join(DashboardSession, DashboardSession.api_key_id == ApiKey.id)
-            .where(DashboardSession.token_sha256 == hash_token(token), fresh, _live_key())
+            .join(Owner, Owner.id == ApiKey.owner_id)
+            .where(DashboardSession.token_sha256 == hash_token(token), fresh, keys.is_live())
         )
     ).one_or_none()
     if found is None:
         return None
-    key, session_id = found
+    key, owner_name, session_id, unmarked = found
+    if unmarked:
+        await _mark_used(session, key.id)
     await session.execute(
         update(DashboardSession)  # at most one write a minute, however often the page asks
         .where(DashboardSession.id == session_id, DashboardSession.seen_at < func.now() - timedelta(minutes=1))
         .values(seen_at=func.now())
     )
-    return Caller(key.owner_id, key.id, frozenset(key.scopes))
+    return _as_caller(key, owner_name)
 
 
 def is_same_origin(request: Request) -> bool:
@@ -136,3 +168,4 @@ def require(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
 Reader = Annotated[Caller, Depends(require("read"))]
 Trainer = Annotated[Caller, Depends(require("train"))]
 Generator = Annotated[Caller, Depends(require("generate"))]
+Admin = Annotated[Caller, Depends(require("admin"))]

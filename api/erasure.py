@@ -28,7 +28,9 @@ from api.domain.models import (
     Reference,
 )
 from api.domain.storage import Storage, image_prefix, job_prefix
+from api.domain.webhooks import WebhookDelivery
 from api.engine_client import EngineClient
+from api.quotas import keep_erased_training
 from api.schemas import ErasureReceipt
 
 ERASURE = 0x0FAD_0002
@@ -82,6 +84,8 @@ async def erase_concept(
     await _deleted(session, Image, Image.concept_id == concept_id)
     checkpoints = await _deleted(session, Checkpoint, Checkpoint.job_id.in_(job_ids))
     await _deleted(session, JobEvent, JobEvent.job_id.in_(job_ids))
+    await keep_erased_training(session, owner_id, job_ids)
+    await _deleted(session, WebhookDelivery, WebhookDelivery.job_id.in_(job_ids))
     await _deleted(session, Attempt, Attempt.job_id.in_(job_ids))
     await _deleted(session, Export, own_exports)
     await _deleted(session, Bundle, Bundle.concept_id == concept_id)

@@ -26,6 +26,7 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.TooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.NotAcceptable: 406,
+    errors.TooManyRequests: 429,
     errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
 }
@@ -69,7 +70,7 @@ def install(app: FastAPI) -> None:
 async def _domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.DomainError)
     headers = {}
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, (errors.Unavailable, errors.TooManyRequests)):
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="opad"'

@@ -7,6 +7,8 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.limits import header_fields
+
 log = structlog.get_logger()
 
 PAGE_POLICY = (
@@ -42,6 +44,9 @@ class RequestFrame:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
+                windows = scope["state"].get("rate_limits")
+                if windows:
+                    headers.update(header_fields(windows))
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
                 if scope["scheme"] == "https":

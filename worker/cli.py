@@ -1,4 +1,4 @@
-"""The console command `opad`: up, migrate, key create, doctor."""
+"""The console command `opad`: up, migrate, key create, audit verify, doctor."""
 
 import argparse
 import os
@@ -6,13 +6,11 @@ import signal
 import sys
 import threading
 
-from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from api.domain import keys
+from api.domain import audit, keys
 from api.domain.database import make_sessions
 from api.domain.errors import DomainError
-from api.domain.models import ApiKey, Owner
 from api.domain.settings import Settings
 from migrations.run import migrate
 from worker.home import LocalError, published_environment
@@ -40,6 +38,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     create_command.add_argument("--label", default="made by opad key create")
     create_command.set_defaults(run=create_key)
+
+    audit_commands = commands.add_parser("audit", help="the log of who did what").add_subparsers(
+        required=True, metavar="action"
+    )
+    verify_command = audit_commands.add_parser("verify", help="check its chain and name the first broken row")
+    verify_command.add_argument(
+        "--contains", metavar="NUMBER:HASH", type=audit.parse_mark, help="as an earlier verify told; finds a cut end"
+    )
+    verify_command.set_defaults(run=verify_audit)
 
     commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=examine)
 
@@ -76,16 +83,18 @@ def create_key(arguments: argparse.Namespace) -> int:
     unknown = sorted(set(scopes) - set(keys.SCOPES))
     if unknown or not scopes:
         raise LocalError(f"scopes are {', '.join(keys.SCOPES)}; got {arguments.scopes!r}")
-    key = keys.mint()
     with make_sessions(_settings_in_use()).begin() as session:
-        owner = session.scalar(select(Owner).where(Owner.name == arguments.owner))
-        if owner is None:
-            owner = Owner(name=arguments.owner)
-            session.add(owner)
-            session.flush()
-        session.add(ApiKey(owner_id=owner.id, label=arguments.label, secret_sha256=key.sha256, scopes=scopes))
-    print(key.text)
+        key, secret = keys.create(session, owner_name=arguments.owner, label=arguments.label, scopes=scopes)
+        audit.record(session, action="key.create", object_id=key.id, outcome="created", owner_id=key.owner_id)
+    print(secret.text)
     return 0
+
+
+def verify_audit(arguments: argparse.Namespace) -> int:
+    with make_sessions(_settings_in_use())() as session:
+        verdict = audit.verify(session, contains=arguments.contains)
+    print(verdict.sentence)
+    return 0 if verdict.sound else 1
 
 
 def examine(arguments: argparse.Namespace) -> int:

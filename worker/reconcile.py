@@ -1,11 +1,13 @@
-"""What makes the doorbell's losses harmless: `python -m worker.reconcile`.
+"""What makes the doorbell's losses harmless, and what sends webhooks: `python -m worker.reconcile`.
 
 Every `reconcile_seconds` the jobs whose lease ran out go back to the queue (or end, when their attempts are used up),
 and the doorbell is rung for the jobs that wait. Any number may run; an advisory lock lets one at a time sweep.
 """
 
+import logging
 import signal
 import sys
+import threading
 import time
 from uuid import UUID
 
@@ -20,10 +22,11 @@ from api.domain.database import Sessions, make_sessions
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from worker.celery_app import create_app
+from worker.webhooks import deliver_forever
 
 log = structlog.get_logger()
 
-_LOCK = 0x0FAD_0002
+_LOCK = 0x0FAD_0004
 
 
 def sweep(settings: Settings, sessions: Sessions) -> list[UUID]:
@@ -64,10 +67,13 @@ def create_doorbell(settings: Settings) -> Celery:
 def main() -> None:
     settings = Settings()
     configure_logs(settings.log_level)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else each webhook's URL, tokens and all, is in the log
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a sweep is one transaction: it may end anywhere
     sessions, doorbell = make_sessions(settings), create_doorbell(settings)
+    sender = threading.Thread(target=deliver_forever, args=(settings, sessions), name="webhooks", daemon=True)
+    sender.start()
     log.info("reconciler.started", reconcile_seconds=settings.reconcile_seconds)
-    while True:
+    while sender.is_alive():  # else our starter starts both anew
         try:
             waiting = sweep(settings, sessions)
             if waiting:
@@ -77,6 +83,7 @@ def main() -> None:
         except BrokerError as error:
             log.warning("reconciler.broker_unreachable", error=str(error))
         time.sleep(settings.reconcile_seconds)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,14 @@ class NotAcceptable(DomainError):
     """The wanted answer format cannot carry the answer."""
 
 
+class TooManyRequests(DomainError):
+    """More than a limit allows for now; worth asking again after `retry_after` seconds."""
+
+    def __init__(self, message: str, code: str, *, retry_after: float, **context: Any) -> None:
+        super().__init__(message, code, retry_after=retry_after, **context)
+        self.retry_after = retry_after
+
+
 class Unavailable(DomainError):
     """A part we need does not answer or is busy; worth asking again after `retry_after` seconds."""
 

@@ -46,6 +46,7 @@ from sqlalchemy.sql.selectable import CTE
 from uuid_utils.compat import uuid7
 
 from api.domain.models import Attempt, Bundle, Checkpoint, Export, Job, JobState
+from api.domain.webhooks import announced
 
 RING_TASK = "job.ring"
 """Celery task that carries a job id to a trainer host: a hint, which may be lost or doubled."""
@@ -225,12 +226,12 @@ def finish(
     )
     dropped = delete(Checkpoint).where(Checkpoint.job_id == moved.c.id).cte("dropped")
     rows = [_export_row(made, export) for export in exports]
-    return select(made.c.id).add_cte(_closed_attempts(moved, "succeeded"), dropped, *rows)
+    return select(made.c.id).add_cte(*_end_of_attempt(moved, "succeeded"), dropped, *rows)
 
 
 def fail(job_id: UUID, fence: int, *, code: str, detail: str) -> Select[JobState]:
     moved = _moved("fail", job_id, fence, error_code=code, error_detail=detail)
-    return select(moved.c.state).add_cte(_closed_attempts(moved, code, detail))
+    return select(moved.c.state).add_cte(*_end_of_attempt(moved, code, detail))
 
 
 def lose_attempt(
@@ -238,7 +239,7 @@ def lose_attempt(
 ) -> Select[JobState]:
     """An attempt ended without a result and another may do better."""
     moved = _lost(*_held("lose_attempt", job_id, fence), cause=cause, lease_seconds=lease_seconds, cap=max_attempts)
-    return select(moved.c.state).add_cte(_closed_attempts(moved, cause, detail))
+    return select(moved.c.state).add_cte(*_end_of_attempt(moved, cause, detail))
 
 
 def expire_leases(*, lease_seconds: float, max_attempts: int) -> Select[UUID, int, JobState]:
@@ -246,7 +247,7 @@ def expire_leases(*, lease_seconds: float, max_attempts: int) -> Select[UUID, in
     silent = (_begins("lose_attempt"), Job.lease_until < func.now())
     moved = _lost(*silent, cause="lost_worker", lease_seconds=lease_seconds, cap=max_attempts)
     return select(moved.c.id, moved.c.fence, moved.c.state).add_cte(
-        _closed_attempts(moved, "lost_worker", "the lease ran out")
+        *_end_of_attempt(moved, "lost_worker", "the lease ran out")
     )
 
 
@@ -255,7 +256,7 @@ def lose_attempts_of(worker: str, *, lease_seconds: float, max_attempts: int) ->
     its_own = (_begins("lose_attempt"), Job.worker == worker)
     moved = _lost(*its_own, cause="lost_worker", lease_seconds=lease_seconds, cap=max_attempts)
     return select(moved.c.id, moved.c.fence, moved.c.state).add_cte(
-        _closed_attempts(moved, "lost_worker", "the worker started anew")
+        *_end_of_attempt(moved, "lost_worker", "the worker started anew")
     )
 
 
@@ -270,12 +271,12 @@ def requeue(job_id: UUID, fence: int) -> Select[JobState]:
         attempt=Job.attempt - 1,
         run_after=func.now(),
     )
-    return select(moved.c.state).add_cte(_closed_attempts(moved, "shutdown"))
+    return select(moved.c.state).add_cte(*_end_of_attempt(moved, "shutdown"))
 
 
 def cancel(job_id: UUID, fence: int) -> Select[JobState]:
     moved = _moved("cancel", job_id, fence)
-    return select(moved.c.state).add_cte(_closed_attempts(moved, "cancelled"))
+    return select(moved.c.state).add_cte(*_end_of_attempt(moved, "cancelled"))
 
 
 def request_cancel(job_id: UUID) -> Select[JobState]:
@@ -289,10 +290,10 @@ def request_cancel(job_id: UUID) -> Select[JobState]:
             finished_at=case((waiting, func.now()), else_=Job.finished_at),
             cancel_requested_at=func.coalesce(Job.cancel_requested_at, func.now()),
         )
-        .returning(Job.state)
+        .returning(*_TOLD)
         .cte("moved")
     )
-    return select(moved.c.state)
+    return select(moved.c.state).add_cte(announced(moved))
 
 
 def retry(job_id: UUID) -> Select[JobState]:
@@ -318,6 +319,8 @@ def waiting(limit: int = 100) -> Select[UUID]:
     """The jobs that a trainer could take now, oldest first."""
     return select(Job.id).where(_begins("claim"), Job.run_after <= func.now()).order_by(Job.id).limit(limit)
 
+
+_TOLD = (Job.id, Job.fence, Job.state, Job.owner_id, Job.concept_id, Job.version, Job.error_code, Job.error_detail)
 
 _NEWEST_FIRST = (Checkpoint.fence.desc(), Checkpoint.step.desc())
 
@@ -370,18 +373,20 @@ def _update_ended(*conditions: ColumnElement[bool], **values: Any) -> CTE:
         update(Job)
         .where(*conditions)
         .values(worker=None, lease_until=None, eta_seconds=None, **values)
-        .returning(Job.id, Job.fence, Job.state, Job.concept_id, Job.version)
+        .returning(*_TOLD)
         .cte("moved")
     )
 
 
-def _closed_attempts(moved: CTE, cause: str, detail: str | None = None) -> CTE:
-    return (
+def _end_of_attempt(moved: CTE, cause: str, detail: str | None = None) -> tuple[CTE, CTE]:
+    """The attempts are closed, and webhooks hear of the jobs for which this was the end."""
+    closed = (
         update(Attempt)
         .where(Attempt.job_id == moved.c.id, Attempt.fence == moved.c.fence)
         .values(ended_at=func.now(), cause=cause, detail=detail)
         .cte("closed")
     )
+    return closed, announced(moved)
 
 
 def _export_row(made: CTE, export: StoredExport) -> CTE:

@@ -83,9 +83,16 @@ class ApiKey(Table):
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"))
     label: Mapped[str]
     secret_sha256: Mapped[bytes] = mapped_column(unique=True)
+    previous_sha256: Mapped[bytes | None] = mapped_column(unique=True)
+    """The secret before the last rotation; counts until `previous_until`."""
+    previous_until: Mapped[datetime | None]
     scopes: Mapped[list[str]]
     """Any of admin, train, generate, read; admin implies the others."""
+    limits: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Settings of the installation that are another number for this key (`api.limits.LimitName`); 0 is no limit."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_used_at: Mapped[datetime | None]
+    """Exact to a minute."""
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
@@ -218,6 +225,18 @@ class Attempt(Table):
     ended_at: Mapped[datetime | None]
     cause: Mapped[str | None]
     detail: Mapped[str | None]
+
+
+class ErasedTraining(Table):
+    """When an erased concept was trained: its attempts are gone, the minutes of the day stay used."""
+
+    __tablename__ = "erased_training"
+    __table_args__ = (Index("ix_erased_training_owner_id_ended_at", "owner_id", "ended_at"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"))
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime]
 
 
 class Checkpoint(Table):

@@ -52,6 +52,13 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=5, ge=1)
 
     max_upload_mb: int = Field(default=12, ge=1)
+    requests_per_minute: int = Field(default=6000, ge=0)
+    images_per_minute: int = Field(default=6000, ge=0)
+    max_concepts: int = Field(default=1000, ge=0)
+    training_minutes_per_day: int = Field(default=0, ge=0)
+    """Limits of a key that has none of its own; 0 is no limit."""
+    webhooks_to_private_addresses: bool = False
+    """Also to any port and by plain HTTP: for an installation whose users may reach what it reaches."""
     generate_timeout_seconds: float = Field(default=10, gt=0)
     log_level: str = "INFO"
 

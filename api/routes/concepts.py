@@ -15,6 +15,7 @@ from sqlalchemy.orm import selectinload
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
+from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
 from api.db import SessionDep
 from api.dispatch import ring
@@ -23,6 +24,7 @@ from api.domain.models import Concept, Job, Reference
 from api.domain.storage import Storage, reference_key
 from api.erasure import erase_concept, while_storing
 from api.idempotency import IdempotencyHeader, Once
+from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
 from api.schemas import ConceptAccepted, ConceptDetail, ConceptIn, ConceptOut, ConceptPage, ErasureReceipt, VersionIn
 from api.uploads import CleanImage, clean_images, read_form
@@ -76,6 +78,7 @@ async def create_concept(
     tasks: BackgroundTasks,
     who: Trainer,
     session: SessionDep,
+    trail: TrailDep,
     idempotency_key: IdempotencyHeader = None,
 ) -> ConceptAccepted:
     """Hand in 3-5 pictures of one thing; answers at once with the job that learns it."""
@@ -86,6 +89,7 @@ async def create_concept(
         once = await Once.of(session, who.owner_id, idempotency_key, "concepts", _as_asked(asked), files)
         if once.answer:
             return once.repeated(response, ConceptAccepted)
+        await check_training(session, request, who)
         base = await served_base(session, state.settings.base)
         base_name, class_noun = base.name, check_class_noun(base, asked.class_noun)
         await _refuse_taken_name(session, who.owner_id, asked.name)
@@ -93,6 +97,7 @@ async def create_concept(
         images = await clean_images(files, state.decoders)
     finally:
         await form.close()
+    await check_concepts(session, request, who)
     await while_storing(session)
     await run_in_threadpool(_store, state.storage, images)
     concept = Concept(owner_id=who.owner_id, name=asked.name, class_noun=class_noun, base=base_name)
@@ -122,6 +127,7 @@ async def create_concept(
     response.headers["Location"] = f"/v1/concepts/{concept.id}"
     if not await once.keep(session, response, accepted):
         return once.repeated(response, ConceptAccepted)
+    await trail.record("concept.create", concept.id, "accepted")
     tasks.add_task(ring, state.doorbell, job.id)  # runs after the commit and the answer
     log.info("concept.accepted", concept_id=str(concept.id), job_id=str(job.id), images=len(images))
     return accepted
@@ -136,6 +142,7 @@ async def create_version(
     tasks: BackgroundTasks,
     who: Trainer,
     session: SessionDep,
+    trail: TrailDep,
     idempotency_key: IdempotencyHeader = None,
 ) -> ConceptAccepted:
     """Learn a concept again from the same pictures; the version before serves until this one is ready."""
@@ -144,6 +151,7 @@ async def create_version(
     if once.answer:
         return once.repeated(response, ConceptAccepted)
     before = await _detail(session, who, concept_id)
+    await check_training(session, request, who)
     newest = before.jobs[0]
     if newest.state in ("queued", "running"):
         raise Conflict(
@@ -167,6 +175,7 @@ async def create_version(
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if not await once.keep(session, response, accepted):
         return once.repeated(response, ConceptAccepted)
+    await trail.record("concept.train_again", concept_id, "accepted")
     tasks.add_task(ring, request.app.state.doorbell, job.id)
     return accepted
 
@@ -250,12 +259,15 @@ async def read_concept(concept_id: UUID, who: Reader, session: SessionDep) -> Co
 
 
 @router.delete("/concepts/{concept_id}", response_model=ErasureReceipt)
-async def erase(concept_id: UUID, request: Request, who: Trainer, session: SessionDep) -> ErasureReceipt:
+async def erase(
+    concept_id: UUID, request: Request, who: Trainer, session: SessionDep, trail: TrailDep
+) -> ErasureReceipt:
     """Erase a concept for good: photos, versions, jobs, checkpoints, previews. The answer lists what went."""
     state = request.app.state
     receipt = await erase_concept(
         session, state.storage, state.engines, owner_id=who.owner_id, concept_id=concept_id
     )  # fmt: skip
+    await trail.record("concept.erase", concept_id, "erased")
     log.info("concept.erased", concept_id=str(concept_id), objects=receipt.objects)
     return receipt
 

@@ -13,6 +13,8 @@ from api.domain.errors import NotAcceptable
 from api.drawing import draw, find_subject
 from api.engine_client import Generated
 from api.keeping import keep_images
+from api.limits import count_images
+from api.metrics import observe_generate
 from api.negotiation import IMAGES, JSON, wanted_format
 from api.schemas import GenerateIn, GenerateOut, ImageOut
 
@@ -40,6 +42,7 @@ async def generate(asked: GenerateIn, request: Request, who: Generator, session:
             "one_image_per_file",
         )
     subject = await find_subject(session, who.owner_id, asked)
+    await count_images(request, who, asked.count)
     await session.rollback()  # gives the connection back while the engine draws
     looked_up = time.perf_counter()
     state = request.app.state
@@ -51,9 +54,11 @@ async def generate(asked: GenerateIn, request: Request, who: Generator, session:
             session, state.storage, generated, owner_id=who.owner_id, subject=subject, asked=asked
         )  # fmt: skip
         ids = [image.id for image in kept]
+    total = time.perf_counter() - began
+    observe_generate(generated.cache, total)
     headers = {
         "Server-Timing": _server_timing(
-            generated, database=looked_up - began, store=time.perf_counter() - drawn, total=time.perf_counter() - began
+            generated, database=looked_up - began, store=time.perf_counter() - drawn, total=total
         ),
         "X-Cache": ", ".join(f"{name}={state}" for name, state in generated.cache.items()),
         "X-Seed": ", ".join(map(str, generated.seeds)),

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
+from api.audit import TrailDep
 from api.auth import Generator, Reader
 from api.db import SessionDep
 from api.domain.models import Concept, Image
@@ -67,9 +68,10 @@ async def read_image(image_id: UUID, request: Request, who: Reader, session: Ses
 
 
 @router.delete("/images/{image_id}", status_code=204)
-async def delete_image(image_id: UUID, request: Request, who: Generator, session: SessionDep) -> None:
+async def delete_image(image_id: UUID, request: Request, who: Generator, session: SessionDep, trail: TrailDep) -> None:
     """Erase a kept picture for good, its file and its settings."""
     await erase_image(session, request.app.state.storage, owner_id=who.owner_id, image_id=image_id)
+    await trail.record("image.erase", image_id, "erased")
 
 
 def _described(storage: Storage, image: Image, concept_name: str) -> StoredImage:

@@ -9,12 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from starlette.concurrency import run_in_threadpool
 
+from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
 from api.db import SessionDep
 from api.dispatch import ring
 from api.domain import jobs
 from api.domain.errors import Conflict, NotFound
 from api.domain.models import Attempt, Concept, Job, JobState
+from api.quotas import check_training
 from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
 
 router = APIRouter(tags=["jobs"])
@@ -85,7 +87,7 @@ async def read_preview(job_id: UUID, request: Request, who: Reader, session: Ses
 
 
 @router.post("/jobs/{job_id}/cancel", response_model=JobOut)
-async def cancel_job(job_id: UUID, who: Trainer, session: SessionDep) -> JobOut:
+async def cancel_job(job_id: UUID, who: Trainer, session: SessionDep, trail: TrailDep) -> JobOut:
     """Stop a job: at once while it is queued, within seconds while it runs (`cancel_requested` until then)."""
     before = await _own_job(session, who, job_id)
     if (await session.execute(jobs.request_cancel(job_id))).one_or_none() is None:
@@ -94,15 +96,18 @@ async def cancel_job(job_id: UUID, who: Trainer, session: SessionDep) -> JobOut:
             "job_over",
             state=before.state,
         )
-    return await _own_job(session, who, job_id)
+    after = await _own_job(session, who, job_id)
+    await trail.record("job.cancel", job_id, "cancelled" if after.state == "cancelled" else "cancel_requested")
+    return after
 
 
 @router.post("/jobs/{job_id}/retry", response_model=JobOut)
 async def retry_job(
-    job_id: UUID, request: Request, tasks: BackgroundTasks, who: Trainer, session: SessionDep
+    job_id: UUID, request: Request, tasks: BackgroundTasks, who: Trainer, session: SessionDep, trail: TrailDep
 ) -> JobOut:
     """Queue a failed or cancelled job again, with fresh attempts; it goes on from its last checkpoint."""
     before = await _own_job(session, who, job_id)
+    await check_training(session, request, who)
     if (await session.execute(jobs.retry(job_id))).one_or_none() is None:
         raise Conflict(
             f"job {job_id} is {before.state}; only a failed or cancelled job can be tried again",
@@ -110,7 +115,9 @@ async def retry_job(
             state=before.state,
         )
     tasks.add_task(ring, request.app.state.doorbell, job_id)  # runs after the commit and the answer
-    return await _own_job(session, who, job_id)
+    after = await _own_job(session, who, job_id)
+    await trail.record("job.retry", job_id, "queued")
+    return after
 
 
 @router.get("/jobs/{job_id}/attempts", response_model=AttemptList)

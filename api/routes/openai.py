@@ -13,6 +13,8 @@ from api.domain.models import Bundle, Concept, Owner
 from api.domain.storage import Storage
 from api.drawing import Subject, draw, find_subject
 from api.keeping import keep_images
+from api.limits import count_images
+from api.metrics import observe_generate
 from api.openai_schemas import ImagesIn, ImagesOut, ModelList, ModelOut, OneImage
 from api.schemas import GenerateIn
 
@@ -35,11 +37,14 @@ async def create_images(asked: ImagesIn, request: Request, who: Generator, sessi
         seed=asked.seed,
         store=asked.response_format == "url",
     )
+    began = time.perf_counter()
     subject = await find_subject(session, who.owner_id, settings)
     _check_size(asked.size, subject)
+    await count_images(request, who, asked.n)
     await session.rollback()  # gives the connection back while the engine draws
     state = request.app.state
     generated = await draw(state.engines, subject, settings, image_format=asked.output_format)
+    observe_generate(generated.cache, time.perf_counter() - began)
     created = int(time.time())
     if not settings.store:
         images = [

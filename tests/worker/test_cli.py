@@ -62,3 +62,14 @@ def test_the_launcher_imports_no_torch():
 def test_every_setting_is_explained_in_the_example():
     explained = set(re.findall(r"^#OPAD_(\w+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
     assert explained == {name.upper() for name in Settings.model_fields}
+
+
+def test_the_audit_log_is_verified_from_the_command_line(in_use, capsys):
+    cli.main(["key", "create"])
+    capsys.readouterr()
+    assert cli.main(["audit", "verify"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("1 rows, unbroken")
+    mark = told.split()[-1]
+    assert cli.main(["audit", "verify", "--contains", mark]) == 0
+    assert cli.main(["audit", "verify", "--contains", f"2:{mark.partition(':')[2]}"]) == 1

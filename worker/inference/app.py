@@ -1,4 +1,4 @@
-"""The engine's HTTP side, for the api alone: one route that draws, one that forgets, two that tell how it is."""
+"""The engine's HTTP side, for the api alone: one route that draws, one that forgets, three that tell how it is."""
 
 import asyncio
 import re
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
@@ -132,6 +133,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/bundles/{sha256}", forget, methods=["DELETE"]),
             Route("/healthz", healthy),
             Route("/readyz", healthy),
+            Route("/metrics", metrics),
         ],
         lifespan=lifespan,
     )
@@ -140,6 +142,11 @@ def create_app(settings: Settings) -> Starlette:
 async def healthy(request: Request) -> Response:
     """Alive and, as the socket opens once the base is loaded, ready."""
     return JSONResponse({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    """For Prometheus, in the network that the api reaches us by; nobody else does."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def forget(request: Request) -> Response:

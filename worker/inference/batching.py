@@ -9,6 +9,7 @@ from threading import Condition, Thread
 
 import numpy as np
 import structlog
+from prometheus_client import Histogram
 
 from opad_core.errors import OpadError
 from opad_core.generation import ImageRequest, OneStepGenerator
@@ -18,6 +19,7 @@ log = structlog.get_logger()
 MAX_BATCH = 8
 """Bounds how long the first of a batch waits for the last."""
 MAX_WAITING = 64
+BATCH_SIZE = Histogram("opad_engine_batch_size", "Pictures drawn in one pass", buckets=range(1, MAX_BATCH + 1))
 
 
 class Overloaded(Exception):
@@ -138,6 +140,7 @@ class Batcher:
             prepared.append((item, known, time.monotonic() - before))
         if not prepared:
             return
+        BATCH_SIZE.observe(len(prepared))
         before = time.monotonic()
         pictures = self._generator.generate([item.request for item, _, _ in prepared])
         now = time.monotonic()

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
@@ -140,3 +141,14 @@ def test_an_engine_that_answers_has_announced_its_base(engine_settings, base):
     with TestClient(create_app(engine_settings)) as client, make_sessions(engine_settings)() as session:
         assert client.get("/readyz").status_code == 200
         assert session.scalars(select(ServedBase.name)).all() == [base.manifest.name]
+
+
+def test_it_tells_how_many_pictures_it_drew_at_once(client, stored):
+    def drawn():
+        families = text_string_to_metric_families(client.get("/metrics").text)
+        samples = {sample.name: sample.value for family in families for sample in family.samples}
+        return samples["opad_engine_batch_size_count"], samples["opad_engine_batch_size_sum"]
+
+    passes, pictures = drawn()
+    ask(client, stored[0].name)
+    assert drawn() == (passes + 1, pictures + 2)

@@ -1,0 +1,37 @@
+"""A route's way to the audit log."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.auth import Caller, caller
+from api.db import SessionDep
+from api.domain import audit
+
+
+class Trail:
+    """Knows the request; the route says what it did, last of all before it answers."""
+
+    def __init__(self, session: AsyncSession, who: Caller, request_id: str) -> None:
+        self._session, self._who, self._request_id = session, who, request_id
+
+    async def record(self, action: str, object_id: UUID, outcome: str, *, owner_id: UUID | None = None) -> None:
+        """`owner_id` when the thing is not the caller's own."""
+        await self._session.run_sync(
+            audit.record,
+            action=action,
+            object_id=object_id,
+            outcome=outcome,
+            owner_id=owner_id or self._who.owner_id,
+            api_key_id=self._who.api_key_id,
+            request_id=self._request_id,
+        )
+
+
+def _trail(request: Request, session: SessionDep, who: Annotated[Caller, Depends(caller)]) -> Trail:
+    return Trail(session, who, request.state.request_id)
+
+
+TrailDep = Annotated[Trail, Depends(_trail)]

@@ -1,0 +1,130 @@
+"""Who did what: rows that are only ever added, each sealed with the hash of itself and of the row before it.
+
+A row is written in the transaction of what it tells of, as its last statement: from then to the commit no other
+transaction can add one, and a lock taken later could wait for one that waits here.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Index, func, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.domain.models import Table
+
+_LOCK = 0x0FAD_0003
+"""Advisory lock: one row at a time, so that each knows the one before."""
+_BEFORE_THE_FIRST = bytes(32)
+
+
+class AuditEvent(Table):
+    """The database refuses to change or delete a row; no foreign keys, for the row outlives what it tells of."""
+
+    __tablename__ = "audit_event"
+    __table_args__ = (
+        Index("ix_audit_event_owner_id_number", "owner_id", "number"),
+        Index("ix_audit_event_object_id_number", "object_id", "number"),
+    )
+
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """From 1, without gaps."""
+    at: Mapped[datetime]
+    owner_id: Mapped[UUID]
+    """Whose thing it is that something was done to."""
+    api_key_id: Mapped[UUID | None]
+    """Who did it; None for a command on the server."""
+    action: Mapped[str]
+    """`<thing>.<verb>`, for instance concept.create."""
+    object_id: Mapped[UUID]
+    outcome: Mapped[str]
+    request_id: Mapped[str | None]
+    hash: Mapped[bytes]
+
+    def seal(self, before: bytes) -> bytes:
+        """SHA-256 over the hash of the row before and every column of this one."""
+        columns = [
+            self.number,
+            self.at.astimezone(UTC).isoformat(timespec="microseconds"),
+            str(self.owner_id),
+            self.api_key_id and str(self.api_key_id),
+            self.action,
+            str(self.object_id),
+            self.outcome,
+            self.request_id,
+        ]
+        return hashlib.sha256(before + json.dumps(columns, separators=(",", ":")).encode()).digest()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A row that was seen in the log."""
+
+    number: int
+    hash: bytes
+
+
+@dataclass(frozen=True)
+class Verdict:
+    sound: bool
+    sentence: str
+
+
+def record(
+    session: Session,
+    *,
+    action: str,
+    object_id: UUID,
+    outcome: str,
+    owner_id: UUID,
+    api_key_id: UUID | None = None,
+    request_id: str | None = None,
+) -> None:
+    """Add a row. The caller commits, and does nothing else before that."""
+    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    newest = select(AuditEvent.number, AuditEvent.hash).order_by(AuditEvent.number.desc()).limit(1).subquery()
+    last = session.execute(select(newest.c.number, newest.c.hash)).one_or_none()
+    number, before = (last.number, last.hash) if last else (0, _BEFORE_THE_FIRST)
+    event = AuditEvent(
+        number=number + 1,
+        at=session.scalars(select(func.clock_timestamp())).one(),
+        owner_id=owner_id,
+        api_key_id=api_key_id,
+        action=action,
+        object_id=object_id,
+        outcome=outcome,
+        request_id=request_id,
+    )
+    event.hash = event.seal(before)
+    session.add(event)
+    session.flush()
+
+
+def verify(session: Session, *, contains: Mark | None = None) -> Verdict:
+    """Whether every row is as it was written and none is missing between; `contains` finds an end that was cut off."""
+    number, before, found = 0, _BEFORE_THE_FIRST, contains is None
+    rows = session.scalars(select(AuditEvent).order_by(AuditEvent.number).execution_options(yield_per=1000))
+    for row in rows:
+        number += 1
+        if row.number != number:
+            return Verdict(False, f"row {number} of the audit log is missing; the next one is {row.number}")
+        if row.hash != row.seal(before):
+            return Verdict(False, f"row {number} of the audit log ({row.action}) is not as it was written")
+        before = row.hash
+        found = found or (contains is not None and contains == Mark(number, row.hash))
+    if not found:
+        assert contains is not None
+        return Verdict(False, f"row {contains.number} with that hash is not in the audit log, which ends at {number}")
+    if not number:
+        return Verdict(True, "the audit log is empty")
+    return Verdict(
+        True, f"{number} rows, unbroken; keep this elsewhere, for --contains of a later verify: {number}:{before.hex()}"
+    )
+
+
+def parse_mark(text: str) -> Mark:
+    """`NUMBER:HASH` as `verify` tells it. Raises ValueError."""
+    number, _, digest = text.partition(":")
+    return Mark(int(number), bytes.fromhex(digest))

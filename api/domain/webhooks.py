@@ -1,0 +1,196 @@
+"""Webhooks: who wants to hear of which events, and each message until it has arrived or is given up.
+
+A delivery is written in the transaction that ends its job (`announced` is part of that one statement), so it is there
+if and only if the job has ended. `worker.webhooks` sends it, at least once, under one message id.
+"""
+
+import base64
+import random
+import secrets
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Identity,
+    Index,
+    Row,
+    Text,
+    any_,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    text,
+    type_coerce,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.sql.selectable import CTE
+from uuid_utils.compat import uuid7
+
+from api.domain.models import JobState, Table
+
+JOB_EVENTS = ("job.succeeded", "job.failed", "job.cancelled")
+PING = "webhook.ping"
+DELAYS = tuple(
+    timedelta(seconds=seconds)
+    for seconds in (0, 5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
+)
+"""Standard Webhooks 1.0.0: before each try, from the one before; ten tries over three days."""
+_KEPT = timedelta(days=30)
+_FINAL = (JobState.succeeded, JobState.failed, JobState.cancelled)
+
+
+class Webhook(Table):
+    __tablename__ = "webhook"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"), index=True)
+    url: Mapped[str]
+    events: Mapped[list[str]]
+    secret: Mapped[str]
+    """`whsec_` and base64: in the clear, for every message is signed with it."""
+    previous_secret: Mapped[str | None]
+    """Signs beside the new one until `previous_until`."""
+    previous_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disabled_at: Mapped[datetime | None]
+    """When the receiver answered 410 Gone."""
+
+
+class WebhookDelivery(Table):
+    """One message for one webhook. `tries` is its fence: a sender reports under the number it claimed."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        Index("ix_webhook_delivery_due", "next_try_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_webhook_delivery_webhook_id_number", "webhook_id", "number"),
+        Index("ix_webhook_delivery_job_id", "job_id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
+    """In the order of writing, for pages."""
+    webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhook.id"))
+    event: Mapped[str]
+    job_id: Mapped[UUID | None]
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(server_default="pending")
+    """pending, delivered or failed."""
+    tries: Mapped[int] = mapped_column(server_default="0")
+    """Of the present round; a redelivery begins a new one."""
+    log: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
+    """Every try of every round: at, status or error, milliseconds."""
+    next_try_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+def new_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def announced(moved: CTE) -> CTE:
+    """Messages for the jobs among `moved` that have come to a final state: its columns id, state, concept_id, version,
+    owner_id, error_code, error_detail."""
+    event = literal("job.") + cast(moved.c.state, Text)
+    error = func.jsonb_build_object("code", moved.c.error_code, "detail", moved.c.error_detail)
+    data = func.jsonb_build_object(
+        "job_id", moved.c.id,
+        "concept_id", moved.c.concept_id,
+        "version", moved.c.version,
+        "state", cast(moved.c.state, Text),
+        "error", case((moved.c.error_code.is_not(None), error), else_=null()),
+    )  # fmt: skip
+    payload = type_coerce(func.jsonb_build_object("type", event, "timestamp", func.now(), "data", data), JSONB)
+    wanted = (
+        select(Webhook.id, event, moved.c.id, payload)
+        .join(moved, moved.c.owner_id == Webhook.owner_id)
+        .where(moved.c.state.in_(_FINAL), Webhook.disabled_at.is_(None), event == any_(Webhook.events))
+    )
+    columns = ["webhook_id", "event", "job_id", "payload"]
+    return insert(WebhookDelivery).from_select(columns, wanted, include_defaults=False).cte("announced")
+
+
+def claim_due(session: Session, *, limit: int, busy: timedelta) -> list[tuple[WebhookDelivery, Webhook]]:
+    """Messages whose time has come; nobody else gets them for as long as `busy`."""
+    due = (
+        select(WebhookDelivery.id)
+        .where(WebhookDelivery.state == "pending", WebhookDelivery.next_try_at <= func.now())
+        .order_by(WebhookDelivery.next_try_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    claimed = session.scalars(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.id == due.c.id)
+        .values(next_try_at=func.now() + busy)
+        .returning(WebhookDelivery)
+    ).all()
+    hooks = {
+        hook.id: hook
+        for hook in session.scalars(select(Webhook).where(Webhook.id.in_({d.webhook_id for d in claimed})))
+    }
+    return [(delivery, hooks[delivery.webhook_id]) for delivery in claimed]
+
+
+def record_arrival(session: Session, delivery: WebhookDelivery, entry: dict[str, Any]) -> bool:
+    """False when somebody else has claimed the message since."""
+    return _record(session, delivery, entry, state="delivered", next_try_at=None) is not None
+
+
+def record_failure(
+    session: Session, delivery: WebhookDelivery, entry: dict[str, Any], *, retry_after: timedelta | None = None
+) -> str | None:
+    """The state that follows: pending, or failed when it was the last try; None as `record_arrival`'s False.
+
+    Up to a tenth of the pause is added at random, so that what failed together does not come back together.
+    """
+    tries = delivery.tries + 1
+    if tries >= len(DELAYS):
+        row = _record(session, delivery, entry, state="failed", next_try_at=None)
+    else:
+        pause = max(DELAYS[tries] * random.uniform(1, 1.1), min(retry_after or timedelta(0), DELAYS[-1]))
+        row = _record(session, delivery, entry, state="pending", next_try_at=func.now() + pause)
+    return row.state if row else None
+
+
+def record_gone(session: Session, delivery: WebhookDelivery, entry: dict[str, Any]) -> None:
+    """The receiver wants no more: the webhook is disabled, and what waits for it is given up."""
+    if _record(session, delivery, entry, state="failed", next_try_at=None) is None:
+        return
+    session.execute(update(Webhook).where(Webhook.id == delivery.webhook_id).values(disabled_at=func.now()))
+    session.execute(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.webhook_id == delivery.webhook_id, WebhookDelivery.state == "pending")
+        .values(state="failed", next_try_at=None)
+    )
+
+
+def drop_old(session: Session) -> None:
+    session.execute(
+        WebhookDelivery.__table__.delete().where(  # type: ignore[attr-defined]  # __table__ is a Table
+            WebhookDelivery.state != "pending", WebhookDelivery.created_at < func.now() - _KEPT
+        )
+    )
+
+
+def _record(session: Session, delivery: WebhookDelivery, entry: dict[str, Any], **values: Any) -> Row[Any] | None:
+    return session.execute(
+        update(WebhookDelivery)
+        .where(
+            WebhookDelivery.id == delivery.id,
+            WebhookDelivery.tries == delivery.tries,
+            WebhookDelivery.state == "pending",
+        )
+        .values(tries=delivery.tries + 1, log=WebhookDelivery.log.op("||")(cast([entry], JSONB)), **values)
+        .returning(WebhookDelivery.state)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()

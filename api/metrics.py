@@ -1,0 +1,85 @@
+"""What Prometheus is told: times that this process measured, and counts of the database, the same from every process.
+
+Counts of rows are gauges, for they fall when a concept is erased or old messages are dropped.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.domain.models import Attempt, Job, JobState
+from api.domain.webhooks import WebhookDelivery
+
+GENERATE_SECONDS = Histogram(
+    "opad_generate_seconds",
+    "From a request for pictures to its answer, by where the concept was found: hit, kv_miss or bundle_miss",
+    ["cache"],
+    buckets=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10),
+)
+_JOB_SECONDS = (30, 60, 300, 600, 1800, 3600, 7200, 14400)
+
+
+def observe_generate(cache: dict[str, str], seconds: float) -> None:
+    """`cache` as the engine tells it."""
+    missed = next((name for name in ("bundle", "kv") if cache.get(name) == "miss"), None)
+    GENERATE_SECONDS.labels(f"{missed}_miss" if missed else "hit").observe(seconds)
+
+
+async def exposition(session: AsyncSession) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(
+        _Read([await _jobs(session), await _job_seconds(session), await _expiries(session), await _messages(session)])
+    )
+    return generate_latest() + generate_latest(registry)
+
+
+class _Read(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+async def _jobs(session: AsyncSession) -> Metric:
+    counted = dict((await session.execute(select(Job.state, func.count()).group_by(Job.state))).tuples().all())
+    metric = GaugeMetricFamily("opad_jobs", "Jobs by state; queued is the queue's depth", labels=["state"])
+    for state in JobState:
+        metric.add_metric([state.value], counted.get(state, 0))
+    return metric
+
+
+async def _job_seconds(session: AsyncSession) -> Metric:
+    seconds = func.extract("epoch", Job.finished_at - Job.started_at)
+    within = [func.count().filter(seconds <= bound) for bound in _JOB_SECONDS]
+    rows = await session.execute(
+        select(Job.state, func.count(), func.sum(seconds), *within)
+        .where(Job.started_at.is_not(None), Job.finished_at.is_not(None))
+        .group_by(Job.state)
+    )
+    metric = HistogramMetricFamily("opad_job_seconds", "From a job's first start to its end", labels=["state"])
+    for state, count, total, *below in rows:
+        bounds = [*map(str, map(float, _JOB_SECONDS)), "+Inf"]
+        metric.add_metric([state.value], list(zip(bounds, [*below, count], strict=True)), float(total))
+    return metric
+
+
+async def _expiries(session: AsyncSession) -> Metric:
+    lost = await session.scalar(select(func.count()).where(Attempt.cause == "lost_worker"))
+    return GaugeMetricFamily("opad_attempts_lost", "Attempts whose worker fell silent or died", value=lost or 0)
+
+
+async def _messages(session: AsyncSession) -> Metric:
+    query = select(WebhookDelivery.state, func.count()).group_by(WebhookDelivery.state)
+    counted = dict((await session.execute(query)).tuples().all())
+    metric = GaugeMetricFamily(
+        "opad_webhook_messages", "Messages of 30 days; failed ones are given up", labels=["state"]
+    )
+    for state in ("pending", "delivered", "failed"):
+        metric.add_metric([state], counted.get(state, 0))
+    return metric

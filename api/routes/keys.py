@@ -1,0 +1,225 @@
+"""API keys: who may come in, and how far."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.audit import TrailDep
+from api.auth import Admin, Caller
+from api.db import SessionDep
+from api.domain import keys
+from api.domain.errors import Conflict, Forbidden, NotFound
+from api.domain.models import ApiKey, Owner
+from api.schemas import In, Name, Out
+
+router = APIRouter(tags=["keys"])
+
+MAX_GRACE_SECONDS = 7 * 24 * 3600
+_EXAMPLE: dict[str, Any] = {
+    "id": "0198c0de-7e57-7000-8000-00000000000a",
+    "name": "picture frame",
+    "owner": "alice",
+    "scopes": ["generate", "read"],
+    "limits": {"images_per_minute": 60},
+    "state": "active",
+    "created_at": "2026-11-22T21:00:00Z",
+    "last_used_at": "2026-11-22T21:05:00Z",
+    "expires_at": "2027-11-22T00:00:00Z",
+    "revoked_at": None,
+    "previous_valid_until": None,
+}
+Scope = Literal["admin", "train", "generate", "read"]
+
+
+def _distinct(scopes: list[Scope]) -> list[Scope]:
+    return [scope for scope in keys.SCOPES if scope in scopes]
+
+
+def _in_future(value: datetime) -> datetime:
+    if value <= datetime.now(UTC):
+        raise ValueError(f"{value.isoformat()} is past; give a time to come, or leave it out for a key without end")
+    return value
+
+
+class KeyLimits(In):
+    """What this key may do, where that differs from the installation's settings; 0 is no limit."""
+
+    requests_per_minute: int | None = Field(None, ge=0)
+    images_per_minute: int | None = Field(None, ge=0)
+    max_concepts: int | None = Field(None, ge=0, description="that its owner may have when it makes another")
+    training_minutes_per_day: int | None = Field(None, ge=0, description="of its owner, since 00:00 UTC")
+
+
+class KeyIn(In):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "picture frame", "scopes": ["generate", "read"]},
+                {
+                    "name": "intern",
+                    "owner": "alice",
+                    "scopes": ["train", "generate", "read"],
+                    "expires_at": "2027-11-22T00:00:00Z",
+                    "limits": {"images_per_minute": 60, "max_concepts": 3, "training_minutes_per_day": 30},
+                },
+            ]
+        }
+    )
+
+    name: Name
+    owner: Name | None = Field(None, description="whose key; your own when missing, made if new")
+    scopes: Annotated[list[Scope], Field(min_length=1), AfterValidator(_distinct)]
+    expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
+    limits: KeyLimits | None = None
+
+
+class RotateIn(In):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"grace_seconds": 3600}]})
+
+    grace_seconds: int = Field(0, ge=0, le=MAX_GRACE_SECONDS, description="for which the old secret still counts")
+
+
+class KeyOut(Out):
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    id: UUID
+    name: str
+    owner: str
+    scopes: list[str]
+    limits: dict[str, int] = Field(description="of this key alone; the installation's hold for what is not named")
+    state: Literal["active", "expired", "revoked"]
+    created_at: datetime
+    last_used_at: datetime | None = Field(description="exact to a minute")
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    previous_valid_until: datetime | None = Field(description="end of the old secret's grace after a rotation")
+
+    @classmethod
+    def of(cls, key: ApiKey, owner_name: str) -> Self:
+        return cls(**_fields(key, owner_name))
+
+
+class KeyMade(KeyOut):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**_EXAMPLE, "secret": "opk_live_" + "x" * 43 + "_1a2b3c4d"}]}
+    )
+
+    secret: str = Field(description="the key itself, shown this once")
+
+    @classmethod
+    def of_new(cls, key: ApiKey, owner_name: str, secret: keys.NewKey) -> Self:
+        return cls(**_fields(key, owner_name), secret=secret.text)
+
+
+class KeyPage(Out):
+    items: list[KeyOut]
+    next: str | None = Field(description="pass as `cursor` to get the following page; null on the last")
+
+
+def _fields(key: ApiKey, owner_name: str) -> dict[str, Any]:
+    expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+    return {
+        "id": key.id,
+        "name": key.label,
+        "owner": owner_name,
+        "scopes": key.scopes,
+        "limits": key.limits,
+        "state": "revoked" if key.revoked_at else "expired" if expired else "active",
+        "created_at": key.created_at,
+        "last_used_at": key.last_used_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "previous_valid_until": key.previous_until,
+    }
+
+
+def _visible(who: Caller) -> Select[ApiKey, str]:
+    query = select(ApiKey, Owner.name).join(Owner, Owner.id == ApiKey.owner_id)
+    return query if who.operates else query.where(ApiKey.owner_id == who.owner_id)
+
+
+async def _find(session: AsyncSession, who: Caller, key_id: UUID, *, lock: bool) -> tuple[ApiKey, str]:
+    query = _visible(who).where(ApiKey.id == key_id).execution_options(populate_existing=True)
+    found = (await session.execute(query.with_for_update(of=ApiKey) if lock else query)).one_or_none()
+    if found is None:
+        raise NotFound(f"there is no key {key_id} here; GET /v1/keys lists those you manage", "no_such_key")
+    return found[0], found[1]
+
+
+@router.post("/keys", status_code=201, response_model=KeyMade)
+async def create_key(asked: KeyIn, response: Response, who: Admin, session: SessionDep, trail: TrailDep) -> KeyMade:
+    """Make a key; its secret is in this answer and nowhere else."""
+    owner_name = asked.owner or who.owner_name
+    if owner_name != who.owner_name and not who.operates:
+        raise Forbidden(
+            f"this key manages the keys of its own owner {who.owner_name!r}, not of {owner_name!r}; leave `owner` out",
+            "foreign_owner",
+        )
+    key, secret = await session.run_sync(
+        keys.create,
+        owner_name=owner_name,
+        label=asked.name,
+        scopes=asked.scopes,
+        expires_at=asked.expires_at,
+        limits=asked.limits.model_dump(exclude_none=True) if asked.limits else {},
+    )
+    made = KeyMade.of_new(key, owner_name, secret)
+    response.headers.update({"Location": f"/v1/keys/{key.id}", "Cache-Control": "no-store"})
+    await trail.record("key.create", key.id, "created", owner_id=key.owner_id)
+    return made
+
+
+@router.get("/keys", response_model=KeyPage)
+async def list_keys(
+    who: Admin,
+    session: SessionDep,
+    owner: Annotated[str | None, Query(max_length=80, description="only the keys of this owner")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: UUID | None = None,
+) -> KeyPage:
+    """Your owner's keys, newest first; those of every owner for the owner `admin`. Secrets are never shown again."""
+    query = _visible(who).order_by(ApiKey.id.desc()).limit(limit + 1)
+    if owner is not None:
+        query = query.where(Owner.name == owner)
+    if cursor is not None:
+        query = query.where(ApiKey.id < cursor)
+    found = (await session.execute(query)).all()
+    items = [KeyOut.of(key, owner_name) for key, owner_name in found[:limit]]
+    return KeyPage(items=items, next=str(items[-1].id) if len(found) > limit else None)
+
+
+@router.get("/keys/{key_id}", response_model=KeyOut)
+async def read_key(key_id: UUID, who: Admin, session: SessionDep) -> KeyOut:
+    """One key, without its secret."""
+    return KeyOut.of(*await _find(session, who, key_id, lock=False))
+
+
+@router.post("/keys/{key_id}/rotate", response_model=KeyMade)
+async def rotate_key(
+    key_id: UUID, asked: RotateIn, response: Response, who: Admin, session: SessionDep, trail: TrailDep
+) -> KeyMade:
+    """Give a key a new secret; the old one counts for `grace_seconds` more. Browsers signed in with it must do so
+    again."""
+    key, owner_name = await _find(session, who, key_id, lock=True)
+    secret = await session.run_sync(keys.rotate, key, grace=timedelta(seconds=asked.grace_seconds))
+    made = KeyMade.of_new(key, owner_name, secret)
+    response.headers["Cache-Control"] = "no-store"
+    await trail.record("key.rotate", key.id, "rotated", owner_id=key.owner_id)
+    return made
+
+
+@router.delete("/keys/{key_id}", response_model=KeyOut)
+async def revoke_key(key_id: UUID, who: Admin, session: SessionDep, trail: TrailDep) -> KeyOut:
+    """Revoke a key for good: no process takes it from the moment of this answer."""
+    if key_id == who.api_key_id:
+        raise Conflict("this is the key that you are using; rotate it, or revoke it with another one", "key_in_use")
+    key, owner_name = await _find(session, who, key_id, lock=True)
+    await session.run_sync(keys.revoke, key)
+    revoked = KeyOut.of(key, owner_name)
+    await trail.record("key.revoke", key.id, "revoked", owner_id=key.owner_id)
+    return revoked

@@ -1,0 +1,21 @@
+"""For Prometheus; with a key, as the counts are of every owner's jobs."""
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from api.auth import Reader, bearer
+from api.db import SessionDep
+from api.domain import keys
+from api.domain.errors import Forbidden
+from api.metrics import exposition
+
+router = APIRouter(tags=["health"], dependencies=[Depends(bearer)])
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(who: Reader, session: SessionDep) -> Response:
+    """Prometheus' text format, for a key of the owner `admin` with the scope `read`."""
+    if who.owner_name != keys.ADMIN_OWNER:
+        raise Forbidden(f"metrics are for keys of the owner {keys.ADMIN_OWNER!r}; use one of those", "foreign_owner")
+    return Response(await exposition(session), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,64 @@
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from api.domain import keys
+from api.domain.database import Sessions
+from api.domain.models import Attempt, JobState
+from api.metrics import observe_generate
+from tests.api.test_auth import bearer
+
+
+def values(client: TestClient, key: str) -> dict[tuple[str, ...], float]:
+    answer = client.get("/metrics", headers=bearer(key))
+    assert answer.status_code == 200
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_jobs_attempts_and_messages_are_counted(
+    client: TestClient, new_key: Callable[..., str], concept: dict[str, Any], set_job: Callable[..., None],
+    sessions: Sessions,
+) -> None:  # fmt: skip
+    key = new_key(keys.ADMIN_OWNER, scopes=("read",))
+    client.post("/v1/webhooks", json={"url": "https://93.184.216.34/"})
+    job_id = concept["jobs"][0]["id"]
+    assert values(client, key)["opad_jobs", "queued"] == 1
+    client.post(f"/v1/jobs/{job_id}/cancel")
+    now = datetime.now(UTC)
+    set_job(job_id, state=JobState.succeeded, started_at=now - timedelta(seconds=90), finished_at=now)
+    with sessions.begin() as db:
+        db.add(Attempt(job_id=UUID(job_id), fence=1, worker="w", ended_at=now, cause="lost_worker"))
+
+    after = values(client, key)
+
+    assert (after["opad_jobs", "queued"], after["opad_jobs", "succeeded"]) == (0, 1)
+    assert after["opad_job_seconds_bucket", "60.0", "succeeded"] == 0
+    assert after["opad_job_seconds_bucket", "300.0", "succeeded"] == 1
+    assert after["opad_job_seconds_sum", "succeeded"] == 90
+    assert after["opad_attempts_lost",] == 1
+    assert after["opad_webhook_messages", "pending"] == 1
+
+
+def test_generate_is_measured_by_where_the_concept_was_found(client: TestClient, new_key: Callable[..., str]) -> None:
+    key = new_key(keys.ADMIN_OWNER)
+    before = values(client, key)
+    observe_generate({"bundle": "hit", "kv": "hit"}, 0.12)
+    observe_generate({"bundle": "hit", "kv": "miss"}, 0.12)
+    observe_generate({"bundle": "miss", "kv": "miss"}, 0.12)
+    after = values(client, key)
+    for cache in ("hit", "kv_miss", "bundle_miss"):
+        name = ("opad_generate_seconds_count", cache)
+        assert after[name] == before.get(name, 0) + 1
+
+
+def test_metrics_are_the_operators(client: TestClient, new_key: Callable[..., str]) -> None:
+    assert client.get("/metrics", headers={"Authorization": ""}).status_code == 401
+    assert client.get("/metrics", headers=bearer(new_key("bob"))).status_code == 403

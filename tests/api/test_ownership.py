@@ -1,0 +1,62 @@
+"""Each route, asked with another owner's key for what is not theirs."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.api.test_auth import bearer
+
+_BODIES: dict[tuple[str, str], Any] = {
+    ("post", "/v1/concepts/{concept_id}/versions"): {},
+    ("post", "/v1/keys/{key_id}/rotate"): {},
+    ("post", "/v1/webhooks/{webhook_id}/rotate"): {},
+}
+"""Bodies that would pass, of the routes that read one."""
+
+
+@pytest.fixture
+def alices(client: TestClient, concept: dict[str, Any]) -> dict[str, str]:
+    """One thing of alice's for each path parameter there is."""
+    key = client.post("/v1/keys", json={"name": "frame", "scopes": ["read"]}).json()
+    webhook = client.post("/v1/webhooks", json={"url": "https://93.184.216.34/"}).json()
+    delivery = client.post(f"/v1/webhooks/{webhook['id']}/ping").json()
+    return {
+        "webhook_id": webhook["id"],
+        "delivery_id": delivery["id"],
+        "concept_id": concept["id"],
+        "job_id": concept["jobs"][0]["id"],
+        "position": "1",
+        "key_id": key["id"],
+    }
+
+
+def test_every_route_answers_404_for_what_belongs_to_another_owner(
+    client: TestClient, alices: dict[str, str], new_key: Callable[..., str], subtests: pytest.Subtests
+) -> None:
+    bob = bearer(new_key("bob"))
+    routes = [
+        (method, path)
+        for path, methods in client.get("/openapi.json").json()["paths"].items()
+        for method in methods
+        if "{" in path
+    ]
+    assert len(routes) > 10
+    for method, path in routes:
+        with subtests.test(f"{method} {path}"):
+            unknown = set(re.findall(r"{(\w+)}", path)) - alices.keys()
+            assert not unknown, "tell the fixture `alices` of a thing that this parameter names"
+            answer = client.request(method, path.format(**alices), json=_BODIES.get((method, path)), headers=bob)
+            assert answer.status_code == 404, answer.text
+    for path in ("/v1/concepts", "/v1/jobs", "/v1/webhooks"):
+        with subtests.test(f"list {path}"):
+            assert client.get(path, headers=bob).json()["items"] == []
+
+
+def test_alice_herself_reaches_them(client: TestClient, alices: dict[str, str], subtests: pytest.Subtests) -> None:
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        if "{" in path and "get" in methods and not path.endswith("/preview"):  # the job has drawn none
+            with subtests.test(path):
+                assert client.get(path.format(**alices)).status_code == 200
