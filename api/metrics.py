@@ -47,7 +47,8 @@ class _Read(Collector):
 
 
 async def _jobs(session: AsyncSession) -> Metric:
-    counted = dict((await session.execute(select(Job.state, func.count()).group_by(Job.state))).tuples().all())
+    by_state = select(Job.state, func.count()).group_by(Job.state)
+    counted = dict(await session.execute(by_state))
     metric = GaugeMetricFamily("opad_jobs", "Jobs by state; queued is the queue's depth", labels=["state"])
     for state in JobState:
         metric.add_metric([state.value], counted.get(state, 0))
@@ -76,7 +77,7 @@ async def _expiries(session: AsyncSession) -> Metric:
 
 async def _messages(session: AsyncSession) -> Metric:
     query = select(WebhookDelivery.state, func.count()).group_by(WebhookDelivery.state)
-    counted = dict((await session.execute(query)).tuples().all())
+    counted = dict(await session.execute(query))
     metric = GaugeMetricFamily(
         "opad_webhook_messages", "Messages of 30 days; failed ones are given up", labels=["state"]
     )

@@ -1,13 +1,22 @@
 """Each route, asked with another owner's key for what is not theirs."""
 
+import hashlib
 import re
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from fastapi.testclient import TestClient
+from uuid_utils.compat import uuid7
 
+from api.domain.database import Sessions
+from api.domain.models import Bundle, Concept, Image, JobState
+from api.domain.settings import Settings
+from api.domain.storage import Storage, bundle_key, image_key
 from tests.api.test_auth import bearer
+
+FILE = b"what was learned, or drawn"
 
 _BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/concepts/{concept_id}/versions"): {},
@@ -18,8 +27,21 @@ _BODIES: dict[tuple[str, str], Any] = {
 
 
 @pytest.fixture
-def alices(client: TestClient, concept: dict[str, Any]) -> dict[str, str]:
-    """One thing of alice's for each path parameter there is."""
+def alices(
+    client: TestClient, concept: dict[str, Any], sessions: Sessions, settings: Settings, set_job: Callable[..., None]
+) -> dict[str, str]:
+    """One thing of alice's for each path parameter there is; her concept is learned and one picture of it kept."""
+    concept_id, job_id, image_id = UUID(concept["id"]), concept["jobs"][0]["id"], uuid7()
+    stored = {"sha256": hashlib.sha256(FILE).hexdigest(), "size": len(FILE)}
+    learned, drawn = bundle_key(stored["sha256"]), image_key(concept_id, image_id, "png")
+    for key in (learned, drawn):
+        Storage(settings).put_once(key, FILE, stored["sha256"])
+    with sessions.begin() as db:
+        db.add(Bundle(job_id=UUID(job_id), concept_id=concept_id, version=1, key=learned, **stored))
+        owner_id = db.get_one(Concept, concept_id).owner_id
+        db.add(Image(id=image_id, owner_id=owner_id, concept_id=concept_id, version=1, prompt="a <concept>", seed=1,
+                     format="png", key=drawn, **stored))  # fmt: skip
+    set_job(job_id, state=JobState.succeeded)
     key = client.post("/v1/keys", json={"name": "frame", "scopes": ["read"]}).json()
     webhook = client.post("/v1/webhooks", json={"url": "https://93.184.216.34/"}).json()
     delivery = client.post(f"/v1/webhooks/{webhook['id']}/ping").json()
@@ -27,7 +49,10 @@ def alices(client: TestClient, concept: dict[str, Any]) -> dict[str, str]:
         "webhook_id": webhook["id"],
         "delivery_id": delivery["id"],
         "concept_id": concept["id"],
-        "job_id": concept["jobs"][0]["id"],
+        "job_id": job_id,
+        "image_id": str(image_id),
+        "version": "1",
+        "model": "concept:my mug",
         "position": "1",
         "key_id": key["id"],
     }

@@ -58,7 +58,7 @@ def test_ready_concepts_are_models(theirs: openai.OpenAI, upload: Callable[..., 
 
 
 def test_its_errors_carry_our_codes(theirs: openai.OpenAI, upload: Callable[..., Any], ready: dict[str, Any]) -> None:
-    """Without subtests: each captures the output anew, and the server's thread would write to a capture that is gone."""
+    """Without subtests: each captures anew, and the server's thread would write to a capture that is gone."""
     upload(photo(1), photo(2), photo(3), name="in training")
     good = {"model": MUG, "prompt": BEACH}
     cases: list[tuple[dict[str, Any], type[openai.APIStatusError], str, str]] = [
