@@ -48,7 +48,7 @@ class _Read(Collector):
 
 async def _jobs(session: AsyncSession) -> Metric:
     by_state = select(Job.state, func.count()).group_by(Job.state)
-    counted = dict(await session.execute(by_state))
+    counted = dict((await session.execute(by_state)).all())
     metric = GaugeMetricFamily("opad_jobs", "Jobs by state; queued is the queue's depth", labels=["state"])
     for state in JobState:
         metric.add_metric([state.value], counted.get(state, 0))
@@ -77,7 +77,7 @@ async def _expiries(session: AsyncSession) -> Metric:
 
 async def _messages(session: AsyncSession) -> Metric:
     query = select(WebhookDelivery.state, func.count()).group_by(WebhookDelivery.state)
-    counted = dict(await session.execute(query))
+    counted = dict((await session.execute(query)).all())
     metric = GaugeMetricFamily(
         "opad_webhook_messages", "Messages of 30 days; failed ones are given up", labels=["state"]
     )

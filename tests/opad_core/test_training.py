@@ -9,6 +9,7 @@ from opad_core.collaboration import as_pixels
 from opad_core.config import ABLATIONS, override, preset
 from opad_core.errors import DivergedError, OpadError
 from opad_core.training import Training, TrainingStopped, train
+from opad_core.views import JUDGES
 
 
 def learn(base, references, *, stop_after=None, resume=None, seed=1, name="default", **changes):
@@ -90,7 +91,8 @@ def test_gated_collaboration_keeps_the_best_and_the_photos_stay_real(base, refer
     assert len(training.state.sample_prompts) == training.config.samples * training.config.kept_share
     _, real = training._collaborative_batches(training._batch(training.photos, "photos"))
     expected = training._batch(training.photos, "real", canvas=False)
-    assert torch.equal(real.pixels, expected.pixels)
+    assert real.features.keys() == expected.features.keys() == set(JUDGES)
+    assert all(torch.equal(real.features[judge], expected.features[judge]) for judge in JUDGES)
 
 
 def test_progress_tells_stage_losses_and_shows_the_last_picture(base, references):
@@ -254,8 +256,9 @@ def test_gated_samples_fit_their_prompts_where_enough_do(base, references):
     everything.draw_samples()
     prompts = [prompt.replace("<concept>", "dog") for prompt in everything.state.sample_prompts]
     fits = base.text_fit(as_pixels(everything.state.sample_pixels, base), prompts)
-    # An unmoved student draws the gate's own pictures, so that half of them pass and half are kept.
-    assert float(base.text_fit(kept, plain).min()) >= float(fits.median())
+    # An unmoved student draws the gate's own pictures, so that half of them pass and half are kept. A cosine of
+    # float32 networks differs by some 1e-5 between batches of other sizes.
+    assert float(base.text_fit(kept, plain).min()) >= float(fits.median()) - 1e-4
 
 
 def moved_words(base, references, anchor):

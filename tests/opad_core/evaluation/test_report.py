@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from opad_core.bundle import read_bundle, write_bundle
+from opad_core.captions import held_out_scenes
 from opad_core.config import OpadConfig
 from opad_core.evaluation.report import SCENES, SEEDS, _diversity, report_card
 from opad_core.generation import ImageRequest, OneStepGenerator
@@ -41,8 +42,8 @@ def test_the_card_holds_every_figure_for_both_sides(base, untouched_bundle, refe
     card = report_card(untouched_bundle, base, references)
     figures = card.figures()
     assert figures["personalised"].keys() == figures["untouched"].keys()
-    prompts = min(SCENES, len(base.manifest.scene_prompts))
-    assert len(figures["prompts"]) == prompts
+    held_out = held_out_scenes(base, references, "dog")[:SCENES]
+    assert figures["prompts"] == [scene.format("<concept>") for scene in held_out]
     assert len(figures["seeds"]) == SEEDS
     assert all(-1 <= value <= 2 for side in ("personalised", "untouched") for value in figures[side].values())
     assert card.sheet.width > card.sheet.height / 4
