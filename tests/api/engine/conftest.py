@@ -1,9 +1,6 @@
 """A real engine process for the tests of the api; its base has random weights, which is all the same there."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,9 @@ from api.domain.models import Bundle, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
 from opad_core.bases import load_base
+from tests.engine_process import engine_process
 from tests.random_base import write_random_base
 from tests.worker.inference.conftest import random_bundle
-from worker.local import environment
 
 
 @pytest.fixture(scope="session")
@@ -42,29 +39,12 @@ def engine_url(stack: Settings, base_folder: Path, tmp_path_factory: pytest.Temp
         connection.execute("CREATE DATABASE of_the_engine TEMPLATE template")
     database_url = urlunsplit(urlsplit(stack.database_url or "")._replace(path="/of_the_engine"))
     settings = stack.model_copy(update={"home": folder, "base": str(base_folder), "database_url": database_url})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.inference", "--bind", f"unix:{folder}/engine.sock"],
-        cwd=Path(__file__).parents[3],
-        env={**os.environ, **environment(settings), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    log = []
-    try:
-        for line in process.stdout:
-            log.append(line)
-            if "Application startup complete" in line:
-                break
-        assert process.poll() is None, log
-        until_it_listens = httpx.HTTPTransport(uds=f"{folder}/engine.sock", retries=8)
+    address = folder / "engine.sock"
+    with engine_process(settings, address):
+        until_it_listens = httpx.HTTPTransport(uds=str(address), retries=8)
         with httpx.Client(transport=until_it_listens, base_url="http://engine") as client:
             assert client.get("/readyz").status_code == 200
-        yield f"unix:{folder}/engine.sock"
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
+        yield f"unix:{address}"
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-import pytest
 from fastapi.testclient import TestClient
 
 from api.domain.models import JobState
@@ -130,22 +129,19 @@ def test_a_concept_erased_while_it_is_drawn_keeps_nothing(
     concept: dict[str, Any],
     set_job: Callable[..., None],
     stored: Callable[[], dict[str, int]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The erasure comes in the moment between the drawing and the keeping."""
+    """The erasure comes in the moment between the drawing and the keeping: when the engine's answer arrives."""
     set_job(concept["jobs"][0]["id"], state=JobState.cancelled)
-    engines = client.app.state.engines  # type: ignore[attr-defined]
-    drawing = engines.generate
+    (engine,) = client.app.state.engines._engines.values()  # type: ignore[attr-defined]  # TestClient.app is any ASGI
 
-    async def draw_and_lose(*arguments: Any, **named: Any) -> Any:
-        drawn = await drawing(*arguments, **named)
+    async def erase(_: httpx.Response) -> None:
+        engine.event_hooks = {}  # the erasure asks the engine as well
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(client.app), base_url="http://localhost", headers=client.headers
         ) as other:
             assert (await other.delete(f"/v1/concepts/{concept['id']}")).status_code == 200
-        return drawn
 
-    monkeypatch.setattr(engines, "generate", draw_and_lose)
+    engine.event_hooks = {"response": [erase]}
 
     answer = client.post("/v1/generate", json=ASKED | {"untouched": True})
 

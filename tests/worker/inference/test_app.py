@@ -1,11 +1,7 @@
 import base64
 import io
-import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,8 +14,8 @@ from starlette.testclient import TestClient
 from api.domain.database import make_sessions
 from api.domain.models import ServedBase
 from opad_core.generation import ImageRequest, OneStepGenerator
+from tests.engine_process import engine_process
 from worker.inference.app import announce, create_app
-from worker.local import environment
 
 BEACH = "a <concept> on the beach"
 
@@ -91,22 +87,7 @@ def test_announcing_twice_leaves_one_row(settings, base):
 
 def test_a_terminated_engine_answers_what_it_has_taken(engine_settings, stored, tmp_path):
     address = tmp_path / "engine.sock"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.inference", "--bind", f"unix:{address}"],
-        cwd=Path(__file__).parents[3],
-        env={**os.environ, **environment(engine_settings), "OPAD_BASE": engine_settings.base},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    log = []
-    try:
-        for line in process.stdout:
-            log.append(line)
-            if "Application startup complete" in line:
-                break
-        assert process.poll() is None, log
+    with engine_process(engine_settings, address) as process:
         assert address.stat().st_mode & 0o777 == 0o600
         with (
             httpx.Client(
@@ -120,10 +101,6 @@ def test_a_terminated_engine_answers_what_it_has_taken(engine_settings, stored, 
             process.send_signal(signal.SIGTERM)
             assert [answer.result(60).status_code for answer in asking] == 4 * [200]
         assert process.wait(30) == -signal.SIGTERM  # uvicorn ends by the signal that it was sent
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def test_a_forgotten_bundle_is_in_no_cache(client, stored, engine_settings):
