@@ -6,9 +6,9 @@ FULL = {
     "clip_steps": 600,
     "dino_steps": 300,
     "dinov2_steps": 300,
-    "coding_steps": 9250,
-    "teacher_steps": 2400,
-    "decoder_steps": 1500,
+    "coding_steps": 11_250,
+    "teacher_steps": 2900,
+    "decoder_steps": 2000,
     "student_steps": 0,
     "judge_steps": 1200,
 }

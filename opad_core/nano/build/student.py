@@ -33,7 +33,7 @@ from opad_core.nano.build.teacher import (
 )
 
 _BATCH = 16
-_CODE_PRICES = (4e-4, 2e-3)  # per nat, against a squared error per latent number: at first, and in the end
+_CODE_PRICES = (4e-4, 3e-3)  # per nat, against a squared error per latent number: at first, and in the end
 """Cheap codes show the student much at once, the prompt's scene included, which noise will not know to say."""
 _ADVERSARIAL = 0.05
 _DISTILLATION = 0.2
@@ -58,7 +58,7 @@ def train_coding(build: Build) -> None:
         with torch.no_grad():
             encoded = text_encoder(captions[torch.from_numpy(indices)])
         z0 = encode(vae, pictures.batch(indices))
-        price = np.interp(step / total, (0.88, 0.93), _CODE_PRICES)
+        price = np.interp(step / total, (0.8, 0.85), _CODE_PRICES)
         loss = _coding_loss(student, coder, z0, encoded, float(price), build.generator("coding", step), shown)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
