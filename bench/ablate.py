@@ -58,7 +58,8 @@ def settings_of(base: Base) -> dict[str, OpadConfig]:
         f"without-{name}": override(default, {field: getattr(published, field) for field in fields})
         for name, fields in SWITCHES.items()
     }
-    return {"default": default, "paper": paper, **switched}
+    window = override(default, {"decode_share": 0.5})
+    return {"default": default, "paper": paper, "with-decode_share": window, **switched}
 
 
 def learn(base: Base, folder: Path, config: OpadConfig, *, seed: int, label: str) -> dict[str, Any]:

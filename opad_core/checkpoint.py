@@ -4,6 +4,7 @@ Randomness is not in it: it is derived from the seed and the step (`random_strea
 """
 
 import json
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from opad_core.concept import KeyValueProjections
 from opad_core.errors import OpadError, OtherTrainingError
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass
@@ -36,6 +37,11 @@ class TrainingState:
     sample_pixels: Tensor | None = None
     """Student pictures of the collaborative stage, uint8 [n, r, r, 3]."""
     sample_prompts: list[str] = field(default_factory=list)
+    best: list[Tensor] | None = None
+    """The average that scored best when it was looked at, as `student_average`."""
+    best_score: float = -math.inf
+    stale: int = 0
+    """Looks since then."""
 
     def averaged_parameters(self) -> list[nn.Parameter]:
         return [*self.student.parameters(), self.token_row]
@@ -48,8 +54,13 @@ class TrainingState:
             "rate": self.rate,
             "fingerprint": fingerprint,
             "sample_prompts": self.sample_prompts,
+            "best_score": self.best_score if self.best else None,
+            "stale": self.stale,
         }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
+        tensors = self._tensors() | {f"best.{i}": kept for i, kept in enumerate(self.best or [])}
+        if self.sample_pixels is not None:
+            tensors["samples"] = self.sample_pixels
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return save(tensors, metadata={"state": json.dumps(header)})
 
     def load(self, data: bytes, *, fingerprint: str) -> None:
@@ -67,8 +78,10 @@ class TrainingState:
         for name, optimizer in self.optimizers.items():
             _prepare_moments(optimizer, started=f"optimizer.{name}.0.step" in saved)
         self.sample_pixels = saved.pop("samples", None)
+        kept = [name for name in saved if name.startswith("best.")]
+        best = [saved.pop(f"best.{i}").to(self.token_row.device) for i in range(len(kept))]
+        self.best = best or None
         current = self._tensors()
-        current.pop("samples", None)
         if current.keys() != saved.keys():
             raise OpadError("the checkpoint lacks a part of the training's state; start the training again")
         with torch.no_grad():
@@ -76,6 +89,8 @@ class TrainingState:
                 tensor.copy_(saved[name])
         self.step, self.rate = header["step"], header["rate"]
         self.sample_prompts = header["sample_prompts"]
+        self.best_score = -math.inf if header["best_score"] is None else header["best_score"]
+        self.stale = header["stale"]
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {"token_row": self.token_row}
@@ -88,8 +103,6 @@ class TrainingState:
             for i, parameter in enumerate(_parameters(optimizer)):
                 for key, value in optimizer.state[parameter].items():
                     tensors[f"optimizer.{name}.{i}.{key}"] = value
-        if self.sample_pixels is not None:
-            tensors["samples"] = self.sample_pixels
         return tensors
 
 

@@ -44,6 +44,11 @@ class OpadConfig:
     # What the paper's ablations take away [tables 6, 8 and 9]; `ABLATIONS` names them
     shared_text_encoder: bool = True  # False: the student starts from the class noun's row and never sees V* [inferred]
     teacher_first: bool = False  # True: the teacher learns alone for `iterations`, then teaches at rest [inferred]
+    select_every: int = (
+        0  # iterations between two looks at the average, the best is kept; 0: the last iterate [setting]
+    )
+    patience: int = 0  # looks in a row without a better one that end the training; 0: never [setting]
+
     photos: int = 0  # how many of the references are used; 0 takes all, 1 is one-shot
 
     # Pictures
@@ -64,6 +69,11 @@ class OpadConfig:
     # Feature networks
     normalise_backbones: bool = False  # False feeds [-1, 1] to networks that expect mean/std [setting]
     discriminator_resize: Literal["area", "bilinear", "bicubic"] = "area"  # [setting]
+    identity_resize: Literal["area", "bilinear", "bicubic"] = (
+        "bilinear"  # as above: L_id and D3 share one pass [setting]
+    )
+    reuse_features: bool = False  # discriminators learn from the features of the student's step [setting: anew]
+    decode_share: float = 1.0  # side of the window that is decoded for the pixel losses, of the picture's [setting]
     dinov2_size: int = 0  # pixels of D2's input; 0 takes the network's own, 518 [setting]
     swd_unit_range: bool = False  # False gives MS-SWD [-1, 1] where it expects [0, 1] [setting]
 
@@ -86,6 +96,12 @@ class OpadConfig:
             raise OpadError(f"photos and bank must be at least 0, got {self.photos} and {self.bank}")
         if self.batch_size < 1:
             raise OpadError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.select_every < 0 or self.patience < 0:
+            raise OpadError(
+                f"select_every and patience must be at least 0, got {self.select_every} and {self.patience}"
+            )
+        if not 0 < self.decode_share <= 1:
+            raise OpadError(f"decode_share must be in (0, 1], got {self.decode_share}")
         if not 0 <= self.scene_share < 1:
             raise OpadError(f"scene_share must be in [0, 1), got {self.scene_share}")
         if not 0 <= self.ema_decay < 1:
@@ -116,6 +132,10 @@ PRESETS = {
             # The backbones see the statistics that they were trained on; [-1, 1] has 0.45 times their contrast.
             "normalise_backbones": True,
             "discriminator_resize": "bicubic",
+            # As D3 sees it, so that the student's pictures go through ViT-H once for both.
+            "identity_resize": "bicubic",
+            # Same pictures, frozen networks: the same features.
+            "reuse_features": True,
             # A sixth of the work at 518; D2 is the discriminator that matters least [table 9].
             "dinov2_size": 224,
             # Lab is defined on [0, 1]; 0.17 there weighs what 0.1 did on [-1, 1].
@@ -125,6 +145,8 @@ PRESETS = {
             "bank": 100,
             # A one-step GAN's last iterate is noisy; the average over about 100 iterations is not.
             "ema_decay": 0.99,
+            # Which iteration is best differs by concept; the authors needed "a few trials".
+            "select_every": 50,
             "keep_aspect": True,
             # What a prompt says of the ground, the concept need not learn: see captions.py.
             "scene_captions": True,

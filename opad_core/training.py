@@ -39,7 +39,8 @@ from opad_core.losses import (
 )
 from opad_core.random_streams import stream
 from opad_core.schedule import add_noise, training_target
-from opad_core.views import JUDGES, Views, feature_of
+from opad_core.selection import Selection
+from opad_core.views import JUDGES, Judged, Views, feature_of, window
 
 PREVIEW_EVERY = 25
 """Iterations between two previews; four pictures cost about a tenth of an iteration."""
@@ -92,6 +93,8 @@ def train(
     `report` is called after every iteration, `should_stop` before each. The result depends on the arguments alone:
     a training that was stopped and resumed ends, on the CPU, bit for bit like one that was not.
 
+    With `config.select_every` the bundle holds the best of the looked-at averages, else the last iterate's.
+
     Raises OpadError for a class noun that the base does not know, OtherTrainingError for a foreign state,
     DivergedError when it diverges a second time (the first is rolled back), TrainingStopped when asked to stop.
     """
@@ -104,7 +107,7 @@ def train(
 
     watch, sound = Watch(), state.save(fingerprint=training.fingerprint)
     started, first_step = time.monotonic(), state.step
-    while state.step < config.total_iterations:
+    while state.step < config.total_iterations and not (config.patience and state.stale >= config.patience):
         if should_stop():
             raise TrainingStopped(state.save(fingerprint=training.fingerprint))
         if state.step == config.distillation_iterations and state.sample_pixels is None:
@@ -117,6 +120,8 @@ def train(
             state.load(sound, fingerprint=training.fingerprint)
             state.rate, watch = ROLLBACK_RATE, Watch()
             continue
+        if config.select_every and (state.step % config.select_every == 0 or state.step == config.total_iterations):
+            training.look()
         if state.step % SOUND_EVERY == 0:
             sound = state.save(fingerprint=training.fingerprint)
         show = state.step % PREVIEW_EVERY == 0 or state.step == config.total_iterations
@@ -131,7 +136,7 @@ def train(
                 save=lambda: state.save(fingerprint=training.fingerprint),
             )
         )
-    return training.bundle()
+    return training.bundle(state.best)
 
 
 class Training:
@@ -141,10 +146,11 @@ class Training:
         self, base: Base, references: list[Image.Image], class_noun: str, config: OpadConfig, *, seed: int
     ) -> None:
         self.base, self.class_noun, self.config, self.seed = base, class_noun, config, seed
-        coarsest = base.manifest.resolution >> (config.swd_levels - 1)
+        decoded = round(base.latent_shape[-1] * config.decode_share) * base.manifest.resolution // base.latent_shape[-1]
+        coarsest = decoded >> (config.swd_levels - 1)
         if coarsest <= config.swd_patch // 2:
             raise OpadError(
-                f"swd_levels={config.swd_levels} leaves {coarsest} pixels of {base.manifest.resolution}, too few for "
+                f"swd_levels={config.swd_levels} leaves {coarsest} pixels of {decoded}, too few for "
                 f"patches of {config.swd_patch}; take fewer levels or a smaller swd_patch"
             )
         templates = list(config.templates) or base.manifest.templates
@@ -160,6 +166,7 @@ class Training:
         ).to(base.device)  # fmt: skip
         scenes = scenes_of(base, self.photo_pixels, class_noun) if config.scene_captions else [""] * len(references)
         self.photos = photo_examples(references, scenes, templates, keep_aspect=config.keep_aspect)
+        self._selection = Selection(base, self.photo_pixels, class_noun)
         self._samples: list[Example] = []
 
     def iterate(self) -> dict[str, Tensor]:
@@ -181,9 +188,9 @@ class Training:
         if not at_rest:
             losses["rec"] = self.step_teacher(learned, eps, self._encode(learned.prompts, self.state.token_row))
         if not alone:
-            student_losses, features = self.step_student(eps, self._with_scenes(learned.prompts))
+            student_losses, fakes = self.step_student(eps, self._with_scenes(learned.prompts))
             losses |= student_losses
-            losses |= self.step_discriminators(real.rows(list(range(self._scenes, config.batch_size))), features)
+            losses |= self.step_discriminators(real.rows(list(range(self._scenes, config.batch_size))), fakes)
             self._average_student()
         self.state.step += 1
         return losses
@@ -205,11 +212,11 @@ class Training:
         self._descend("teacher", anchored, [*self.state.teacher.parameters(), self.state.token_row])
         return loss.detach()
 
-    def step_student(self, eps: Tensor, prompts: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def step_student(self, eps: Tensor, prompts: list[str]) -> tuple[dict[str, Tensor], Judged]:
         """Lines 14-21: the student's K/V learn from the discriminators and from the teacher's correction.
 
-        The student never moves V*. Returns the losses and, by discriminator, the features of the pictures that it
-        judged, detached, which its own step reuses: same picture, frozen network.
+        The student never moves V*. Returns the losses and the pictures that were judged, detached: for the
+        discriminators' own step.
         """
         config = self.config
         with torch.no_grad():
@@ -217,29 +224,34 @@ class Training:
             if not config.shared_text_encoder:
                 student_states = self._encode(prompts, self.start_row)
         z_student = self.base.student.one_step(eps, self.state.student(student_states))
-        x_student = self.base.decode(z_student)
+        decoded = window(z_student.shape[-1], config.decode_share, self._stream("window"))
+        x_student = self.base.decode(z_student[decoded])
         losses: dict[str, Tensor] = {}
-        features: dict[str, Tensor] = {}
         total = x_student.new_zeros(())
+        identity = self._identity(x_student) if config.lambda_id else None
+        judged = Judged(x_student[self._scenes :])
+        if identity is not None and config.identity_resize == config.discriminator_resize:
+            judged.features["clip"] = identity[self._scenes :]
         for name, backbone, head, weight in zip(
             JUDGES, self.base.backbones, self.state.heads, config.lambda_adv, strict=True
         ):
             if weight:
-                feature = feature_of(config, name, backbone, x_student[self._scenes :])
+                feature = judged.feature(config, name, backbone)
                 losses[f"adv_{name}"] = generator_loss(head(feature.flatten(1))).mean()
-                features[name] = feature.detach()
                 total = total + weight * losses[f"adv_{name}"]
 
         if config.lambda_id or config.lambda_mse or config.lambda_swd:
             t = self._times("student-time", *config.target_times)
-            z_target, x_target = self._teacher_target(z_student.detach(), eps, t, teacher_states)
+            z_target = self._teacher_target(z_student.detach(), eps, t, teacher_states)
+            with torch.no_grad():
+                x_target = self.base.decode(z_target[decoded])
             abar = self.base.teacher.abar[t]
             c_t = abar if config.target_weight == "abar" else torch.ones_like(abar)
             aligned: dict[str, tuple[float, Tensor]] = {}
-            if config.lambda_id:
+            if identity is not None:
                 with torch.no_grad():
                     target_identity = self._identity(x_target)
-                aligned["id"] = (config.lambda_id, identity_loss(self._identity(x_student), target_identity))
+                aligned["id"] = (config.lambda_id, identity_loss(identity, target_identity))
             if config.lambda_mse:
                 aligned["mse"] = (config.lambda_mse, latent_loss(z_student, z_target))
             if config.lambda_swd:
@@ -250,19 +262,22 @@ class Training:
         if losses:
             total = total + self._anchored(self.state.student, self.base.student)
             self._descend("student", total, list(self.state.student.parameters()))
-        return {name: loss.detach() for name, loss in losses.items()}, features
+        return {name: loss.detach() for name, loss in losses.items()}, judged.detached(features=config.reuse_features)
 
-    def step_discriminators(self, photos: Batch, fake_features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def step_discriminators(self, photos: Batch, fakes: Judged) -> dict[str, Tensor]:
         """Lines 22-25: the heads learn to tell the photos from the student's pictures."""
-        losses = {}
-        for name, backbone, head in zip(JUDGES, self.base.backbones, self.state.heads, strict=True):
-            if name in fake_features:
-                real = photos.features.get(name)
-                if real is None:
-                    assert photos.pixels is not None
-                    with torch.no_grad():
-                        real = feature_of(self.config, name, backbone, photos.pixels.to(self.base.device))
-                loss = discriminator_loss(head(real.flatten(1)), head(fake_features[name].flatten(1))).mean()
+        config, losses = self.config, {}
+        real = Judged(None, photos.features)
+        if photos.pixels is not None:
+            pixels = photos.pixels.to(self.base.device)
+            real = Judged(pixels[window(pixels.shape[-1], config.decode_share, self._stream("real-window"))])
+        for name, backbone, head, weight in zip(
+            JUDGES, self.base.backbones, self.state.heads, config.lambda_adv, strict=True
+        ):
+            if weight:
+                with torch.no_grad():
+                    features = [judged.feature(config, name, backbone).flatten(1) for judged in (real, fakes)]
+                loss = discriminator_loss(*map(head, features)).mean()
                 self._descend(f"d_{name}", loss, [])
                 losses[f"d_{name}"] = loss.detach()
         return losses
@@ -295,8 +310,17 @@ class Training:
         return Image.fromarray(torch.from_numpy(OneStepGenerator(self.base).generate(requests)).permute(1, 0, 2, 3)
                                .flatten(1, 2).numpy())  # fmt: skip
 
-    def bundle(self) -> bytes:
-        *projections, token_row = self.state.student_average
+    def look(self) -> None:
+        """Score the averaged student and keep it if it is the best so far."""
+        state = self.state
+        score = self._selection.score(read_bundle(self.bundle()))
+        state.stale += 1
+        if score > state.best_score:
+            state.best, state.best_score, state.stale = [x.clone() for x in state.student_average], score, 0
+
+    def bundle(self, average: list[Tensor] | None = None) -> bytes:
+        """Of the student's average as it is, or of one that was kept."""
+        *projections, token_row = average or self.state.student_average
         averaged = KeyValueProjections(
             {
                 layer: (to_k, to_v)
@@ -391,25 +415,23 @@ class Training:
         return self.base.text.encode(prompts, [self.class_noun] * len(prompts), [token_row] * len(prompts))
 
     @torch.no_grad()
-    def _teacher_target(self, z_student: Tensor, eps: Tensor, t: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor]:
-        """z_tc and x_tc: the student's latents re-noised with the student's own noise, denoised once with guidance.
+    def _teacher_target(self, z_student: Tensor, eps: Tensor, t: Tensor, text_states: Tensor) -> Tensor:
+        """z_tc: the student's latents re-noised with the student's own noise, denoised once with guidance.
 
         The same noise keeps z_t on the student's own line from noise to image: the teacher corrects, not re-invents.
         """
         teacher = self.base.teacher
         z_t = add_noise(z_student, eps, t, teacher.abar)
         if self.config.guidance == 1:  # the prediction without text would count nothing
-            z_target = teacher.denoise(z_t, t, self.state.teacher(text_states))
-        else:
-            both = torch.cat([self.null_states.expand_as(text_states), text_states])
-            x0_null, x0_text = teacher.denoise(
-                torch.cat([z_t, z_t]), torch.cat([t, t]), self.state.teacher(both)
-            ).chunk(2)  # fmt: skip
-            z_target = x0_null + self.config.guidance * (x0_text - x0_null)
-        return z_target, self.base.decode(z_target)
+            return teacher.denoise(z_t, t, self.state.teacher(text_states))
+        both = torch.cat([self.null_states.expand_as(text_states), text_states])
+        x0_null, x0_text = teacher.denoise(torch.cat([z_t, z_t]), torch.cat([t, t]), self.state.teacher(both)).chunk(2)
+        return x0_null + self.config.guidance * (x0_text - x0_null)
 
     def _identity(self, x: Tensor) -> Tensor:
-        tokens: Tensor = self.base.identity(x, resize_mode="bilinear", normalise=self.config.normalise_backbones)
+        tokens: Tensor = self.base.identity(
+            x, resize_mode=self.config.identity_resize, normalise=self.config.normalise_backbones
+        )
         return tokens
 
     def _swd(self, x: Tensor, y: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ make of each: the VAE's latents and the discriminators' features are computed on
 """
 
 import dataclasses
+from dataclasses import dataclass, field
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -28,6 +30,33 @@ def feature_of(config: OpadConfig, judge: str, backbone: Backbone, x: Tensor) ->
         size=config.dinov2_size if judge == "dinov2" else 0,
     )
     return feature
+
+
+def window(size: int, share: float, generator: torch.Generator) -> tuple[EllipsisType, slice, slice]:
+    """A square with that share of a side of `size`, anywhere on it, as an index; a share of 1 is the whole."""
+    side = max(1, round(share * size))
+    top, left = torch.randint(size - side + 1, (2,), generator=generator).tolist()
+    return ..., slice(top, top + side), slice(left, left + side)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Pictures before the discriminators: pixels [b, 3, h, w] in [-1, 1] and, by judge, features made of them."""
+
+    pixels: Tensor | None
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+    def feature(self, config: OpadConfig, judge: str, backbone: Backbone) -> Tensor:
+        """Computed when first asked for and then kept."""
+        if judge not in self.features:
+            assert self.pixels is not None
+            self.features[judge] = feature_of(config, judge, backbone, self.pixels)
+        return self.features[judge]
+
+    def detached(self, *, features: bool) -> "Judged":
+        """Without gradients, and without the features where they are to be made anew."""
+        kept = {judge: feature.detach() for judge, feature in self.features.items()} if features else {}
+        return Judged(None if self.pixels is None else self.pixels.detach(), kept)
 
 
 class Views:
@@ -70,12 +99,14 @@ class Views:
             for judge, backbone, weight in zip(JUDGES, self._base.backbones, self._config.lambda_adv, strict=True)
             if weight
         ]
+        place = stream(self._seed, 0, f"bank-{name}-window")
+        seen = [part[window(part.shape[-1], self._config.decode_share, place)] for part in parts]
         return dataclasses.replace(
             views,
             pixels=None,
             latents=torch.cat([self._base.encode(part, posterior) for part in parts]),
             features={
-                judge: torch.cat([feature_of(self._config, judge, backbone, part) for part in parts])
+                judge: torch.cat([feature_of(self._config, judge, backbone, part) for part in seen])
                 for judge, backbone in judges
             },
         )

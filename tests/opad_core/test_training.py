@@ -29,13 +29,14 @@ def with_scenes(base, share):
 @pytest.mark.parametrize("name", ["default", "paper"])
 def test_a_training_resumed_after_any_iteration_ends_like_an_undisturbed_one(base, references, name):
     states = []
-    config = preset(name, base.manifest.presets)
+    looking = {"select_every": 2} if name == "default" else {}
+    config = override(preset(name, base.manifest.presets), looking)
     undisturbed = train(
         base, references, "dog", config, seed=1,
         report=lambda progress: states.append(progress.save()), should_stop=lambda: False,
     )  # fmt: skip
     for iteration, state in enumerate(states, start=1):  # within each stage and on their border, which lies at 4
-        resumed, _ = learn(base, references, name=name, resume=state)
+        resumed, _ = learn(base, references, name=name, resume=state, **looking)
         assert resumed == undisturbed, f"differs when resumed after iteration {iteration}"
 
 
@@ -184,8 +185,62 @@ def test_some_of_the_students_prompts_name_scenes_that_no_preview_asks_for(base,
 def test_the_discriminators_judge_no_picture_of_a_scene(base, references):
     training = Training(base, references, "dog", with_scenes(base, 0.5), seed=1)
     eps = torch.randn(4, *base.latent_shape, generator=torch.Generator().manual_seed(0))
-    _, features = training.step_student(eps, ["a photo of a <concept>"] * 4)
-    assert {len(feature) for feature in features.values()} == {2}
+    _, fakes = training.step_student(eps, ["a photo of a <concept>"] * 4)
+    assert {len(feature) for feature in fakes.features.values()} == {2}
+
+
+def looks_of(network, run):
+    """Side of the pictures and whether a gradient flowed, for each time `run` used the network."""
+    seen = []
+    hook = network.register_forward_pre_hook(lambda _, given: seen.append((given[0].shape[-1], given[0].requires_grad)))
+    run()
+    hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_discriminators_see_the_students_pictures_again_only_as_published(base, references, reuse):
+    config = override(preset("default", base.manifest.presets), {"reuse_features": reuse})
+    training = Training(base, references, "dog", config, seed=1)
+    training.draw_banks()
+    seen = looks_of(base.backbones[0], training.iterate)
+    assert seen == [(64, True)] if reuse else [(64, True), (64, False)]
+
+
+@pytest.mark.parametrize(("resize", "passes"), [("bicubic", 1), ("bilinear", 2)])
+def test_identity_and_third_discriminator_share_a_pass_where_they_see_the_same(base, references, resize, passes):
+    config = override(preset("default", base.manifest.presets), {"identity_resize": resize})
+    training = Training(base, references, "dog", config, seed=1)
+    training.draw_banks()
+    assert looks_of(base.identity, training.iterate).count((64, True)) == passes
+
+
+@pytest.mark.parametrize("bank", [0, 4])
+def test_half_the_side_is_decoded_and_judged(base, references, bank):
+    config = override(preset("default", base.manifest.presets), {"decode_share": 0.5, "bank": bank})
+    training = Training(base, references, "dog", config, seed=1)
+    sides = {side for side, _ in looks_of(base.backbones[0], training.iterate)}
+    cells = {side for side, _ in looks_of(base.vae.decoder, training.iterate)}
+    assert (sides, cells) == ({32}, {base.latent_shape[-1] // 2})
+
+
+def test_the_bundle_is_the_best_that_was_looked_at(base, references):
+    data, steps = learn(base, references, select_every=2, lr_student=0.05)
+    config = override(preset("default", base.manifest.presets), {"select_every": 2, "lr_student": 0.05})
+    training, looked_at = Training(base, references, "dog", config, seed=1), {}
+    for step in range(1, len(steps) + 1):
+        if step > config.iterations and training.state.sample_pixels is None:
+            training.draw_samples()
+        training.iterate()
+        if step % 2 == 0:
+            looked_at[training.bundle()] = training._selection.score(read_bundle(training.bundle()))
+    assert len(set(looked_at.values())) == 3
+    assert data == max(looked_at, key=looked_at.__getitem__)
+
+
+def test_a_training_ends_when_looks_stop_getting_better(base, references):
+    _, steps = learn(base, references, select_every=1, patience=1, iterations=40, lr_student=0.05)
+    assert len(steps) < 42
 
 
 LOSSES = {"rec", "adv_dino", "adv_dinov2", "adv_clip", "id", "mse", "swd", "d_dino", "d_dinov2", "d_clip"}
