@@ -244,9 +244,9 @@ def serve(
     env, random_, told = simpy.Environment(), random.Random(seed), Served()
     pool = [Engine(env, speed) for _ in range(engines)]
 
-    def request(counted: bool) -> Events:
+    def request(ours: bool) -> Events:
         began, concept = env.now, random_.random()
-        counted = counted and began > WARM_UP * seconds
+        counted = ours and began > WARM_UP * seconds
         told.offered += counted
         for _ in range(retries + 1):
             alive = [engine for engine in pool if engine.alive]
@@ -258,13 +258,14 @@ def serve(
             if done.processed:
                 if counted:
                     told.latencies.append(env.now - began)
-                    told.per_second += (env.now <= seconds) / (seconds * (1 - WARM_UP))
+                if ours and WARM_UP * seconds < env.now <= seconds:
+                    told.per_second += 1 / (seconds * (1 - WARM_UP))
                 return
 
-    def clients(rate: float, counted: bool) -> Events:
+    def clients(rate: float, ours: bool) -> Events:
         while env.now < seconds:
             yield env.timeout(random_.expovariate(rate))
-            env.process(request(counted))
+            env.process(request(ours))
 
     def death() -> Events:
         yield env.timeout(dies_at)
@@ -345,10 +346,8 @@ def main(argv: list[str] | None = None) -> int:
     for sheds in (True, False):
         found = serve(speed, per_second=3 * speed.capacity, seconds=60, seed=seed, sheds=sheds)
         goodput[sheds] = found.per_second / speed.capacity
-        print(
-            f"three times too much, {'with' if sheds else 'without'} shedding: {goodput[sheds]:.0%} of capacity is "
-            f"answered in time, p99 {percentile(found.latencies, 0.99):.2f} s"
-        )
+        kind = "with" if sheds else "without"
+        print(f"three times too much, {kind} shedding: {goodput[sheds]:.0%} of capacity is answered in time")
     held["with shedding at least 95 % of capacity stays useful under threefold load"] = goodput[True] >= 0.95
     held["without it less than half does"] = goodput[False] < 0.5
 

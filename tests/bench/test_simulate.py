@@ -22,14 +22,14 @@ def test_two_servers_at_half_load_wait_one_third_of_the_time():
     assert erlang_c(2, 1.0) == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize(("gpus", "per_hour"), [(1, 3.0), (3, 12.0), (8, 36.0)])
+@pytest.mark.parametrize(("gpus", "per_hour"), [(1, 3.0), (8, 36.0)])
 def test_waits_for_training_are_those_of_erlang_c(gpus, per_hour):
-    """Ten minutes each, exponential. Five runs of 24,000 jobs: their mean was seen within 2 % of the formula."""
+    """Ten minutes each, exponential. One run of 24,000 jobs strays by 8 %, the mean of eight by less than 1."""
     simulated = []
-    for seed in range(5):
+    for seed in range(8):
         found = train(per_hour=per_hour, gpus=gpus, minutes=10, jobs=24_000, seed=seed, service=exponential)
         simulated.append(sum(found.waits) / len(found.waits))
-    assert sum(simulated) / len(simulated) == pytest.approx(mean_wait(gpus, per_hour / 60, 10), rel=0.03)
+    assert sum(simulated) / 8 == pytest.approx(mean_wait(gpus, per_hour / 60, 10), rel=0.03)
 
 
 def test_an_engine_alone_takes_the_time_of_one_picture():
@@ -50,14 +50,19 @@ def test_a_cache_of_everything_misses_each_concept_once():
     assert hit_rate(concepts=100, cached=100, requests=20_000, seed=0) == 1.0
 
 
-def test_the_inequalities_hold_and_the_same_seed_tells_the_same(capsys):
-    assert main([]) == 0
-    first = capsys.readouterr().out
-    assert main([]) == 0
-    assert capsys.readouterr().out == first
+def test_the_same_seed_tells_the_same():
+    def look(seed):
+        return serve(Speed(0.01, 0.02), per_second=40, seconds=20, seed=seed).latencies
+
+    assert look(1) == look(1) != look(2)
 
 
-def test_an_engine_that_is_all_start_up_breaks_no_inequality(capsys):
-    """Another engine's measured times may be given."""
+def test_the_inequalities_hold_for_an_engine_that_was_measured(capsys):
     assert main(["--first-ms", "30", "--each-ms", "10", "--seed", "3"]) == 0
     assert "one engine of 72.7 pictures/s" in capsys.readouterr().out
+
+
+def test_an_inequality_that_does_not_hold_is_named(capsys):
+    """An engine that takes 20 s for a picture answers none within its deadline."""
+    assert main(["--first-ms", "20000"]) == 1
+    assert "does not hold: with shedding" in capsys.readouterr().err
