@@ -1,22 +1,22 @@
 """The one-shot that fetches a base, from a mirror of small networks: no GPU and no hub is needed for that part."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.docker.stack import PROJECT, Stack, run
-from tests.hub_mirror import publish
+from tests.hub_mirror import write_mirror
 
 FILES = ("-f", "docker-compose.yml", "-f", "compose.gpu.yaml")
 
 
 @pytest.fixture
-def fetch(stack: Stack, tmp_path: Path) -> Callable[..., str]:
+def fetch(stack: Stack, tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Run the service in a project of its own, so that its volume begins empty."""
     mirror = tmp_path / "mirror"
-    publish(mirror)
+    write_mirror(mirror)
     for path in (mirror, *mirror.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     tmp_path.chmod(0o755)
