@@ -1,6 +1,5 @@
 """The one-shot that fetches a base, from a mirror of small networks: no GPU and no hub is needed for that part."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from tests.docker.stack import PROJECT, Stack, run
 from tests.hub_mirror import write_mirror
 
-FILES = ("-f", "docker-compose.yml", "-f", "compose.gpu.yaml")
+COMPOSE = ("docker", "compose", "-p", f"{PROJECT}-models", "-f", "docker-compose.yml", "-f", "compose.gpu.yaml")
 
 
 @pytest.fixture
@@ -22,14 +21,11 @@ def fetch(stack: Stack, tmp_path: Path) -> Iterator[Callable[..., str]]:
     tmp_path.chmod(0o755)
 
     def fetch(*command: str) -> str:
-        volume = ("-v", f"{mirror}:/mirror:ro", "-e", "OPAD_FETCH_FROM=/mirror")
-        return run(
-            "docker", "compose", "-p", f"{PROJECT}-models", *FILES, "run", "--rm", "-T", *volume, "fetch-models", *command,
-            env={**os.environ, "TORCH_INDEX_URL": os.environ.get("TORCH_INDEX_URL", "")},
-        )  # fmt: skip
+        options = ("--rm", "-T", "-v", f"{mirror}:/mirror:ro", "-e", "OPAD_FETCH_FROM=/mirror")
+        return run(*COMPOSE, "run", *options, "fetch-models", *command)
 
     yield fetch
-    run("docker", "compose", "-p", f"{PROJECT}-models", *FILES, "down", "--volumes")
+    run(*COMPOSE, "down", "--volumes")
 
 
 @pytest.mark.timeout(600)
