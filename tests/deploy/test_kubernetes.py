@@ -120,6 +120,7 @@ def test_nobody_is_root_and_nothing_is_written_outside_volumes(manifests: list[d
                 "capabilities": {"drop": ["ALL"]},
             }
             assert {"requests", "limits"} <= container["resources"].keys()
+            assert ":" in container["image"]  # without a tag it is `latest`, fetched anew at every start
 
 
 def test_no_secret_is_written_down(manifests: list[dict[str, Any]]) -> None:

@@ -46,8 +46,19 @@ class Stack:
             self.compose("down", "--volumes", "--timeout", "30")
 
     def compose(self, *arguments: str) -> str:
-        files = ("-f", "docker-compose.yml", "-f", "tests/docker/compose.test.yaml")
-        return run("docker", "compose", "-p", PROJECT, *files, *arguments, env=self._environment)
+        return run(*self._command(PROJECT), *arguments, env=self._environment)
+
+    def pipe(self, *arguments: str, project: str = PROJECT, stdin: bytes = b"") -> bytes:
+        """What compose writes to standard output alone."""
+        command = [*self._command(project), *arguments]
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=self._environment, input=stdin, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()[-4000:]
+        return done.stdout
+
+    def _command(self, project: str) -> list[str]:
+        return ["docker", "compose", "-p", project, "-f", "docker-compose.yml", "-f", "tests/docker/compose.test.yaml"]
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """What `docker inspect` tells of each, by name; the one-shots, which have ended, included."""

@@ -1,8 +1,10 @@
 """One of each container: what they may do, the main job from outside, and the death of each during a job."""
 
 import hashlib
+import io
 import json
 import re
+import tarfile
 import time
 
 import httpx
@@ -97,6 +99,23 @@ def test_a_link_is_followed_from_outside_and_gives_the_file_that_it_says(stack: 
     assert httpx.put(link["url"], content=b"x", trust_env=False).status_code == 405
     tampered = re.sub("X-Amz-Signature=.", "X-Amz-Signature=0", link["url"])
     assert tampered == link["url"] or httpx.get(tampered, trust_env=False).status_code == 403
+
+
+def test_a_backup_comes_and_goes_through_a_pipe(stack: Stack) -> None:
+    command = ("run", "--rm", "-T", "--no-deps", "reconciler", "python", "-m", "worker.cli")
+    backup = stack.pipe(*command, "backup", "-")
+    other = f"{PROJECT}-restored"
+    try:
+        stack.pipe("up", "--wait", "postgres", "s3", "redis", project=other)
+        stack.pipe(*command, "restore", "-", project=other, stdin=backup)
+        again = stack.pipe(*command, "backup", "-", project=other)
+    finally:
+        stack.pipe("down", "--volumes", project=other)
+    before, after = (tarfile.open(fileobj=io.BytesIO(data)) for data in (backup, again))
+    for table in ("concept", "job", "bundle", "api_key"):
+        rows = [archive.extractfile(f"tables/{table}").read() for archive in (before, after)]
+        assert rows[0] == rows[1] != b""
+    assert {name for name in before.getnames() if name.startswith("objects/bundles/")} <= set(after.getnames())
 
 
 @pytest.mark.timeout(1500)
