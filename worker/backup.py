@@ -26,6 +26,8 @@ from migrations.run import migrate
 
 FORMAT = 1
 _REVISION = "alembic_version"
+_HASH = "OPAD.sha256"
+"""In the header of each member, so that a damaged object is never stored: its key could not be written again."""
 _CHUNK = 1 << 20
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -47,7 +49,7 @@ def write_backup(settings: Settings, file: IO[bytes]) -> Contents:
             hashes[name] = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]  # IO is enough
             content.seek(0)
             info = tarfile.TarInfo(name)
-            info.size, info.mode = size, 0o600
+            info.size, info.mode, info.pax_headers = size, 0o600, {_HASH: hashes[name]}
             archive.addfile(info, content)
 
         def add_bytes(name: str, content: bytes) -> None:
@@ -111,7 +113,7 @@ def restore_backup(settings: Settings, file: IO[bytes]) -> Contents:
                 break
             found[name] = hashlib.sha256(content).hexdigest()
         if hashes != found:
-            raise Invalid("the backup is damaged, or its end is missing; nothing counts as restored", "damaged_backup")
+            raise Invalid("the backup is not whole, its end is missing; nothing counts as restored", "half_a_backup")
         for table in tables.values():
             connection.execute(sql.SQL("ALTER TABLE {} ENABLE TRIGGER USER").format(sql.Identifier(table.name)))
     migrate(settings.sqlalchemy_url)
@@ -170,9 +172,11 @@ def _load(connection: Connection, table: _Table, content: bytes) -> int:
 def _reading(file: IO[bytes]) -> Iterator[Iterator[tuple[str, bytes]]]:
     def members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
         for member in archive:
-            content = archive.extractfile(member)
-            if content is not None:
-                yield member.name, content.read()
+            file = archive.extractfile(member)
+            content = file.read() if file else b""
+            if member.pax_headers.get(_HASH) != hashlib.sha256(content).hexdigest():
+                raise Invalid(f"{member.name} in the backup is damaged; nothing counts as restored", "damaged_backup")
+            yield member.name, content
 
     try:
         with tarfile.open(fileobj=file, mode="r|") as archive:
