@@ -136,7 +136,7 @@ def test_each_container_may_be_killed_during_a_job(stack: Stack) -> None:
     def busy() -> bool:
         """Whether a training runs now; sees to it that there is one."""
         if not jobs or stack.job(jobs[-1])["state"] not in ("queued", "running"):
-            jobs.append(stack.learn(names + str(len(jobs)), iterations=150)["id"])
+            jobs.append(stack.learn(names + str(len(jobs)), iterations=100)["id"])
         job = stack.job(jobs[-1])
         return job["state"] == "running" and job["step"] > 0
 
