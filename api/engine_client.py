@@ -1,9 +1,13 @@
 """The way to the engines: HTTP over kept-alive connections, TCP or unix socket. Nothing here waits on Celery."""
 
+import asyncio
 import hashlib
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
@@ -15,6 +19,10 @@ log = structlog.get_logger()
 
 _GRACE_SECONDS = 0.5
 """How much longer than the deadline we listen: the engine's own answer about it is better than our silence."""
+_CONNECT_SECONDS = 1
+"""A host that is gone says nothing, for minutes; another engine should be asked long before."""
+_LOOK_UP_SECONDS = 5
+_BY_NAME = "dns+"
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,18 @@ class EngineClient:
     """Asks the engine that has this concept's bundle in memory; one other when that one fails."""
 
     def __init__(self, urls: Sequence[str], *, timeout_seconds: float) -> None:
+        """`http://host:port`, `unix:/path`, or `dns+http://name:port` for all engines that a name stands for."""
         self._timeout_seconds = timeout_seconds
-        self._engines = {url: _connect(url) for url in urls}
+        self._fixed = [url for url in urls if not url.startswith(_BY_NAME)]
+        self._names = [url.removeprefix(_BY_NAME) for url in urls if url.startswith(_BY_NAME)]
+        self._named: list[str] = []
+        self._looked_up = -_LOOK_UP_SECONDS - 1.0
+        self._by_socket = {url: _connect(url) for url in self._fixed if url.startswith("unix:")}
+        self._by_network = httpx.AsyncClient(limits=_limits(), trust_env=False)
 
     async def close(self) -> None:
-        for engine in self._engines.values():
-            await engine.aclose()
+        for client in (*self._by_socket.values(), self._by_network):
+            await client.aclose()
 
     async def generate(
         self, concept_id: UUID, *, bundle: BundleKey | None, prompt: str, seeds: list[int], image_format: str
@@ -58,18 +72,24 @@ class EngineClient:
         }
         deadline = time.monotonic() + self._timeout_seconds
         failure: DomainError = Unavailable("no engine is running; start one, then try again", "no_engine")
-        for url in self._tries(concept_id):
+        urls = await self._urls()
+        for url in self._tries(concept_id, urls):
             left = deadline - time.monotonic()
             if left <= 0:
                 break
             try:
-                answer = await self._engines[url].post(
-                    "/generate", json={**body, "deadline_ms": int(left * 1000)}, timeout=left + _GRACE_SECONDS
+                answer = await self._ask(
+                    "POST",
+                    url,
+                    "/generate",
+                    json={**body, "deadline_ms": int(left * 1000)},
+                    timeout=httpx.Timeout(left + _GRACE_SECONDS, connect=min(left, _CONNECT_SECONDS)),
                 )
             except httpx.ReadTimeout:
                 raise self._late() from None
             except httpx.TransportError as error:  # not there, or went away under a kept-alive connection
                 log.warning("engine.unreachable", engine=url, error=type(error).__name__)
+                self._looked_up = -_LOOK_UP_SECONDS - 1.0
                 failure = Unavailable(
                     "no engine answers at present; please try again in a few seconds", "no_engine", retry_after=3
                 )
@@ -77,16 +97,16 @@ class EngineClient:
             if answer.is_success:
                 return Generated(**answer.json())
             failure = self._refusal(answer)
-            if answer.status_code != 503 or len(self._engines) == 1:  # asking a busy engine again makes it busier
+            if answer.status_code != 503 or len(urls) == 1:  # asking a busy engine again makes it busier
                 break
         raise failure
 
     async def forget(self, sha256: str) -> int:
         """Have every engine drop its copies of a bundle; how many did not answer."""
         unreachable = 0
-        for url, engine in self._engines.items():
+        for url in await self._urls():
             try:
-                (await engine.delete(f"/bundles/{sha256}", timeout=5)).raise_for_status()
+                (await self._ask("DELETE", url, f"/bundles/{sha256}", timeout=5)).raise_for_status()
             except httpx.HTTPError as error:
                 log.warning("engine.forgets_not", engine=url, error=type(error).__name__)
                 unreachable += 1
@@ -94,18 +114,31 @@ class EngineClient:
 
     async def ready(self) -> bool:
         """Whether any engine has its base loaded."""
-        for engine in self._engines.values():
+        for url in await self._urls():
             try:
-                if (await engine.get("/readyz", timeout=2)).is_success:
+                if (await self._ask("GET", url, "/readyz", timeout=2)).is_success:
                     return True
             except httpx.TransportError:
                 continue
         return False
 
-    def _tries(self, concept_id: UUID) -> list[str]:
+    async def _ask(self, method: str, url: str, path: str, **options: Any) -> httpx.Response:
+        if url in self._by_socket:
+            return await self._by_socket[url].request(method, path, **options)
+        return await self._by_network.request(method, url + path, **options)
+
+    async def _urls(self) -> list[str]:
+        """The engines that are there now, as far as names tell: looked up every few seconds, and after a failure."""
+        if self._names and time.monotonic() - self._looked_up > _LOOK_UP_SECONDS:
+            self._looked_up = time.monotonic()
+            found = await asyncio.gather(*map(_addresses, self._names))
+            self._named = sorted({url for urls in found for url in urls})
+        return self._fixed + self._named
+
+    def _tries(self, concept_id: UUID, urls: list[str]) -> list[str]:
         """Two engines by rendezvous hashing, so a concept stays where its bundle is warm; the only one twice, as its
         kept-alive connection may have died with its last process."""
-        ranked = sorted(self._engines, key=lambda url: hashlib.sha256(f"{concept_id} {url}".encode()).digest())
+        ranked = sorted(urls, key=lambda url: hashlib.sha256(f"{concept_id} {url}".encode()).digest())
         return ranked * 2 if len(ranked) == 1 else ranked[:2]
 
     def _refusal(self, answer: httpx.Response) -> DomainError:
@@ -133,9 +166,22 @@ class EngineClient:
         )
 
 
+def _limits() -> httpx.Limits:
+    return httpx.Limits(max_connections=400, max_keepalive_connections=100)
+
+
 def _connect(url: str) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-    if url.startswith("unix:"):
-        transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=limits)
-        return httpx.AsyncClient(transport=transport, base_url="http://engine")
-    return httpx.AsyncClient(base_url=url, limits=limits, trust_env=False)
+    transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=_limits())
+    return httpx.AsyncClient(transport=transport, base_url="http://engine")
+
+
+async def _addresses(url: str) -> list[str]:
+    """The URL with each address that its name stands for in the name's place; none for a name nobody knows."""
+    parts = urlsplit(url)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        log.warning("engine.name_unknown", name=parts.hostname, error=str(error))
+        return []
+    hosts = {str(address[0]) for _, _, _, _, address in found}
+    return [f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{parts.port}" for host in hosts]

@@ -1,17 +1,34 @@
 # The REST service and the one-shots. No torch: the image stays small and cannot load a model by mistake.
-FROM python:3.11-slim-bookworm
+# Pin the base by its digest: PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:... (docker/pin.sh writes the line).
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad
-WORKDIR /srv
+FROM ${PYTHON_IMAGE} AS packages
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
 COPY docker/api.lock ./
-RUN python -m pip install --no-deps --require-hashes -r api.lock
+RUN python -m venv --without-pip /opt/opad \
+    && python -m pip --python /opt/opad/bin/python install --no-deps --require-hashes -r api.lock
+COPY docker/sbom.py ./
+RUN /opt/opad/bin/python sbom.py opad-api > /opt/opad/sbom.cdx.json
+
+FROM ${PYTHON_IMAGE}
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="opad-api" \
+      org.opencontainers.image.description="OPAD's REST service" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}"
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad && install -d -o opad -g opad /run/opad
+COPY --from=packages /opt/opad /opt/opad
+WORKDIR /srv
 COPY api api
 COPY migrations migrations
-COPY docker/entrypoint.sh docker/make_secrets.py docker/prepare.py ./
+COPY docker/entrypoint.sh docker/make_secrets.py docker/migrate.py ./
+RUN /opt/opad/bin/python -m compileall -q api migrations
 
-USER opad
-ENV OPAD_HOME=/var/lib/opad OPAD_HOST=0.0.0.0 OPAD_PORT=8000 PYTHONPATH=/srv
+USER 10001:10001
+ENV PATH=/opt/opad/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/srv \
+    OPAD_HOME=/var/lib/opad OPAD_HOST=0.0.0.0 OPAD_PORT=8000
 EXPOSE 8000
 ENTRYPOINT ["sh", "/srv/entrypoint.sh"]
 CMD ["python", "-m", "api"]

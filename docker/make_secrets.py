@@ -1,32 +1,37 @@
-"""One-shot: make the stack's passwords the first time, in a volume that nobody outside the stack sees."""
+"""One-shot: make the stack's passwords the first time, in a volume that nobody outside the stack sees.
+
+`secrets.env` is for our images' user alone; PostgreSQL's user reads its password as a member of our group.
+"""
 
 import os
 import secrets
 from pathlib import Path
 
 FOLDER = Path("/run/opad")
-OPAD_UID = 10001
-"""The user of the api, trainer, engine and s3 images."""
 
 
 def main() -> None:
     environment = FOLDER / "secrets.env"
     if environment.exists():
         return
-    os.umask(0o077)
-    database, store = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
-    password = FOLDER / "postgres-password"
-    password.write_text(database)  # read by PostgreSQL's entry point while it is still root
-    new = FOLDER / "secrets.env.new"
-    new.write_text(
+    database, broker, store = (secrets.token_urlsafe(24) for _ in range(3))
+    _write(FOLDER / "postgres-password", database, mode=0o640)
+    _write(FOLDER / "redis.conf", f"requirepass {broker}\n", mode=0o600)
+    _write(
+        environment,
         f"OPAD_DATABASE_URL=postgresql://opad:{database}@postgres:5432/opad\n"
+        f"OPAD_REDIS_URL=redis://:{broker}@redis:6379/0\n"
         f"OPAD_S3_SECRET_KEY={store}\n"
-        f"AWS_SECRET_ACCESS_KEY={store}\n"
+        f"AWS_SECRET_ACCESS_KEY={store}\n",
+        mode=0o600,
     )
-    for path in (FOLDER, new):
-        os.chown(path, OPAD_UID, OPAD_UID)
-    FOLDER.chmod(0o755)
-    new.replace(environment)
+
+
+def _write(path: Path, text: str, *, mode: int) -> None:
+    new = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+        file.write(text)
+    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,41 @@
-# Trainer host, reconciler and engine; the command chooses.
-FROM python:3.11-slim-bookworm
+# Trainer host, reconciler and engine; the command chooses. One file for CPU and CUDA, which differ in TORCH_INDEX_URL.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad
-WORKDIR /srv
+FROM ${PYTHON_IMAGE} AS packages
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+RUN python -m venv --without-pip /opt/opad
 # https://download.pytorch.org/whl/cpu for the CPU build; empty for what the package index has, on Linux the CUDA build
 ARG TORCH_INDEX_URL=
 COPY requirements.torch ./
-RUN python -m pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r requirements.torch
+RUN python -m pip --python /opt/opad/bin/python install \
+    ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r requirements.torch
 COPY docker/worker.lock ./
-RUN python -m pip install --no-deps --require-hashes -r worker.lock
+RUN python -m pip --python /opt/opad/bin/python install --no-deps --require-hashes -r worker.lock
+COPY docker/sbom.py ./
+RUN /opt/opad/bin/python sbom.py opad-worker > /opt/opad/sbom.cdx.json
+
+FROM ${PYTHON_IMAGE}
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="opad-worker" \
+      org.opencontainers.image.description="OPAD's trainer host, reconciler and engine" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}"
+# the folders that volumes are laid over, so that the volumes come to be owned by the user
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad \
+    && install -d -o opad -g opad /run/opad /var/lib/opad/cache /var/lib/opad/bases
+COPY --from=packages /opt/opad /opt/opad
+WORKDIR /srv
 COPY api api
 COPY migrations migrations
 COPY opad_core opad_core
 COPY worker worker
 COPY docker/entrypoint.sh ./
+RUN /opt/opad/bin/python -m compileall -q api migrations opad_core worker
 
-RUN mkdir -p /var/lib/opad/cache && chown -R opad /var/lib/opad
-USER opad
-ENV OPAD_HOME=/var/lib/opad PYTHONPATH=/srv HF_HUB_OFFLINE=1
+USER 10001:10001
+ENV PATH=/opt/opad/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/srv \
+    OPAD_HOME=/var/lib/opad HF_HUB_OFFLINE=1 MPLCONFIGDIR=/tmp/matplotlib
 ENTRYPOINT ["sh", "/srv/entrypoint.sh"]
 CMD ["python", "-m", "worker.host"]

@@ -12,12 +12,12 @@ _LOCK = 0x0FAD_0001
 """Advisory lock: of several processes that migrate at once, one does it and the others wait and find it done."""
 
 
-def migrate(sqlalchemy_url: str) -> None:
-    """Apply what is missing, in one transaction. Takes `Settings.sqlalchemy_url`."""
+def migrate(sqlalchemy_url: str, revision: str = "head") -> None:
+    """Apply what is missing up to `revision`, in one transaction. Takes `Settings.sqlalchemy_url`."""
     engine = create_engine(sqlalchemy_url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        command.upgrade(alembic_config(connection), "head")
+        command.upgrade(alembic_config(connection), revision)
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -1,10 +1,13 @@
-"""The console command `opad`: up, migrate, key create, audit verify, doctor."""
+"""The console command `opad`: up, migrate, key create, audit verify, backup, restore, doctor."""
 
 import argparse
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
@@ -13,7 +16,9 @@ from api.domain.database import make_sessions
 from api.domain.errors import DomainError
 from api.domain.settings import Settings
 from migrations.run import migrate
+from worker.backup import restore_backup, write_backup
 from worker.home import LocalError, published_environment
+from worker.local import local_servers
 from worker.stack import run_stack, surroundings
 
 
@@ -47,6 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         "--contains", metavar="NUMBER:HASH", type=audit.parse_mark, help="as an earlier verify told; finds a cut end"
     )
     verify_command.set_defaults(run=verify_audit)
+
+    for name, what in (("backup", "write database and files to"), ("restore", "fill an empty stack from")):
+        command = commands.add_parser(name, help=f"{what} one file")
+        command.add_argument("file", type=Path, help="- is standard output or input")
+        command.set_defaults(run=back_up if name == "backup" else restore)
 
     commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=examine)
 
@@ -97,6 +107,37 @@ def verify_audit(arguments: argparse.Namespace) -> int:
     return 0 if verdict.sound else 1
 
 
+def back_up(arguments: argparse.Namespace) -> int:
+    """The file appears when it is whole, readable for its owner alone: it holds photos and webhooks' secrets."""
+    with _servers_in_use() as settings:
+        if arguments.file == Path("-"):
+            held = write_backup(settings, sys.stdout.buffer)
+        elif arguments.file.exists():
+            raise LocalError(f"{arguments.file} is there already; name another file")
+        else:
+            partial = arguments.file.with_name(arguments.file.name + ".partial")
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                held = write_backup(settings, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(arguments.file)
+    print(f"backed up {held.rows} rows and {held.objects} files to {arguments.file}", file=sys.stderr)
+    return 0
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    with _servers_in_use() as settings:
+        if arguments.file == Path("-"):
+            held = restore_backup(settings, sys.stdin.buffer)
+        elif not arguments.file.is_file():
+            raise LocalError(f"there is no file {arguments.file}")
+        else:
+            with arguments.file.open("rb") as file:
+                held = restore_backup(settings, file)
+    print(f"restored {held.rows} rows and {held.objects} files of revision {held.revision}", file=sys.stderr)
+    return 0
+
+
 def examine(arguments: argparse.Namespace) -> int:
     from worker import doctor  # imports torch: 400 MB that the launcher need not carry
 
@@ -108,6 +149,18 @@ def _settings_of_the_running_stack() -> Settings:
     for name, value in published_environment(Settings().home).items():
         os.environ.setdefault(name, value)
     return Settings()
+
+
+@contextmanager
+def _servers_in_use() -> Iterator[Settings]:
+    """The servers of the running stack or those that are set; where there are none, our own for as long as it takes."""
+    settings = _settings_of_the_running_stack()
+    if settings.database_url and settings.s3_endpoint:
+        yield settings
+    else:
+        os.environ.update(surroundings())
+        with local_servers(settings, say=lambda line: print(line, file=sys.stderr, flush=True)) as started:
+            yield started
 
 
 def _settings_in_use() -> Settings:

@@ -27,6 +27,8 @@ from worker.webhooks import deliver_forever
 log = structlog.get_logger()
 
 _LOCK = 0x0FAD_0004
+MOST_RINGS = 1000
+"""Unheard, before they are thrown away: where pods are started for jobs (`worker.once`) nobody listens."""
 
 
 def sweep(settings: Settings, sessions: Sessions) -> list[UUID]:
@@ -47,6 +49,8 @@ def ring(doorbell: Celery, job_ids: list[UUID]) -> None:
     """Unless earlier rings still lie there unheard: all hosts busy or none there, and more would only pile up."""
     with doorbell.connection_for_write() as connection:
         queue = connection.default_channel.queue_declare(jobs.RING_QUEUE)
+        if queue.message_count > MOST_RINGS:
+            connection.default_channel.queue_purge(jobs.RING_QUEUE)
         if queue.message_count > 0:
             return
         for job_id in job_ids:

@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     engine_urls: list[str] = []
-    """Engines the api may ask, for instance `["http://engine:8100"]` or `["unix:/run/opad/engine.sock"]`."""
+    """Engines the api may ask, for instance `["http://engine:8100"]` or `["unix:/run/opad/engine.sock"]`;
+    `["dns+http://engine:8100"]` means every address of that name."""
     base: str = "nano"
     """Name of a shipped base or the path of a base folder."""
     device: str = "auto"

@@ -58,14 +58,16 @@ def fetch(
     if size > free:
         raise OpadError(f"{partial} has room for {free / 1e9:.1f} GB, the base needs {size / 1e9:.1f} GB")
 
-    downloads, hashes = partial / ".downloads", {}
+    downloads, hashes, done = partial / ".downloads", {}, 0
     for part in recipe.parts:
         for name in part.files:
             repository, path = part.repository, part.path(name)
             listed, file = available[repository][path], downloads / repository.name / path
+            say(f"{done / 1e9:.1f} of {size / 1e9:.1f} GB: {repository.name}/{path}")
             if not file.is_file() or file.stat().st_size != listed.size:
                 mirror.download(repository, path, downloads / repository.name)
             hashes[f"{part.place}/{name}"] = _checked(repository, path, listed, file)
+            done += listed.size
     for item in recipe.picked:
         (partial / item.place).parent.mkdir(parents=True, exist_ok=True)
         save_file(read_tensors(mirror, item), partial / item.place)

@@ -41,6 +41,15 @@ def test_it_rings_for_each_waiting_job_and_never_piles_up_rings(settings, sessio
     assert rings() == 2, "nobody has heard the first ones yet"
 
 
+def test_rings_that_nobody_ever_hears_are_thrown_away(settings, make_job, rings):
+    doorbell, job_id = reconcile.create_doorbell(settings), make_job()
+    with doorbell.connection_for_write() as connection:
+        for _ in range(reconcile.MOST_RINGS + 1):
+            doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=jobs.RING_QUEUE, connection=connection)
+    reconcile.ring(doorbell, [job_id])
+    assert rings() == 0
+
+
 def test_a_dead_broker_is_given_up_within_seconds(settings):
     dead = settings.model_copy(update={"redis_url": "redis://127.0.0.1:9/0"})
     started = time.monotonic()

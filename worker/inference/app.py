@@ -29,7 +29,7 @@ from opad_core.bases import Manifest, load_base
 from opad_core.bundle import Bundle
 from opad_core.errors import OpadError
 from opad_core.generation import MAX_SEED, ImageRequest, OneStepGenerator
-from worker.inference.batching import Batcher, DeadlinePassed, Drawn, Overloaded
+from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, Drawn, Overloaded
 from worker.inference.bundles import Bundles
 from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
 
@@ -114,6 +114,7 @@ def create_app(settings: Settings) -> Starlette:
         seconds = await asyncio.to_thread(_first_picture, generator)
         log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_picture_s=round(seconds, 3))
         batcher = Batcher(generator, seconds_per_image=seconds)
+        PREDICTED_WAIT.set_function(batcher.predicted_wait)
         app.state.engine = Engine(
             base.manifest.name,
             Bundles(Storage(settings), settings.home / "cache" / "bundles"),

@@ -9,7 +9,7 @@ from threading import Condition, Thread
 
 import numpy as np
 import structlog
-from prometheus_client import Histogram
+from prometheus_client import Gauge, Histogram
 
 from opad_core.errors import OpadError
 from opad_core.generation import ImageRequest, OneStepGenerator
@@ -19,6 +19,7 @@ log = structlog.get_logger()
 MAX_BATCH = 8
 """Bounds how long the first of a batch waits for the last."""
 MAX_WAITING = 64
+PREDICTED_WAIT = Gauge("opad_engine_predicted_wait_seconds", "That a picture asked for now would wait for its turn")
 BATCH_SIZE = Histogram("opad_engine_batch_size", "Pictures drawn in one pass", buckets=range(1, MAX_BATCH + 1))
 
 
@@ -75,14 +76,20 @@ class Batcher:
         """
         items = [_Waiting(request, deadline) for request in requests]
         with self._changed:
-            ahead = len(self._waiting) + self._drawing
-            wait = ahead * self._seconds_per_image
+            ahead, wait = self._ahead(), self.predicted_wait()
             too_late = time.monotonic() + wait + len(items) * self._seconds_per_image > deadline
             if self._closed or (ahead and (too_late or ahead + len(items) > MAX_WAITING)):
                 raise Overloaded(retry_after=max(1, math.ceil(wait)))
             self._waiting.extend(items)
             self._changed.notify()
         return [item.future for item in items]
+
+    def predicted_wait(self) -> float:
+        """Seconds that a picture asked for now would wait before its turn."""
+        return self._ahead() * self._seconds_per_image
+
+    def _ahead(self) -> int:
+        return len(self._waiting) + self._drawing
 
     def forget(self, bundle_id: str) -> None:
         """Have the model thread drop what it keeps of a bundle, before it draws anything else."""

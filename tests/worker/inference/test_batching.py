@@ -88,3 +88,13 @@ def test_nobody_waits_for_a_cancelled_picture(batcher, stored):
     first.add_done_callback(lambda _: done.set())
     assert done.wait(60)
     assert rest[-2].result(60).pixels.shape == (64, 64, 3)
+
+
+def test_the_predicted_wait_grows_with_what_lies_ahead_and_ends_with_it(batcher, stored):
+    assert batcher.predicted_wait() == 0
+    ahead = batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(20)], deadline=soon())
+    assert batcher.predicted_wait() > 0
+    wait(ahead, 60)
+    batcher.submit([ImageRequest(stored[0].bundle, BEACH, 1)], deadline=soon())[0].result(60)
+    batcher.close()
+    assert batcher.predicted_wait() == 0

@@ -1,0 +1,387 @@
+"""How many GPUs, how long a wait, what a cache holds: `python -m bench.simulate`, seeded, some seconds.
+
+Waits for training by arrival rate, with and without autoscaling and preemption; engines under overload with and
+without shedding, when one of them dies, and when one client floods; hit rates of the concepts' cache. The inequalities
+that docs/scaling.md relies on are checked in the end: exit status 1 names those that fail.
+
+An engine draws a batch of b pictures in `first + b * each` seconds. The default is SD-Turbo with its full autoencoder
+on an A100 (published: 27.6 pictures/s one by one, 33.5 in fours); give what `bench/load.py` measured of yours:
+
+    python -m bench.simulate --first-ms 8.4 --each-ms 27.8
+"""
+
+import argparse
+import math
+import random
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import simpy
+
+Events = Generator[simpy.Event, None, None]
+
+MAX_BATCH, MAX_WAITING = 8, 64
+"""Of the engine, `worker.inference.batching`."""
+LEASE, START_UP, CHECKPOINT = 1.0, 0.5, 1.0
+"""Minutes: until a dead trainer is missed, until a new one trains, and between checkpoints."""
+POLL_SECONDS, POD_SECONDS = 30.0, 120.0
+"""An autoscaler looks this often; a pod with a GPU takes so long to come up."""
+DEADLINE = 10.0
+BUSIEST = 0.97
+"""No plan goes beyond: how long the wait becomes there shows in no run of days."""
+WARM_UP = 0.2
+"""Part of a run that is not counted, as it begins with nothing waiting."""
+
+
+def erlang_c(servers: int, load: float) -> float:
+    """P(an arrival waits) in M/M/c with `load` = arrival rate / service rate, below `servers`."""
+    blocked = 1.0
+    for n in range(1, servers + 1):
+        blocked = load * blocked / (n + load * blocked)
+    return blocked / (1 - load / servers * (1 - blocked))
+
+
+def mean_wait(servers: int, per_minute: float, minutes: float) -> float:
+    """Of M/M/c, in minutes."""
+    load = per_minute * minutes
+    return erlang_c(servers, load) * minutes / (servers - load)
+
+
+def percentile(values: list[float], q: float) -> float:
+    """NaN of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else math.nan
+
+
+def steady(random_: random.Random, minutes: float) -> float:
+    """A training of so many iterations: within a tenth of its usual time."""
+    return random_.uniform(0.9, 1.1) * minutes
+
+
+@dataclass
+class Trained:
+    waits: list[float] = field(default_factory=list)
+    """Minutes until a job's first start, in order of the starts."""
+    gpu_minutes: float = 0.0
+    useful_minutes: float = 0.0
+
+    @property
+    def p95(self) -> float:
+        return percentile(self.waits[int(WARM_UP * len(self.waits)) :], 0.95)
+
+
+def train(
+    *,
+    per_hour: float,
+    gpus: int,
+    minutes: float,
+    jobs: int,
+    seed: int,
+    service: Callable[[random.Random, float], float] = steady,
+    minutes_between_losses: float = math.inf,
+    scaled: bool = False,
+    burst: int = 0,
+) -> Trained:
+    """Jobs arrive at random (and `burst` more at once, midway); each holds a GPU until it is done.
+
+    A lost GPU (preempted, died) costs the job its lease, a start and the work since its checkpoint. `scaled`: every
+    job's pod, of at most `gpus`, starts when the autoscaler has seen the job, and holds a GPU from then on.
+    """
+    env, random_, told = simpy.Environment(), random.Random(seed), Trained()
+    pool = simpy.Resource(env, gpus)
+
+    def job() -> Events:
+        arrived, left = env.now, service(random_, minutes)
+        told.useful_minutes += left
+        if scaled:
+            yield env.timeout(random_.uniform(0, POLL_SECONDS / 60))
+        first = True
+        while left > 0:
+            with pool.request() as slot:
+                yield slot
+                began = env.now
+                if scaled:
+                    yield env.timeout(POD_SECONDS / 60)
+                if first:
+                    told.waits.append(env.now - arrived)
+                    first = False
+                else:
+                    yield env.timeout(START_UP)
+                until_loss = random_.expovariate(1) * minutes_between_losses
+                yield env.timeout(min(left, until_loss))
+                told.gpu_minutes += env.now - began
+            if until_loss >= left:
+                return
+            left += random_.uniform(0, min(CHECKPOINT, until_loss)) - until_loss
+            yield env.timeout(LEASE)
+
+    def arrivals() -> Events:
+        for number in range(jobs):
+            yield env.timeout(random_.expovariate(per_hour / 60))
+            env.process(job())
+            if number == jobs // 2:
+                for _ in range(burst):
+                    env.process(job())
+
+    env.process(arrivals())
+    env.run()
+    return told
+
+
+def gpus_needed(*, per_hour: float, minutes: float, p95_minutes: float, seed: int) -> tuple[int, float]:
+    """The smallest number with that wait, and the wait. Begins where M/M/c, whose services vary more, meets it."""
+    load = per_hour / 60 * minutes
+    fewest = math.ceil(load / BUSIEST)
+    gpus = max(fewest, math.floor(load) + 1)
+    while erlang_c(gpus, load) * math.exp(-(gpus - load) / minutes * p95_minutes) > 0.05:
+        gpus += 1
+
+    def p95(count: int) -> float:
+        jobs = round(max(3000, 12 * load))  # twelve trainings' time, where many run at once
+        return train(
+            per_hour=per_hour, gpus=count, minutes=minutes, jobs=jobs, seed=seed, minutes_between_losses=50 * minutes
+        ).p95
+
+    wait = p95(gpus)
+    while wait > p95_minutes:
+        gpus += 1
+        wait = p95(gpus)
+    while gpus > fewest and (fewer := p95(gpus - 1)) <= p95_minutes:
+        gpus, wait = gpus - 1, fewer
+    return gpus, wait
+
+
+@dataclass(frozen=True)
+class Speed:
+    first: float
+    each: float
+    """Seconds."""
+
+    def of(self, batch: int) -> float:
+        return self.first + batch * self.each
+
+    @property
+    def capacity(self) -> float:
+        """Pictures a second of one engine, in full batches."""
+        return MAX_BATCH / self.of(MAX_BATCH)
+
+
+@dataclass
+class Served:
+    offered: int = 0
+    latencies: list[float] = field(default_factory=list)
+    """Seconds, of the answers that came within the deadline."""
+    per_second: float = 0.0
+    """Such answers, while requests kept coming."""
+
+    @property
+    def answered(self) -> float:
+        return len(self.latencies) / max(1, self.offered)
+
+
+class Engine:
+    def __init__(self, env: simpy.Environment, speed: Speed) -> None:
+        self.env, self.speed = env, speed
+        self.waiting: deque[tuple[float, simpy.Event]] = deque()
+        self.drawing = 0
+        self.alive = True
+        self.rung = env.event()
+        env.process(self._work())
+
+    def submit(self, *, sheds: bool, deadline: float) -> simpy.Event | None:
+        """The event of the picture; None when it is refused."""
+        ahead = len(self.waiting) + self.drawing
+        late = (ahead + 1) * self.speed.of(1) > deadline - self.env.now
+        if not self.alive or (sheds and ahead and (late or ahead + 1 > MAX_WAITING)):
+            return None
+        done = self.env.event()
+        self.waiting.append((deadline if sheds else math.inf, done))
+        if not self.rung.triggered:
+            self.rung.succeed()
+        return done
+
+    def _work(self) -> Events:
+        while True:
+            while not self.waiting:
+                self.rung = self.env.event()
+                yield self.rung
+            batch: list[simpy.Event] = []
+            while self.waiting and len(batch) < MAX_BATCH:
+                deadline, done = self.waiting.popleft()
+                if deadline > self.env.now:  # else nobody waits for it any more
+                    batch.append(done)
+            if not batch:
+                continue
+            self.drawing = len(batch)
+            yield self.env.timeout(self.speed.of(len(batch)))
+            self.drawing = 0
+            for done in batch:
+                if self.alive:
+                    done.succeed()
+
+
+def serve(
+    speed: Speed,
+    *,
+    per_second: float,
+    seconds: float,
+    seed: int,
+    engines: int = 1,
+    sheds: bool = True,
+    retries: int = 1,
+    dies_at: float = math.inf,
+    flood_per_second: float = 0.0,
+    flood_limit: float = math.inf,
+) -> Served:
+    """What becomes of the requests of ordinary clients, for one picture each, in the time after the warm-up.
+
+    A refused client asks once more after a second; without shedding an impatient one does, at the deadline, and its
+    first request is drawn all the same. `flood_limit` is the rate at which a key's requests pass its limiter.
+    """
+    env, random_, told = simpy.Environment(), random.Random(seed), Served()
+    pool = [Engine(env, speed) for _ in range(engines)]
+
+    def request(ours: bool) -> Events:
+        began, concept = env.now, random_.random()
+        counted = ours and began > WARM_UP * seconds
+        told.offered += counted
+        for _ in range(retries + 1):
+            alive = [engine for engine in pool if engine.alive]
+            done = alive[int(concept * len(alive))].submit(sheds=sheds, deadline=env.now + DEADLINE)
+            if done is None:
+                yield env.timeout(1 + random_.random())
+                continue
+            yield done | env.timeout(DEADLINE)
+            if done.processed:
+                if counted:
+                    told.latencies.append(env.now - began)
+                if ours and WARM_UP * seconds < env.now <= seconds:
+                    told.per_second += 1 / (seconds * (1 - WARM_UP))
+                return
+
+    def clients(rate: float, ours: bool) -> Events:
+        while env.now < seconds:
+            yield env.timeout(random_.expovariate(rate))
+            env.process(request(ours))
+
+    def death() -> Events:
+        yield env.timeout(dies_at)
+        pool[0].alive = False
+
+    env.process(clients(per_second, True))
+    if flood_per_second:
+        env.process(clients(min(flood_per_second, flood_limit), False))
+    if math.isfinite(dies_at):
+        env.process(death())
+    env.run(until=seconds + 3 * DEADLINE)
+    return told
+
+
+def hit_rate(*, concepts: int, cached: int, requests: int, seed: int) -> float:
+    """Of a cache that drops what was used longest ago; the n-th concept is asked for n**-1.1 times as often."""
+    weights = list(accumulate((n + 1) ** -1.1 for n in range(concepts)))
+    cache: OrderedDict[int, None] = OrderedDict()
+    hits = 0
+    asked = random.Random(seed).choices(range(concepts), cum_weights=weights, k=requests)
+    counted_from = int(WARM_UP * requests)
+    for number, concept in enumerate(asked):
+        if concept in cache:
+            cache.move_to_end(concept)
+            hits += number >= counted_from
+        else:
+            cache[concept] = None
+            if len(cache) > cached:
+                cache.popitem(last=False)
+    return hits / (requests - counted_from)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.simulate", description=__doc__)
+    parser.add_argument("--first-ms", type=float, default=8.4, help="of a batch, whatever its size")
+    parser.add_argument("--each-ms", type=float, default=27.8, help="of each picture in it")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    speed, seed = Speed(arguments.first_ms / 1000, arguments.each_ms / 1000), arguments.seed
+    held: dict[str, bool] = {}
+
+    print("GPUs for a wait of at most 10 minutes (95 of 100 jobs), 1 lost GPU in 50 trainings")
+    needed = {}
+    for minutes in (52, 10, 5):
+        for per_hour in (1, 10, 100, 1000):
+            if minutes == 10 and per_hour == 1000:
+                continue
+            needed[minutes, per_hour] = gpus_needed(per_hour=per_hour, minutes=minutes, p95_minutes=10, seed=seed)
+            gpus, wait = needed[minutes, per_hour]
+            busy = per_hour * minutes / 60 / gpus
+            print(f"  {per_hour:5} concepts/h of {minutes:2} min: {gpus:4} GPUs, {busy:4.0%} busy, p95 {wait:4.1f} min")
+    held["ten jobs an hour of 10 minutes need at most 4 GPUs, of 52 at least 10"] = (
+        needed[10, 10][0] <= 4 and needed[52, 10][0] >= 10
+    )
+    held["a thousand jobs an hour keep their GPUs at least 90 % busy"] = all(
+        1000 * minutes / 60 / needed[minutes, 1000][0] >= 0.9 for minutes in (52, 5)
+    )
+
+    spot = train(per_hour=4, gpus=20, minutes=52, jobs=2000, seed=seed, minutes_between_losses=30)
+    overhead = spot.gpu_minutes / spot.useful_minutes - 1
+    print(f"GPUs that are taken away every 30 minutes: {overhead:.1%} of their time is done twice")
+    held["preemption every half hour costs at most 5 % of GPU time"] = overhead <= 0.05
+
+    fixed = train(per_hour=10, gpus=3, minutes=10, jobs=1000, seed=seed, burst=50)
+    scaled = train(per_hour=10, gpus=30, minutes=10, jobs=1000, seed=seed, burst=50, scaled=True)
+    print(f"50 jobs at once beside 10/h: p95 {fixed.p95:.0f} min on 3 GPUs, {scaled.p95:.0f} min with up to 30 pods")
+    held["pods that scale beat fixed GPUs in a burst by half"] = scaled.p95 <= fixed.p95 / 2
+
+    load = serve(speed, per_second=0.7 * speed.capacity, seconds=120, seed=seed)
+    ratio = percentile(load.latencies, 0.99) / percentile(load.latencies, 0.5)
+    print(
+        f"one engine of {speed.capacity:.1f} pictures/s at 70 %: p50 {percentile(load.latencies, 0.5) * 1000:.0f} ms, "
+        f"p99 {percentile(load.latencies, 0.99) * 1000:.0f} ms"
+    )
+    held["p99 at 70 % is at most 8 times p50"] = ratio <= 8
+
+    goodput = {}
+    for sheds in (True, False):
+        found = serve(speed, per_second=3 * speed.capacity, seconds=60, seed=seed, sheds=sheds)
+        goodput[sheds] = found.per_second / speed.capacity
+        kind = "with" if sheds else "without"
+        print(f"three times too much, {kind} shedding: {goodput[sheds]:.0%} of capacity is answered in time")
+    held["with shedding at least 95 % of capacity stays useful under threefold load"] = goodput[True] >= 0.95
+    held["without it less than half does"] = goodput[False] < 0.5
+
+    lost = serve(speed, per_second=0.7 * 4 * speed.capacity, seconds=40, seed=seed, engines=4, dies_at=20)
+    p99 = percentile(lost.latencies, 0.99)
+    print(f"one of four engines at 70 % dies: {lost.answered:.2%} are answered, p99 {p99:.2f} s")
+    held["one of four engines at 70 % may die: at least 99 % are answered"] = lost.answered >= 0.99
+
+    quiet = {"per_second": 0.4 * speed.capacity, "seconds": 60.0, "seed": seed}
+    alone = percentile(serve(speed, **quiet).latencies, 0.95)
+    flooded = percentile(serve(speed, **quiet, flood_per_second=3 * speed.capacity).latencies, 0.95)
+    limited = percentile(
+        serve(
+            speed, **quiet, flood_per_second=3 * speed.capacity, flood_limit=0.1 * speed.capacity
+        ).latencies,
+        0.95,
+    )  # fmt: skip
+    print(
+        f"one key floods: the others' p95 {alone * 1000:.0f} ms alone, {flooded * 1000:.0f} ms beside it, "
+        f"{limited * 1000:.0f} ms with its limit at a tenth of an engine"
+    )
+    held["with a limit on its key a flood costs the others at most 1.2 times their p95"] = limited <= 1.2 * alone
+
+    rates = {}
+    for cached in (100, 200, 1000, 5000):
+        rates[cached] = hit_rate(concepts=10_000, cached=cached, requests=60_000, seed=seed)
+        print(f"{cached:5} of 10,000 concepts cached: {rates[cached]:.0%} of requests hit")
+    held["a cache of a tenth of the concepts serves at least 70 % of requests"] = rates[1000] >= 0.7
+
+    failed = [name for name, holds in held.items() if not holds]
+    for name in failed:
+        print(f"does not hold: {name}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+# What clients reach: limits on size and time before anything of ours reads a byte.
+ARG NGINX_IMAGE=nginx:1.28
+
+FROM ${NGINX_IMAGE}
+LABEL org.opencontainers.image.title="opad-proxy" \
+      org.opencontainers.image.description="nginx in front of OPAD" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY docker/nginx.conf docker/proxy.sh /etc/opad/
+USER 10001:10001
+ENV OPAD_MAX_UPLOAD_MB=12 OPAD_PROXY_API=http://api:8000 OPAD_PROXY_S3=http://s3:8333
+EXPOSE 8000 8333
+ENTRYPOINT ["sh", "/etc/opad/proxy.sh"]
+CMD []

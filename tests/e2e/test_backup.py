@@ -1,0 +1,73 @@
+"""What was learned survives the loss of everything: one file, an empty stack, the same picture."""
+
+import os
+import shutil
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api.domain.settings import Settings
+from tests.api.pictures import photo
+from tests.job_life import wait_until
+from tests.random_base import write_random_base
+from worker import cli
+from worker.stack import RunningStack, local_stack
+
+
+def settings_in(home: Path, base: Path) -> Settings:
+    addresses = {"database_url": None, "redis_url": None, "s3_endpoint": None}
+    return Settings(home=home, base=str(base), device="cpu", port=0, generate_timeout_seconds=60, **addresses)
+
+
+def client_of(running: RunningStack) -> httpx.Client:
+    return httpx.Client(
+        base_url=running.api_url, headers={"Authorization": f"Bearer {running.admin_key}"}, timeout=60, trust_env=False
+    )
+
+
+def learn(client: httpx.Client, name: str) -> None:
+    answer = client.post(
+        "/concepts",
+        data={"name": name, "class_noun": "dog", "overrides": '{"iterations": 2, "collaborative_iterations": 1}'},
+        files=[("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(3)],
+    )
+    job = f"/v1/jobs/{answer.json()['job']['id']}"
+    wait_until(lambda: client.get(job).json()["finished_at"], seconds=200, what="the training")
+    assert client.get(job).json()["state"] == "succeeded"
+
+
+def draw(client: httpx.Client) -> bytes:
+    asked = {"concept": "a dog", "prompt": "a <concept> on the beach", "seed": 7}
+    answer = client.post("/generate", json=asked, headers={"Accept": "image/png"})
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def test_a_restored_stack_draws_the_same_picture_byte_for_byte(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_random_base(short_folder / "base of the backup")
+    lost, empty = short_folder / "lost home", short_folder / "empty home"
+    file = short_folder / "backup.tar"
+
+    with local_stack(settings_in(lost, base), say=print) as running, client_of(running) as client:
+        learn(client, "a dog")
+        picture = draw(client)
+        monkeypatch.setenv("OPAD_HOME", str(lost))
+        assert cli.main(["backup", str(file)]) == 0  # while it runs
+        for name in [name for name in os.environ if name.startswith("OPAD_")]:
+            monkeypatch.delenv(name)  # the addresses of the running stack, which the command took from its home
+    assert file.stat().st_mode & 0o077 == 0
+    key = (lost / "admin-key").read_text()
+    shutil.rmtree(lost)
+
+    monkeypatch.setenv("OPAD_HOME", str(empty))
+    assert cli.main(["restore", str(file)]) == 0
+    (empty / "admin-key").write_text(key)
+    with local_stack(settings_in(empty, base), say=print) as running, client_of(running) as client:
+        assert draw(client) == picture
+        assert client.get("/v1/audit").json()["items"]
+        learn(client, "a second dog")  # whatever numbers itself goes on where it was
+    assert cli.main(["restore", str(file)]) == 1
+    assert "restore into an empty stack" in capsys.readouterr().err
