@@ -6,7 +6,7 @@ IMAGES ?=
 CLASS ?=
 DEMO_ITERATIONS ?=
 
-.PHONY: demo up test check setup lock clean
+.PHONY: demo up test faults check setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -17,6 +17,10 @@ up: setup
 
 test: setup
 	$(PY) -m pytest
+
+# every fault that docs/reliability.md names, about twenty minutes
+faults: setup
+	$(PY) -m pytest tests/faults tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m ""
 
 check: setup
 	.venv/bin/ruff check .

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
 from api.domain.errors import Conflict, DomainError, NotFound, Unavailable
 from api.domain.settings import Settings
@@ -180,6 +180,8 @@ class Storage:
             if status in (409, 412):
                 raise _KeyTaken(key) from error
             raise StorageUnavailable(f"the store refused {key}: {error}", "storage_unavailable") from error
+        except FlexibleChecksumError as error:  # the store's own checksum disagrees with what came
+            raise ObjectDamaged(f"{key} came damaged: {error}", "object_damaged", key=key) from error
         except BotoCoreError as error:
             raise StorageUnavailable(f"the store did not answer for {key}: {error}", "storage_unavailable") from error
 

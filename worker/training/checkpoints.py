@@ -6,7 +6,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from api.domain import jobs
+from api.domain import failpoints, jobs
 from api.domain.database import Sessions
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage, StorageUnavailable, checkpoint_key
 
@@ -20,6 +20,7 @@ def save_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID, fence: i
     commit = jobs.commit_checkpoint(job_id, fence, step=step, key=key, sha256=sha256, size=len(state))
     try:
         storage.put_once(key, state, sha256)
+        failpoints.reach("checkpoint.stored")
         with sessions.begin() as db:
             committed = db.execute(commit).one_or_none()
         if committed is None:

@@ -65,6 +65,11 @@ class Lease:
         self._progress = progress
         self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)
 
+    def wait(self, seconds: float) -> None:
+        """Sleep; time that passes like this is no stall."""
+        time.sleep(seconds)
+        self._stalled_after = time.monotonic() + STALL_SECONDS
+
     def release(self) -> None:
         """The job has ended or was given back: there is nothing left to watch."""
         faulthandler.cancel_dump_traceback_later()

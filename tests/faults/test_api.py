@@ -1,0 +1,244 @@
+"""An upload is answered with 202 once it is kept, and with anything else when it is not, whoever dies when."""
+
+import contextlib
+import http.client
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+from sqlalchemy import func, select
+
+from api.domain import keys
+from api.domain.models import ApiKey, Concept, Job, JobState, Owner, Reference, ServedBase
+from tests.api.pictures import photo
+from tests.faults.conftest import is_frozen
+from tests.faults.invariants import objects
+from tests.job_life import wait_until
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
+
+FILES = [("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(3)]
+
+
+@pytest.fixture
+def admin_key(sessions) -> str:
+    key = keys.mint()
+    with sessions.begin() as db:
+        owner = Owner(name="alice")
+        db.add(owner)
+        db.flush()
+        db.add(ApiKey(owner_id=owner.id, label="test", secret_sha256=key.sha256, scopes=["admin"]))
+        db.add(ServedBase(name="nano", resolution=64, nouns=["mug"], words=["a"], manifest_sha256="0" * 64))
+    return key.text
+
+
+@pytest.fixture
+def start_api(start_process, api_settings):
+    """Start `python -m api`, by default with `api_settings`; returns once it answers."""
+
+    def start(settings=api_settings):
+        process = start_process(settings.model_copy(update={"base": "nano"}), "api")
+
+        def answers() -> bool:
+            assert process.poll() is None, "the api has ended"
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"http://127.0.0.1:{settings.port}/healthz").is_success
+            return False
+
+        wait_until(answers, seconds=60, what="the api's start")
+        return process
+
+    return start
+
+
+@pytest.fixture
+def upload(admin_key, api_settings):
+    """POST /concepts; `key` is its Idempotency-Key."""
+
+    def post(key: str, *, name: str = "my mug", port: int = api_settings.port) -> httpx.Response:
+        return httpx.post(
+            f"http://127.0.0.1:{port}/v1/concepts",
+            files=FILES,
+            data={"name": name, "class_noun": "mug"},
+            headers={"Authorization": f"Bearer {admin_key}", "Idempotency-Key": key},
+            timeout=60,
+        )
+
+    return post
+
+
+@pytest.fixture
+def kept(sessions):
+    """How many concepts, jobs and photos there are."""
+
+    def count() -> tuple[int, ...]:
+        with sessions() as db:
+            return tuple(db.scalar(select(func.count()).select_from(table)) for table in (Concept, Job, Reference))
+
+    return count
+
+
+def test_an_api_killed_while_an_upload_comes_in_has_kept_nothing(
+    start_api, admin_key, upload, kept, quick, api_settings
+):
+    api = start_api()
+    half = http.client.HTTPConnection("127.0.0.1", api_settings.port)
+    half.putrequest("POST", "/v1/concepts")
+    for name, value in (
+        ("Authorization", f"Bearer {admin_key}"),
+        ("Content-Type", "multipart/form-data; boundary=b"),
+        ("Content-Length", "900000"),
+    ):
+        half.putheader(name, value)
+    half.endheaders()
+    half.send(b'--b\r\nContent-Disposition: form-data; name="images"; filename="1.jpg"\r\n\r\n' + bytes(300_000))
+    api.kill()
+    with pytest.raises((http.client.HTTPException, OSError)):
+        half.getresponse()
+    assert (kept(), objects(quick)) == ((0, 0, 0), [])
+    start_api()
+    assert upload("order-1").status_code == 202
+    assert kept() == (1, 1, 3)
+
+
+@pytest.mark.always
+@pytest.mark.parametrize("moment", ["references.stored", "request.committing", "request.committed"])
+def test_an_api_killed_before_its_answer_leaves_one_job_to_a_client_that_asks_again(
+    start_api, upload, kept, fail_at, moment
+):
+    """After the photos are stored, before the commit, and between the commit and the answer."""
+    fail_at("none")
+    api = start_api()
+    fail_at(moment, "kill")
+    with pytest.raises(httpx.TransportError):
+        upload("order-1")
+    assert api.wait(10) == -signal.SIGKILL
+    assert kept() == ((1, 1, 3) if moment == "request.committed" else (0, 0, 0))
+    start_api()
+    again = upload("order-1")
+    assert again.status_code == 202
+    assert (again.headers.get("idempotent-replayed") == "true") == (moment == "request.committed")
+    assert kept() == (1, 1, 3)
+
+
+def test_a_job_whose_api_is_killed_before_it_rings_is_rung_for_by_the_reconciler(
+    start_api, upload, kept, fail_at, start_process, quick, rings
+):
+    fail_at("job.unrung", "kill")
+    api = start_api()
+    assert upload("order-1").status_code == 202
+    api.wait(10)
+    assert rings() == 0
+    start_process(quick, "worker.reconcile")
+    wait_until(lambda: rings() == 1, seconds=30, what="the ring")
+
+
+def test_equal_uploads_at_the_same_moment_make_one_job_and_another_under_their_key_is_refused(start_api, upload, kept):
+    start_api()
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: upload("order-1"), range(3)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["job"]["id"] for answer in answers}) == 1
+    other = upload("order-1", name="another mug")
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert kept() == (1, 1, 3)
+
+
+@pytest.mark.parametrize("what_is_lost", ["the commit", "its answer"])
+def test_a_client_whose_commit_was_cut_off_asks_again_and_gets_one_job(
+    start_api, upload, kept, database_wire, quick, api_settings, what_is_lost
+):
+    wire, through_wire = database_wire
+    start_api(through_wire.model_copy(update={"port": api_settings.port}))
+    lost = threading.Event()
+
+    def on_request(connection, data):
+        if b"INSERT INTO job " in data:
+            connection.seen = b"creating"
+        if connection.seen == b"creating" and b"COMMIT" in data and not lost.is_set():
+            if what_is_lost == "the commit":
+                lost.set()
+                return None
+            connection.seen = b"committing"
+        return data
+
+    def on_answer(connection, data):
+        if connection.seen == b"committing" and not lost.is_set():
+            lost.set()
+            return None
+        return data
+
+    wire.on_request, wire.on_answer = on_request, on_answer
+    first = upload("order-1")
+    assert lost.is_set()
+    assert (first.status_code, first.json()["code"]) == (503, "database_unreachable")
+    assert first.headers["retry-after"] == "5"
+    again = upload("order-1")
+    assert again.status_code == 202
+    assert (again.headers.get("idempotent-replayed") == "true") == (what_is_lost == "its answer")
+    assert kept() == (1, 1, 3)
+
+
+def test_a_database_killed_during_an_accept_and_back_again_has_one_job_for_a_client_that_asks_again(
+    start_api, upload, kept, fail_at, servers
+):
+    fail_at("request.committing", "freeze")
+    api = start_api()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(upload, "order-1")
+        wait_until(lambda: is_frozen(api.pid), seconds=60, what="the commit")
+        servers.kill("postgresql")
+        psutil.Process(api.pid).send_signal(signal.SIGCONT)
+        assert (first.result().status_code, first.result().headers["retry-after"]) == (503, "5")
+    servers.start("postgresql")
+    assert kept() == (0, 0, 0)
+    assert upload("order-1").status_code == 202
+    assert kept() == (1, 1, 3)
+
+
+@pytest.mark.always
+def test_without_its_database_or_its_store_the_api_refuses_and_recovers_by_itself(
+    start_api, upload, kept, servers, api_settings
+):
+    start_api()
+    url = f"http://127.0.0.1:{api_settings.port}"
+    servers.kill("postgresql")
+    refused = upload("order-1")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    ready = httpx.get(f"{url}/readyz", timeout=30)
+    assert (ready.status_code, ready.json()["parts"]["database"]) == (503, "unreachable")
+    assert httpx.get(f"{url}/healthz").status_code == 200
+    servers.start("postgresql")
+    servers.kill("s3")
+    refused = upload("order-1")
+    assert (refused.status_code, refused.json()["code"]) == (503, "storage_unreachable")
+    assert kept() == (0, 0, 0)
+    servers.start("s3")
+    assert upload("order-1").status_code == 202
+    assert kept() == (1, 1, 3)
+
+
+def test_a_job_in_training_is_cancelled_before_its_concept_can_be_erased_and_nothing_of_it_appears_later(
+    start_api, upload, admin_key, quick, sessions, trainers, fail_at, api_settings, base_folder
+):
+    fail_at("training.step", "pass", "freeze")
+    start_api()
+    accepted = upload("order-1").json()
+    with sessions.begin() as db:
+        job = db.scalars(select(Job)).one()
+        job.overrides = {"iterations": 4, "collaborative_iterations": 2}
+    trainer = trainers.start(*trainers.claim())
+    wait_until(lambda: is_frozen(trainer.pid), seconds=120, what="the trainer's freezing")
+    url, headers = f"http://127.0.0.1:{api_settings.port}/v1", {"Authorization": f"Bearer {admin_key}"}
+    concept = f"{url}/concepts/{accepted['concept']['id']}"
+    assert httpx.delete(concept, headers=headers).status_code == 409
+    assert httpx.post(f"{url}/jobs/{job.id}/cancel", headers=headers).status_code == 200
+    psutil.Process(trainer.pid).send_signal(signal.SIGCONT)
+    trainer.join(60)
+    assert trainer.exitcode == 0
+    assert httpx.get(f"{url}/jobs/{job.id}", headers=headers).json()["state"] == JobState.cancelled
+    assert httpx.delete(concept, headers=headers, timeout=30).status_code == 200
+    assert objects(quick) == []
