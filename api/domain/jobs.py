@@ -162,7 +162,7 @@ def commit_checkpoint(
     held = select(Job.id).where(*_held("heartbeat", job_id, fence)).with_for_update(key_share=True).cte("held")
     superfluous = (
         select(Checkpoint.id)
-        .where(Checkpoint.job_id == job_id)
+        .where(Checkpoint.job_id == job_id, or_(Checkpoint.fence != fence, Checkpoint.step != step))
         .order_by(*_NEWEST_FIRST)
         .offset(KEPT_CHECKPOINTS - 1)
         .scalar_subquery()
@@ -188,8 +188,12 @@ def commit_checkpoint(
             ),
             include_defaults=False,
         )
-        # The same commit sent again, after its first answer was lost with the connection.
-        .on_conflict_do_update(constraint="uq_checkpoint_job_id_fence_step", set_={"key": key})
+        # The same commit sent again, after its first answer was lost with the connection; or the step come to again,
+        # after the training was rolled back.
+        .on_conflict_do_update(
+            constraint="uq_checkpoint_job_id_fence_step",
+            set_={"key": key, "sha256": sha256, "size": size, "created_at": func.now()},
+        )
         .returning(Checkpoint.id)
         .cte("made")
     )
@@ -321,7 +325,8 @@ def waiting(limit: int = 100) -> Select[UUID]:
 
 _TOLD = (Job.id, Job.fence, Job.state, Job.owner_id, Job.concept_id, Job.version, Job.error_code, Job.error_detail)
 
-_NEWEST_FIRST = (Checkpoint.fence.desc(), Checkpoint.step.desc())
+_NEWEST_FIRST = (Checkpoint.fence.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
+"""By time within a fence, for a training that was rolled back is at an earlier step than what it left."""
 
 
 def _begins(change: str) -> ColumnElement[bool]:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+ERASURE = 0x0FAD_0002
+"""Advisory lock: held shared by who stores photos or pictures until they have rows, alone by who deletes objects."""
+
+
 def reference_key(sha256: str) -> str:
     return f"references/{sha256}.png"
 
@@ -34,8 +39,9 @@ def export_key(sha256: str) -> str:
     return f"exports/{sha256}.safetensors"
 
 
-def checkpoint_key(job_id: UUID, fence: int, step: int) -> str:
-    return f"jobs/{job_id}/f{fence}/step{step}.safetensors"
+def checkpoint_key(job_id: UUID, fence: int, step: int, sha256: str) -> str:
+    """A training that was rolled back comes to the same step again, in another state."""
+    return f"jobs/{job_id}/f{fence}/step{step}-{sha256[:12]}.safetensors"
 
 
 def checkpoint_prefix(job_id: UUID) -> str:
@@ -125,6 +131,13 @@ class Storage:
                     )
                     deleted += len(keys)
         return deleted
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """The keys that begin so, with the time each was written."""
+        with self._answering(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                for entry in page.get("Contents", []):
+                    yield entry["Key"], entry["LastModified"]
 
     def delete(self, key: str) -> None:
         with self._answering(key):

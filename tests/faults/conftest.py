@@ -1,6 +1,7 @@
 """Servers of this folder's tests alone, because they are killed; programs that can be made to fail; a job's owner who
 listens."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -8,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import psutil
 import pytest
 import torch
 
-from api.domain import webhooks
-from api.domain.models import Job
+from api.domain import keys, webhooks
+from api.domain.models import ApiKey, Job, Owner, ServedBase
 from api.domain.settings import Settings
 from opad_core.bases import load_base
 from opad_core.config import override, preset
@@ -171,6 +173,38 @@ def database_wire(quick) -> Iterator[tuple[Proxy, Settings]]:  # noqa: F811
 @pytest.fixture
 def api_settings(quick) -> Settings:  # noqa: F811
     return quick.model_copy(update={"port": free_ports(1)[0]})
+
+
+@pytest.fixture
+def admin_key(sessions) -> str:  # noqa: F811
+    """Of alice, in a database that knows the base."""
+    key = keys.mint()
+    with sessions.begin() as db:
+        owner = Owner(name="alice")
+        db.add(owner)
+        db.flush()
+        db.add(ApiKey(owner_id=owner.id, label="test", secret_sha256=key.sha256, scopes=["admin"]))
+        db.add(ServedBase(name="nano", resolution=64, nouns=["mug"], words=["a"], manifest_sha256="0" * 64))
+    return key.text
+
+
+@pytest.fixture
+def start_api(start_process, api_settings):  # noqa: F811
+    """Start `python -m api`, by default with `api_settings`; returns once it answers."""
+
+    def start(settings=api_settings):
+        process = start_process(settings.model_copy(update={"base": "nano"}), "api")
+
+        def answers() -> bool:
+            assert process.poll() is None, "the api has ended"
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"http://127.0.0.1:{settings.port}/healthz").is_success
+            return False
+
+        wait_until(answers, seconds=60, what="the api's start")
+        return process
+
+    return start
 
 
 def is_frozen(pid: int) -> bool:

@@ -1,6 +1,7 @@
 """What must hold once a fault is over and the jobs have ended, whatever the fault was."""
 
 import re
+from datetime import timedelta
 from itertools import pairwise
 
 import boto3
@@ -14,6 +15,7 @@ from api.domain.storage import Storage
 from api.domain.webhooks import Webhook, WebhookDelivery
 from opad_core.bundle import read_bundle
 from tests.job_life import ENDED
+from worker.garbage import collect
 
 
 def check(settings: Settings, sessions: Sessions, *, expected: bytes | None = None) -> None:
@@ -39,9 +41,14 @@ def check(settings: Settings, sessions: Sessions, *, expected: bytes | None = No
             data = storage.get(bundle.key, bundle.sha256)
             read_bundle(data)
             assert expected is None or data == expected, "exact resume: not a bit of difference"
+        collect(sessions, storage, kept=timedelta(seconds=-5))
+        named = {row.key for row in bundles.values()}
         for table in (Reference, Export, Checkpoint):
             for row in db.scalars(select(table)):
                 storage.get(row.key, row.sha256)
+                named.add(row.key)
+        left_over = [key for key in objects(settings) if key not in named and "/previews/" not in key]
+        assert left_over == [], "what no row names is collected"
         assert db.scalars(select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(
             Job.state == "succeeded")).all() == []  # fmt: skip
     left = [process.cmdline() for process in psutil.process_iter() if _trains_one_of(process, [j.id for j in jobs])]

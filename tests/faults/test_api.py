@@ -1,6 +1,5 @@
 """An upload is answered with 202 once it is kept, and with anything else when it is not, whoever dies when."""
 
-import contextlib
 import http.client
 import signal
 import threading
@@ -11,8 +10,7 @@ import psutil
 import pytest
 from sqlalchemy import func, select
 
-from api.domain import keys
-from api.domain.models import ApiKey, Concept, Job, JobState, Owner, Reference, ServedBase
+from api.domain.models import Concept, Job, JobState, Reference
 from tests.api.pictures import photo
 from tests.faults.conftest import is_frozen
 from tests.faults.invariants import objects
@@ -21,37 +19,6 @@ from tests.job_life import wait_until
 pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
 
 FILES = [("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(3)]
-
-
-@pytest.fixture
-def admin_key(sessions) -> str:
-    key = keys.mint()
-    with sessions.begin() as db:
-        owner = Owner(name="alice")
-        db.add(owner)
-        db.flush()
-        db.add(ApiKey(owner_id=owner.id, label="test", secret_sha256=key.sha256, scopes=["admin"]))
-        db.add(ServedBase(name="nano", resolution=64, nouns=["mug"], words=["a"], manifest_sha256="0" * 64))
-    return key.text
-
-
-@pytest.fixture
-def start_api(start_process, api_settings):
-    """Start `python -m api`, by default with `api_settings`; returns once it answers."""
-
-    def start(settings=api_settings):
-        process = start_process(settings.model_copy(update={"base": "nano"}), "api")
-
-        def answers() -> bool:
-            assert process.poll() is None, "the api has ended"
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"http://127.0.0.1:{settings.port}/healthz").is_success
-            return False
-
-        wait_until(answers, seconds=60, what="the api's start")
-        return process
-
-    return start
 
 
 @pytest.fixture

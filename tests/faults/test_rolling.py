@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 
 from api.domain.models import Attempt, Job, JobState
-from tests.faults.test_api import FILES, admin_key, kept, start_api, upload  # noqa: F401  fixtures
+from tests.faults.test_api import FILES
 from tests.job_life import ENDED, read_job, wait_until
 from worker.servers import free_ports
 
@@ -60,7 +60,7 @@ def test_replacing_every_program_under_load_refuses_nothing_and_loses_nothing(
     admin_key,
     quick,
     sessions,
-    start_process,  # noqa: F811
+    start_process,
 ):
     ports = free_ports(2)
     api_settings = [quick.model_copy(update={"port": port}) for port in ports]
