@@ -1,13 +1,19 @@
 """An upload is answered with 202 once it is kept, and with anything else when it is not, whoever dies when."""
 
 import http.client
+import os
 import signal
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
+import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import func, select
 
 from api.domain.models import Concept, Job, JobState, Reference
@@ -166,7 +172,6 @@ def test_a_database_killed_during_an_accept_and_back_again_has_one_job_for_a_cli
     assert kept() == (1, 1, 3)
 
 
-@pytest.mark.always
 def test_without_its_database_or_its_store_the_api_refuses_and_recovers_by_itself(
     start_api, upload, kept, servers, api_settings
 ):
@@ -186,6 +191,62 @@ def test_without_its_database_or_its_store_the_api_refuses_and_recovers_by_itsel
     servers.start("s3")
     assert upload("order-1").status_code == 202
     assert kept() == (1, 1, 3)
+
+
+@pytest.fixture
+def small_disk(settings, servers, short_folder):
+    """The test's database on a disk of 24 MB, moved there and back."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    disk = short_folder / "small disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    owner = (servers.settings.home / "postgresql" / "18").stat()
+    os.chown(disk, owner.st_uid, owner.st_gid)
+    name = sql.Identifier(urlsplit(settings.database_url).path[1:])
+    with psycopg.connect(servers.settings.database_url, autocommit=True) as db:
+        db.execute(sql.SQL("CREATE TABLESPACE small LOCATION {}").format(str(disk)))
+        db.execute(sql.SQL("ALTER DATABASE {} SET TABLESPACE small").format(name))
+    yield
+    with psycopg.connect(servers.settings.database_url, autocommit=True) as db:
+        others = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s"
+        db.execute(others, (urlsplit(settings.database_url).path[1:],))
+        db.execute(sql.SQL("ALTER DATABASE {} SET TABLESPACE pg_default").format(name))
+        db.execute("DROP TABLESPACE small")
+    subprocess.run(["umount", disk], check=True)
+
+
+def fill(db) -> None:
+    """In pieces that become smaller: a server that finds no room for many pages may find some for one."""
+    db.execute("CREATE SCHEMA filler")
+    lines = 10_000
+    for number in count():
+        try:
+            db.execute(
+                f"CREATE TABLE filler.t{number} AS SELECT repeat(random()::text, 50) FROM generate_series(1, {lines})"
+            )
+        except psycopg.errors.DiskFull:
+            if lines == 1:
+                raise
+            lines = max(1, lines // 10)
+
+
+def test_a_database_whose_disk_is_full_accepts_nothing_until_there_is_room(
+    start_api, upload, kept, settings, small_disk
+):
+    api = start_api()
+    with psycopg.connect(settings.database_url, autocommit=True) as db, pytest.raises(psycopg.errors.DiskFull):
+        fill(db)
+    refused = upload("order-1")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert kept() == (0, 0, 0)
+    with psycopg.connect(settings.database_url, autocommit=True) as db:
+        db.execute("DROP SCHEMA filler CASCADE")
+    assert upload("order-1").status_code == 202
+    assert kept() == (1, 1, 3)
+    api.kill()
+    api.wait()
 
 
 def test_a_job_in_training_is_cancelled_before_its_concept_can_be_erased_and_nothing_of_it_appears_later(

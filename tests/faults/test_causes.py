@@ -27,7 +27,6 @@ def replace_references(sessions, storage, job_id, data: bytes | None) -> None:
                 row.key, row.sha256 = reference_key(sha256), sha256
 
 
-@pytest.mark.always
 def test_memory_that_runs_out_once_costs_an_attempt_and_twice_the_job(quick, sessions, queue, trainers, fail_at, check):
     once, twice = queue(), queue()
     fail_at("training.step", "oom")

@@ -64,7 +64,6 @@ def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_fr
         asyncio.run(ask())
 
 
-@pytest.mark.always
 def test_an_engine_whose_disk_is_full_draws_all_the_same(quick, bundle, short_folder: Path):
     """No file of it may grow beyond a kilobyte."""
     address = short_folder / "engine"

@@ -66,7 +66,6 @@ def test_a_trainer_stops_by_itself_when_the_database_stays_away_and_another_goes
     check()
 
 
-@pytest.mark.always
 def test_a_result_waits_for_a_database_that_is_killed_just_before_the_last_commit(
     servers, queue, sessions, trainers, fail_at, check
 ):

@@ -116,7 +116,6 @@ def test_a_trainer_killed_between_the_bundles_object_and_its_row_stores_it_once(
     check()
 
 
-@pytest.mark.always
 def test_a_trainer_killed_after_the_last_commit_has_succeeded_and_the_owner_is_told(
     quick, sessions, queue, trainers, fail_at, check
 ):
