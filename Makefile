@@ -18,7 +18,7 @@ up: setup
 test: setup
 	$(PY) -m pytest
 
-# every fault that docs/reliability.md names, about twenty minutes
+# every fault that docs/reliability.md names, about ten minutes
 faults: setup
 	$(PY) -m pytest tests/faults tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m ""
 

@@ -1,15 +1,19 @@
 """Engines die and disks fill up while pictures are asked for."""
 
 import asyncio
+import base64
 import hashlib
+import io
 import os
 import resource
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from api.domain.errors import Unavailable
 from api.domain.storage import Storage, bundle_key
@@ -32,6 +36,10 @@ async def draw(client: EngineClient, concept, bundle: BundleKey, seed: int):
     )
 
 
+def pixels(drawn) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn.images[0])))).astype(int)
+
+
 def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_from_another(
     quick, bundle, short_folder: Path
 ):
@@ -43,15 +51,16 @@ def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_fr
         urls = [f"unix:{address}" for address in addresses]
         client = EngineClient(urls, timeout_seconds=60)
         try:
-            before = [(await draw(client, concept, bundle, seed)).images for seed in range(20)]
+            before = [pixels(await draw(client, concept, bundle, seed)) for seed in range(20)]
             warm = client._tries(concept)[0]
             victim = engines[urls.index(warm)]
             psutil.Process(victim.pid).suspend()  # so that all twenty are in its hands
             asked = [asyncio.create_task(draw(client, concept, bundle, seed)) for seed in range(20)]
             await asyncio.sleep(0.5)  # nothing tells when a frozen process has been sent something
             victim.kill()
-            after = [(await task).images for task in asked]
-            assert after == before
+            after = [pixels(await task) for task in asked]
+            # drawn in batches now, whose sums have another order: a value may round the other way
+            assert max(int(np.abs(a - b).max()) for a, b in zip(after, before, strict=True)) <= 1
             engines[1 - urls.index(warm)].kill()
             with pytest.raises(Unavailable) as refused:
                 await draw(client, concept, bundle, 0)

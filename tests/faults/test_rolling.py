@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from uuid import UUID
 
 import httpx
 import pytest
@@ -85,7 +86,7 @@ def test_replacing_every_program_under_load_refuses_nothing_and_loses_nothing(
     assert load.refused == []
     assert len(load.accepted) > TRAINED
     for job in load.accepted:
-        wait_until(lambda job=job: read_job(sessions, job["id"]).state in ENDED, seconds=240, what="a job's end")
+        wait_until(lambda job=job: read_job(sessions, UUID(job["id"])).state in ENDED, seconds=240, what="a job's end")
     with sessions() as db:
         assert db.scalar(select(func.count()).select_from(Job)) == len(load.accepted)
         states = db.scalars(select(Job.state).order_by(Job.id)).all()

@@ -29,14 +29,22 @@ def causes(sessions, job_id):
         return list(db.scalars(select(Attempt.cause).where(Attempt.job_id == job_id).order_by(Attempt.fence)))
 
 
+def wait_for_frozen_trainer(settings) -> psutil.Process:
+    """The one that trains on the host, once it has come to the failpoint."""
+    pid = wait_until(lambda: trainer_pid(settings.home), seconds=240, what="the trainer's id")
+    wait_until(lambda: is_frozen(pid), seconds=240, what="the trainer's freezing")
+    return psutil.Process(pid)
+
+
 @pytest.mark.always
 def test_a_killed_trainer_resumes_by_itself_and_makes_the_very_bundle_of_an_undisturbed_training(
-    quick, sessions, queue, start_process, check
+    quick, sessions, queue, start_process, fail_at, check
 ):
     job_id = queue()
+    fail_at("training.step", "pass", "pass", "freeze")
     start_process(quick, "worker.host")
-    wait_until(lambda: checkpoints_of(sessions, job_id), seconds=240, what="a checkpoint")
-    trainer = psutil.Process(wait_until(lambda: trainer_pid(quick.home), seconds=5, what="the trainer's id"))
+    trainer = wait_for_frozen_trainer(quick)
+    assert checkpoints_of(sessions, job_id)
     trainer.kill()
 
     assert wait_for_end(sessions, job_id).state is JobState.succeeded
@@ -85,6 +93,8 @@ def test_a_trainer_killed_in_the_middle_of_an_upload_leaves_nothing_that_counts(
     half_sent = threading.Event()
 
     def stop_half_way(connection, data):
+        if data.startswith((b"GET /", b"PUT /", b"HEAD /")):
+            connection.seen = b""
         connection.seen += data
         if connection.seen.startswith(b"PUT /") and b"/f1/" in connection.seen[:200] and len(connection.seen) > 50_000:
             wire.freeze()
@@ -129,12 +139,13 @@ def test_a_trainer_killed_after_the_last_commit_has_succeeded_and_the_owner_is_t
 
 
 def test_a_killed_celery_worker_takes_the_trainer_along_and_the_next_one_goes_on(
-    quick, sessions, queue, start_process, rings, check
+    quick, sessions, queue, start_process, rings, fail_at, check
 ):
-    job_id = queue(iterations=4)
+    job_id = queue()
+    fail_at("training.step", "pass", "pass", "freeze")
     worker = start_process(quick, "worker.celery_app")
     ring(create_doorbell(quick), [job_id])
-    wait_until(lambda: checkpoints_of(sessions, job_id), seconds=240, what="a checkpoint")
+    wait_for_frozen_trainer(quick)
     family = psutil.Process(worker.pid).children(recursive=True)
     assert len(family) == 2, "the pool's child and the trainer"
     worker.kill()
@@ -183,7 +194,7 @@ def test_a_host_killed_between_the_claim_and_the_trainers_start_gives_the_job_ba
     assert start_process(quick, "worker.host").wait(timeout=60) == -signal.SIGKILL
     assert read_job(sessions, job_id).state is JobState.running
     again = start_process(quick, "worker.host")
-    wait_until(lambda: causes(sessions, job_id)[0] == "lost_worker", seconds=60, what="the job's return")
+    wait_until(lambda: causes(sessions, job_id)[0] == "lost_worker", seconds=30, what="the job's return")
     assert read_job(sessions, job_id).attempt <= 2, "at once, not when the lease of a minute has run out"
     again.kill()
 
