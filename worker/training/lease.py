@@ -66,9 +66,10 @@ class Lease:
         self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)
 
     def wait(self, seconds: float) -> None:
-        """Sleep; time that passes like this is no stall."""
+        """Sleep; time that passes like this is no stall. Before the first news nothing is: a base takes time to load."""
         time.sleep(seconds)
-        self._stalled_after = time.monotonic() + STALL_SECONDS
+        if self._stalled_after is not None:
+            self._stalled_after = time.monotonic() + STALL_SECONDS
 
     def release(self) -> None:
         """The job has ended or was given back: there is nothing left to watch."""
