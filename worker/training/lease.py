@@ -66,7 +66,7 @@ class Lease:
         self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)
 
     def wait(self, seconds: float) -> None:
-        """Sleep; time that passes like this is no stall. Before the first news nothing is: a base takes time to load."""
+        """Sleep; this is no stall. Before the first news nothing counts as one, for a base takes long to load."""
         time.sleep(seconds)
         if self._stalled_after is not None:
             self._stalled_after = time.monotonic() + STALL_SECONDS
