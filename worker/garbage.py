@@ -51,8 +51,11 @@ def _nobody_stores(db: Session) -> bool:
 
 
 def _nothing_runs(db: Session) -> bool:
+    running = select(Job.id).where(Job.state == JobState.running).limit(1)
+    if db.scalar(running) is not None:
+        return False
     db.execute(text("LOCK TABLE job IN SHARE MODE"))  # reads go on; a claim waits
-    return db.scalar(select(Job.id).where(Job.state == JobState.running).limit(1)) is None
+    return db.scalar(running) is None
 
 
 def _anybody(db: Session) -> bool:
