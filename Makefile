@@ -8,7 +8,7 @@ DEMO_ITERATIONS ?=
 
 FILE ?=
 
-.PHONY: demo up test check backup restore docker-test setup lock clean
+.PHONY: demo up test faults check backup restore docker-test setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -19,6 +19,10 @@ up: setup
 
 test: setup
 	$(PY) -m pytest
+
+# every fault that docs/reliability.md names, about ten minutes
+faults: setup
+	$(PY) -m pytest tests/faults tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m ""
 
 check: setup
 	.venv/bin/ruff check .

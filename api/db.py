@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
+from api.domain import failpoints
 from api.domain.settings import Settings
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -28,7 +29,9 @@ async def session(request: Request) -> AsyncIterator[AsyncSession]:
     sessions: Sessions = request.app.state.sessions
     async with sessions() as opened:
         yield opened
+        failpoints.reach("request.committing")
         await opened.commit()
+        failpoints.reach("request.committed")
 
 
 SessionDep = Annotated[AsyncSession, Depends(session, scope="function")]

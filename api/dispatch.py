@@ -6,6 +6,7 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from api.domain import failpoints
 from api.domain.jobs import RING_QUEUE, RING_TASK
 from api.domain.settings import Settings
 
@@ -26,6 +27,7 @@ def create_doorbell(settings: Settings) -> Celery:
 
 def ring(doorbell: Celery, job_id: UUID) -> None:
     """Blocking, at most about a second; run as a background task, after the answer."""
+    failpoints.reach("job.unrung")
     try:
         doorbell.send_task(RING_TASK, [str(job_id)], queue=RING_QUEUE)
     except OperationalError as error:

@@ -27,14 +27,11 @@ from api.domain.models import (
     JobState,
     Reference,
 )
-from api.domain.storage import Storage, image_prefix, job_prefix
+from api.domain.storage import ERASURE, Storage, image_prefix, job_prefix
 from api.domain.webhooks import WebhookDelivery
 from api.engine_client import EngineClient
 from api.quotas import keep_erased_training
 from api.schemas import ErasureReceipt
-
-ERASURE = 0x0FAD_0002
-"""Advisory lock."""
 
 
 async def while_storing(session: AsyncSession) -> None:

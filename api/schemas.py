@@ -274,8 +274,8 @@ class AttemptOut(Out):
     started_at: datetime
     ended_at: datetime | None
     cause: str | None = Field(
-        description="null while it runs; succeeded, shutdown, cancelled, or why it ended: oom, invalid, lost_worker, "
-        "storage, diverged, internal"
+        description="null while it runs; succeeded, shutdown, cancelled, or why it ended: oom, bad_image, invalid, "
+        "lost_worker, storage, diverged, internal"
     )
     detail: str | None
 

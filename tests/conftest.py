@@ -39,14 +39,19 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def stack(short_folder: Path) -> Iterator[Settings]:
-    """PostgreSQL, Valkey and SeaweedFS; the database `template` is migrated and nobody connects to it again."""
+    """PostgreSQL, Valkey and SeaweedFS with the database `template`."""
     ours = Settings(home=short_folder / "stack", database_url=None, redis_url=None, s3_endpoint=None)
     with local_servers(ours, say=lambda line: None, durable=False) as settings:
-        with psycopg.connect(settings.database_url or "", autocommit=True) as connection:
-            connection.execute("CREATE DATABASE template")
-        migrate(Settings(database_url=_at_database(settings, "template")).sqlalchemy_url)
-        Storage(settings).ensure_bucket()  # the server makes it some moments after it answers
+        make_template(settings)
         yield settings
+
+
+def make_template(settings: Settings) -> None:
+    """Of the database that each test gets: migrated, and nobody connects to it again."""
+    with psycopg.connect(settings.database_url or "", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE template")
+    migrate(Settings(database_url=_at_database(settings, "template")).sqlalchemy_url)
+    Storage(settings).ensure_bucket()  # the server makes it some moments after it answers
 
 
 @pytest.fixture

@@ -173,12 +173,17 @@ def wait_for_end(sessions: Sessions, job_id: UUID, *, seconds: float = 240) -> J
     return wait_until(ended, seconds=seconds, what="the job's end")
 
 
-def _store_references(storage: Storage) -> list[Reference]:
+def reference_pictures() -> list[Image.Image]:
+    """Of every job that `queue_training` makes."""
     drawn = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    return [Image.fromarray(small).resize((80, 80), Image.Resampling.BICUBIC) for small in drawn]
+
+
+def _store_references(storage: Storage) -> list[Reference]:
     references = []
-    for position, small in enumerate(drawn):
+    for position, picture in enumerate(reference_pictures()):
         png = io.BytesIO()
-        Image.fromarray(small).resize((80, 80), Image.Resampling.BICUBIC).save(png, "PNG")
+        picture.save(png, "PNG")
         sha256 = hashlib.sha256(png.getvalue()).hexdigest()
         storage.put_once(reference_key(sha256), png.getvalue(), sha256)
         references.append(Reference(position=position, key=reference_key(sha256), sha256=sha256, width=80, height=80))

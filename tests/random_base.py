@@ -17,6 +17,7 @@ SHORT = {
     "swd_levels": 2,
     "swd_projections": 8,
     "dinov2_size": 0,
+    "bank": 8,
 }
 """Settings with which a training of this base takes a few seconds."""
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from api.domain import jobs
+from api.domain import failpoints, jobs
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from worker.slot import Slot, take_slot
@@ -41,10 +41,11 @@ def train_next(settings: Settings, sessions: Sessions, *, job_id: UUID | None = 
         claimed_id, fence, attempt = claimed
         told = log.bind(job_id=str(claimed_id), fence=fence, attempt=attempt)
         told.info("job.claimed", worker=slot.host)
+        failpoints.reach("job.claimed")
         code = _run_trainer(slot, claimed_id, fence)
         told.info("trainer.exited", code=code)
         if code != 0:
-            _report_exit(settings, sessions, claimed_id, fence, code)
+            report_exit(settings, sessions, claimed_id, fence, code)
         return True
 
 
@@ -75,7 +76,7 @@ def _run_trainer(slot: Slot, job_id: UUID, fence: int) -> int:
             trainer.wait()
 
 
-def _report_exit(settings: Settings, sessions: Sessions, job_id: UUID, fence: int, code: int) -> None:
+def report_exit(settings: Settings, sessions: Sessions, job_id: UUID, fence: int, code: int) -> None:
     """A trainer that ends in order reports by itself and exits with 0; then, and after a lost lease, no row moves."""
     if code == -signal.SIGTERM:  # asked to stop before it could listen
         change, cause = jobs.requeue(job_id, fence), "shutdown"

@@ -1,7 +1,8 @@
-"""What makes the doorbell's losses harmless, and what sends webhooks: `python -m worker.reconcile`.
+"""What makes the doorbell's losses harmless, sends webhooks and collects garbage: `python -m worker.reconcile`.
 
 Every `reconcile_seconds` the jobs whose lease ran out go back to the queue (or end, when their attempts are used up),
 and the doorbell is rung for the jobs that wait. Any number may run; an advisory lock lets one at a time sweep.
+Every hour objects that no row names are deleted from the store (`worker.garbage`).
 """
 
 import logging
@@ -21,7 +22,9 @@ from api.domain import jobs
 from api.domain.database import Sessions, make_sessions
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
+from api.domain.storage import Storage, StorageUnavailable
 from worker.celery_app import create_app
+from worker.garbage import collect
 from worker.webhooks import deliver_forever
 
 log = structlog.get_logger()
@@ -29,6 +32,7 @@ log = structlog.get_logger()
 _LOCK = 0x0FAD_0004
 MOST_RINGS = 1000
 """Unheard, before they are thrown away: where pods are started for jobs (`worker.once`) nobody listens."""
+COLLECT_SECONDS = 3600.0
 
 
 def sweep(settings: Settings, sessions: Sessions) -> list[UUID]:
@@ -74,6 +78,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # else each webhook's URL, tokens and all, is in the log
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a sweep is one transaction: it may end anywhere
     sessions, doorbell = make_sessions(settings), create_doorbell(settings)
+    threading.Thread(target=_collect_forever, args=(settings, sessions), name="garbage", daemon=True).start()
     sender = threading.Thread(target=deliver_forever, args=(settings, sessions), name="webhooks", daemon=True)
     sender.start()
     log.info("reconciler.started", reconcile_seconds=settings.reconcile_seconds)
@@ -88,6 +93,17 @@ def main() -> None:
             log.warning("reconciler.broker_unreachable", error=str(error))
         time.sleep(settings.reconcile_seconds)
     sys.exit(1)
+
+
+def _collect_forever(settings: Settings, sessions: Sessions) -> None:
+    """Apart from the sweeps, which must not wait for a store that is away."""
+    storage = Storage(settings)
+    while True:
+        try:
+            collect(sessions, storage)
+        except (StorageUnavailable, OperationalError) as error:
+            log.warning("garbage.left", error=str(error))
+        time.sleep(COLLECT_SECONDS)
 
 
 if __name__ == "__main__":

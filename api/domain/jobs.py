@@ -162,7 +162,7 @@ def commit_checkpoint(
     held = select(Job.id).where(*_held("heartbeat", job_id, fence)).with_for_update(key_share=True).cte("held")
     superfluous = (
         select(Checkpoint.id)
-        .where(Checkpoint.job_id == job_id)
+        .where(Checkpoint.job_id == job_id, or_(Checkpoint.fence != fence, Checkpoint.step != step))
         .order_by(*_NEWEST_FIRST)
         .offset(KEPT_CHECKPOINTS - 1)
         .scalar_subquery()
@@ -188,8 +188,12 @@ def commit_checkpoint(
             ),
             include_defaults=False,
         )
-        # The same commit sent again, after its first answer was lost with the connection.
-        .on_conflict_do_update(constraint="uq_checkpoint_job_id_fence_step", set_={"key": key})
+        # The same commit sent again, after its first answer was lost with the connection; or the step come to again,
+        # after the training was rolled back.
+        .on_conflict_do_update(
+            constraint="uq_checkpoint_job_id_fence_step",
+            set_={"key": key, "sha256": sha256, "size": size, "created_at": func.now()},
+        )
         .returning(Checkpoint.id)
         .cte("made")
     )
@@ -238,26 +242,25 @@ def lose_attempt(
     job_id: UUID, fence: int, *, cause: str, detail: str | None, lease_seconds: float, max_attempts: int
 ) -> Select[JobState]:
     """An attempt ended without a result and another may do better."""
-    moved = _lost(*_held("lose_attempt", job_id, fence), cause=cause, lease_seconds=lease_seconds, cap=max_attempts)
+    held = _held("lose_attempt", job_id, fence)
+    moved = _lost(*held, cause=cause, detail=detail, lease_seconds=lease_seconds, cap=max_attempts)
     return select(moved.c.state).add_cte(*_end_of_attempt(moved, cause, detail))
 
 
 def expire_leases(*, lease_seconds: float, max_attempts: int) -> Select[UUID, int, JobState]:
     """Rows: job id, fence, new state, for each job whose holder fell silent."""
     silent = (_begins("lose_attempt"), Job.lease_until < func.now())
-    moved = _lost(*silent, cause="lost_worker", lease_seconds=lease_seconds, cap=max_attempts)
-    return select(moved.c.id, moved.c.fence, moved.c.state).add_cte(
-        *_end_of_attempt(moved, "lost_worker", "the lease ran out")
-    )
+    cause, detail = "lost_worker", "the lease ran out"
+    moved = _lost(*silent, cause=cause, detail=detail, lease_seconds=lease_seconds, cap=max_attempts)
+    return select(moved.c.id, moved.c.fence, moved.c.state).add_cte(*_end_of_attempt(moved, cause, detail))
 
 
 def lose_attempts_of(worker: str, *, lease_seconds: float, max_attempts: int) -> Select[UUID, int, JobState]:
     """Rows as `expire_leases`, for every job said to run on a worker that is known to run none."""
     its_own = (_begins("lose_attempt"), Job.worker == worker)
-    moved = _lost(*its_own, cause="lost_worker", lease_seconds=lease_seconds, cap=max_attempts)
-    return select(moved.c.id, moved.c.fence, moved.c.state).add_cte(
-        *_end_of_attempt(moved, "lost_worker", "the worker started anew")
-    )
+    cause, detail = "lost_worker", "the worker started anew"
+    moved = _lost(*its_own, cause=cause, detail=detail, lease_seconds=lease_seconds, cap=max_attempts)
+    return select(moved.c.id, moved.c.fence, moved.c.state).add_cte(*_end_of_attempt(moved, cause, detail))
 
 
 def requeue(job_id: UUID, fence: int) -> Select[JobState]:
@@ -322,7 +325,8 @@ def waiting(limit: int = 100) -> Select[UUID]:
 
 _TOLD = (Job.id, Job.fence, Job.state, Job.owner_id, Job.concept_id, Job.version, Job.error_code, Job.error_detail)
 
-_NEWEST_FIRST = (Checkpoint.fence.desc(), Checkpoint.step.desc())
+_NEWEST_FIRST = (Checkpoint.fence.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
+"""By time within a fence, for a training that was rolled back is at an earlier step than what it left."""
 
 
 def _begins(change: str) -> ColumnElement[bool]:
@@ -346,7 +350,7 @@ def _moved(change: str, job_id: UUID, fence: int, condition: ColumnElement[bool]
     return _update_ended(*conditions, **values)
 
 
-def _lost(*conditions: ColumnElement[bool], cause: str, lease_seconds: float, cap: int) -> CTE:
+def _lost(*conditions: ColumnElement[bool], cause: str, detail: str | None, lease_seconds: float, cap: int) -> CTE:
     """Pause a sixth of the lease (10 s by default), doubled with each attempt, so a job that kills its trainer does
     not spin."""
     wished = Job.cancel_requested_at.is_not(None)
@@ -363,7 +367,7 @@ def _lost(*conditions: ColumnElement[bool], cause: str, lease_seconds: float, ca
         ),
         finished_at=case((or_(wished, exhausted), func.now()), else_=null()),
         error_code=case((used_up, cause), else_=null()),
-        error_detail=case((used_up, f"{cause}: no attempt of {cap} came to its end"), else_=null()),
+        error_detail=case((used_up, f"no attempt of {cap} came to its end; the last: {detail or cause}"), else_=null()),
         run_after=func.now() + pause,
     )
 

@@ -189,7 +189,7 @@ class Job(Table):
     preview_key: Mapped[str | None]
 
     error_code: Mapped[str | None]
-    """oom, invalid, lost_worker, storage, diverged or internal."""
+    """oom, bad_image, invalid, lost_worker, storage, diverged or internal."""
     error_detail: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]

@@ -8,18 +8,23 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
 from api.domain.errors import Conflict, DomainError, NotFound, Unavailable
 from api.domain.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+
+ERASURE = 0x0FAD_0002
+"""Advisory lock: held shared by who stores photos or pictures until they have rows, alone by who deletes objects."""
 
 
 def reference_key(sha256: str) -> str:
@@ -34,8 +39,9 @@ def export_key(sha256: str) -> str:
     return f"exports/{sha256}.safetensors"
 
 
-def checkpoint_key(job_id: UUID, fence: int, step: int) -> str:
-    return f"jobs/{job_id}/f{fence}/step{step}.safetensors"
+def checkpoint_key(job_id: UUID, fence: int, step: int, sha256: str) -> str:
+    """A training that was rolled back comes to the same step again, in another state."""
+    return f"jobs/{job_id}/f{fence}/step{step}-{sha256[:12]}.safetensors"
 
 
 def checkpoint_prefix(job_id: UUID) -> str:
@@ -132,6 +138,13 @@ class Storage:
                     deleted += len(keys)
         return deleted
 
+    def listed(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """The keys that begin so, with the time each was written."""
+        with self._answering(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                for entry in page.get("Contents", []):
+                    yield entry["Key"], entry["LastModified"]
+
     def delete(self, key: str) -> None:
         with self._answering(key):
             self._client.delete_object(Bucket=self._bucket, Key=key)
@@ -186,6 +199,8 @@ class Storage:
             if status in (409, 412):
                 raise _KeyTaken(key) from error
             raise StorageUnavailable(f"the store refused {key}: {error}", "storage_unavailable") from error
+        except FlexibleChecksumError as error:  # the store's own checksum disagrees with what came
+            raise ObjectDamaged(f"{key} came damaged: {error}", "object_damaged", key=key) from error
         except BotoCoreError as error:
             raise StorageUnavailable(f"the store did not answer for {key}: {error}", "storage_unavailable") from error
 

@@ -19,6 +19,7 @@ from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
 from api.db import SessionDep
 from api.dispatch import ring
+from api.domain import failpoints
 from api.domain.errors import Conflict, Invalid, NotFound
 from api.domain.models import Concept, Job, Reference
 from api.domain.storage import Storage, reference_key
@@ -100,6 +101,7 @@ async def create_concept(
     await check_concepts(session, request, who)
     await while_storing(session)
     await run_in_threadpool(_store, state.storage, images)
+    failpoints.reach("references.stored")
     concept = Concept(owner_id=who.owner_id, name=asked.name, class_noun=class_noun, base=base_name)
     session.add(concept)
     try:

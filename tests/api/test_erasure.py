@@ -22,12 +22,12 @@ def learned(concept: dict[str, Any], sessions: Sessions, settings: Settings) -> 
     bundle, other = b"bundle of " + job_id.bytes, b"something"
     sha256 = hashlib.sha256(bundle).hexdigest()
     storage.put_once(bundle_key(sha256), bundle, sha256)
-    for key in (checkpoint_key(job_id, 1, 50), preview_key(job_id, 25)):
+    for key in (checkpoint_key(job_id, 1, 50, "0" * 64), preview_key(job_id, 25)):
         storage.put_once(key, other, hashlib.sha256(other).hexdigest())
     with sessions.begin() as db:
         (_, fence, _) = db.execute(jobs.claim("w", lease_seconds=60, job_id=job_id)).one()
         db.execute(jobs.finish(job_id, fence, key=bundle_key(sha256), sha256=sha256, size=len(bundle)))
-        key = checkpoint_key(job_id, 1, 50)
+        key = checkpoint_key(job_id, 1, 50, "0" * 64)
         db.add(Checkpoint(job_id=job_id, fence=1, step=50, key=key, sha256="0" * 64, size=9))
     return concept | {"bundle_sha256": sha256, "job_id": job_id}
 

@@ -235,6 +235,23 @@ def test_two_checkpoints_are_kept_and_the_dropped_ones_named(sessions, make_job)
     assert dropped == [None, ["f1/90"], ["f2/10"]], "a later fence is newer, whatever its step"
 
 
+def test_after_a_roll_back_the_newest_checkpoint_is_the_one_committed_last(sessions, make_job):
+    """Whose step is an earlier one, or one that was there before in another state."""
+    job_id = make_job(state=JobState.running, fence=1)
+
+    def commit(step: int, key: str) -> list[str]:
+        with sessions.begin() as db:
+            db.execute(jobs.commit_checkpoint(job_id, 1, step=step, key=key, sha256=key, size=1)).one()
+            return [
+                row.sha256 for row in db.scalars(jobs.checkpoints(job_id).execution_options(populate_existing=True))
+            ]
+
+    commit(10, "10")
+    commit(20, "20")
+    assert commit(10, "10 again") == ["10 again", "20"]
+    assert commit(15, "15") == ["15", "10 again"]
+
+
 def test_a_checkpoint_committed_twice_is_one(sessions, make_job):
     job_id = make_job(state=JobState.running, fence=1)
     commit = {"step": 10, "key": "k", "sha256": "00", "size": 1}

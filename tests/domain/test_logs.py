@@ -27,3 +27,10 @@ def test_each_change_is_one_json_line_whoever_logs_it():
     assert (lines[0]["job_id"], lines[0]["attempt"]) == ("j1", 2)
     assert "ZeroDivisionError" in lines[2]["exception"]
     assert written.stdout == ""
+
+
+def test_a_disk_too_full_for_a_line_ends_no_program():
+    going_on = SCRIPT + 'print("went on")'
+    with open("/dev/full", "w") as full:
+        written = subprocess.run([sys.executable, "-c", going_on], stdout=subprocess.PIPE, stderr=full, text=True)
+    assert written.stdout == "went on\n"

@@ -91,7 +91,8 @@ def test_a_missing_object_is_told_apart_from_a_silent_store(storage, settings):
 
 def test_a_prefix_is_deleted_and_its_neighbours_stay(storage):
     job_id = uuid7()
-    for key in (checkpoint_key(job_id, 1, 10), checkpoint_key(job_id, 2, 20), preview_key(job_id, 10)):
+    saved = [checkpoint_key(job_id, fence, 10 * fence, "0" * 64) for fence in (1, 2)]
+    for key in (*saved, preview_key(job_id, 10)):
         storage.put_once(key, b"x", sha256(b"x"))
     assert storage.delete_prefix(checkpoint_prefix(job_id)) == 2
     assert storage.read(preview_key(job_id, 10)) == b"x"

@@ -1,9 +1,211 @@
+"""Servers of this folder's tests alone, because they are killed; programs that can be made to fail; a job's owner who
+listens."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import psutil
+import pytest
+import torch
+
+from api.domain import keys, webhooks
+from api.domain.models import ApiKey, Job, Owner, ServedBase
+from api.domain.settings import Settings
+from opad_core.bases import load_base
+from opad_core.config import override, preset
+from opad_core.training import train
+from tests.conftest import make_template
+from tests.faults import invariants
+from tests.faults.proxy import Proxy
+from tests.faults.trainers import Trainers
 from tests.job_life import (  # noqa: F401  pytest finds fixtures by their names here
     base_folder,
     make_job,
     queue_training,
     quick,
+    reference_pictures,
     rings,
     sessions,
     start_process,
+    wait_until,
 )
+from worker.home import Home
+from worker.local import start_servers
+from worker.servers import free_ports
+from worker.supervision import Supervisor
+
+
+@dataclass
+class Servers:
+    settings: Settings
+    supervisor: Supervisor
+
+    def kill(self, name: str) -> None:
+        """SIGKILL for the server and all its processes: postgresql, valkey or s3."""
+        process = self.supervisor._running[name].process
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def start(self, name: str) -> None:
+        """Again, on the data that it left; returns once it answers."""
+        self.supervisor.start(self.supervisor._running[name].part)
+
+    def start_dead_ones(self) -> None:
+        for name, running in self.supervisor._running.items():
+            if running.process.poll() is not None:
+                self.start(name)
+
+
+@pytest.fixture(scope="session")
+def servers(short_folder: Path) -> Iterator[Servers]:
+    home = Home(short_folder / "faults")
+    home.open()
+    supervisor = Supervisor(home, say=lambda line: None)
+    nothing_set = Settings(home=home.folder, database_url=None, redis_url=None, s3_endpoint=None)
+    settings = start_servers(nothing_set, supervisor)
+    make_template(settings)
+    yield Servers(settings, supervisor)
+    supervisor.stop()
+    home.close()
+
+
+@pytest.fixture(scope="session")
+def stack(servers: Servers) -> Settings:
+    """In place of the stack that all other tests share."""
+    return servers.settings
+
+
+@pytest.fixture(autouse=True)
+def _all_servers_live_in_the_end(servers: Servers, settings: Settings) -> Iterator[None]:
+    yield
+    servers.start_dead_ones()
+
+
+@pytest.fixture
+def fail_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`fail_at("checkpoint.stored", "pass", "kill")`: what the processes started from here on do there, in turn.
+
+    The answer is the file that tells what is still to come.
+    """
+    folder = tmp_path / "failpoints"
+    folder.mkdir()
+    monkeypatch.setenv("OPAD_FAILPOINTS", str(folder))
+
+    def arm(name: str, *acts: str) -> Path:
+        (folder / name).write_text("\n".join(acts))
+        return folder / name
+
+    return arm
+
+
+@pytest.fixture
+def queue(queue_training, sessions) -> Callable[..., object]:  # noqa: F811
+    """As `queue_training`; the job's owner has a webhook for every end."""
+
+    def make(*, iterations: int = 4, **columns: object) -> object:
+        job_id = queue_training(iterations=iterations)
+        with sessions.begin() as db:
+            job = db.get_one(Job, job_id)
+            for name, value in columns.items():
+                setattr(job, name, value)
+            hook = {"url": "http://127.0.0.1:9/", "events": list(webhooks.JOB_EVENTS), "secret": webhooks.new_secret()}
+            db.add(webhooks.Webhook(owner_id=job.owner_id, **hook))
+        return job_id
+
+    return make
+
+
+@pytest.fixture
+def trainers(quick, sessions, tmp_path) -> Iterator[Trainers]:  # noqa: F811
+    found = Trainers(quick, sessions, tmp_path / "trainers.log")
+    yield found
+    found.stop()
+    print(found.said)
+
+
+@pytest.fixture
+def check(settings, sessions, undisturbed) -> Callable[[], None]:  # noqa: F811
+    """The invariants, those of exact resume included, for jobs of four iterations."""
+    return lambda: invariants.check(settings, sessions, expected=undisturbed)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(base_folder: Path) -> bytes:  # noqa: F811
+    """The bundle of a job of `queue()` to which nothing happened; one thread, as the trainer's process has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    base = load_base(str(base_folder), device="cpu")
+    config = override(preset("default", base.manifest.presets), {"iterations": 4, "collaborative_iterations": 2})
+    bundle = train(
+        base, reference_pictures(), "mug", config, seed=7, report=lambda _: None, should_stop=lambda: False
+    )  # fmt: skip
+    torch.set_num_threads(threads)
+    return bundle
+
+
+@pytest.fixture
+def s3_wire(quick) -> Iterator[tuple[Proxy, Settings]]:  # noqa: F811
+    """A wire to the object store, and the settings of who speaks through it."""
+    port = urlsplit(quick.s3_endpoint or "").port
+    assert port is not None
+    proxy = Proxy(port)
+    yield proxy, quick.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{proxy.port}"})
+    proxy.close()
+
+
+@pytest.fixture
+def database_wire(quick) -> Iterator[tuple[Proxy, Settings]]:  # noqa: F811
+    """A wire to PostgreSQL, and the settings of who speaks through it."""
+    url = urlsplit(quick.database_url or "")
+    (folder,) = parse_qs(url.query)["host"]
+    proxy = Proxy(Path(folder) / ".s.PGSQL.5432")
+    address = f"postgresql://{url.username}:{url.password}@127.0.0.1:{proxy.port}{url.path}?sslmode=disable"
+    yield proxy, quick.model_copy(update={"database_url": address})
+    proxy.close()
+
+
+@pytest.fixture
+def api_settings(quick) -> Settings:  # noqa: F811
+    return quick.model_copy(update={"port": free_ports(1)[0]})
+
+
+@pytest.fixture
+def admin_key(sessions) -> str:  # noqa: F811
+    """Of alice, in a database that knows the base."""
+    key = keys.mint()
+    with sessions.begin() as db:
+        owner = Owner(name="alice")
+        db.add(owner)
+        db.flush()
+        db.add(ApiKey(owner_id=owner.id, label="test", secret_sha256=key.sha256, scopes=["admin"]))
+        db.add(ServedBase(name="nano", resolution=64, nouns=["mug"], words=["a"], manifest_sha256="0" * 64))
+    return key.text
+
+
+@pytest.fixture
+def start_api(start_process, api_settings):  # noqa: F811
+    """Start `python -m api`, by default with `api_settings`; returns once it answers."""
+
+    def start(settings=api_settings):
+        process = start_process(settings.model_copy(update={"base": "nano"}), "api")
+
+        def answers() -> bool:
+            assert process.poll() is None, "the api has ended"
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"http://127.0.0.1:{settings.port}/healthz").is_success
+            return False
+
+        wait_until(answers, seconds=60, what="the api's start")
+        return process
+
+    return start
+
+
+def is_frozen(pid: int) -> bool:
+    return psutil.Process(pid).status() == psutil.STATUS_STOPPED

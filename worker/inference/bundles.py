@@ -65,7 +65,10 @@ class Bundles:
             log.warning("bundle.cache_damaged", sha256=sha256)
         data = self._storage.get(key, sha256)
         bundle = read_bundle(data)
-        self._keep(path, data)
+        try:
+            self._keep(path, data)
+        except OSError as error:  # a full disk: the bundle is in memory all the same
+            log.warning("bundle.not_kept", sha256=sha256, error=str(error))
         log.info("bundle.fetched", sha256=sha256, size=len(data))
         return bundle
 
@@ -73,7 +76,12 @@ class Bundles:
         """Several engines may share the folder: a file appears whole, by one move, and may vanish at any time."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-            file.write(data)
+            try:
+                file.write(data)
+                file.flush()
+            except OSError:
+                Path(file.name).unlink()
+                raise
         Path(file.name).replace(path)
         kept = []
         for other in self._folder.glob("*.safetensors"):

@@ -6,7 +6,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from api.domain import jobs
+from api.domain import failpoints, jobs
 from api.domain.database import Sessions
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage, StorageUnavailable, checkpoint_key
 
@@ -16,10 +16,12 @@ log = structlog.get_logger()
 def save_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID, fence: int, *, step: int, state: bytes) -> bool:
     """Whether it counts. A store or database that is away costs this checkpoint, not the training."""
     told = log.bind(job_id=str(job_id), fence=fence, step=step)
-    key, sha256 = checkpoint_key(job_id, fence, step), hashlib.sha256(state).hexdigest()
+    sha256 = hashlib.sha256(state).hexdigest()
+    key = checkpoint_key(job_id, fence, step, sha256)
     commit = jobs.commit_checkpoint(job_id, fence, step=step, key=key, sha256=sha256, size=len(state))
     try:
         storage.put_once(key, state, sha256)
+        failpoints.reach("checkpoint.stored")
         with sessions.begin() as db:
             committed = db.execute(commit).one_or_none()
         if committed is None:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -13,9 +14,10 @@ from PIL import Image
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
+from api.domain import failpoints
 from api.domain.database import Sessions
 from api.domain.jobs import JobProgress
-from api.domain.models import Concept, Job
+from api.domain.models import Concept, Job, Reference
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDiffers, Storage, StorageUnavailable, preview_key
 from opad_core.bases import Base, load_base
@@ -26,6 +28,7 @@ from opad_core.export import export
 from opad_core.training import Progress, TrainingStopped, train
 from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
 from worker.training.lease import Lease
+from worker.training.patience import patiently
 
 log = structlog.get_logger()
 
@@ -51,6 +54,10 @@ class Learned:
     exports: list[Exported]
 
 
+class BadImageError(OpadError):
+    """A reference is no picture."""
+
+
 def train_job(
     claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
 ) -> Learned:
@@ -70,8 +77,9 @@ def train_job(
             f"the job is for the base {job.concept.base!r}, this trainer has {base.manifest.name!r}; set OPAD_BASE"
         )
     config = override(preset(job.preset, base.manifest.presets), job.overrides)
-    references: list[Image.Image] = [
-        Image.open(io.BytesIO(storage.get(reference.key, reference.sha256))) for reference in job.concept.references
+    references = [
+        _picture(reference, patiently(partial(storage.get, reference.key, reference.sha256), lease, stop))
+        for reference in job.concept.references
     ]
     watcher = _Watcher(claim, settings, sessions, storage, lease)
 
@@ -89,7 +97,8 @@ def train_job(
 
     try:
         try:
-            bundle = learn(newest_sound_checkpoint(storage, sessions, claim.job_id))
+            newest = partial(newest_sound_checkpoint, storage, sessions, claim.job_id)
+            bundle = learn(patiently(newest, lease, stop))
         except OtherTrainingError as error:  # the base or its preset was replaced between two attempts
             log.warning("checkpoint.foreign", error=str(error))
             bundle = learn(None)
@@ -97,6 +106,19 @@ def train_job(
         watcher.save_last(stopped.state)
         raise
     return Learned(bundle, _exports(bundle, base))
+
+
+def _picture(reference: Reference, data: bytes) -> Image.Image:
+    """Its bytes are those that were stored; what a reader cannot read now was bad when it came."""
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadImageError(
+            f"reference {reference.position} cannot be read as a picture ({error}); "
+            "make the concept again with another photo"
+        ) from error
+    return picture
 
 
 def _exports(bundle: bytes, base: Base) -> list[Exported]:
@@ -136,6 +158,7 @@ class _Watcher:
         )
         if time.monotonic() - self._checkpoint_at >= self._settings.checkpoint_seconds:
             self._save(progress.save())
+        failpoints.reach("training.step")
 
     def save_last(self, state: bytes) -> None:
         if self._step is not None:

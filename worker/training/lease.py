@@ -65,6 +65,12 @@ class Lease:
         self._progress = progress
         self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)
 
+    def wait(self, seconds: float) -> None:
+        """Sleep; this is no stall. Before the first news nothing counts as one, for a base takes long to load."""
+        time.sleep(seconds)
+        if self._stalled_after is not None:
+            self._stalled_after = time.monotonic() + STALL_SECONDS
+
     def release(self) -> None:
         """The job has ended or was given back: there is nothing left to watch."""
         faulthandler.cancel_dump_traceback_later()

@@ -20,7 +20,7 @@ import torch
 from sqlalchemy import Select
 from sqlalchemy.exc import OperationalError
 
-from api.domain import jobs
+from api.domain import failpoints, jobs
 from api.domain.database import Sessions, make_sessions
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
@@ -36,10 +36,14 @@ from api.domain.storage import (
 from opad_core.bundle import read_bundle
 from opad_core.errors import DivergedError, OpadError
 from opad_core.training import TrainingStopped
-from worker.training.job import Claim, Exported, Learned, train_job
+from worker.training.job import BadImageError, Claim, Exported, Learned, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
+from worker.training.patience import patiently
 
 log = structlog.get_logger()
+
+ATTEMPTS_AFTER_OOM = 2
+"""Another program may have had the memory; a second time it is the training itself that needs too much."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def run(claim: Claim, settings: Settings, stop: Callable[[], bool]) -> int:
     sessions, storage = make_sessions(settings), Storage(settings)
     with Lease(settings, sessions, claim.job_id, claim.fence) as lease:
         ending = _train(claim, settings, sessions, storage, lease, stop)
+    failpoints.reach("job.ending")
     won = _report(sessions, ending.change)
     if not won and ending.event == "job.succeeded":  # a cancel wish came before the result
         ending = Ending("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
@@ -75,6 +80,7 @@ def run(claim: Claim, settings: Settings, stop: Callable[[], bool]) -> int:
         log.error("lease.lost")
         return EXIT_LEASE_LOST
     log.info(ending.event)
+    failpoints.reach("job.ended")
     if ending.event == "job.succeeded":
         _drop_checkpoints(storage, claim.job_id)
     return 0
@@ -86,21 +92,25 @@ def _train(
     """How the training ended, as the change that is to say so. The one place of the process that catches all."""
     try:
         learned = train_job(claim, settings, sessions, storage, lease, stop)
-        return _store_result(claim, storage, learned)
+        return patiently(lambda: _store_result(claim, storage, learned), lease, stop)
     except TrainingStopped:
         if lease.cancel_wished:
             return Ending("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
         return Ending("job.requeued", jobs.requeue(claim.job_id, claim.fence))
     except StorageUnavailable as error:
+        if stop():
+            return Ending("job.requeued", jobs.requeue(claim.job_id, claim.fence))
         return _another_attempt(claim, settings, "storage", error)
     except (ObjectMissing, ObjectDamaged) as error:
         return _failed(claim, "storage", error)
     except DivergedError as error:
         return _failed(claim, "diverged", error)
+    except BadImageError as error:
+        return _failed(claim, "bad_image", error)
     except OpadError as error:
         return _failed(claim, "invalid", error)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return _failed(claim, "oom", error)
+        return _another_attempt(claim, settings, "oom", error, at_most=ATTEMPTS_AFTER_OOM)
     except OperationalError as error:
         return _another_attempt(claim, settings, "lost_worker", error)
     except Exception as error:
@@ -110,11 +120,13 @@ def _train(
 
 def _store_result(claim: Claim, storage: Storage, learned: Learned) -> Ending:
     """Each file is written under its hash, read back and verified before a row may name it."""
+    failpoints.reach("bundle.made")
     sha256 = hashlib.sha256(learned.bundle).hexdigest()
     key = bundle_key(sha256)
     storage.put_once(key, learned.bundle, sha256)
     read_bundle(storage.get(key, sha256))
     exports = [_store_export(storage, exported) for exported in learned.exports]
+    failpoints.reach("bundle.stored")
     finish = jobs.finish(
         claim.job_id, claim.fence, key=key, sha256=sha256, size=len(learned.bundle), exports=exports
     )  # fmt: skip
@@ -134,15 +146,17 @@ def _failed(claim: Claim, code: str, error: BaseException) -> Ending:
     return Ending("job.failed", jobs.fail(claim.job_id, claim.fence, code=code, detail=detail))
 
 
-def _another_attempt(claim: Claim, settings: Settings, cause: str, error: Exception) -> Ending:
+def _another_attempt(
+    claim: Claim, settings: Settings, cause: str, error: BaseException, *, at_most: int | None = None
+) -> Ending:
     log.warning("job.attempt_lost", cause=cause, error=str(error))
     change = jobs.lose_attempt(
         claim.job_id,
         claim.fence,
         cause=cause,
-        detail=str(error),
+        detail=str(error) or type(error).__name__,
         lease_seconds=settings.lease_seconds,
-        max_attempts=settings.max_attempts,
+        max_attempts=min(settings.max_attempts, at_most or settings.max_attempts),
     )
     return Ending("job.given_back", change)
 

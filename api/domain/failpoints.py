@@ -1,0 +1,36 @@
+"""Points in the code at which the tests of faults make a process die, freeze or run into an error.
+
+Off, at the price of one look into the environment, unless OPAD_FAILPOINTS names a folder. A file there, named like the
+point, tells what happens at its next passes, a line each; `always` before it repeats the last line for ever.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+_SIGNALS = {"kill": signal.SIGKILL, "segfault": signal.SIGSEGV, "freeze": signal.SIGSTOP}
+
+
+def reach(name: str) -> None:
+    """Pass the point: do nothing, or what its file says: pass, kill, segfault, freeze, oom or break."""
+    folder = os.environ.get("OPAD_FAILPOINTS")
+    if folder is not None:
+        _act(Path(folder, name))
+
+
+def _act(file: Path) -> None:
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        return
+    if not lines:
+        return
+    act = lines[0].removeprefix("always ")
+    if act == lines[0]:
+        file.write_text("\n".join(lines[1:]))
+    if act in _SIGNALS:
+        os.kill(os.getpid(), _SIGNALS[act])
+    elif act == "oom":
+        raise MemoryError(f"failpoint {file.name}")
+    elif act == "break":
+        raise RuntimeError(f"failpoint {file.name}")

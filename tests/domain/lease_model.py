@@ -1,0 +1,113 @@
+"""The rules of `api.domain.jobs` once more, for one job and in plain Python, where a schedule costs microseconds.
+
+`test_lease_protocol` holds every rule against its SQL, step by step; `test_lease_simulation` runs on the rules alone.
+"""
+
+from api.domain.jobs import LONGEST_PAUSE_SECONDS, TRANSITIONS
+from api.domain.models import JobState
+
+
+class ModelJob:
+    """The columns of a row that decide, and `bundles`. Each change takes the database's time and says whether it won.
+
+    With `fenced=False` the holder's writes are let through without their fence, to see what it is good for.
+    """
+
+    def __init__(self, *, lease_seconds: float, max_attempts: int, fenced: bool = True) -> None:
+        self.lease_seconds, self.max_attempts, self.fenced = lease_seconds, max_attempts, fenced
+        self.state = JobState.queued
+        self.attempt = self.fence = self.bundles = 0
+        self.worker: str | None = None
+        self.lease_until: float | None = None
+        self.run_after = 0.0
+        self.cancel_wished = False
+
+    def is_ready(self, now: float) -> bool:
+        return self._begins("claim") and self.run_after <= now
+
+    def is_silent(self, now: float) -> bool:
+        return self.lease_until is not None and self._begins("lose_attempt") and self.lease_until <= now
+
+    def claim(self, worker: str, now: float) -> bool:
+        if not self.is_ready(now):
+            return False
+        self._enter("claim", JobState.running)
+        self.worker, self.lease_until = worker, now + self.lease_seconds
+        self.fence, self.attempt = self.fence + 1, self.attempt + 1
+        return True
+
+    def heartbeat(self, fence: int, now: float) -> bool:
+        if not self._held("heartbeat", fence):
+            return False
+        self.lease_until = now + self.lease_seconds
+        return True
+
+    def may_commit_checkpoint(self, fence: int) -> bool:
+        """Needs what a heartbeat needs and changes nothing of the job."""
+        return self._held("heartbeat", fence)
+
+    def finish(self, fence: int) -> bool:
+        if not self._held("finish", fence) or self.cancel_wished:
+            return False
+        self._end("finish", JobState.succeeded)
+        self.bundles += 1
+        return True
+
+    def fail(self, fence: int) -> bool:
+        return self._held("fail", fence) and self._end("fail", JobState.failed)
+
+    def cancel(self, fence: int) -> bool:
+        return self._held("cancel", fence) and self._end("cancel", JobState.cancelled)
+
+    def lose_attempt(self, fence: int, now: float) -> bool:
+        return self._held("lose_attempt", fence) and self._lose(now)
+
+    def expire(self, now: float) -> bool:
+        return self.is_silent(now) and self._lose(now)
+
+    def lose_attempt_of(self, worker: str, now: float) -> bool:
+        return self.worker == worker and self._begins("lose_attempt") and self._lose(now)
+
+    def requeue(self, fence: int, now: float) -> bool:
+        if not self._held("requeue", fence):
+            return False
+        self.attempt, self.run_after = self.attempt - 1, now
+        return self._end("requeue", JobState.cancelled if self.cancel_wished else JobState.queued)
+
+    def request_cancel(self) -> bool:
+        if not self._begins("request_cancel"):
+            return False
+        self.cancel_wished = True
+        if self.state is JobState.queued:
+            self._enter("request_cancel", JobState.cancelled)
+        return True
+
+    def retry(self, now: float) -> bool:
+        if not self._begins("retry"):
+            return False
+        self._enter("retry", JobState.queued)
+        self.attempt, self.run_after, self.cancel_wished = 0, now, False
+        return True
+
+    def _begins(self, change: str) -> bool:
+        return self.state in TRANSITIONS[change][0]
+
+    def _held(self, change: str, fence: int) -> bool:
+        return self._begins(change) and (fence == self.fence or not self.fenced)
+
+    def _enter(self, change: str, state: JobState) -> None:
+        assert state in TRANSITIONS[change][1]
+        self.state = state
+
+    def _end(self, change: str, state: JobState) -> bool:
+        self._enter(change, state)
+        self.worker = self.lease_until = None
+        return True
+
+    def _lose(self, now: float) -> bool:
+        pause = self.lease_seconds / 6 * 2 ** (self.attempt - 1)
+        self.run_after = now + min(pause, LONGEST_PAUSE_SECONDS)
+        if self.cancel_wished:
+            return self._end("lose_attempt", JobState.cancelled)
+        used_up = self.attempt >= self.max_attempts
+        return self._end("lose_attempt", JobState.failed if used_up else JobState.queued)
