@@ -5,6 +5,8 @@ import sys
 
 import structlog
 
+from api.domain.redaction import redact
+
 
 def configure_logs(level: str) -> None:
     """Call once per process, from its entry point. `level` is a name of `logging`, for instance "INFO"."""
@@ -15,7 +17,7 @@ def configure_logs(level: str) -> None:
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer()],
+        processors=[*shared, redact, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )
@@ -25,6 +27,7 @@ def configure_logs(level: str) -> None:
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                redact,
                 structlog.processors.JSONRenderer(default=str),
             ],
         )
