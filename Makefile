@@ -5,8 +5,10 @@ PY = .venv/bin/python
 IMAGES ?=
 CLASS ?=
 DEMO_ITERATIONS ?=
+FUZZ_EXAMPLES ?= 200
+FUZZ_FILES ?= 2000
 
-.PHONY: demo up test check setup lock clean
+.PHONY: demo up test fuzz check setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -17,6 +19,11 @@ up: setup
 
 test: setup
 	$(PY) -m pytest
+
+# what CI does with few, fixed inputs, with many new ones; a failure prints the request that did it
+fuzz: setup
+	OPAD_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) OPAD_FUZZ_FILES=$(FUZZ_FILES) $(PY) -m pytest \
+	    tests/security/test_schema.py tests/security/test_mutated_files.py --timeout 0
 
 check: setup
 	.venv/bin/ruff check .

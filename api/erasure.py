@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
+from api.domain.consent import Consent
 from api.domain.errors import Conflict, NotFound
 from api.domain.models import (
     Attempt,
@@ -27,14 +28,12 @@ from api.domain.models import (
     JobState,
     Reference,
 )
+from api.domain.retention import ERASURE
 from api.domain.storage import Storage, image_prefix, job_prefix
 from api.domain.webhooks import WebhookDelivery
 from api.engine_client import EngineClient
 from api.quotas import keep_erased_training
 from api.schemas import ErasureReceipt
-
-ERASURE = 0x0FAD_0002
-"""Advisory lock."""
 
 
 async def while_storing(session: AsyncSession) -> None:
@@ -93,6 +92,7 @@ async def erase_concept(
     await _deleted(session, Reference, Reference.concept_id == concept_id)
     answered = IdempotencyKey.answer["body"]["concept"]["id"].astext == str(concept_id)
     await _deleted(session, IdempotencyKey, answered)
+    await _deleted(session, Consent, Consent.concept_id == concept_id)
     await _deleted(session, Concept, Concept.id == concept_id)
     own = {*(r.key for r in references), *(b.key for b in bundles), *(e.key for e in exports)} - shared
     folders = [image_prefix(concept_id), *map(job_prefix, job_ids)]

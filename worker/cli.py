@@ -1,17 +1,19 @@
-"""The console command `opad`: up, migrate, key create, audit verify, doctor."""
+"""The console command `opad`: up, migrate, key create, audit verify, retention, doctor."""
 
 import argparse
 import os
 import signal
 import sys
 import threading
+from datetime import UTC, datetime
 
 from sqlalchemy.exc import OperationalError
 
-from api.domain import audit, keys
+from api.domain import audit, keys, retention
 from api.domain.database import make_sessions
 from api.domain.errors import DomainError
 from api.domain.settings import Settings
+from api.domain.storage import Storage
 from migrations.run import migrate
 from worker.home import LocalError, published_environment
 from worker.stack import run_stack, surroundings
@@ -47,6 +49,12 @@ def main(argv: list[str] | None = None) -> int:
         "--contains", metavar="NUMBER:HASH", type=audit.parse_mark, help="as an earlier verify told; finds a cut end"
     )
     verify_command.set_defaults(run=verify_audit)
+
+    retention_command = commands.add_parser("retention", help="what is kept no longer, as the settings say")
+    what = retention_command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--preview", action="store_true", help="tell what the next sweep would remove")
+    what.add_argument("--sweep", action="store_true", help="remove it now instead of tonight")
+    retention_command.set_defaults(run=retain)
 
     commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=examine)
 
@@ -95,6 +103,15 @@ def verify_audit(arguments: argparse.Namespace) -> int:
         verdict = audit.verify(session, contains=arguments.contains)
     print(verdict.sentence)
     return 0 if verdict.sound else 1
+
+
+def retain(arguments: argparse.Namespace) -> int:
+    settings = _settings_in_use()
+    look = retention.preview if arguments.preview else retention.sweep
+    cutoffs = retention.Cutoffs.at(datetime.now(UTC), settings)
+    outdated = look(cutoffs, make_sessions(settings), Storage(settings))
+    print(f"{'would remove' if arguments.preview else 'removed'} {outdated.sentence()}")
+    return 0
 
 
 def examine(arguments: argparse.Namespace) -> int:

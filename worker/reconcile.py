@@ -1,4 +1,4 @@
-"""What makes the doorbell's losses harmless, and what sends webhooks: `python -m worker.reconcile`.
+"""What makes the doorbell's losses harmless, sends webhooks and keeps nothing too long: `python -m worker.reconcile`.
 
 Every `reconcile_seconds` the jobs whose lease ran out go back to the queue (or end, when their attempts are used up),
 and the doorbell is rung for the jobs that wait. Any number may run; an advisory lock lets one at a time sweep.
@@ -22,6 +22,7 @@ from api.domain.database import Sessions, make_sessions
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from worker.celery_app import create_app
+from worker.nightly import sweep_nightly
 from worker.webhooks import deliver_forever
 
 log = structlog.get_logger()
@@ -71,9 +72,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a sweep is one transaction: it may end anywhere
     sessions, doorbell = make_sessions(settings), create_doorbell(settings)
     sender = threading.Thread(target=deliver_forever, args=(settings, sessions), name="webhooks", daemon=True)
+    keeper = threading.Thread(target=sweep_nightly, args=(settings, sessions), name="retention", daemon=True)
     sender.start()
+    keeper.start()
     log.info("reconciler.started", reconcile_seconds=settings.reconcile_seconds)
-    while sender.is_alive():  # else our starter starts both anew
+    while sender.is_alive() and keeper.is_alive():  # else our starter starts all anew
         try:
             waiting = sweep(settings, sessions)
             if waiting:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+REFERENCES, IMAGES = "references/", "images/"
+"""How the keys of uploaded photos and of kept pictures begin."""
+
+
 def reference_key(sha256: str) -> str:
-    return f"references/{sha256}.png"
+    return f"{REFERENCES}{sha256}.png"
 
 
 def bundle_key(sha256: str) -> str:
@@ -53,7 +58,7 @@ def image_key(concept_id: UUID, image_id: UUID, image_format: str) -> str:
 
 def image_prefix(concept_id: UUID) -> str:
     """Of all kept pictures of a concept, those included whose row never came to be."""
-    return f"images/{concept_id}/"
+    return f"{IMAGES}{concept_id}/"
 
 
 def job_prefix(job_id: UUID) -> str:
@@ -125,6 +130,15 @@ class Storage:
                     )
                     deleted += len(keys)
         return deleted
+
+    def keys_before(self, prefix: str, when: datetime) -> Iterator[list[str]]:
+        """Keys that begin so and whose object was written before `when`, in pages of at most 50."""
+        with self._answering(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": 50}
+            )
+            for page in pages:
+                yield [entry["Key"] for entry in page.get("Contents", []) if entry["LastModified"] < when]
 
     def delete(self, key: str) -> None:
         with self._answering(key):
