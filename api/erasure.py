@@ -97,7 +97,7 @@ async def erase_concept(
     own = {*(r.key for r in references), *(b.key for b in bundles), *(e.key for e in exports)} - shared
     folders = [image_prefix(concept_id), *map(job_prefix, job_ids)]
     objects = await run_in_threadpool(_delete_objects, storage, own, folders)
-    forgetful = [await engines.forget(bundle.sha256) for bundle in bundles if bundle.key not in shared]
+    cleared, unreachable = await engines.forget([b.sha256 for b in bundles if b.key not in shared])
     erased_at: datetime = (await session.execute(select(func.now()))).scalar_one()
     return ErasureReceipt(
         concept_id=concept_id,
@@ -111,7 +111,8 @@ async def erase_concept(
         jobs=job_ids,
         checkpoints=checkpoints,
         objects=objects,
-        engines_unreachable=max(forgetful, default=0),
+        engines_cleared=cleared,
+        engines_unreachable=unreachable,
     )
 
 

@@ -31,9 +31,9 @@ _HEADERS = {
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 """Nothing that could end the host in a URL and begin a path of the sender's choice."""
 
-
+_UPLOADS = {"/v1/concepts", "/concepts"}
+"""Their bodies have limits of their own (`api.uploads`)."""
 _BODY_BYTES = 1 << 20
-"""Of a body without files; uploads have limits of their own (`api.uploads`)."""
 
 
 class RequestFrame:
@@ -68,13 +68,12 @@ class RequestFrame:
 
         structlog.contextvars.bind_contextvars(request_id=request_id)  # of this request's task alone
         try:
-            asked = Headers(scope=scope)
-            if _HOST.fullmatch(asked.get("host", "localhost")) is None:
+            if _HOST.fullmatch(Headers(scope=scope).get("host", "localhost")) is None:
                 detail = "the Host header is not a host and a port; send the one of the service's address"
                 await errors.problem(Request(scope), 400, "bad_host", detail)(scope, receive, framed)
             else:
-                carries_files = asked.get("content-type", "").startswith("multipart/form-data")
-                await self._app(scope, _bounded(receive, most=None if carries_files else _BODY_BYTES), framed)
+                most = None if scope["path"] in _UPLOADS else _BODY_BYTES
+                await self._app(scope, _bounded(receive, most=most), framed)
         finally:
             route = scope.get("route")
             log.info(
@@ -88,7 +87,7 @@ class RequestFrame:
 
 
 def _bounded(receive: Receive, *, most: int | None) -> Receive:
-    """The same, but for a body that stops in its middle, for which uvicorn would wait for ever, or has no end."""
+    """`receive`, which gives a body up that stops in its middle (uvicorn waits for ever) or is longer than `most`."""
     is_whole = False
     size = 0
 

@@ -283,6 +283,7 @@ class ErasureReceipt(Out):
     objects: int = Field(
         description="files deleted in the object store: photos, versions, exports, pictures, previews, …"
     )
+    engines_cleared: int = Field(description="engines whose copies in memory, on disk and as keys and values are gone")
     engines_unreachable: int = Field(description="engines that may hold a copy in memory until they restart")
 
 

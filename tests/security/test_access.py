@@ -74,7 +74,7 @@ def _from_before(link: str) -> str:
 @pytest.mark.parametrize("change", [_other_key, _longer_life, _without_signature, _from_before])
 def test_a_link_that_was_changed_hands_out_nothing(link: str, change: Callable[[str], str]) -> None:
     assert httpx.get(link, trust_env=False).status_code == 200
-    assert httpx.get(change(link), trust_env=False).status_code == 403
+    assert httpx.get(change(link), trust_env=False).status_code in (400, 403)
 
 
 def _pickled(good: bytes) -> bytes:

@@ -240,18 +240,16 @@ def test_every_kind_of_png_becomes_8_bit_rgb(kept: Callable[..., list[bytes]]) -
         "grey": encoded(grey, "PNG"),
     }
     expected = dict.fromkeys(kinds, (128, 128, 128)) | {"one bit": (255,) * 3, "transparent palette": (255,) * 3}
-    names = list(kinds)
-    for three in (names[:3], names[3:]):
-        for name, data in zip(three, kept(*(kinds[name] for name in three)), strict=True):
-            image = png_of(data)
-            assert (image.mode, image.getpixel((9, 9))) == ("RGB", expected[name]), name
+    for name, file in kinds.items():
+        (data,) = kept(file)
+        image = png_of(data)
+        assert (image.mode, image.getpixel((9, 9))) == ("RGB", expected[name]), name
 
 
 def test_a_broken_colour_profile_is_read_as_srgb(kept: Callable[..., list[bytes]]) -> None:
     picture = Image.new("RGB", (64, 64), (10, 200, 30))
-    broken = [encoded(picture, "PNG", icc_profile=profile) for profile in (b"x", bytes(200), b"\xff" * 5000)]
-
-    for data in kept(*broken):
+    for profile in (b"x", bytes(200), b"\xff" * 5000):
+        (data,) = kept(encoded(picture, "PNG", icc_profile=profile))
         assert png_of(data).getpixel((5, 5)) == (10, 200, 30)
 
 
