@@ -5,10 +5,11 @@ PY = .venv/bin/python
 IMAGES ?=
 CLASS ?=
 DEMO_ITERATIONS ?=
-
+FUZZ_EXAMPLES ?= 200
+FUZZ_FILES ?= 2000
 FILE ?=
 
-.PHONY: demo up test faults check backup restore docker-test setup lock clean
+.PHONY: demo up test faults fuzz check backup restore docker-test setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -23,6 +24,10 @@ test: setup
 # every fault that docs/reliability.md names, about ten minutes
 faults: setup
 	$(PY) -m pytest tests/faults tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m ""
+# what CI does with few, fixed inputs, with many new ones; a failure prints the request that did it
+fuzz: setup
+	OPAD_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) OPAD_FUZZ_FILES=$(FUZZ_FILES) $(PY) -m pytest \
+	    tests/security/test_schema.py tests/security/test_mutated_files.py --timeout 0
 
 check: setup
 	.venv/bin/ruff check .

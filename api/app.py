@@ -13,11 +13,15 @@ from api import db, errors
 from api.auth import bearer
 from api.dashboard import pages
 from api.dispatch import create_doorbell
+from api.domain.denied_words import DeniedWords
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.engine_client import EngineClient
+from api.image_check import ImageCheck
+from api.json_bodies import without_repeated_keys
 from api.limits import RateLimiter, count_request
 from api.middleware import RequestFrame
+from api.openapi import describe
 from api.reference import install_reference
 from api.routes import (
     audit,
@@ -34,6 +38,7 @@ from api.routes import (
     webhooks,
 )
 from api.schemas import Problem
+from api.shedding import Shedding
 from api.uploads import MAX_IMAGES
 
 DESCRIPTION = """\
@@ -59,6 +64,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state.engines = EngineClient(settings.engine_urls, timeout_seconds=settings.generate_timeout_seconds)
         state.limiter = RateLimiter(settings.redis_url)
         state.doorbell = create_doorbell(settings)
+        state.denied_words = DeniedWords.of(settings.denied_words)
+        state.image_check = ImageCheck(settings)
         state.decoders = asyncio.Semaphore(max(2, os.cpu_count() or 2))
         yield
         await state.engines.close()
@@ -78,13 +85,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.is_stopping = lambda: False
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (401, 403, 404, 409, 422, 429, 503)
+        status: {"model": Problem} for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 503, 504)
     }
-    v1 = APIRouter(dependencies=[Depends(bearer), Depends(count_request)], responses=problems)
+    v1 = APIRouter(
+        dependencies=[Depends(bearer), Depends(count_request), Depends(without_repeated_keys)], responses=problems
+    )
     for module in (concepts, downloads, jobs, events, generate, images, openai, webhooks, keys, audit):
         v1.include_router(module.router)
     app.include_router(v1, prefix="/v1")
-    aliases = APIRouter(include_in_schema=False, dependencies=[Depends(count_request)])
+    aliases = APIRouter(include_in_schema=False, dependencies=[Depends(count_request), Depends(without_repeated_keys)])
     aliases.add_api_route("/concepts", concepts.create_concept, methods=["POST"], status_code=202)
     aliases.add_api_route("/generate", generate.generate, methods=["POST"], response_model=None)
     app.include_router(aliases)
@@ -92,7 +101,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics.router, responses=problems)
     app.include_router(pages.router)
     pages.install_static(app)
+    describe(app)
     install_reference(app)
     errors.install(app)
+    app.add_middleware(Shedding, engines=len(settings.engine_urls))
     app.add_middleware(RequestFrame)
     return app

@@ -139,7 +139,7 @@ async def caller(request: Request, session: SessionDep) -> Caller:
         scheme, _, text = header.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized(f"the Authorization scheme is {scheme!r}; send `Authorization: Bearer KEY`", "no_key")
-        return await caller_of_key(session, text.strip())
+        return _known(request, await caller_of_key(session, text.strip()))
     token = session_token(request)
     found = await caller_of_session(session, token) if token else None
     if token is None or found is None:
@@ -148,7 +148,13 @@ async def caller(request: Request, session: SessionDep) -> Caller:
         sent = request.headers.get("x-csrf-token", "")
         if not is_same_origin(request) or not hmac.compare_digest(sent.encode(), csrf_token(token).encode()):
             raise Forbidden("this request did not come from the dashboard; reload the page", "bad_csrf_token")
-    return found
+    return _known(request, found)
+
+
+def _known(request: Request, who: Caller) -> Caller:
+    """Also to whoever answers a refusal, outside of the route."""
+    request.state.caller = who
+    return who
 
 
 def require(scope: str) -> Callable[[Caller], Awaitable[Caller]]:

@@ -60,7 +60,8 @@ async def find_subject(session: AsyncSession, owner_id: UUID, asked: GenerateIn)
     ).one_or_none()
     if row is None:
         wanted = asked.concept_id or repr(asked.concept)
-        raise NotFound(f"there is no concept {wanted} here; GET /v1/concepts lists yours", "no_such_concept")
+        raise NotFound(f"there is no concept {wanted} here; GET /v1/concepts lists yours", "no_such_concept",
+                       object_id=asked.concept_id)  # fmt: skip
     if row.key is None and not asked.untouched:
         raise not_ready(row.name, row.job_id, row.state, row.error_code, row.error_detail)
     return Subject(

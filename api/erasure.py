@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
+from api.domain.consent import Consent
 from api.domain.errors import Conflict, NotFound
 from api.domain.models import (
     Attempt,
@@ -90,11 +91,12 @@ async def erase_concept(
     await _deleted(session, Reference, Reference.concept_id == concept_id)
     answered = IdempotencyKey.answer["body"]["concept"]["id"].astext == str(concept_id)
     await _deleted(session, IdempotencyKey, answered)
+    await _deleted(session, Consent, Consent.concept_id == concept_id)
     await _deleted(session, Concept, Concept.id == concept_id)
     own = {*(r.key for r in references), *(b.key for b in bundles), *(e.key for e in exports)} - shared
     folders = [image_prefix(concept_id), *map(job_prefix, job_ids)]
     objects = await run_in_threadpool(_delete_objects, storage, own, folders)
-    forgetful = [await engines.forget(bundle.sha256) for bundle in bundles if bundle.key not in shared]
+    cleared, unreachable = await engines.forget([b.sha256 for b in bundles if b.key not in shared])
     erased_at: datetime = (await session.execute(select(func.now()))).scalar_one()
     return ErasureReceipt(
         concept_id=concept_id,
@@ -108,7 +110,8 @@ async def erase_concept(
         jobs=job_ids,
         checkpoints=checkpoints,
         objects=objects,
-        engines_unreachable=max(forgetful, default=0),
+        engines_cleared=cleared,
+        engines_unreachable=unreachable,
     )
 
 

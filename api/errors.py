@@ -8,10 +8,11 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from api import refusals
 from api.domain import errors
 from api.domain.storage import ObjectDamaged, ObjectDiffers, ObjectMissing, StorageUnavailable
 
@@ -21,6 +22,7 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.Invalid: 422,
+    errors.Malformed: 400,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.TooLarge: 413,
@@ -34,7 +36,15 @@ STATUS: dict[type[errors.DomainError], int] = {
 _OPENAI_PATHS = ("/v1/images/generations", "/v1/models")
 """Here a refusal says the same a second time, in the member `error`, where OpenAI's clients look for it."""
 
-_HTTP_CODES = {400: "bad_request", 404: "no_such_route", 405: "method_not_allowed", 413: "body_too_large"}
+BODY_SECONDS = 30.0
+"""How long the next piece of a request's body may take to come."""
+_HTTP_CODES = {
+    400: "bad_request",
+    404: "no_such_route",
+    405: "method_not_allowed",
+    408: "too_slow",
+    413: "body_too_large",
+}
 
 
 def problem(
@@ -64,6 +74,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeout, _database_error)
+    app.add_exception_handler(DataError, _unstorable)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -75,7 +86,9 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="opad"'
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    return problem(request, status, error.code, error.message, headers, **error.context)
+    answer = problem(request, status, error.code, error.message, headers, **error.context)
+    answer.background = refusals.noting(request, error)
+    return answer
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -111,6 +124,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     detail = {
         404: f"there is no {request.url.path} here; /docs lists what there is",
         405: f"{request.method} is not possible on {request.url.path}; see /docs",
+        408: f"the rest of the request did not come within {BODY_SECONDS:.0f} s; send it again",
         413: "the request body is larger than this route accepts",
     }.get(status, error.detail)
     code = _HTTP_CODES.get(status, http.HTTPStatus(status).phrase.lower().replace(" ", "_"))
@@ -121,6 +135,12 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     log.error("database.unreachable", request_id=request.state.request_id, error=type(error).__name__)
     detail = "the database does not answer; nothing was changed, please try again in a few seconds"
     return problem(request, 503, "database_unreachable", detail, {"Retry-After": "5"})
+
+
+async def _unstorable(request: Request, error: Exception) -> JSONResponse:
+    """A text with a NUL, a number past 64 bits: what no schema forbids and no column holds."""
+    detail = "a value of the request has a NUL character, or is a number beyond 64 bits; send it without"
+    return problem(request, 422, "unstorable_value", detail)
 
 
 async def _storage_silent(request: Request, error: Exception) -> JSONResponse:

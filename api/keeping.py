@@ -27,6 +27,7 @@ async def keep_images(
     owner_id: UUID,
     subject: Subject,
     asked: GenerateIn,
+    scores: Sequence[float | None],
 ) -> list[Image]:
     """In the session's transaction, in the order they were drawn.
 
@@ -38,7 +39,7 @@ async def keep_images(
     image_format = generated.media_type.removeprefix("image/")
     files = [base64.b64decode(data) for data in generated.images]
     images = []
-    for seed, file in zip(generated.seeds, files, strict=True):
+    for seed, file, score in zip(generated.seeds, files, scores, strict=True):
         image_id = uuid7()
         images.append(
             Image(
@@ -52,6 +53,7 @@ async def keep_images(
                 key=image_key(subject.concept_id, image_id, image_format),
                 sha256=hashlib.sha256(file).hexdigest(),
                 size=len(file),
+                check_score=score,
             )
         )
     await run_in_threadpool(_store, storage, images, files)

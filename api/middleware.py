@@ -1,12 +1,17 @@
-"""Around every request: a request id, headers that protect a browser, one line in the log."""
+"""Around every request: a request id, headers that protect a browser, patience that ends, one line in the log."""
 
+import asyncio
+import re
 import time
 from uuid import uuid4
 
 import structlog
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import errors
 from api.limits import header_fields
 
 log = structlog.get_logger()
@@ -21,6 +26,14 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",  # under no-referrer Chromium sends `Origin: null` with our own forms
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+"""Nothing that could end the host in a URL and begin a path of the sender's choice."""
+
+_UPLOADS = {"/v1/concepts", "/concepts"}
+"""Their bodies have limits of their own (`api.uploads`)."""
+_BODY_BYTES = 1 << 20
 
 
 class RequestFrame:
@@ -53,8 +66,14 @@ class RequestFrame:
                     headers.setdefault("Strict-Transport-Security", "max-age=31536000")
             await send(message)
 
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # of this request's task alone
         try:
-            await self._app(scope, receive, framed)
+            if _HOST.fullmatch(Headers(scope=scope).get("host", "localhost")) is None:
+                detail = "the Host header is not a host and a port; send the one of the service's address"
+                await errors.problem(Request(scope), 400, "bad_host", detail)(scope, receive, framed)
+            else:
+                most = None if scope["path"] in _UPLOADS else _BODY_BYTES
+                await self._app(scope, _bounded(receive, most=most), framed)
         finally:
             route = scope.get("route")
             log.info(
@@ -65,3 +84,26 @@ class RequestFrame:
                 ms=round((time.perf_counter() - began) * 1000, 1),
                 request_id=request_id,
             )
+
+
+def _bounded(receive: Receive, *, most: int | None) -> Receive:
+    """`receive`, which gives a body up that stops in its middle (uvicorn waits for ever) or is longer than `most`."""
+    is_whole = False
+    size = 0
+
+    async def receive_in_time() -> Message:
+        nonlocal is_whole, size
+        if is_whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(errors.BODY_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, headers={"Connection": "close"}) from None
+        is_whole = message["type"] != "http.request" or not message.get("more_body", False)
+        size += len(message.get("body", b""))
+        if most is not None and size > most:
+            raise HTTPException(413, headers={"Connection": "close"})
+        return message
+
+    return receive_in_time

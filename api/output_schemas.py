@@ -68,6 +68,7 @@ class StoredImage(Out):
                     "expires_at": "2026-11-22T21:15:00Z",
                     "sha256": "7d865e959b2466918c9863afca942d0fb89d7c9ac0c99bafc3749504ded97730",
                     "size": 9213,
+                    "check_score": None,
                     "created_at": "2026-11-22T21:00:00Z",
                 }
             ]
@@ -83,6 +84,7 @@ class StoredImage(Out):
     expires_at: datetime
     sha256: str
     size: int = Field(description="bytes")
+    check_score: float | None = Field(description="by the installation's image check, 0 to 1; null when none ran")
     created_at: datetime
 
 

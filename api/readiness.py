@@ -22,3 +22,11 @@ def not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, 
         "concept_in_training",
         **context,
     )
+
+
+def photos_gone(name: str) -> Conflict:
+    return Conflict(
+        f"the photos of {name!r} are kept no longer, as this installation's retention says; "
+        "hand them in again as a new concept",
+        "photos_gone",
+    )

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, model_validator
 
+from api.domain.consent import Consent, ConsentSource
 from api.domain.models import Concept, Job, JobState
 
 MAX_SEED = 2**63 - 1
@@ -75,6 +76,7 @@ class ConceptIn(In):
     preset: Literal["default", "paper"] = "default"
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     overrides: Json[Overrides] | None = None
+    consent: bool = False
 
 
 class VersionIn(In):
@@ -90,6 +92,7 @@ class ReferenceOut(Out):
     width: int
     height: int
     url: str
+    check_score: float | None = Field(description="by the installation's image check, 0 to 1; null when none ran")
 
 
 class JobError(Out):
@@ -206,12 +209,29 @@ class ConceptOut(Out):
         return cls(**_concept_fields(concept))
 
 
+class ConsentOut(Out):
+    source: ConsentSource = Field(description="`statement`: made with the request; `policy`: of the installation")
+    statement_version: str
+    given_at: datetime
+    api_key_id: UUID = Field(description="the key that handed the pictures in")
+
+    @classmethod
+    def of(cls, consent: Consent) -> Self:
+        return cls(
+            source=consent.source,
+            statement_version=consent.statement_version,
+            given_at=consent.given_at,
+            api_key_id=consent.api_key_id,
+        )
+
+
 class ConceptDetail(ConceptOut):
     references: list[ReferenceOut]
     jobs: list[JobOut]
+    consent: ConsentOut | None = Field(description="null for a concept older than the record")
 
     @classmethod
-    def of_all(cls, concept: Concept, jobs: list[JobOut]) -> Self:
+    def of_all(cls, concept: Concept, jobs: list[JobOut], consent: Consent | None) -> Self:
         """Needs the concept's references, jobs and bundles loaded."""
         references = [
             ReferenceOut(
@@ -219,10 +239,12 @@ class ConceptDetail(ConceptOut):
                 width=reference.width,
                 height=reference.height,
                 url=f"/v1/concepts/{concept.id}/references/{reference.position}",
+                check_score=reference.check_score,
             )
             for reference in concept.references
         ]
-        return cls(**_concept_fields(concept), references=references, jobs=jobs)
+        given = None if consent is None else ConsentOut.of(consent)
+        return cls(**_concept_fields(concept), references=references, jobs=jobs, consent=given)
 
 
 def _concept_fields(concept: Concept) -> dict[str, Any]:
@@ -261,6 +283,7 @@ class ErasureReceipt(Out):
     objects: int = Field(
         description="files deleted in the object store: photos, versions, exports, pictures, previews, …"
     )
+    engines_cleared: int = Field(description="engines whose copies in memory, on disk and as keys and values are gone")
     engines_unreachable: int = Field(description="engines that may hold a copy in memory until they restart")
 
 
@@ -322,6 +345,8 @@ class ImageOut(Out):
     seed: int
     media_type: str
     data: str = Field(description="the file, base64")
+    check_score: float | None = Field(description="by the installation's image check, 0 to 1; null when none ran")
+    flagged: bool = Field(description="whether the score reaches the installation's limit")
 
 
 class GenerateOut(Out):
@@ -338,6 +363,7 @@ class Problem(Out):
     """RFC 9457. `code` is stable and made for programs, `detail` for people."""
 
     model_config = ConfigDict(
+        json_schema_serialization_defaults_required=False,
         json_schema_extra={
             "examples": [
                 {
@@ -350,7 +376,7 @@ class Problem(Out):
                     "errors": [{"field": "images", "message": "needs 3-5 files, got 2"}],
                 }
             ]
-        }
+        },
     )
 
     type: str

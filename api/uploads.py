@@ -16,7 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from api import decode
-from api.domain.errors import Invalid, TooLarge, Unavailable, UnsupportedMedia
+from api.domain.errors import Invalid, Malformed, TooLarge, Unavailable, UnsupportedMedia
 
 MIN_IMAGES, MAX_IMAGES = 3, 5
 _DECODE_SECONDS = 20
@@ -87,7 +87,7 @@ async def read_form(request: Request, *, max_file_bytes: int) -> FormData:
     try:
         return await _CountingParser(request.headers, counted(), max_file_bytes=max_file_bytes).parse()
     except MultiPartException as error:
-        raise Invalid(f"the multipart body cannot be read: {error.message}", "malformed_multipart") from error
+        raise Malformed(f"the multipart body cannot be read: {error.message}", "malformed_multipart") from error
 
 
 def describe(index: int, filename: str | None) -> str:

@@ -5,7 +5,7 @@ import os
 from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 
-from api.domain import audit, webhooks  # noqa: F401  their tables join the others
+from api.domain import audit, consent, retention, webhooks  # noqa: F401  their tables join the others
 from api.domain.models import Table
 
 

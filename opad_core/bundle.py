@@ -23,6 +23,7 @@ from opad_core.errors import OpadError
 FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
 """SD-Turbo's bundle has 33 tensors and a header of 6 kB; a huge header is an attack on the parser."""
+_MANIFEST_KEYS = {"format", "class_noun", "base", "base_sha256"}
 _DTYPES = {torch.float16, torch.float32}
 
 
@@ -72,7 +73,9 @@ def read_bundle(data: bytes) -> Bundle:
         tensors = load(data)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise OpadError(f"not a concept bundle: {error}") from error
-    if manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or not manifest.keys() >= _MANIFEST_KEYS:
+        raise OpadError(f"not a concept bundle: its manifest lacks one of {', '.join(sorted(_MANIFEST_KEYS))}")
+    if manifest["format"] != FORMAT:
         raise OpadError(f"the bundle has format {manifest.get('format')!r}; this version reads format {FORMAT}")
     token_row = tensors.pop("token_row", None)
     layers = {name.rpartition(".to_")[0] for name in tensors}

@@ -84,6 +84,7 @@ class OneStepGenerator:
                     f"the concept was learned on another base ({bundle.base} {bundle.base_sha256[:12]}) than the one "
                     f"loaded ({self.base.manifest.name} {self.base.manifest.sha256[:12]}); train it again"
                 )
+            self._check_shapes(bundle)
             if PLACEHOLDER not in request.prompt:
                 raise OpadError(f"the prompt does not name {PLACEHOLDER}: say where the concept goes")
             row = bundle.token_row.to(self.base.device)
@@ -93,6 +94,14 @@ class OneStepGenerator:
         if len(self._keys_values) > self._cached_prompts:
             self._keys_values.popitem(last=False)
         return keys_values
+
+    def _check_shapes(self, bundle: Bundle) -> None:
+        """A file may claim this base and hold anything; found in the UNet, it would spoil the whole batch."""
+        expected = {name: x.shape for name, x in self._untouched.tensors().items()}
+        expected["token_row"] = torch.Size([self.base.text.encoder.config.hidden_size])
+        found = {name: x.shape for name, x in bundle.projections.tensors().items()}
+        if found | {"token_row": bundle.token_row.shape} != expected:
+            raise OpadError(f"the bundle's tensors have not the shapes of the base {self.base.manifest.name}")
 
 
 def _cache_key(request: ImageRequest) -> tuple[str | None, str]:

@@ -1,4 +1,4 @@
-"""The console command `opad`: up, migrate, key create, audit verify, backup, restore, doctor."""
+"""The console command `opad`: up, migrate, key create, audit verify, retention, backup, restore, doctor."""
 
 import argparse
 import os
@@ -7,14 +7,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
-from api.domain import audit, keys
+from api.domain import audit, keys, retention
 from api.domain.database import make_sessions
 from api.domain.errors import DomainError
 from api.domain.settings import Settings
+from api.domain.storage import Storage
 from migrations.run import migrate
 from worker.backup import restore_backup, write_backup
 from worker.home import LocalError, published_environment
@@ -57,6 +59,12 @@ def main(argv: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=f"{what} one file")
         command.add_argument("file", type=Path, help="- is standard output or input")
         command.set_defaults(run=back_up if name == "backup" else restore)
+
+    retention_command = commands.add_parser("retention", help="what is kept no longer, as the settings say")
+    what = retention_command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--preview", action="store_true", help="tell what the next sweep would remove")
+    what.add_argument("--sweep", action="store_true", help="remove it now instead of tonight")
+    retention_command.set_defaults(run=retain)
 
     commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=examine)
 
@@ -135,6 +143,15 @@ def restore(arguments: argparse.Namespace) -> int:
             with arguments.file.open("rb") as file:
                 held = restore_backup(settings, file)
     print(f"restored {held.rows} rows and {held.objects} files of revision {held.revision}", file=sys.stderr)
+    return 0
+
+
+def retain(arguments: argparse.Namespace) -> int:
+    settings = _settings_in_use()
+    look = retention.preview if arguments.preview else retention.sweep
+    cutoffs = retention.Cutoffs.at(datetime.now(UTC), settings)
+    outdated = look(cutoffs, make_sessions(settings), Storage(settings))
+    print(f"{'would remove' if arguments.preview else 'removed'} {outdated.sentence()}")
     return 0
 
 

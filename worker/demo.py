@@ -150,7 +150,7 @@ def _post_concept(
     client: httpx.Client, folder: Path, name: str, class_noun: str, iterations: int | None
 ) -> dict[str, Any]:
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
-    form = {"name": name, "class_noun": class_noun, "seed": "0"}
+    form = {"name": name, "class_noun": class_noun, "seed": "0", "consent": "true"}
     if iterations is not None:
         form["overrides"] = json.dumps(
             {"iterations": iterations, "collaborative_iterations": min(iterations, 10)}

@@ -1,23 +1,41 @@
 """`opad doctor`: one line for each thing that the service needs, and what to do where one is missing."""
 
+import hashlib
 import importlib
+import io
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import redis
+from alembic.script import ScriptDirectory
+from celery.exceptions import CeleryError
+from kombu.exceptions import KombuError
+from PIL import Image
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
+import api
 from api.domain.database import make_engine
+from api.domain.denied_words import DeniedWords
 from api.domain.errors import DomainError
+from api.domain.image_scorer import load_scorer
 from api.domain.settings import Settings
 from api.domain.storage import Storage
+from migrations.run import alembic_config
 from opad_core.bases import load_base
 from opad_core.errors import OpadError
 from worker import servers
+from worker.celery_app import create_app
 from worker.home import LocalError
+
+_PROBE_KEY = "system/doctor"
+_FREE_BYTES = 2 << 30
+"""A training's checkpoints, bundle and exports on the nano base stay far below; sd-turbo's cache wants more."""
 
 
 class Ailment(Exception):
@@ -34,6 +52,12 @@ def examine(settings: Settings, *, say: Callable[[str], None]) -> int:
         "redis": _redis,
         "s3": _s3,
         "engine": _engine,
+        "trainer": _trainer,
+        "reconciler": _reconciler,
+        "api": _api,
+        "decoder": _decoder,
+        "care": _care,
+        "disk": _disk,
     }
     healthy = True
     for name, check in checks.items():
@@ -72,11 +96,13 @@ def _postgresql(settings: Settings) -> str:
         with make_engine(settings).connect() as connection:
             version = connection.execute(text("SHOW server_version")).scalar()
             migrated = connection.execute(text("SELECT to_regclass('alembic_version')")).scalar()
+            revision = migrated and connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            newest = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
     except OperationalError as error:
         raise Ailment(f"does not answer: {error.orig}; is OPAD_DATABASE_URL right, or `opad up` running?") from error
-    if migrated is None:
-        raise Ailment("has no tables; run `opad migrate`")
-    return str(version)
+    if revision != newest:
+        raise Ailment(f"has {f'revision {revision}' if revision else 'no tables'}; run `opad migrate`")
+    return f"{version}, revision {revision}"
 
 
 def _redis(settings: Settings) -> str:
@@ -95,8 +121,12 @@ def _s3(settings: Settings) -> str:
     if settings.s3_endpoint is None:
         servers.seaweedfs_program()
         return "comes with `opad up`"
-    Storage(settings).probe()
-    return f"bucket {settings.s3_bucket} at {settings.s3_endpoint}"
+    storage, written = Storage(settings), b"what the doctor wrote"
+    digest = hashlib.sha256(written).hexdigest()
+    storage.put_once(_PROBE_KEY, written, digest)
+    storage.get(_PROBE_KEY, digest)
+    storage.delete(_PROBE_KEY)
+    return f"bucket {settings.s3_bucket} at {settings.s3_endpoint}, writes, reads, deletes"
 
 
 def _engine(settings: Settings) -> str:
@@ -110,3 +140,80 @@ def _engine(settings: Settings) -> str:
         except httpx.HTTPError as error:
             raise Ailment(f"{url} does not answer: {error}; look at its log, or start it") from error
     return f"{len(settings.engine_urls)} ready"
+
+
+def _trainer(settings: Settings) -> str:
+    if settings.redis_url is None:
+        return "comes with `opad up`"
+    try:
+        hosts = create_app(settings).control.ping(timeout=1)
+    except (CeleryError, KombuError, OSError) as error:
+        raise Ailment(f"cannot be asked: {error}; see redis") from error
+    if not hosts:
+        raise Ailment("none answers rings: jobs wait until one polls; start `python -m worker.host`")
+    return f"{len(hosts)} answer"
+
+
+def _reconciler(settings: Settings) -> str:
+    """By what it leaves: the row of the nightly sweep, which it writes within a minute of its first start."""
+    if settings.database_url is None:
+        return "comes with `opad up`"
+    try:
+        with make_engine(settings).connect() as connection:
+            swept = connection.execute(text("SELECT max(day), max(day) >= current_date - 2 FROM retention_sweep")).one()
+    except (OperationalError, ProgrammingError) as error:
+        raise Ailment("cannot be seen without the database; see postgresql") from error
+    if not swept[1]:
+        when = f"for the last time on {swept[0]}" if swept[0] else "never"
+        raise Ailment(f"swept {when}: lost jobs are not found again; start `python -m worker.reconcile`")
+    return f"last nightly sweep {swept[0]}"
+
+
+def _api(settings: Settings) -> str:
+    if settings.database_url is None:
+        return "comes with `opad up`"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=10, trust_env=False)
+    except httpx.HTTPError as error:
+        raise Ailment(f"{url} does not answer: {error}; look at its log, or start `python -m api`") from error
+    if not answer.is_success:
+        raise Ailment(f"{url} is not ready: {answer.text[:200]}")
+    return f"ready at {url}"
+
+
+def _decoder(settings: Settings) -> str:
+    """Photos are decoded by a process with few rights; here it meets a good one and a broken one."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").save(file, "PNG")
+    good = file.getvalue()
+    for data, expected in ((good, b'"ok": true'), (good[: len(good) // 2], b'"ok": false')):
+        command = [sys.executable, "-I", str(Path(api.__file__).with_name("decode.py"))]
+        said = subprocess.run(command, input=data, capture_output=True, env={}, timeout=30, check=False)
+        if expected not in said.stdout.partition(b"\n")[0]:
+            raise Ailment(
+                f"`python -m api.decode` does not decode here: {said.stderr.decode()[-200:]}; run `make setup`"
+            )
+    return "decodes in its own process"
+
+
+def _care(settings: Settings) -> str:
+    try:
+        DeniedWords.of(settings.denied_words)
+        if settings.image_check != "off":
+            load_scorer(settings.image_scorer)
+    except OSError as error:
+        raise Ailment(f"OPAD_DENIED_WORDS cannot be read: {error}") from error
+    except ValueError as error:
+        raise Ailment(str(error)) from error
+    words = "a list of words" if settings.denied_words else "no list of words"
+    return f"consent: {settings.consent}, {words}, image check: {settings.image_check}"
+
+
+def _disk(settings: Settings) -> str:
+    folder = next(f for f in (settings.home.absolute(), *settings.home.absolute().parents) if f.exists())
+    free = shutil.disk_usage(folder).free
+    if free < _FREE_BYTES:
+        raise Ailment(f"{folder} has {free / 1e9:.1f} GB free; make room, or set OPAD_HOME to another disk")
+    return f"{free / 1e9:.0f} GB free at {folder}"

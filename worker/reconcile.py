@@ -1,4 +1,4 @@
-"""What makes the doorbell's losses harmless, sends webhooks and collects garbage: `python -m worker.reconcile`.
+"""What makes the doorbell's losses harmless, sends webhooks and keeps nothing too long: `python -m worker.reconcile`.
 
 Every `reconcile_seconds` the jobs whose lease ran out go back to the queue (or end, when their attempts are used up),
 and the doorbell is rung for the jobs that wait. Any number may run; an advisory lock lets one at a time sweep.
@@ -25,6 +25,7 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage, StorageUnavailable
 from worker.celery_app import create_app
 from worker.garbage import collect
+from worker.nightly import sweep_nightly
 from worker.webhooks import deliver_forever
 
 log = structlog.get_logger()
@@ -80,9 +81,11 @@ def main() -> None:
     sessions, doorbell = make_sessions(settings), create_doorbell(settings)
     threading.Thread(target=_collect_forever, args=(settings, sessions), name="garbage", daemon=True).start()
     sender = threading.Thread(target=deliver_forever, args=(settings, sessions), name="webhooks", daemon=True)
+    keeper = threading.Thread(target=sweep_nightly, args=(settings, sessions), name="retention", daemon=True)
     sender.start()
+    keeper.start()
     log.info("reconciler.started", reconcile_seconds=settings.reconcile_seconds)
-    while sender.is_alive():  # else our starter starts both anew
+    while sender.is_alive() and keeper.is_alive():  # else our starter starts all anew
         try:
             waiting = sweep(settings, sessions)
             if waiting:

@@ -29,6 +29,7 @@ from api.auth import (
 from api.db import SessionDep
 from api.domain.errors import Forbidden, Unauthorized
 from api.domain.models import Concept, DashboardSession, Job
+from api.refusals import noting_sign_in
 from api.routes.jobs import described_jobs
 
 _HERE = Path(__file__).parent
@@ -94,12 +95,16 @@ async def sign_in(request: Request, session: SessionDep) -> Response:
     if not is_same_origin(request):
         raise Forbidden("this form was sent by another site's page; sign in at /dashboard/sign-in", "foreign_origin")
     form = await request.form(max_files=0, max_fields=4, max_part_size=1024)
+    text = str(form.get("key", "")).strip()
     try:
-        who = await caller_of_key(session, str(form.get("key", "")).strip())
-    except Unauthorized as error:
-        return _page(request, "sign_in.html", status=401, message=error.message)
-    if not who.may("read"):
-        return _page(request, "sign_in.html", status=403, message="this key may not read; use another one")
+        who = await caller_of_key(session, text)
+        if not who.may("read"):
+            raise Forbidden("this key may not read; use another one", "missing_scope")
+    except (Unauthorized, Forbidden) as error:
+        status = 401 if isinstance(error, Unauthorized) else 403
+        answer = _page(request, "sign_in.html", status=status, message=error.message)
+        answer.background = noting_sign_in(request, text, error)
+        return answer
     old = session_token(request)
     if old is not None:
         await _end_session(session, old)

@@ -32,13 +32,13 @@ class AuditEvent(Table):
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     """From 1, without gaps."""
     at: Mapped[datetime]
-    owner_id: Mapped[UUID]
-    """Whose thing it is that something was done to."""
+    owner_id: Mapped[UUID | None]
+    """Whose thing it is that something was done to; None for a stranger's sign-in and for the whole installation."""
     api_key_id: Mapped[UUID | None]
     """Who did it; None for a command on the server."""
     action: Mapped[str]
     """`<thing>.<verb>`, for instance concept.create."""
-    object_id: Mapped[UUID]
+    object_id: Mapped[UUID | None]
     outcome: Mapped[str]
     request_id: Mapped[str | None]
     hash: Mapped[bytes]
@@ -48,10 +48,10 @@ class AuditEvent(Table):
         columns = [
             self.number,
             self.at.astimezone(UTC).isoformat(timespec="microseconds"),
-            str(self.owner_id),
+            self.owner_id and str(self.owner_id),
             self.api_key_id and str(self.api_key_id),
             self.action,
-            str(self.object_id),
+            self.object_id and str(self.object_id),
             self.outcome,
             self.request_id,
         ]
@@ -76,9 +76,9 @@ def record(
     session: Session,
     *,
     action: str,
-    object_id: UUID,
+    object_id: UUID | None,
     outcome: str,
-    owner_id: UUID,
+    owner_id: UUID | None,
     api_key_id: UUID | None = None,
     request_id: str | None = None,
 ) -> None:

@@ -1,6 +1,7 @@
 """What can go wrong, in words for the person who asked. HTTP numbers for these live in `api/errors.py` alone."""
 
 from typing import Any
+from uuid import UUID
 
 
 class DomainError(Exception):
@@ -17,7 +18,14 @@ class DomainError(Exception):
 
 
 class NotFound(DomainError):
-    """No such thing, or it belongs to another owner: the two are told apart nowhere."""
+    """No such thing, or it belongs to another owner: no answer tells the two apart.
+
+    `object_id` is what was asked for, where the route's path does not say; it is not part of the answer.
+    """
+
+    def __init__(self, message: str, code: str, *, object_id: UUID | None = None, **context: Any) -> None:
+        super().__init__(message, code, **context)
+        self.object_id = object_id
 
 
 class Conflict(DomainError):
@@ -26,6 +34,10 @@ class Conflict(DomainError):
 
 class Invalid(DomainError):
     """The request itself is wrong."""
+
+
+class Malformed(DomainError):
+    """The request's bytes cannot be read as what they claim to be."""
 
 
 class Unauthorized(DomainError):

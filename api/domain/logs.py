@@ -7,6 +7,8 @@ from typing import TextIO, cast
 
 import structlog
 
+from api.domain.redaction import redact
+
 
 class _Output:
     """Standard error, less the lines that it cannot take: a full disk must not end a training."""
@@ -29,7 +31,7 @@ def configure_logs(level: str) -> None:
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer()],
+        processors=[*shared, redact, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Output())),
     )
@@ -39,6 +41,7 @@ def configure_logs(level: str) -> None:
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                redact,
                 structlog.processors.JSONRenderer(default=str),
             ],
         )

@@ -152,6 +152,8 @@ class Reference(Table):
     sha256: Mapped[str]
     width: Mapped[int]
     height: Mapped[int]
+    check_score: Mapped[float | None]
+    """By the image check, 0 to 1; None when none ran."""
 
 
 class Job(Table):
@@ -288,6 +290,8 @@ class Image(Table):
     seed: Mapped[int] = mapped_column(BigInteger)
     format: Mapped[str]
     """png, jpeg or webp."""
+    check_score: Mapped[float | None]
+    """By the image check, 0 to 1; None when none ran."""
     key: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)

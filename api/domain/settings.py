@@ -3,7 +3,7 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -51,6 +51,21 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(default=5, gt=0)
     checkpoint_seconds: float = Field(default=60, ge=0)
     max_attempts: int = Field(default=5, ge=1)
+
+    consent: Literal["ask", "policy"] = "ask"
+    """Whether each concept needs its sender's statement, or an agreement with the users stands for it."""
+
+    denied_words: Path | None = None
+    """A file with one word or phrase on each line; a prompt that has one is refused."""
+    image_check: Literal["off", "flag", "refuse"] = "off"
+    image_check_limit: float = Field(default=0.8, ge=0, le=1)
+    image_scorer: str = "api.domain.image_scorer:open_nsfw"
+    """`module:function`, which takes a picture's file and gives a score from 0 to 1."""
+    keep_images_days: int = Field(default=0, ge=0)
+    keep_photos_days: int = Field(default=0, ge=0)
+    keep_failed_uploads_days: int = Field(default=30, ge=0)
+    keep_events_days: int = Field(default=90, ge=0)
+    """What `api.domain.retention` removes after so many days; 0 is never."""
 
     max_upload_mb: int = Field(default=12, ge=1)
     requests_per_minute: int = Field(default=6000, ge=0)

@@ -119,12 +119,6 @@ class Storage:
             raise ObjectDamaged(f"{key} hashes to {found}, expected {sha256}", "object_damaged", key=key)
         return data
 
-    def list_keys(self) -> Iterator[str]:
-        """Of all objects, in order."""
-        with self._answering(self._bucket):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket):
-                yield from (entry["Key"] for entry in page.get("Contents", []))
-
     def delete_prefix(self, prefix: str) -> int:
         """Delete every object whose key begins so; how many there were."""
         deleted = 0

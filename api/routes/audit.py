@@ -37,10 +37,10 @@ class AuditEventOut(Out):
 
     number: int
     at: datetime
-    owner_id: UUID = Field(description="whose thing it is")
+    owner_id: UUID | None = Field(description="whose thing it is; null for nobody's in particular")
     api_key_id: UUID | None = Field(description="the key that did it; null for a command on the server")
     action: str
-    object_id: UUID
+    object_id: UUID | None
     outcome: str
     request_id: str | None
     hash: str = Field(description="SHA-256 over the row before and this one, hex")

@@ -20,14 +20,26 @@ from api.auth import Caller, Reader, Trainer
 from api.db import SessionDep
 from api.dispatch import ring
 from api.domain import failpoints
+from api.domain.consent import STATEMENT, STATEMENT_VERSION, Consent
 from api.domain.errors import Conflict, Invalid, NotFound
 from api.domain.models import Concept, Job, Reference
+from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
 from api.erasure import erase_concept, while_storing
 from api.idempotency import IdempotencyHeader, Once
 from api.quotas import check_concepts, check_training
+from api.readiness import photos_gone
 from api.routes.jobs import described_jobs
-from api.schemas import ConceptAccepted, ConceptDetail, ConceptIn, ConceptOut, ConceptPage, ErasureReceipt, VersionIn
+from api.schemas import (
+    ConceptAccepted,
+    ConceptDetail,
+    ConceptIn,
+    ConceptOut,
+    ConceptPage,
+    ErasureReceipt,
+    Problem,
+    VersionIn,
+)
 from api.uploads import CleanImage, clean_images, read_form
 from api.vocabulary import check_class_noun, served_base
 
@@ -41,7 +53,7 @@ _FORM: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["images", "name", "class_noun"],
+                    "required": ["images", "name", "class_noun", "consent"],
                     "properties": {
                         "images": {
                             "type": "array",
@@ -56,6 +68,12 @@ _FORM: dict[str, Any] = {
                             "description": "yours to choose, unique among yours",
                         },
                         "class_noun": {"type": "string", "description": "what kind of thing it is: dog, mug, backpack"},
+                        "consent": {
+                            "type": "string",
+                            "enum": ["true"],
+                            "description": f"your statement: {STATEMENT} Not needed where the installation's policy "
+                            "stands for it",
+                        },
                         "preset": {"type": "string", "enum": ["default", "paper"], "default": "default"},
                         "seed": {"type": "integer", "minimum": 0, "description": "drawn when missing"},
                         "overrides": {
@@ -65,14 +83,25 @@ _FORM: dict[str, Any] = {
                         },
                     },
                 },
-                "example": {"name": "my mug", "class_noun": "mug", "images": ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]},
+                "example": {
+                    "name": "my mug",
+                    "class_noun": "mug",
+                    "consent": "true",
+                    "images": ["1.jpg", "2.jpg", "3.jpg"],
+                },
             }
         },
     }
 }
 
 
-@router.post("/concepts", status_code=202, response_model=ConceptAccepted, openapi_extra=_FORM)
+@router.post(
+    "/concepts",
+    status_code=202,
+    response_model=ConceptAccepted,
+    openapi_extra=_FORM,
+    responses={415: {"model": Problem}},
+)
 async def create_concept(
     request: Request,
     response: Response,
@@ -87,6 +116,8 @@ async def create_concept(
     form = await read_form(request, max_file_bytes=state.settings.max_upload_mb * 1024**2)
     try:
         asked, files = _split(form)
+        _check_consent(state.settings, asked)
+        state.denied_words.refuse("class_noun", asked.class_noun)
         once = await Once.of(session, who.owner_id, idempotency_key, "concepts", _as_asked(asked), files)
         if once.answer:
             return once.repeated(response, ConceptAccepted)
@@ -96,6 +127,7 @@ async def create_concept(
         await _refuse_taken_name(session, who.owner_id, asked.name)
         await session.rollback()  # gives the connection back while the images are decoded
         images = await clean_images(files, state.decoders)
+        scores = await state.image_check.photos(files, images)
     finally:
         await form.close()
     await check_concepts(session, request, who)
@@ -110,6 +142,14 @@ async def create_concept(
         if await once.was_faster(session):
             return once.repeated(response, ConceptAccepted)
         raise _name_taken(asked.name) from error
+    session.add(
+        Consent(
+            concept_id=concept.id,
+            api_key_id=who.api_key_id,
+            source="statement" if asked.consent else "policy",
+            statement_version=STATEMENT_VERSION,
+        )
+    )
     job = _job(who, concept.id, asked, version=1)
     session.add(job)
     session.add_all(
@@ -120,8 +160,9 @@ async def create_concept(
             sha256=image.sha256,
             width=image.width,
             height=image.height,
+            check_score=score,
         )
-        for position, image in enumerate(images, start=1)
+        for position, (image, score) in enumerate(zip(images, scores, strict=True), start=1)
     )
     await session.flush()
     detail = await _detail(session, who, concept.id)
@@ -130,6 +171,8 @@ async def create_concept(
     if not await once.keep(session, response, accepted):
         return once.repeated(response, ConceptAccepted)
     await trail.record("concept.create", concept.id, "accepted")
+    if any(map(state.image_check.flags, scores)):
+        await trail.record("image.flag", concept.id, "photo")
     tasks.add_task(ring, state.doorbell, job.id)  # runs after the commit and the answer
     log.info("concept.accepted", concept_id=str(concept.id), job_id=str(job.id), images=len(images))
     return accepted
@@ -173,6 +216,8 @@ async def create_version(
             f"another version of {before.name!r} was asked for at the same moment; see its job", "concept_in_training"
         ) from error
     detail = await _detail(session, who, concept_id)
+    if not detail.references:  # asked only now: until the new job's row was there, a sweep might have taken them
+        raise photos_gone(before.name)
     accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if not await once.keep(session, response, accepted):
@@ -219,6 +264,16 @@ def _split(form: FormData) -> tuple[ConceptIn, list[UploadFile]]:
         return ConceptIn.model_validate(fields), files
     except ValidationError as error:
         raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
+
+
+def _check_consent(settings: Settings, asked: ConceptIn) -> None:
+    if settings.consent == "ask" and not asked.consent:
+        raise Invalid(
+            f"the consent is missing; send the field consent=true to state: {STATEMENT}",
+            "consent_missing",
+            errors=[{"field": "consent", "message": "is missing; send consent=true"}],
+            statement=STATEMENT,
+        )
 
 
 async def _refuse_taken_name(session: AsyncSession, owner_id: UUID, name: str) -> None:
@@ -306,4 +361,5 @@ async def _detail(session: AsyncSession, who: Caller, concept_id: UUID) -> Conce
     )
     if concept is None:
         raise NotFound(f"there is no concept {concept_id} here; GET /v1/concepts lists yours", "no_such_concept")
-    return ConceptDetail.of_all(concept, await described_jobs(session, Job.concept_id == concept_id))
+    described = await described_jobs(session, Job.concept_id == concept_id)
+    return ConceptDetail.of_all(concept, described, await session.get(Consent, concept_id))

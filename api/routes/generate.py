@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
+from api.audit import TrailDep
 from api.auth import Generator
 from api.db import SessionDep
 from api.domain.errors import NotAcceptable
@@ -31,7 +32,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/generate", response_model=GenerateOut, responses=_ANSWERS)
-async def generate(asked: GenerateIn, request: Request, who: Generator, session: SessionDep) -> Response:
+async def generate(
+    asked: GenerateIn, request: Request, who: Generator, session: SessionDep, trail: TrailDep
+) -> Response:
     """Draw a concept: `<concept>` in the prompt stands for the thing."""
     began = time.perf_counter()
     media_type = wanted_format(request.headers.get("accept"))
@@ -41,19 +44,24 @@ async def generate(asked: GenerateIn, request: Request, who: Generator, session:
             "send `Accept: application/json`, or count 1 with a seed for each",
             "one_image_per_file",
         )
+    state = request.app.state
+    state.denied_words.refuse("prompt", asked.prompt)
     subject = await find_subject(session, who.owner_id, asked)
     await count_images(request, who, asked.count)
     await session.rollback()  # gives the connection back while the engine draws
     looked_up = time.perf_counter()
-    state = request.app.state
     generated = await draw(state.engines, subject, asked, image_format=IMAGES.get(media_type, asked.format))
+    scores = await state.image_check.drawn(generated)
+    is_flagged = any(map(state.image_check.flags, scores))
     drawn = time.perf_counter()
     ids: list[UUID | None] = [None] * asked.count
     if asked.store:
         kept = await keep_images(
-            session, state.storage, generated, owner_id=who.owner_id, subject=subject, asked=asked
-        )  # fmt: skip
+            session, state.storage, generated, owner_id=who.owner_id, subject=subject, asked=asked, scores=scores
+        )
         ids = [image.id for image in kept]
+    if is_flagged:
+        await trail.record("image.flag", subject.concept_id, "drawn")
     total = time.perf_counter() - began
     observe_generate(generated.cache, total)
     headers = {
@@ -67,6 +75,8 @@ async def generate(asked: GenerateIn, request: Request, who: Generator, session:
     if subject.warnings:
         headers["X-Warnings"] = "; ".join(subject.warnings).encode("ascii", "backslashreplace").decode()
     if media_type != JSON:
+        if scores[0] is not None:
+            headers["X-Check-Score"], headers["X-Flagged"] = str(scores[0]), str(is_flagged).lower()
         if asked.store:
             headers["X-Image-Id"] = str(ids[0])
         headers["Vary"] = "Accept"
@@ -76,8 +86,15 @@ async def generate(asked: GenerateIn, request: Request, who: Generator, session:
         version=subject.version,
         prompt=asked.prompt,
         images=[
-            ImageOut(id=image_id, seed=seed, media_type=generated.media_type, data=data)
-            for image_id, seed, data in zip(ids, generated.seeds, generated.images, strict=True)
+            ImageOut(
+                id=image_id,
+                seed=seed,
+                media_type=generated.media_type,
+                data=data,
+                check_score=score,
+                flagged=state.image_check.flags(score),
+            )
+            for image_id, seed, data, score in zip(ids, generated.seeds, generated.images, scores, strict=True)
         ],
         warnings=subject.warnings,
         timing=generated.timing,

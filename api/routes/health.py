@@ -26,8 +26,10 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"description": "a part is missing; the answer says which"}})
 async def readyz(request: Request) -> JSONResponse:
-    """Whether the database, the file storage and at least one engine answer."""
+    """Whether the database has its tables and the file storage and at least one engine answer; not while it stops."""
     state = request.app.state
+    if state.is_stopping():
+        return JSONResponse({"status": "stopping", "parts": {}}, 503)
     names = ("database", "storage", "engine")
     found = await asyncio.gather(
         _in_time(_database(state.sessions)),
@@ -50,7 +52,7 @@ async def _in_time(question: Coroutine[Any, Any, bool]) -> bool:
 async def _database(sessions: Sessions) -> bool:
     try:
         async with sessions() as session:
-            await session.execute(text("SELECT 1"))
+            await session.execute(text("SELECT version_num FROM alembic_version"))
     except SQLAlchemyError:
         return False
     return True

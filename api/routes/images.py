@@ -94,5 +94,6 @@ def _described(storage: Storage, image: Image, concept_name: str) -> StoredImage
         expires_at=asked_at + timedelta(seconds=LINK_SECONDS),
         sha256=image.sha256,
         size=image.size,
+        check_score=image.check_score,
         created_at=image.created_at,
     )

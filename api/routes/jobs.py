@@ -15,8 +15,9 @@ from api.db import SessionDep
 from api.dispatch import ring
 from api.domain import jobs
 from api.domain.errors import Conflict, NotFound
-from api.domain.models import Attempt, Concept, Job, JobState
+from api.domain.models import Attempt, Concept, Job, JobState, Reference
 from api.quotas import check_training
+from api.readiness import photos_gone
 from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
 
 router = APIRouter(tags=["jobs"])
@@ -114,6 +115,8 @@ async def retry_job(
             "job_not_over" if before.state != "succeeded" else "job_over",
             state=before.state,
         )
+    if await session.scalar(select(Reference.id).where(Reference.concept_id == before.concept_id).limit(1)) is None:
+        raise photos_gone(before.concept_name)
     tasks.add_task(ring, request.app.state.doorbell, job_id)  # runs after the commit and the answer
     after = await _own_job(session, who, job_id)
     await trail.record("job.retry", job_id, "queued")

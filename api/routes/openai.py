@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.audit import TrailDep
 from api.auth import Generator, Reader
 from api.db import SessionDep
 from api.domain.errors import Invalid, NotFound
@@ -26,7 +27,9 @@ router = APIRouter(tags=["for OpenAI's clients"])
 
 
 @router.post("/images/generations", response_model=ImagesOut)
-async def create_images(asked: ImagesIn, request: Request, who: Generator, session: SessionDep) -> ImagesOut:
+async def create_images(
+    asked: ImagesIn, request: Request, who: Generator, session: SessionDep, trail: TrailDep
+) -> ImagesOut:
     """`client.images.generate(model="concept:my mug", prompt="a photo of <concept> on a beach")`."""
     settings = GenerateIn(
         concept=_concept_name(asked.model),
@@ -38,22 +41,31 @@ async def create_images(asked: ImagesIn, request: Request, who: Generator, sessi
         store=asked.response_format == "url",
     )
     began = time.perf_counter()
+    state = request.app.state
+    state.denied_words.refuse("prompt", settings.prompt)
     subject = await find_subject(session, who.owner_id, settings)
     _check_size(asked.size, subject)
     await count_images(request, who, asked.n)
     await session.rollback()  # gives the connection back while the engine draws
-    state = request.app.state
     generated = await draw(state.engines, subject, settings, image_format=asked.output_format)
+    scores = await state.image_check.drawn(generated)
+    is_flagged = any(map(state.image_check.flags, scores))
     observe_generate(generated.cache, time.perf_counter() - began)
     created = int(time.time())
     if not settings.store:
+        if is_flagged:
+            await trail.record("image.flag", subject.concept_id, "drawn")
         images = [
             OneImage(b64_json=data, url=None, seed=seed)
             for seed, data in zip(generated.seeds, generated.images, strict=True)
         ]
         return ImagesOut(created=created, data=images, output_format=asked.output_format)
     storage: Storage = state.storage
-    kept = await keep_images(session, storage, generated, owner_id=who.owner_id, subject=subject, asked=settings)
+    kept = await keep_images(
+        session, storage, generated, owner_id=who.owner_id, subject=subject, asked=settings, scores=scores
+    )
+    if is_flagged:
+        await trail.record("image.flag", subject.concept_id, "drawn")
     images = [
         OneImage(
             b64_json=None,

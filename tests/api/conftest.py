@@ -100,7 +100,7 @@ def upload(client: TestClient) -> Callable[..., Any]:
         return client.post(
             "/v1/concepts",
             files=[("images", (name, data, "application/octet-stream")) for name, data in named],
-            data={"name": "my mug", "class_noun": "mug", **fields},
+            data={"name": "my mug", "class_noun": "mug", "consent": "true", **fields},
             headers=headers,
         )
 

@@ -42,7 +42,7 @@ def test_a_key_does_what_its_scopes_say(client: TestClient, new_key: Callable[..
     refused = client.post(
         "/v1/concepts",
         files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
-        data={"name": "x", "class_noun": "mug"},
+        data={"name": "x", "class_noun": "mug", "consent": "true"},
         headers=generate_only,
     )
 

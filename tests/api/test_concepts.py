@@ -101,7 +101,7 @@ def test_without_an_announced_base_the_answer_is_to_come_back(
     answer = anonymous.post(
         "/v1/concepts",
         files=files,
-        data={"name": "x", "class_noun": "mug"},
+        data={"name": "x", "class_noun": "mug", "consent": "true"},
         headers={"Authorization": f"Bearer {new_key()}"},
     )
 
@@ -150,7 +150,7 @@ def test_the_short_path_does_the_same(client: TestClient) -> None:
     answer = client.post(
         "/concepts",
         files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
-        data={"name": "my mug", "class_noun": "mug"},
+        data={"name": "my mug", "class_noun": "mug", "consent": "true"},
     )
 
     assert answer.status_code == 202

@@ -148,7 +148,7 @@ def test_the_page_shows_jobs_and_every_name_as_text(browser: TestClient, new_key
     browser.post(
         "/v1/concepts",
         files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
-        data={"name": "<svg onload=alert(1)>", "class_noun": "mug"},
+        data={"name": "<svg onload=alert(1)>", "class_noun": "mug", "consent": "true"},
         headers={"Authorization": f"Bearer {new_key()}"},
     )
 

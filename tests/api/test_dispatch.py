@@ -40,7 +40,7 @@ def test_a_concept_is_accepted_while_the_broker_is_dead(
         answer = client.post(
             "/v1/concepts",
             files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
-            data={"name": "my mug", "class_noun": "mug"},
+            data={"name": "my mug", "class_noun": "mug", "consent": "true"},
             headers={"Authorization": f"Bearer {new_key()}"},
         )
 

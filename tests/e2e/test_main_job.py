@@ -51,6 +51,7 @@ def post_concept(client: httpx.Client, name: str, *, iterations: int) -> dict:
         data={
             "name": name,
             "class_noun": "dog",
+            "consent": "true",
             "seed": "7",
             "overrides": f'{{"iterations": {iterations}, "collaborative_iterations": 1}}',
         },

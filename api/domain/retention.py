@@ -1,0 +1,228 @@
+"""What is not kept for ever: how long is a setting, what goes is decided here, once a night and by one reconciler.
+
+    images          pictures that were kept on request, `keep_images_days` after they were drawn
+    photos          of a concept that has learned, `keep_photos_days` after its last training; it still draws, but is
+                    learned anew only from new photos
+    failed uploads  photos of a concept that never learned, `keep_failed_uploads_days` after its last training ended
+    events          of jobs, `keep_events_days` after the job ended
+
+Objects go before the transaction ends: what fails half-way is found again by the next night.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Self
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, SelectBase, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.domain import audit
+from api.domain.database import Sessions
+from api.domain.models import Bundle, Concept, Image, Job, JobEvent, JobState, Reference, Table
+from api.domain.settings import Settings
+from api.domain.storage import ERASURE, Storage
+
+_BATCH = 50
+"""Objects that are deleted while one transaction waits: a worker's may idle for ten seconds."""
+_HOUR_UTC = 3
+_ABANDONED = timedelta(hours=1)
+
+
+class RetentionSweep(Table):
+    """One a day, whichever reconciler is first."""
+
+    __tablename__ = "retention_sweep"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+    removed: Mapped[dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Outdated:
+    """How much of each class is older than its setting."""
+
+    images: int = 0
+    photos: int = 0
+    failed_uploads: int = 0
+    events: int = 0
+
+    def sentence(self) -> str:
+        return (
+            f"{self.images} images, {self.photos} photos of learned concepts, {self.failed_uploads} photos of failed "
+            f"trainings, {self.events} events"
+        )
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """What is older than these goes; None keeps for ever."""
+
+    images: datetime | None
+    photos: datetime | None
+    failed_uploads: datetime | None
+    events: datetime | None
+
+    @classmethod
+    def at(cls, now: datetime, settings: Settings) -> Self:
+        def before(days: int) -> datetime | None:
+            return now - timedelta(days=days) if days else None
+
+        return cls(
+            images=before(settings.keep_images_days),
+            photos=before(settings.keep_photos_days),
+            failed_uploads=before(settings.keep_failed_uploads_days),
+            events=before(settings.keep_events_days),
+        )
+
+
+def preview(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> Outdated:
+    """What a sweep would remove; changes nothing."""
+
+    def count(session: Session, query: SelectBase | None) -> int:
+        return 0 if query is None else session.scalar(select(func.count()).select_from(query.subquery())) or 0
+
+    with sessions.begin() as session:
+        return Outdated(
+            images=count(session, _images(cutoffs)),
+            photos=count(session, _photos(_learned(cutoffs))),
+            failed_uploads=count(session, _photos(_never_learned(cutoffs))),
+            events=count(session, _events(cutoffs)),
+        )
+
+
+def sweep(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> Outdated:
+    """Remove what is older; how much that was. Raises StorageUnavailable."""
+    return Outdated(
+        images=_repeat(lambda: _sweep_images(cutoffs, sessions, storage)),
+        photos=_repeat(lambda: _sweep_photos(_learned(cutoffs), sessions, storage)),
+        failed_uploads=_repeat(lambda: _sweep_photos(_never_learned(cutoffs), sessions, storage)),
+        events=_repeat(lambda: _sweep_events(cutoffs, sessions)),
+    )
+
+
+def sweep_tonight(settings: Settings, sessions: Sessions, storage: Storage) -> Outdated | None:
+    """The day's sweep, once it is three in the morning (UTC); None when it is not, or another has done or begun it.
+
+    One that did not come to its end is begun again an hour later.
+    """
+    with sessions.begin() as session:
+        now = session.scalars(select(func.now())).one().astimezone(UTC)
+        day = (now - timedelta(hours=_HOUR_UTC)).date()
+        begun = insert(RetentionSweep).values(day=day)
+        abandoned = RetentionSweep.finished_at.is_(None) & (RetentionSweep.started_at < func.now() - _ABANDONED)
+        mine = session.scalar(
+            begun.on_conflict_do_update(
+                index_elements=["day"], set_={"started_at": func.now()}, where=abandoned
+            ).returning(RetentionSweep.day)
+        )
+    if mine is None:
+        return None
+    removed = sweep(Cutoffs.at(now, settings), sessions, storage)
+    with sessions.begin() as session:
+        session.execute(
+            update(RetentionSweep)
+            .where(RetentionSweep.day == day)
+            .values(finished_at=func.now(), removed=asdict(removed))
+        )
+        audit.record(session, action="retention.sweep", object_id=None, outcome=removed.sentence(), owner_id=None)
+    return removed
+
+
+def _repeat(step: Callable[[], int]) -> int:
+    """Until a step finds nothing more."""
+    total = 0
+    while count := step():
+        total += count
+    return total
+
+
+def _images(cutoffs: Cutoffs) -> Select[UUID, str] | None:
+    if cutoffs.images is None:
+        return None
+    return select(Image.id, Image.key).where(Image.created_at < cutoffs.images)
+
+
+def _events(cutoffs: Cutoffs) -> Select[int] | None:
+    if cutoffs.events is None:
+        return None
+    over = select(Job.id).where(_is_over(), Job.finished_at < cutoffs.events)
+    return select(JobEvent.id).where(JobEvent.job_id.in_(over))
+
+
+def _is_over() -> ColumnElement[bool]:
+    return Job.state.in_((JobState.succeeded, JobState.failed, JobState.cancelled))
+
+
+def _learned(cutoffs: Cutoffs) -> Select[UUID] | None:
+    return None if cutoffs.photos is None else _idle_concepts(cutoffs.photos).where(_has_bundle())
+
+
+def _never_learned(cutoffs: Cutoffs) -> Select[UUID] | None:
+    if cutoffs.failed_uploads is None:
+        return None
+    return _idle_concepts(cutoffs.failed_uploads).where(~_has_bundle())
+
+
+def _has_bundle() -> ColumnElement[bool]:
+    return select(Bundle.id).where(Bundle.concept_id == Concept.id).exists()
+
+
+def _idle_concepts(since: datetime) -> Select[UUID]:
+    """Concepts with photos, all of whose jobs were over by then."""
+    in_use = ~(_is_over() & (Job.finished_at < since))
+    return select(Concept.id).where(
+        ~select(Job.id).where(Job.concept_id == Concept.id, in_use).exists(),
+        select(Reference.id).where(Reference.concept_id == Concept.id).exists(),
+    )
+
+
+def _photos(concepts: Select[UUID] | None) -> Select[UUID] | None:
+    return None if concepts is None else select(Reference.id).where(Reference.concept_id.in_(concepts))
+
+
+def _sweep_images(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> int:
+    outdated = _images(cutoffs)
+    if outdated is None:
+        return 0
+    with sessions.begin() as session:
+        rows = session.execute(outdated.limit(_BATCH).with_for_update(skip_locked=True)).all()
+        session.execute(delete(Image).where(Image.id.in_([row.id for row in rows])))
+        _delete_objects(storage, [row.key for row in rows])
+    return len(rows)
+
+
+def _sweep_photos(concepts: Select[UUID] | None, sessions: Sessions, storage: Storage) -> int:
+    """The photos of a few concepts. Their rows are locked, and so are their jobs: a training that is being asked for
+    at this moment waits, and finds no photos."""
+    if concepts is None:
+        return 0
+    with sessions.begin() as session:
+        session.execute(select(func.pg_advisory_xact_lock(ERASURE)))
+        ids = session.scalars(concepts.limit(_BATCH // 5).with_for_update(skip_locked=True)).all()
+        locked = select(Job.id).where(Job.concept_id.in_(ids)).with_for_update()
+        session.execute(locked)
+        still = session.scalars(concepts.where(Concept.id.in_(ids))).all()  # a retry may have won the job's lock
+        gone = session.scalars(delete(Reference).where(Reference.concept_id.in_(still)).returning(Reference.key)).all()
+        kept = set(session.scalars(select(Reference.key).where(Reference.key.in_(gone))))
+        _delete_objects(storage, sorted(set(gone) - kept))
+    return len(gone)
+
+
+def _sweep_events(cutoffs: Cutoffs, sessions: Sessions) -> int:
+    outdated = _events(cutoffs)
+    if outdated is None:
+        return 0
+    with sessions.begin() as session:
+        some = outdated.limit(10_000).subquery()
+        gone = session.scalars(delete(JobEvent).where(JobEvent.id.in_(select(some.c.id))).returning(JobEvent.id))
+        return len(gone.all())
+
+
+def _delete_objects(storage: Storage, keys: Sequence[str]) -> None:
+    for key in keys:
+        storage.delete(key)

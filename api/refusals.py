@@ -1,0 +1,138 @@
+"""Refusals that an operator wants to know of, as rows of the audit log.
+
+They are written after the answer is sent, in a transaction of their own: the request's was rolled back, and how long an
+answer takes must not tell whether a thing exists. At most sixty a minute for each key, and for all strangers together,
+lest a flood of refused requests become a flood of rows.
+"""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+import structlog
+from fastapi import Request
+from sqlalchemy import or_, select, union_all
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.background import BackgroundTask
+
+from api.auth import Caller
+from api.db import Sessions
+from api.domain import audit, keys
+from api.domain.errors import DomainError, Forbidden, NotFound, Unauthorized
+from api.domain.models import ApiKey, Concept, Image, Job
+from api.domain.webhooks import Webhook
+from api.limits import RateLimiter
+
+log = structlog.get_logger()
+
+ROWS_A_MINUTE = 60
+_STRANGERS = UUID(int=0)
+_ACTIONS = {
+    "missing_scope": "access.refuse",
+    "prompt_refused": "prompt.refuse",
+    "class_noun_refused": "prompt.refuse",
+    "image_refused": "image.refuse",
+    "picture_refused": "image.refuse",
+}
+"""By the refusal's code; the row's object is the key that asked."""
+
+
+def noting(request: Request, error: DomainError) -> BackgroundTask | None:
+    """What is to be done after the answer; None when the refusal is nothing to note."""
+    who: Caller | None = getattr(request.state, "caller", None)
+    if isinstance(error, Unauthorized):
+        _, _, text = request.headers.get("authorization", "").partition(" ")
+        digest = keys.parse(text.strip())
+        return None if digest is None else BackgroundTask(_note_dead_key, request, digest)
+    if who is None:
+        return None
+    if isinstance(error, NotFound):
+        asked = {*_ids(request.path_params.values()), *_ids([error.object_id])}
+        return BackgroundTask(_note_foreign, request, who, asked) if asked else None
+    action = _ACTIONS.get(error.code)
+    if action is None:
+        return None
+    return BackgroundTask(
+        _note, request, who.api_key_id, action, error.code, object_id=who.api_key_id, owner_id=who.owner_id
+    )  # fmt: skip
+
+
+def noting_sign_in(request: Request, text: str, error: Unauthorized | Forbidden) -> BackgroundTask:
+    """The same for the dashboard's form, which answers with a page."""
+    return BackgroundTask(_note_sign_in, request, keys.parse(text), error.code)
+
+
+async def _note_foreign(request: Request, who: Caller, asked: set[UUID]) -> None:
+    """Nothing when the thing belongs to nobody: then it was a mistake, or gone."""
+    tables = (Concept, Job, Image, ApiKey, Webhook)
+    found = union_all(
+        *(select(table.id, table.owner_id).where(table.id.in_(asked), table.owner_id != who.owner_id)
+          for table in tables)
+    )  # fmt: skip
+    sessions: Sessions = request.app.state.sessions
+    async with sessions() as session:
+        foreign = (await session.execute(found)).all()
+    for object_id, owner_id in foreign:
+        await _note(
+            request, who.api_key_id, "access.refuse", "not_theirs", object_id=object_id, owner_id=owner_id
+        )  # fmt: skip
+
+
+async def _note_dead_key(request: Request, digest: bytes) -> None:
+    """A key that was revoked, rotated away or is past its end, and is used all the same."""
+    sessions: Sessions = request.app.state.sessions
+    async with sessions() as session:
+        key = await _key_with(session, digest)
+    if key is not None:
+        await _note(request, None, "key.refuse", "not_live", object_id=key.id, owner_id=key.owner_id)
+
+
+async def _note_sign_in(request: Request, digest: bytes | None, code: str) -> None:
+    sessions: Sessions = request.app.state.sessions
+    async with sessions() as session:
+        key = None if digest is None else await _key_with(session, digest)
+    object_id, owner_id = (key.id, key.owner_id) if key else (None, None)
+    await _note(request, None, "sign_in.refuse", code, object_id=object_id, owner_id=owner_id)
+
+
+async def _key_with(session: AsyncSession, digest: bytes) -> ApiKey | None:
+    has_it = or_(ApiKey.secret_sha256 == digest, ApiKey.previous_sha256 == digest)
+    return await session.scalar(select(ApiKey).where(has_it))
+
+
+async def _note(
+    request: Request,
+    api_key_id: UUID | None,
+    action: str,
+    outcome: str,
+    *,
+    object_id: UUID | None,
+    owner_id: UUID | None,
+) -> None:
+    request_id = request.state.request_id
+    log.warning("request.refused", action=action, outcome=outcome, object_id=str(object_id), request_id=request_id)
+    limiter: RateLimiter = request.app.state.limiter
+    taken = await limiter.take("refusals", api_key_id or _STRANGERS, quota=ROWS_A_MINUTE, cost=1)
+    if taken is not None and not taken[0]:
+        return
+    sessions: Sessions = request.app.state.sessions
+    async with sessions.begin() as session:
+        await session.run_sync(
+            audit.record,
+            action=action,
+            object_id=object_id,
+            outcome=outcome,
+            owner_id=owner_id,
+            api_key_id=api_key_id,
+            request_id=request_id,
+        )
+
+
+def _ids(values: Iterable[object]) -> Iterable[UUID]:
+    for value in values:
+        if isinstance(value, UUID):
+            yield value
+            continue
+        try:
+            yield UUID(str(value))
+        except ValueError:
+            continue

@@ -1,0 +1,301 @@
+"""`python bench/load.py`: what the service does under its capacity, at it, and at three times of it.
+
+Starts `opad up` on a folder of its own with 32 made-up concepts on the nano base, measures how many pictures a second
+come out when 48 clients always have one under way (the capacity), then sends requests at 0.5, 1 and 3 times that rate
+whether answered or not, as many clients do, and goes on so until 5,000 were sent, to see what the memory of api and
+engine does. Concepts are asked for by Zipf's law (exponent 1.1), each request with a seed of its own. The client runs
+on the same machine, and what it burns is told: on one core it is taken from the service. Prints a table, writes JSON.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import torch
+from sqlalchemy import select
+from uuid_utils.compat import uuid7
+
+from api.domain.database import make_sessions
+from api.domain.keys import ADMIN_OWNER
+from api.domain.models import Bundle, Concept, Job, JobState, Owner
+from api.domain.settings import Settings
+from api.domain.storage import Storage, bundle_key
+from opad_core.bases import load_base
+from opad_core.bundle import write_bundle
+from opad_core.config import OpadConfig
+from worker.home import published_environment
+from worker.stack import RunningStack, local_stack
+
+CONCEPTS, ZIPF = 32, 1.1
+CLIENTS = 48
+FACTORS = (0.5, 1.0, 3.0)
+SCENES = ["on the beach", "in the snow", "in the forest", "on a table", "in the city", "in the rain"]
+GOAL_GOODPUT, GOAL_RSS_GROWTH = 0.95, 0.05
+
+
+@dataclass
+class Phase:
+    name: str
+    offered_per_s: float | None
+    seconds: float = 0.0
+    answers: Counter[str] = field(default_factory=Counter)
+    """By what came back: "200", "503 with Retry-After", and whatever else there was, all of which are errors."""
+    client_cpu_s: float = 0.0
+    latencies_ms: list[float] = field(default_factory=list)
+    """Of the pictures alone."""
+
+    @property
+    def goodput_per_s(self) -> float:
+        return self.answers["200"] / self.seconds
+
+    @property
+    def errors(self) -> int:
+        return self.answers.total() - self.answers["200"] - self.answers["503 with Retry-After"]
+
+    def summary(self) -> dict[str, Any]:
+        cuts = statistics.quantiles(self.latencies_ms, n=100) if len(self.latencies_ms) > 1 else [0.0] * 99
+        return {
+            "phase": self.name,
+            "offered_per_s": self.offered_per_s and round(self.offered_per_s, 2),
+            "goodput_per_s": round(self.goodput_per_s, 2),
+            "seconds": round(self.seconds, 1),
+            "client_cpu": round(self.client_cpu_s / self.seconds, 4),
+            "answers": dict(self.answers),
+            "errors": self.errors,
+            **{f"p{p}_ms": round(cuts[p - 1], 1) for p in (50, 95, 99)},
+        }
+
+
+class Client:
+    """Kept-alive HTTP/1.1 over bare sockets: on a machine that is shared with the service, what the client burns is
+    taken from the service, and a general library burns as much as an api that refuses."""
+
+    def __init__(self, url: str, key: str, concept_ids: list[str]) -> None:
+        parts = urlsplit(url)
+        self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self._key, self._concept_ids = key, concept_ids
+        self._weights = list(accumulate(1 / rank**ZIPF for rank in range(1, len(concept_ids) + 1)))
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._random = random.Random(0)
+
+    async def draw(self, phase: Phase, concept_id: str | None = None) -> None:
+        began = time.perf_counter()
+        try:
+            status, retry_after = await self._post(concept_id)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            phase.answers[type(error).__name__] += 1
+            return
+        if status == 200:
+            phase.latencies_ms.append((time.perf_counter() - began) * 1000)
+        phase.answers["503 with Retry-After" if status == 503 and retry_after else str(status)] += 1
+
+    async def close(self) -> None:
+        for _, writer in self._idle:
+            writer.close()
+
+    async def _post(self, concept_id: str | None) -> tuple[int, bool]:
+        chosen = concept_id or self._random.choices(self._concept_ids, cum_weights=self._weights)[0]
+        prompt = f"a photo of <concept> {self._random.choice(SCENES)}"
+        body = json.dumps({"concept_id": chosen, "prompt": prompt, "seed": self._random.randrange(2**32)}).encode()
+        reader, writer = await self._connection()
+        writer.write(
+            f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._key}\r\n"
+            f"Accept: image/jpeg\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        if b"connection: close" in head:
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return int(head[9:12]), b"\r\nretry-after: " in head
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A kept-alive one unless the service has closed it: it does so after five idle seconds."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(*self._address)
+
+
+async def at_most(client: Client, phase: Phase, *, clients: int, go_on: Callable[[], bool]) -> Phase:
+    """Each client asks again as soon as it is answered."""
+
+    async def one() -> None:
+        while go_on():
+            await client.draw(phase)
+
+    began, burnt = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(one() for _ in range(clients)))
+    phase.seconds, phase.client_cpu_s = time.perf_counter() - began, time.process_time() - burnt
+    return phase
+
+
+async def at_rate(client: Client, phase: Phase, *, seconds: float) -> Phase:
+    """Poisson arrivals, whatever the answers do. What is answered after the end counts, with its time."""
+    assert phase.offered_per_s is not None
+    gaps, began, burnt, due = random.Random(1), time.perf_counter(), time.process_time(), 0.0
+    sent: list[asyncio.Task[None]] = []
+    while (due := due + gaps.expovariate(phase.offered_per_s)) < seconds:
+        await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
+        sent.append(asyncio.create_task(client.draw(phase)))
+    await asyncio.gather(*sent)
+    phase.seconds, phase.client_cpu_s = time.perf_counter() - began, time.process_time() - burnt
+    return phase
+
+
+async def measure(running: RunningStack, concept_ids: list[str], asked: argparse.Namespace) -> dict[str, Any]:
+    client = Client(running.api_url, running.admin_key, concept_ids)
+    for concept_id in concept_ids:
+        await client.draw(Phase("warm", None), concept_id)
+    await at_most(client, Phase("warm", None), clients=CLIENTS, go_on=_for(asked.seconds / 2))
+    memory = {"begin": resident_bytes(running)}
+    capacity = await at_most(client, Phase("capacity", None), clients=CLIENTS, go_on=_for(asked.seconds))
+    phases = [capacity]
+    for factor in FACTORS:
+        phase = Phase(f"{factor:g}x", factor * capacity.goodput_per_s)
+        phases.append(await at_rate(client, phase, seconds=asked.seconds))
+    missing = asked.requests - sum(phase.answers.total() for phase in phases)
+    if missing > 0:
+        on = Phase("on at 3x", FACTORS[-1] * capacity.goodput_per_s)
+        phases.append(await at_rate(client, on, seconds=missing / (FACTORS[-1] * capacity.goodput_per_s)))
+    memory["end"] = resident_bytes(running)
+    await client.close()
+    return {"phases": [phase.summary() for phase in phases], "resident_bytes": memory}
+
+
+def _for(seconds: float) -> Callable[[], bool]:
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() < end
+
+
+def resident_bytes(running: RunningStack) -> dict[str, int]:
+    found = {}
+    for process in psutil.Process(running.pid).children(recursive=True):
+        words = " ".join(process.cmdline())
+        for name, module in (("api", "-m api"), ("engine", "-m worker.inference")):
+            if words.endswith(module) or f"{module} " in words:
+                found[name] = process.memory_info().rss
+    return found
+
+
+def make_concepts(settings: Settings) -> list[str]:
+    """Rows and bundles as trainings leave them; what they would draw is noise around the untouched base."""
+    base, storage = load_base("nano", device="cpu"), Storage(settings)
+    noun = (base.manifest.nouns or ["dog"])[0]
+    ids = []
+    for seed in range(CONCEPTS):
+        generator = torch.Generator().manual_seed(seed)
+        projections = base.student.new_projections().requires_grad_(False)
+        for parameter in projections.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+        data = write_bundle(
+            token_row=torch.randn(base.text.encoder.config.hidden_size, generator=generator),
+            projections=projections,
+            class_noun=noun,
+            base="nano",
+            base_sha256=base.manifest.sha256,
+            config=OpadConfig(),
+            seed=seed,
+        )
+        sha256 = hashlib.sha256(data).hexdigest()
+        storage.put_once(bundle_key(sha256), data, sha256)
+        with make_sessions(settings).begin() as session:
+            owner_id = session.scalars(select(Owner.id).where(Owner.name == ADMIN_OWNER)).one()
+            concept = Concept(id=uuid7(), owner_id=owner_id, name=f"concept {seed}", class_noun=noun, base="nano")
+            session.add(concept)
+            session.flush()
+            job = Job(id=uuid7(), owner_id=owner_id, concept_id=concept.id, version=1, preset="default", seed=seed,
+                      state=JobState.succeeded)  # fmt: skip
+            session.add(job)
+            session.flush()
+            session.add(
+                Bundle(job_id=job.id, concept_id=concept.id, version=1, key=bundle_key(sha256), sha256=sha256,
+                       size=len(data))
+            )  # fmt: skip
+        ids.append(str(concept.id))
+    return ids
+
+
+def judge(found: dict[str, Any]) -> dict[str, Any]:
+    by_name = {phase["phase"]: phase for phase in found["phases"]}
+    verdict: dict[str, Any] = {
+        "errors": sum(phase["errors"] for phase in found["phases"]),
+        "goodput_at_3x": round(by_name["3x"]["goodput_per_s"] / by_name["capacity"]["goodput_per_s"], 3),
+        "goodput_at_3x_of_the_cpu_left": round(_per_cpu(by_name["3x"]) / _per_cpu(by_name["capacity"]), 3),
+    }
+    memory = found["resident_bytes"]
+    verdict["requests"] = sum(sum(phase["answers"].values()) for phase in found["phases"])
+    verdict["rss_growth"] = {name: round(memory["end"][name] / memory["begin"][name] - 1, 4) for name in memory["end"]}
+    verdict["met"] = (
+        verdict["errors"] == 0
+        and verdict["goodput_at_3x"] >= GOAL_GOODPUT
+        and all(growth < GOAL_RSS_GROWTH for growth in verdict["rss_growth"].values())
+    )
+    return verdict
+
+
+def _per_cpu(phase: dict[str, Any]) -> float:
+    """Pictures a second of the one core that the client did not burn."""
+    return float(phase["goodput_per_s"] / (1 - phase["client_cpu"]))
+
+
+def show(found: dict[str, Any]) -> None:
+    print(
+        f"{'phase':<10}{'offered/s':>10}{'goodput/s':>11}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'client':>8}  answers"
+    )
+    for phase in found["phases"]:
+        offered = "-" if phase["offered_per_s"] is None else f"{phase['offered_per_s']:.1f}"
+        print(
+            f"{phase['phase']:<10}{offered:>10}{phase['goodput_per_s']:>11.1f}{phase['p50_ms']:>9.0f}"
+            f"{phase['p95_ms']:>9.0f}{phase['p99_ms']:>9.0f}{phase['client_cpu']:>8.1%}"
+            f"  {phase['answers']}"
+        )
+    print(json.dumps(found["verdict"]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20, help="of each phase (default %(default)s)")
+    parser.add_argument("--requests", type=int, default=5000, help="at least, while memory is watched")
+    parser.add_argument("--out", type=Path, default=Path("load.json"))
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="opad-load-", dir="/tmp") as folder:
+        Path(folder).chmod(0o711)  # as root, PostgreSQL's account must pass through
+        settings = Settings(
+            home=Path(folder) / "home", port=0, requests_per_minute=0, images_per_minute=0, log_level="WARNING"
+        )
+        with local_stack(settings, say=lambda line: None) as running:
+            complete = Settings(**{
+                name.removeprefix("OPAD_").lower(): value
+                for name, value in published_environment(settings.home).items()
+                if name in ("OPAD_DATABASE_URL", "OPAD_REDIS_URL", "OPAD_S3_ENDPOINT", "OPAD_S3_ACCESS_KEY",
+                            "OPAD_S3_SECRET_KEY", "OPAD_S3_BUCKET")
+            })  # fmt: skip
+            found = asyncio.run(measure(running, make_concepts(complete), asked))
+    found["verdict"] = judge(found)
+    asked.out.write_text(json.dumps(found, indent=2) + "\n")
+    show(found)
+    return 0 if found["verdict"]["met"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Refusals that leave a row in the audit log."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from api.domain import audit, keys
+from api.domain.audit import AuditEvent
+from api.domain.database import Sessions
+from api.domain.models import ApiKey
+from api.domain.settings import Settings
+from api.refusals import ROWS_A_MINUTE
+from tests.api.pictures import photo
+from tests.api.test_auth import bearer
+
+
+@pytest.fixture(autouse=True)
+def _nothing_noted_before(settings: Settings) -> Iterator[None]:
+    """The counter of strangers' refusals lives in the broker, which the whole session shares."""
+    broker = redis.Redis(unix_socket_path=settings.redis_url.removeprefix("redis+socket://").partition("?")[0])
+
+    def forget() -> None:
+        for key in broker.scan_iter("*refusals*"):
+            broker.delete(key)
+
+    forget()
+    yield
+    forget()
+
+
+def rows(sessions: Sessions, action: str) -> list[AuditEvent]:
+    with sessions() as db:
+        return list(db.scalars(select(AuditEvent).where(AuditEvent.action == action).order_by(AuditEvent.number)))
+
+
+def key_id(sessions: Sessions, text: str) -> UUID:
+    with sessions() as db:
+        return db.scalars(select(ApiKey.id).where(ApiKey.secret_sha256 == keys.hash_key(text))).one()
+
+
+def test_asking_for_anothers_thing_is_noted_with_who_asked(
+    client: TestClient, concept: dict[str, Any], new_key: Callable[..., str], sessions: Sessions
+) -> None:
+    bobs = new_key("bob")
+    job_id = concept["jobs"][0]["id"]
+    client.get(f"/v1/concepts/{concept['id']}", headers=bearer(bobs))
+    client.post(f"/v1/jobs/{job_id}/cancel", headers=bearer(bobs))
+    refused = client.post(
+        "/v1/generate", json={"concept_id": concept["id"], "prompt": "a <concept>"}, headers=bearer(bobs)
+    )
+
+    noted = rows(sessions, "access.refuse")
+    assert [str(row.object_id) for row in noted] == [concept["id"], job_id, concept["id"]]
+    assert {row.api_key_id for row in noted} == {key_id(sessions, bobs)}
+    assert {row.outcome for row in noted} == {"not_theirs"}
+    assert noted[-1].request_id == refused.headers["x-request-id"]
+    mine = client.get("/v1/audit", params={"action": "access.refuse"}).json()["items"]
+    assert len(mine) == 3, "alice sees that hers was asked for"
+
+
+def test_a_mistyped_id_is_nothing_to_note(client: TestClient, concept: dict[str, Any], sessions: Sessions) -> None:
+    client.get("/v1/concepts/0198c0de-7e57-7000-8000-000000000001")
+    client.get(f"/v1/concepts/{concept['id']}/references/9")
+
+    assert rows(sessions, "access.refuse") == []
+
+
+def test_a_key_that_reaches_too_far_is_noted(
+    client: TestClient, new_key: Callable[..., str], sessions: Sessions
+) -> None:
+    narrow = new_key(scopes=("generate",))
+    files = [("images", ("a.jpg", photo(1)))]
+    assert client.post("/v1/concepts", files=files, headers=bearer(narrow)).status_code == 403
+
+    (row,) = rows(sessions, "access.refuse")
+    assert (row.object_id, row.outcome) == (key_id(sessions, narrow), "missing_scope")
+
+
+def test_a_revoked_key_in_use_is_noted_and_an_unknown_one_is_not(
+    anonymous: TestClient, new_key: Callable[..., str], sessions: Sessions
+) -> None:
+    revoked = new_key(revoked_at=datetime.now(UTC) - timedelta(seconds=1))
+    for text in (revoked, keys.mint().text, "nonsense"):
+        assert anonymous.get("/v1/jobs", headers=bearer(text)).status_code == 401
+
+    (row,) = rows(sessions, "key.refuse")
+    assert row.object_id == key_id(sessions, revoked)
+
+
+def test_each_failed_sign_in_is_noted_whoever_tried(
+    anonymous: TestClient, new_key: Callable[..., str], sessions: Sessions
+) -> None:
+    narrow = new_key(scopes=("generate",))
+    for text in ("hello", keys.mint().text, narrow):
+        assert anonymous.post("/dashboard/sign-in", data={"key": text}).status_code in (401, 403)
+
+    noted = rows(sessions, "sign_in.refuse")
+    assert [row.outcome for row in noted] == ["malformed_key", "unknown_key", "missing_scope"]
+    assert [row.object_id for row in noted] == [None, None, key_id(sessions, narrow)]
+    with sessions() as db:
+        assert audit.verify(db).sound, "rows of nobody are part of the chain"
+
+
+def test_a_flood_of_refusals_is_no_flood_of_rows(anonymous: TestClient, sessions: Sessions) -> None:
+    for _ in range(ROWS_A_MINUTE + 5):
+        anonymous.post("/dashboard/sign-in", data={"key": "guess"})
+
+    assert len(rows(sessions, "sign_in.refuse")) <= ROWS_A_MINUTE

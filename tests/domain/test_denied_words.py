@@ -1,0 +1,48 @@
+import pytest
+
+from api.domain.denied_words import DeniedWords, fold
+from api.domain.errors import Invalid
+
+DENIED = DeniedWords(["# what this house does not draw", "", "Gore", "évil thing"])
+
+REFUSED = {
+    "plain": "a gore <concept>",
+    "upper case": "GORE",
+    "full width": "ｇｏｒｅ",
+    "zero width": "g\u200bo\u200dr\ufeffe",
+    "soft hyphen": "go\u00adre",
+    "Cyrillic o and e": "g\u043er\u0435",
+    "Greek omicron": "g\u03bfre",
+    "Armenian o": "g\u0585re",
+    "accents": "gôrė",
+    "digits": "g0r3",
+    "spelled out": "a g.o-r_e thing",
+    "spelled out with spaces": "draw g o r e",
+    "a phrase over a line's end": "evil \n thing",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+def test_a_denied_word_is_found_however_it_is_written(text: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        DENIED.refuse("prompt", text)
+    assert refusal.value.code == "prompt_refused"
+    assert "gore" not in refusal.value.message.lower(), "a list is nobody's business"
+
+
+@pytest.mark.parametrize("text", ["a gorey fellow", "an evil place, a thing", "category", "forego re"])
+def test_a_word_inside_another_is_not_it(text: str) -> None:
+    DENIED.refuse("prompt", text)
+
+
+def test_what_is_left_of_a_text_is_plain_latin() -> None:
+    assert fold(" Ｃａｆе\u0301  №1 ") == "cafe no1"
+
+
+def test_without_a_file_nothing_is_refused() -> None:
+    DeniedWords.of(None).refuse("prompt", "gore")
+
+
+def test_a_list_that_cannot_be_read_is_an_error(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError):
+        DeniedWords.of(tmp_path / "missing.txt")

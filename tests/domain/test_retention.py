@@ -1,0 +1,137 @@
+"""What is removed after its time, and what stays; the clock is set by moving rows into the past."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, update
+from uuid_utils.compat import uuid7
+
+from api.domain import retention
+from api.domain.database import Sessions
+from api.domain.models import Bundle, Image, Job, JobEvent, JobState, Reference
+from api.domain.retention import Cutoffs, Outdated
+from api.domain.settings import Settings
+from api.domain.storage import ObjectMissing, Storage, image_key, reference_key
+from tests.job_life import insert_job
+
+DAYS = {"keep_images_days": 10, "keep_photos_days": 10, "keep_failed_uploads_days": 10, "keep_events_days": 10}
+LONG_AGO, LATELY = timedelta(days=11), timedelta(days=9)
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    return Storage(settings)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update=DAYS)
+
+
+@pytest.fixture
+def strict(settings: Settings) -> Cutoffs:
+    """Of everything but events, which have a test of their own."""
+    return dataclasses.replace(Cutoffs.at(datetime.now(UTC), settings), events=None)
+
+
+@pytest.fixture
+def ended_job(sessions: Sessions, storage: Storage) -> Callable[..., UUID]:
+    """A job that ended so long ago, its concept with one photo of these bytes."""
+
+    def make(*, ago: timedelta, photo: bytes, learned: bool, **columns: object) -> UUID:
+        sha256 = _put(storage, reference_key, photo)
+        photos = [Reference(position=1, key=reference_key(sha256), sha256=sha256, width=64, height=64)]
+        state = JobState.succeeded if learned else JobState.failed
+        job_id = insert_job(sessions, photos, state=state, **columns)
+        with sessions.begin() as db:
+            db.execute(update(Job).where(Job.id == job_id).values(finished_at=func.now() - ago))
+            concept_id = db.get_one(Job, job_id).concept_id
+            if learned:
+                db.add(Bundle(job_id=job_id, concept_id=concept_id, version=1, key="b", sha256="0" * 64, size=1))
+        return job_id
+
+    return make
+
+
+def _put(storage: Storage, key_of: Callable[[str], str], data: bytes) -> str:
+    sha256 = hashlib.sha256(data).hexdigest()
+    storage.put_once(key_of(sha256), data, sha256)
+    return sha256
+
+
+def photos_left(sessions: Sessions, job_id: UUID) -> int:
+    with sessions() as db:
+        concept_id = db.get_one(Job, job_id).concept_id
+        return db.scalar(select(func.count()).where(Reference.concept_id == concept_id)) or 0
+
+
+def is_stored(storage: Storage, photo: bytes) -> bool:
+    try:
+        storage.require(reference_key(hashlib.sha256(photo).hexdigest()))
+    except ObjectMissing:
+        return False
+    return True
+
+
+def test_photos_go_when_their_time_is_over_and_not_before(strict, sessions, storage, ended_job):
+    old = ended_job(ago=LONG_AGO, photo=b"old", learned=True)
+    new = ended_job(ago=LATELY, photo=b"new", learned=True)
+    failed = ended_job(ago=LONG_AGO, photo=b"failed", learned=False)
+    shared = ended_job(ago=LONG_AGO, photo=b"new", learned=True)
+
+    assert retention.preview(strict, sessions, storage) == Outdated(photos=2, failed_uploads=1)
+    assert retention.sweep(strict, sessions, storage) == Outdated(photos=2, failed_uploads=1)
+    assert [photos_left(sessions, job_id) for job_id in (old, new, failed, shared)] == [0, 1, 0, 0]
+    assert [is_stored(storage, photo) for photo in (b"old", b"new", b"failed")] == [False, True, False]
+    assert retention.sweep(strict, sessions, storage) == Outdated()
+
+
+def test_photos_that_a_training_needs_stay(strict, sessions, storage, ended_job):
+    job_id = ended_job(ago=LONG_AGO, photo=b"again", learned=False)
+    with sessions.begin() as db:
+        concept_id = db.get_one(Job, job_id).concept_id
+        owner_id = db.get_one(Job, job_id).owner_id
+        db.add(Job(owner_id=owner_id, concept_id=concept_id, version=2, preset="default", seed=1))
+
+    assert retention.sweep(strict, sessions, storage) == Outdated()
+    assert photos_left(sessions, job_id) == 1
+
+
+def test_kept_pictures_go_with_their_files(strict, sessions, storage, ended_job):
+    job_id = ended_job(ago=LATELY, photo=b"p", learned=True)
+    with sessions.begin() as db:
+        job = db.get_one(Job, job_id)
+        for ago in (LONG_AGO, LATELY):
+            image_id = uuid7()
+            key = image_key(job.concept_id, image_id, "png")
+            sha256 = _put(storage, lambda _, key=key: key, image_id.bytes)
+            db.add(
+                Image(id=image_id, owner_id=job.owner_id, concept_id=job.concept_id, version=1, prompt="a", seed=1,
+                      format="png", key=key, sha256=sha256, size=16, created_at=func.now() - ago)
+            )  # fmt: skip
+
+    assert retention.sweep(strict, sessions, storage) == Outdated(images=1)
+    with sessions() as db:
+        (kept,) = db.scalars(select(Image)).all()
+    storage.require(kept.key)
+    assert len(list(storage.listed("images/"))) == 1
+
+
+def test_events_of_jobs_long_over_go(settings, sessions, storage, ended_job):
+    old = ended_job(ago=LONG_AGO, photo=b"p", learned=True)
+    with sessions.begin() as db:
+        before = db.scalar(select(func.count()).where(JobEvent.job_id == old))
+        db.execute(update(Job).where(Job.id == old).values(step=5))
+    late = ended_job(ago=LATELY, photo=b"q", learned=True)
+    assert before
+
+    removed = retention.sweep(Cutoffs.at(datetime.now(UTC), settings), sessions, storage)
+
+    assert removed.events >= before
+    with sessions() as db:
+        left = set(db.scalars(select(JobEvent.job_id)))
+    assert left == {late}

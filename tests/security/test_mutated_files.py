@@ -1,0 +1,53 @@
+"""Pictures with broken bytes, each through the decoder's process: clean or refused in words, never anything else.
+
+A few in every run; `make fuzz` sends OPAD_FUZZ_FILES of them.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+
+import psutil
+from starlette.datastructures import UploadFile
+
+from api.decode import Refused
+from api.uploads import CleanImage, _decode
+from tests.api.pictures import png_of
+from tests.security.bad_files import mutations
+
+COUNT = int(os.environ.get("OPAD_FUZZ_FILES", "40"))
+
+
+def test_broken_pictures_are_cleaned_or_refused_and_no_process_stays() -> None:
+    async def through(files: list[bytes]) -> list[CleanImage | Refused]:
+        decoders = asyncio.Semaphore(2)
+        return await asyncio.gather(*(_decode(_spooled(data), decoders) for data in files))
+
+    results = asyncio.run(through(mutations(COUNT)))
+
+    clean = [result for result in results if isinstance(result, CleanImage)]
+    refused = [result for result in results if isinstance(result, Refused)]
+    assert len(clean) + len(refused) == COUNT
+    assert clean, "none passed: the mutations are too coarse to reach the codecs"
+    assert refused
+    assert all(png_of(image.png).info == {} for image in clean)
+    assert not any("decode.py" in " ".join(child.cmdline()) for child in psutil.Process().children())
+
+
+def _spooled(data: bytes) -> UploadFile:
+    file = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115  it ends with its UploadFile
+    file.write(data)
+    file.seek(0)
+    return UploadFile(file)  # type: ignore[arg-type]
+
+
+def test_the_decoder_has_little_of_everything() -> None:
+    """What the process may use is set before the first byte of a stranger is read; the numbers are of setrlimit(2)."""
+    code = (
+        "import resource as r; from api import decode; decode._limit_resources(); "
+        "print([r.getrlimit(getattr(r, 'RLIMIT_' + n))[1] for n in ('AS', 'CPU', 'FSIZE', 'CORE', 'NOFILE')])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[1073741824, 5, 0, 0, 8]"

@@ -1,0 +1,57 @@
+"""`opad doctor` against real servers, with and without the rest of the service."""
+
+import pytest
+from sqlalchemy import text
+
+from api.domain import retention
+from api.domain.database import make_sessions
+from api.domain.storage import Storage
+from worker.doctor import examine
+
+
+def lines_of(settings) -> dict[str, str]:
+    """What it says of each part, without the part's name."""
+    said: list[str] = []
+    examine(settings, say=said.append)
+    return {line.split()[1]: line for line in said}
+
+
+def test_each_part_has_a_line_and_what_is_missing_a_remedy(settings, sessions, rings):
+    lines = lines_of(settings.model_copy(update={"port": 1}))
+
+    sound = {"python", "torch", "base", "postgresql", "redis", "s3", "engine", "decoder", "care", "disk"}
+    assert {name for name, line in lines.items() if line.startswith("ok")} == sound
+    assert "start `python -m worker.host`" in lines["trainer"]
+    assert "start `python -m worker.reconcile`" in lines["reconciler"]
+    assert "start `python -m api`" in lines["api"]
+    assert "writes, reads, deletes" in lines["s3"]
+
+
+def test_a_reconciler_is_known_by_its_sweep(settings, sessions):
+    retention.sweep_tonight(settings, sessions, Storage(settings))
+    assert lines_of(settings)["reconciler"].startswith("ok")
+
+
+@pytest.mark.parametrize(
+    ("changed", "part", "words"),
+    [
+        ({"database_url": "postgresql://opad@127.0.0.1:1/opad"}, "postgresql", "is OPAD_DATABASE_URL right"),
+        ({"redis_url": "redis://127.0.0.1:1/0"}, "redis", "is OPAD_REDIS_URL right"),
+        ({"s3_endpoint": "http://127.0.0.1:1"}, "s3", "did not answer"),
+        ({"engine_urls": ["http://127.0.0.1:1"]}, "engine", "look at its log, or start it"),
+        ({"base": "/no/such/base"}, "base", "/no/such/base"),
+        ({"image_check": "flag", "image_scorer": "nobody.has:this"}, "care", "pip install 'opad[checks]'"),
+    ],
+)
+def test_a_part_that_is_away_is_named_with_what_to_do(settings, changed, part, words):
+    broken = settings.model_copy(update=changed)
+    broken.__dict__.pop("sqlalchemy_url", None)
+    line = lines_of(broken)[part]
+    assert line.startswith("FAIL")
+    assert words in line
+
+
+def test_an_old_database_is_to_be_migrated(settings):
+    with make_sessions(settings).begin() as db:
+        db.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    assert "has revision 0001; run `opad migrate`" in lines_of(settings)["postgresql"]
