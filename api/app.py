@@ -27,13 +27,19 @@ from api.routes import (
     generate,
     health,
     images,
+    job_history,
     jobs,
     keys,
     metrics,
     openai,
+    overview,
+    preferences,
+    storage,
+    system,
     webhooks,
 )
 from api.schemas import Problem
+from api.tally import Tally
 from api.uploads import MAX_IMAGES
 
 DESCRIPTION = """\
@@ -60,7 +66,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state.limiter = RateLimiter(settings.redis_url)
         state.doorbell = create_doorbell(settings)
         state.decoders = asyncio.Semaphore(max(2, os.cpu_count() or 2))
+        state.tally = Tally(state.sessions)
+        counting = asyncio.create_task(state.tally.keep_writing())
         yield
+        counting.cancel()
+        await state.tally.write()
         await state.engines.close()
         await state.limiter.close()
         state.doorbell.close()
@@ -81,7 +91,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         status: {"model": Problem} for status in (401, 403, 404, 409, 422, 429, 503)
     }
     v1 = APIRouter(dependencies=[Depends(bearer), Depends(count_request)], responses=problems)
-    for module in (concepts, downloads, jobs, events, generate, images, openai, webhooks, keys, audit):
+    for module in (
+        concepts,
+        downloads,
+        jobs,
+        job_history,
+        events,
+        generate,
+        images,
+        openai,
+        preferences,
+        webhooks,
+        keys,
+        audit,
+        overview,
+        storage,
+        system,
+    ):
         v1.include_router(module.router)
     app.include_router(v1, prefix="/v1")
     aliases = APIRouter(include_in_schema=False, dependencies=[Depends(count_request)])

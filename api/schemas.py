@@ -75,6 +75,7 @@ class ConceptIn(In):
     preset: Literal["default", "paper"] = "default"
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     overrides: Json[Overrides] | None = None
+    consent: bool = False
 
 
 class VersionIn(In):
@@ -107,6 +108,7 @@ class JobOut(Out):
                     "concept_name": "my mug",
                     "version": 1,
                     "preset": "default",
+                    "overrides": {"iterations": 1200},
                     "seed": 7,
                     "state": "running",
                     "cancel_requested": False,
@@ -133,6 +135,7 @@ class JobOut(Out):
     concept_name: str
     version: int
     preset: str
+    overrides: dict[str, Any] = Field(description="what differs from the preset")
     seed: int
     state: JobStateName
     cancel_requested: bool
@@ -159,6 +162,7 @@ class JobOut(Out):
             concept_name=concept_name,
             version=job.version,
             preset=job.preset,
+            overrides=job.overrides,
             seed=job.seed,
             state=job.state.value,
             cancel_requested=job.cancel_requested_at is not None,
@@ -198,6 +202,8 @@ class ConceptOut(Out):
     base: str
     state: ConceptState = Field(description="`ready` once a bundle exists, else the state of the newest job")
     bundle: BundleOut | None
+    versions: list[int] = Field(description="those that are learned, oldest first")
+    cover_url: str = Field(description="the first photo")
     created_at: datetime
 
     @classmethod
@@ -236,6 +242,8 @@ def _concept_fields(concept: Concept) -> dict[str, Any]:
         "state": state,
         "bundle": bundle
         and BundleOut(version=bundle.version, sha256=bundle.sha256, size=bundle.size, created_at=bundle.created_at),
+        "versions": [bundle.version for bundle in concept.bundles],
+        "cover_url": f"/v1/concepts/{concept.id}/references/1",
         "created_at": concept.created_at,
     }
 
@@ -284,6 +292,35 @@ class AttemptList(Out):
     items: list[AttemptOut]
 
 
+class JobMoment(Out):
+    at: datetime
+    state: JobStateName
+    attempt: int
+    cancel_requested: bool
+    error: JobError | None
+
+
+class PreviewOut(Out):
+    step: int
+    at: datetime
+    url: str
+
+
+class CheckpointOut(Out):
+    step: int
+    size: int = Field(description="bytes")
+    sha256: str
+    created_at: datetime
+
+
+class JobHistory(Out):
+    """What a job went through, oldest first."""
+
+    states: list[JobMoment]
+    previews: list[PreviewOut] = Field(description="the same seeds at every step")
+    checkpoints: list[CheckpointOut] = Field(description="those kept at present; a finished job has none")
+
+
 class JobPage(Out):
     items: list[JobOut]
     next: str | None
@@ -305,6 +342,7 @@ class GenerateIn(In):
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     count: int = Field(1, ge=1, le=8, description="pictures, with the seeds seed, seed + 1, …")
     untouched: bool = Field(False, description="draw with the base alone: <concept> becomes the class noun")
+    version: int | None = Field(None, ge=1, description="of the concept; the newest that is learned when missing")
     format: ImageFormat = Field("png", description="of the pictures inside a JSON answer; else Accept decides")
     store: bool = Field(False, description="keep the pictures: `GET /v1/images` lists them")
 
@@ -312,6 +350,8 @@ class GenerateIn(In):
     def _one_concept(self) -> Self:
         if (self.concept_id is None) == (self.concept is None):
             raise ValueError("name one concept: either `concept_id` or `concept`")
+        if self.untouched and self.version is not None:
+            raise ValueError("the untouched base has no versions: leave out `version` or `untouched`")
         if self.seed + self.count - 1 > MAX_SEED:
             raise ValueError(f"seed {self.seed} leaves no room for {self.count} seeds; use a smaller one")
         return self

@@ -8,6 +8,8 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -44,7 +46,7 @@ def checkpoint_prefix(job_id: UUID) -> str:
 
 
 def preview_key(job_id: UUID, step: int) -> str:
-    return f"jobs/{job_id}/previews/{step}.png"
+    return f"{preview_prefix(job_id)}{step}.png"
 
 
 def image_key(concept_id: UUID, image_id: UUID, image_format: str) -> str:
@@ -58,6 +60,19 @@ def image_prefix(concept_id: UUID) -> str:
 
 def job_prefix(job_id: UUID) -> str:
     return f"jobs/{job_id}/"
+
+
+def preview_prefix(job_id: UUID) -> str:
+    return f"jobs/{job_id}/previews/"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as a listing tells of it."""
+
+    key: str
+    size: int
+    written_at: datetime
 
 
 class ObjectMissing(NotFound):
@@ -112,6 +127,13 @@ class Storage:
         if found != sha256:
             raise ObjectDamaged(f"{key} hashes to {found}, expected {sha256}", "object_damaged", key=key)
         return data
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Every object whose key begins so, in the order of the keys. Raises StorageUnavailable."""
+        with self._answering(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                for entry in page.get("Contents", []):
+                    yield Entry(entry["Key"], entry["Size"], entry["LastModified"])
 
     def delete_prefix(self, prefix: str) -> int:
         """Delete every object whose key begins so; how many there were."""

@@ -8,7 +8,7 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
@@ -20,13 +20,22 @@ from api.auth import Caller, Reader, Trainer
 from api.db import SessionDep
 from api.dispatch import ring
 from api.domain.errors import Conflict, Invalid, NotFound
-from api.domain.models import Concept, Job, Reference
+from api.domain.models import Bundle, Concept, Job, JobState, Reference
 from api.domain.storage import Storage, reference_key
 from api.erasure import erase_concept, while_storing
 from api.idempotency import IdempotencyHeader, Once
 from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
-from api.schemas import ConceptAccepted, ConceptDetail, ConceptIn, ConceptOut, ConceptPage, ErasureReceipt, VersionIn
+from api.schemas import (
+    ConceptAccepted,
+    ConceptDetail,
+    ConceptIn,
+    ConceptOut,
+    ConceptPage,
+    ConceptState,
+    ErasureReceipt,
+    VersionIn,
+)
 from api.uploads import CleanImage, clean_images, read_form
 from api.vocabulary import check_class_noun, served_base
 
@@ -235,7 +244,12 @@ def _store(storage: Storage, images: Sequence[CleanImage]) -> None:
 
 @router.get("/concepts", response_model=ConceptPage)
 async def list_concepts(
-    who: Reader, session: SessionDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: UUID | None = None
+    who: Reader,
+    session: SessionDep,
+    name: Annotated[str | None, Query(max_length=80, description="part of the name or class noun")] = None,
+    state: ConceptState | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: UUID | None = None,
 ) -> ConceptPage:
     """Your concepts, newest first."""
     query = (
@@ -245,11 +259,26 @@ async def list_concepts(
         .limit(limit + 1)
         .options(selectinload(Concept.jobs), selectinload(Concept.bundles))
     )
+    if name:
+        query = query.where(
+            or_(Concept.name.icontains(name, autoescape=True), Concept.class_noun.icontains(name, autoescape=True))
+        )
+    if state is not None:
+        query = query.where(_is_in(state))
     if cursor is not None:
         query = query.where(Concept.id < cursor)
     found = (await session.scalars(query)).all()
     items = [ConceptOut.of(concept) for concept in found[:limit]]
     return ConceptPage(items=items, next=str(items[-1].id) if len(found) > limit else None)
+
+
+def _is_in(state: ConceptState) -> ColumnElement[bool]:
+    """As `ConceptOut.state` tells it."""
+    learned = select(Bundle.id).where(Bundle.concept_id == Concept.id).exists()
+    if state == "ready":
+        return learned
+    newest = select(Job.state).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
+    return ~learned & (newest.scalar_subquery() == JobState(state))
 
 
 @router.get("/concepts/{concept_id}", response_model=ConceptDetail)

@@ -46,7 +46,8 @@ async def generate(asked: GenerateIn, request: Request, who: Generator, session:
     await session.rollback()  # gives the connection back while the engine draws
     looked_up = time.perf_counter()
     state = request.app.state
-    generated = await draw(state.engines, subject, asked, image_format=IMAGES.get(media_type, asked.format))
+    with state.tally.observed(who.owner_id):
+        generated = await draw(state.engines, subject, asked, image_format=IMAGES.get(media_type, asked.format))
     drawn = time.perf_counter()
     ids: list[UUID | None] = [None] * asked.count
     if asked.store:

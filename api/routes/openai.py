@@ -33,6 +33,7 @@ async def create_images(asked: ImagesIn, request: Request, who: Generator, sessi
         prompt=asked.prompt,
         count=asked.n,
         untouched=False,
+        version=None,
         format=asked.output_format,
         seed=asked.seed,
         store=asked.response_format == "url",
@@ -43,7 +44,8 @@ async def create_images(asked: ImagesIn, request: Request, who: Generator, sessi
     await count_images(request, who, asked.n)
     await session.rollback()  # gives the connection back while the engine draws
     state = request.app.state
-    generated = await draw(state.engines, subject, settings, image_format=asked.output_format)
+    with state.tally.observed(who.owner_id):
+        generated = await draw(state.engines, subject, settings, image_format=asked.output_format)
     observe_generate(generated.cache, time.perf_counter() - began)
     created = int(time.time())
     if not settings.store:
