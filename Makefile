@@ -6,7 +6,7 @@ IMAGES ?=
 CLASS ?=
 DEMO_ITERATIONS ?=
 
-.PHONY: demo up test check setup lock clean
+.PHONY: demo up test check screenshots setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -23,6 +23,10 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+# needs a browser (chromium) on PATH; learns two examples first, some minutes on a CPU
+screenshots: setup
+	$(PY) -m bench.screenshots
 
 setup:
 	@.ci/setup

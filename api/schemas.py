@@ -195,6 +195,17 @@ class BundleOut(Out):
     created_at: datetime
 
 
+class ReportOut(Out):
+    """How well the concept was learned, beside the untouched student at the same prompts and seeds."""
+
+    prompts: list[str]
+    seeds: list[int]
+    personalised: dict[str, float | None] = Field(
+        description="identity, text_fit, scene_accuracy, clip_image, dino, diversity, closest, copies"
+    )
+    untouched: dict[str, float | None]
+
+
 class ConceptOut(Out):
     id: UUID
     name: str
@@ -215,6 +226,7 @@ class ConceptOut(Out):
 class ConceptDetail(ConceptOut):
     references: list[ReferenceOut]
     jobs: list[JobOut]
+    report: ReportOut | None = Field(description="of the newest version; null when it could not be judged")
 
     @classmethod
     def of_all(cls, concept: Concept, jobs: list[JobOut]) -> Self:
@@ -228,7 +240,9 @@ class ConceptDetail(ConceptOut):
             )
             for reference in concept.references
         ]
-        return cls(**_concept_fields(concept), references=references, jobs=jobs)
+        figures = concept.bundles[-1].report if concept.bundles else None
+        report = ReportOut(**figures) if figures else None
+        return cls(**_concept_fields(concept), references=references, jobs=jobs, report=report)
 
 
 def _concept_fields(concept: Concept) -> dict[str, Any]:

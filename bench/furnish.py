@@ -82,10 +82,15 @@ def furnish(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: 
         db.execute(insert(JobEvent), [event for row in rows[-12:] for event in _losses(row)])
         _operations(db, owner_id, now)
         ids = [concept.id for concept in made]
-        newest = rows[-12:]
+        newest = [
+            (row["id"], photos[made.index(one) % len(photos)])
+            for row in rows[-12:]
+            for one in made
+            if one.id == row["concept_id"]
+        ]
         _kept_pictures(storage, db, owner_id, ids[:4], photos)
-    for row in newest:
-        _previews(storage, sessions, row["id"], photos[0])
+    for job_id, group in newest:
+        _previews(storage, sessions, job_id, group)
     return ids
 
 
@@ -102,6 +107,13 @@ def _stored_photos(storage: Storage) -> list[list[str]]:
     return groups
 
 
+_SCORES = ["identity", "text_fit", "scene_accuracy", "clip_image", "dino", "diversity", "closest", "copies"]
+_REPORT = {
+    "prompts": ["a <concept> on the beach", "a <concept> in the snow"],
+    "seeds": [1000, 1001, 1002, 1003],
+    "personalised": dict(zip(_SCORES, [0.51, 0.29, 0.84, 0.81, 0.62, 0.21, 0.78, 0.0], strict=True)),
+    "untouched": dict(zip(_SCORES, [0.39, 0.31, 0.91, 0.72, 0.48, 0.27, 0.55, 0.0], strict=True)),
+}
 _ENDINGS = [JobState.succeeded] * 7 + [JobState.failed] * 2 + [JobState.cancelled]
 _FAILURES = [
     ("lost_worker", "lost_worker: no attempt of 5 came to its end"),
@@ -163,6 +175,7 @@ def _bundle(row: dict[str, Any]) -> dict[str, Any]:
         "key": bundle_key(sha256),
         "sha256": sha256,
         "size": 412_000,
+        "report": _REPORT,
     }
 
 

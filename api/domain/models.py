@@ -298,6 +298,8 @@ class Bundle(Table):
     key: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """`opad_core.evaluation.report.ReportCard.figures`; None when it could not be judged."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

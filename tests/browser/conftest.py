@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
 
@@ -15,8 +16,6 @@ from api.domain.database import Sessions, make_sessions
 from api.domain.keys import create
 from api.domain.settings import Settings
 from tests.job_life import wait_until
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -34,12 +33,16 @@ FLAGS = [
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
+    missing = None
     if path is None:
-        message = f"no browser is installed: none of {', '.join(NAMES)} is on PATH"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    with playwright.sync_playwright() as driver:
+        missing = f"no browser is installed: none of {', '.join(NAMES)} is on PATH"
+    elif find_spec("playwright") is None:
+        missing = "playwright is not installed: pip install playwright"
+    if missing:
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
