@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from api.db import Sessions
 from api.domain.errors import DeadlineExceeded, DomainError, Unavailable
@@ -96,6 +96,6 @@ class Tally:
             async with self._sessions.begin() as session:
                 await session.execute(added, rows)
                 await session.execute(delete(GenerateTally).where(GenerateTally.slot < func.now() - _KEPT))
-        except OperationalError as error:
+        except DBAPIError as error:
             log.warning("tally.unwritten", error=str(error.orig))
             self._counts.update(counts)

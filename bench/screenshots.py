@@ -49,7 +49,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="opad-shots-", dir="/tmp") as folder:
         Path(folder).chmod(0o711)  # as root, PostgreSQL's account must pass through
-        settings = Settings(home=Path(folder) / "home", port=0, generate_timeout_seconds=60)
+        settings = Settings(home=Path(folder) / "home", port=0, poll_seconds=1, generate_timeout_seconds=60)
         with local_stack(settings, say=print) as running:
             headers = {"Authorization": f"Bearer {running.admin_key}"}
             with httpx.Client(base_url=running.api_url, headers=headers, timeout=120) as client:
@@ -74,8 +74,6 @@ def live_through(client: httpx.Client, settings: Settings, *, iterations: int) -
     furnish(sessions, Storage(own), owner_name="admin", concepts=6, jobs=15)
     learned = learn(client, "Grandma's teapot", "blue_teapot", iterations)
     second = learn(client, "Robbie", "orange_robot", iterations)
-    again = client.post(f"/v1/concepts/{learned['concept_id']}/versions", json={"overrides": _overrides(iterations)})
-    wait(client, again.raise_for_status().json()["job"]["id"])
     for prompt in ("a <concept> on the beach", "a <concept> in the snow", "a photo of a <concept>"):
         body = {"concept_id": learned["concept_id"], "prompt": prompt, "seed": 7, "count": 2, "store": True}
         client.post("/v1/generate", json=body).raise_for_status()

@@ -11,7 +11,7 @@ import psutil
 import structlog
 from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from api.domain.database import Sessions
 from api.domain.models import Presence as PresenceRow
@@ -74,12 +74,12 @@ class Presence:
             with self._sessions.begin() as db:
                 db.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
                 db.execute(delete(PresenceRow).where(PresenceRow.seen_at < func.now() - _FORGOTTEN))
-        except OperationalError as error:
+        except DBAPIError as error:
             log.info("presence.untold", error=str(error.orig))
 
     def _leave(self) -> None:
         try:
             with self._sessions.begin() as db:
                 db.execute(delete(PresenceRow).where(PresenceRow.name == self._name))
-        except OperationalError as error:
+        except DBAPIError as error:
             log.info("presence.untold", error=str(error.orig))

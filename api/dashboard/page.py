@@ -88,11 +88,11 @@ def page(request: Request, viewer: Viewer, name: str, **context: Any) -> Respons
     return bare_page(request, name, viewer=viewer.who, csrf=viewer.csrf, **context)
 
 
-def _when(value: datetime | None) -> str | Markup:
-    """The browser makes it local (app.js); without script the reader sees UTC."""
+def _when(value: datetime | str | None) -> str | Markup:
+    """The browser makes it local (app.js); without script the reader sees UTC. A text is ISO 8601."""
     if value is None:
         return "–"
-    utc = value.astimezone(UTC)
+    utc = (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", f"{utc:%d %b %H:%M}"
     )
