@@ -157,7 +157,7 @@ async def _jobs(session: AsyncSession, who: Caller) -> dict[str, int]:
     rows = await session.execute(
         select(Job.state, func.count()).where(Job.owner_id == who.owner_id).group_by(Job.state)
     )
-    counted = dict(rows.tuples().all())
+    counted = dict(rows.all())
     return {state.value: counted.get(state, 0) for state in JobState}
 
 
