@@ -55,7 +55,7 @@ class WorkerOut(Out):
 
 
 class AttentionOut(Out):
-    kind: Literal["job_failed", "worker_lost", "no_worker", "webhook_failing", "disk", "memory"]
+    kind: Literal["job_failed", "others_failed", "worker_lost", "no_worker", "webhook_failing", "disk", "memory"]
     sentence: str
     at: datetime | None
     object_id: UUID | None = Field(description="of the job or webhook")
@@ -76,6 +76,7 @@ async def read_overview(who: Reader, session: SessionDep) -> Overview:
         attention=[
             *_of_workers(workers, expected=who.operates),
             *await _failed_jobs(session, who),
+            *(await _others_failed_jobs(session, who) if who.operates else []),
             *await _failing_webhooks(session, who),
         ],
         jobs=await _jobs(session, who),
@@ -132,6 +133,18 @@ async def _failed_jobs(session: AsyncSession, who: Caller) -> list[AttentionOut]
         _wrong("job_failed", f"learning {row.name} v{row.version} failed: {row.error_detail}", row.finished_at, row.id)
         for row in rows
     ]
+
+
+async def _others_failed_jobs(session: AsyncSession, who: Caller) -> list[AttentionOut]:
+    """Their causes alone: an operator runs the machines and sees nobody's concepts."""
+    rows = await session.execute(
+        select(Job.error_code, func.count())
+        .where(Job.owner_id != who.owner_id, Job.state == JobState.failed, Job.finished_at > func.now() - _DAY)
+        .group_by(Job.error_code)
+        .order_by(func.count().desc())
+    )
+    causes = ", ".join(f"{code} {count}" for code, count in rows)
+    return [_wrong("others_failed", f"jobs of other owners failed in the last 24 hours: {causes}")] if causes else []
 
 
 async def _failing_webhooks(session: AsyncSession, who: Caller) -> list[AttentionOut]:

@@ -75,6 +75,19 @@ def test_ones_own_failed_jobs_and_webhooks_need_attention(
     assert overview["workers"] == []
 
 
+def test_an_operator_hears_why_others_jobs_failed_and_no_more(
+    client: TestClient, new_key: Callable[..., str], concept: dict[str, Any], set_job: Callable[..., None]
+) -> None:
+    ended = {"state": JobState.failed, "finished_at": datetime.now(UTC)}
+    set_job(concept["jobs"][0]["id"], error_code="oom", error_detail="my mug", **ended)
+    client.headers["Authorization"] = f"Bearer {new_key('admin')}"
+
+    attention = client.get("/v1/overview").json()["attention"]
+
+    assert attention[-1]["sentence"] == "jobs of other owners failed in the last 24 hours: oom 1"
+    assert attention[-1]["object_id"] is None
+
+
 def test_a_day_of_pictures_is_told_from_the_tally(
     client: TestClient, new_key: Callable[..., str], sessions: Sessions
 ) -> None:
