@@ -64,21 +64,21 @@ def test_a_newcomer_gets_from_photos_to_a_picture(running: RunningStack, new_pag
     page.get_by_role("link", name="New concept").first.click()
 
     page.get_by_label("Drop photos here").set_input_files(PHOTOS[:2])
-    page.get_by_text("2 of at least 3 photos.").wait_for()
+    page.locator("#count").filter(has_text="2 of at least 3 photos.").wait_for()
     page.get_by_role("button", name="Learn it").click()
-    page.get_by_role("alert").get_by_text("2 of at least 3 photos.").wait_for()
+    page.get_by_role("alert").filter(has_text="2 of at least 3 photos.").wait_for()
     page.get_by_label("Drop photos here").set_input_files([PHOTOS[0], *PHOTOS[2:]])
     page.get_by_text("is the same photo again").wait_for()
     page.get_by_role("button", name=f"Remove {PHOTOS[0].name}").last.click()
-    page.get_by_text("photos, all fine.").wait_for()
+    page.locator("#count").filter(has_text="4 photos, all fine.").wait_for()
 
-    page.get_by_label("Name").fill("my teapot")
+    page.get_by_label("Name", exact=True).fill("my teapot")
     page.get_by_label("What kind of thing").fill("teapot")
     page.get_by_text("Fewer or more iterations").click()
     page.get_by_label("Iterations", exact=True).fill("26")
     page.get_by_label("Collaborative iterations").fill("0")
     page.get_by_role("button", name="Learn it").click()
-    page.get_by_role("alert").get_by_text("Confirm that you may use these photos.").wait_for()
+    page.get_by_role("alert").filter(has_text="Confirm that you may use these photos.").wait_for()
     page.get_by_role("checkbox", name="I took these pictures").check()
     page.get_by_role("button", name="Learn it").click()
 
@@ -127,8 +127,8 @@ def test_a_training_is_cancelled_and_a_failed_one_says_why(
     page.get_by_role("button", name="Retry").wait_for()
     page.goto(f"{running.api_url}/dashboard")
     page.get_by_role("link", name="learning doomed v1 failed").wait_for()
-    page.get_by_role("heading", name="trainer").wait_for()
-    page.get_by_role("heading", name="engine").wait_for()
+    for kind in ("trainer", "engine"):
+        page.locator("article h3").filter(has_text=f"{kind} ").wait_for()
 
 
 def lose_references(settings: Settings, client: httpx.Client, concept: dict[str, Any]) -> None:
