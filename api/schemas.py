@@ -306,35 +306,6 @@ class AttemptList(Out):
     items: list[AttemptOut]
 
 
-class JobMoment(Out):
-    at: datetime
-    state: JobStateName
-    attempt: int
-    cancel_requested: bool
-    error: JobError | None
-
-
-class PreviewOut(Out):
-    step: int
-    at: datetime
-    url: str
-
-
-class CheckpointOut(Out):
-    step: int
-    size: int = Field(description="bytes")
-    sha256: str
-    created_at: datetime
-
-
-class JobHistory(Out):
-    """What a job went through, oldest first."""
-
-    states: list[JobMoment]
-    previews: list[PreviewOut] = Field(description="the same seeds at every step")
-    checkpoints: list[CheckpointOut] = Field(description="those kept at present; a finished job has none")
-
-
 class JobPage(Out):
     items: list[JobOut]
     next: str | None

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from api.dashboard.page import PageRoute, ViewerDep, page
 from api.db import SessionDep
 from api.domain.errors import NotFound
+from api.domain.storage import StorageUnavailable
 from api.output_schemas import DownloadOut, Layout
 from api.routes import concepts, downloads, images, preferences
 from api.schemas import ConceptState
@@ -64,7 +65,7 @@ async def concept_detail(request: Request, viewer: ViewerDep, session: SessionDe
                         concept_id, concept.bundle.version, request, viewer.who, session, layout=layout
                     )
                 )
-            except NotFound:  # a version from before exports were kept, or a file that the store lost
+            except (NotFound, StorageUnavailable):  # of before exports were kept, lost, or out of reach now
                 continue
     return page(
         request,

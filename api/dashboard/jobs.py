@@ -10,6 +10,7 @@ from api.dashboard.hints import HINTS
 from api.dashboard.page import PageRoute, ViewerDep, page
 from api.db import SessionDep
 from api.domain.models import JobState
+from api.domain.storage import StorageUnavailable
 from api.routes import concepts, job_history, jobs
 
 SHOWN = 25
@@ -55,13 +56,20 @@ async def job_list(
 async def job_detail(request: Request, viewer: ViewerDep, session: SessionDep, job_id: UUID) -> Response:
     who = viewer.who
     job = await jobs.read_job(job_id, who, session)
+    store_answers = True
+    try:
+        history = await job_history.read_history(job_id, request, who, session)
+    except StorageUnavailable:  # then the reason of a failure matters most, and it is a row
+        store_answers = False
+        history = job_history.JobHistory(states=[], previews=[], checkpoints=[])
     return page(
         request,
         viewer,
         "job.html",
         job=job,
         concept=await concepts.read_concept(job.concept_id, who, session),
-        history=await job_history.read_history(job_id, request, who, session),
+        history=history,
+        store_answers=store_answers,
         attempts=(await jobs.list_attempts(job_id, who, session)).items,
         hints=HINTS,
     )

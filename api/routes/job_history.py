@@ -1,8 +1,10 @@
 """What a job went through: its states, its previews at every step, the checkpoints it would go on from."""
 
+from datetime import datetime
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
@@ -12,9 +14,38 @@ from api.db import SessionDep
 from api.domain.errors import NotFound
 from api.domain.models import Checkpoint, Job, JobEvent
 from api.domain.storage import ObjectMissing, Storage, preview_key, preview_prefix
-from api.schemas import CheckpointOut, JobHistory, JobMoment, PreviewOut
+from api.schemas import JobError, JobStateName, Out
 
 router = APIRouter(tags=["jobs"])
+
+
+class JobMoment(Out):
+    at: datetime
+    state: JobStateName
+    attempt: int
+    cancel_requested: bool
+    error: JobError | None
+
+
+class PreviewOut(Out):
+    step: int
+    at: datetime
+    url: str
+
+
+class CheckpointOut(Out):
+    step: int
+    size: int = Field(description="bytes")
+    sha256: str
+    created_at: datetime
+
+
+class JobHistory(Out):
+    """What a job went through, oldest first."""
+
+    states: list[JobMoment]
+    previews: list[PreviewOut] = Field(description="the same seeds at every step")
+    checkpoints: list[CheckpointOut] = Field(description="those kept at present; a finished job has none")
 
 
 async def _require_own(session: AsyncSession, who: Caller, job_id: UUID) -> None:

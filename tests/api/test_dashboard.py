@@ -13,9 +13,10 @@ from api.app import create_app
 from api.dashboard.sign_in import NOBODY, TRIES_PER_MINUTE
 from api.domain.audit import AuditEvent
 from api.domain.database import Sessions
-from api.domain.models import ApiKey, DashboardSession
+from api.domain.models import ApiKey, Concept, DashboardSession, Job, JobState, Owner
 from api.domain.settings import Settings
 from tests.api.pictures import photo
+from tests.job_life import insert_job
 
 
 def sign_in(browser: TestClient, key: str, **headers: str) -> Any:
@@ -223,3 +224,21 @@ def test_operators_pages_are_closed_to_other_owners(browser: TestClient) -> None
     for address in ("/dashboard/storage", "/dashboard/system"):
         assert browser.get(address).status_code == 403
     assert "/dashboard/system" not in browser.get("/dashboard").text
+
+
+def test_a_job_says_why_it_failed_while_the_store_is_away(
+    api_settings: Settings, new_key: Callable[..., str], sessions: Sessions
+) -> None:
+    key, job_id = new_key(), insert_job(sessions, [], state=JobState.failed, error_code="oom", error_detail="no room")
+    with sessions.begin() as db:
+        owner_id = db.scalars(select(Owner.id).where(Owner.name == "alice")).one()
+        db.execute(update(Job).values(owner_id=owner_id))
+        db.execute(update(Concept).values(owner_id=owner_id))
+    away = api_settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"})
+    with TestClient(create_app(away), base_url="http://localhost", follow_redirects=False) as browser:
+        sign_in(browser, key)
+        page = browser.get(f"/dashboard/jobs/{job_id}")
+
+    assert page.status_code == 200
+    assert "Why it failed: oom" in page.text
+    assert "The object store does not answer" in page.text
