@@ -148,7 +148,7 @@ document.addEventListener("change", (event) => {
 });
 
 document.addEventListener("submit", (event) => {
-  if (event.target.method !== "get") return;
+  if (event.target.getAttribute("method") !== "get") return; // `.method` says get of a form without one, too
   for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true; // keeps the address short
 });
 addEventListener("pageshow", () => {
