@@ -218,9 +218,9 @@ class ConceptOut(Out):
     created_at: datetime
 
     @classmethod
-    def of(cls, concept: Concept) -> Self:
-        """Needs the concept's jobs and bundles loaded."""
-        return cls(**_concept_fields(concept))
+    def of(cls, concept: Concept, newest: JobState, bundle: BundleOut | None, versions: list[int]) -> Self:
+        """`newest` is the state of its newest job. Needs nothing of the concept loaded but its own row."""
+        return cls(**_concept_fields(concept, newest, bundle, versions))
 
 
 class ConceptDetail(ConceptOut):
@@ -242,21 +242,27 @@ class ConceptDetail(ConceptOut):
         ]
         figures = concept.bundles[-1].report if concept.bundles else None
         report = ReportOut(**figures) if figures else None
-        return cls(**_concept_fields(concept), references=references, jobs=jobs, report=report)
+        newest = concept.bundles[-1] if concept.bundles else None
+        fields = _concept_fields(
+            concept,
+            concept.jobs[-1].state,
+            BundleOut.model_validate(newest, from_attributes=True) if newest else None,
+            [bundle.version for bundle in concept.bundles],
+        )
+        return cls(**fields, references=references, jobs=jobs, report=report)
 
 
-def _concept_fields(concept: Concept) -> dict[str, Any]:
-    bundle = concept.bundles[-1] if concept.bundles else None
-    state = "ready" if bundle else concept.jobs[-1].state.value
+def _concept_fields(
+    concept: Concept, newest: JobState, bundle: BundleOut | None, versions: list[int]
+) -> dict[str, Any]:
     return {
         "id": concept.id,
         "name": concept.name,
         "class_noun": concept.class_noun,
         "base": concept.base,
-        "state": state,
-        "bundle": bundle
-        and BundleOut(version=bundle.version, sha256=bundle.sha256, size=bundle.size, created_at=bundle.created_at),
-        "versions": [bundle.version for bundle in concept.bundles],
+        "state": "ready" if bundle else newest.value,
+        "bundle": bundle,
+        "versions": versions,
         "cover_url": f"/v1/concepts/{concept.id}/references/1",
         "created_at": concept.created_at,
     }

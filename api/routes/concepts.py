@@ -8,7 +8,8 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, func, or_, select, true
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
@@ -27,6 +28,7 @@ from api.idempotency import IdempotencyHeader, Once
 from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
 from api.schemas import (
+    BundleOut,
     ConceptAccepted,
     ConceptDetail,
     ConceptIn,
@@ -252,12 +254,23 @@ async def list_concepts(
     cursor: UUID | None = None,
 ) -> ConceptPage:
     """Your concepts, newest first."""
+    own_bundles = select(Bundle).where(Bundle.concept_id == Concept.id)
+    bundle = own_bundles.order_by(Bundle.version.desc()).limit(1).lateral("bundle")
+    versions = select(func.array_agg(aggregate_order_by(Bundle.version, Bundle.version)))
     query = (
-        select(Concept)
+        select(
+            Concept,
+            _newest_state().label("newest"),
+            versions.where(Bundle.concept_id == Concept.id).scalar_subquery().label("versions"),
+            bundle.c.version,
+            bundle.c.sha256,
+            bundle.c.size,
+            bundle.c.created_at,
+        )
+        .outerjoin(bundle, true())
         .where(Concept.owner_id == who.owner_id)
         .order_by(Concept.id.desc())
         .limit(limit + 1)
-        .options(selectinload(Concept.jobs), selectinload(Concept.bundles))
     )
     if name:
         query = query.where(
@@ -267,8 +280,16 @@ async def list_concepts(
         query = query.where(_is_in(state))
     if cursor is not None:
         query = query.where(Concept.id < cursor)
-    found = (await session.scalars(query)).all()
-    items = [ConceptOut.of(concept) for concept in found[:limit]]
+    found = (await session.execute(query)).all()
+    items = [
+        ConceptOut.of(
+            row.Concept,
+            row.newest,
+            BundleOut.model_validate(row, from_attributes=True) if row.versions else None,
+            row.versions or [],
+        )
+        for row in found[:limit]
+    ]
     return ConceptPage(items=items, next=str(items[-1].id) if len(found) > limit else None)
 
 
@@ -277,8 +298,12 @@ def _is_in(state: ConceptState) -> ColumnElement[bool]:
     learned = select(Bundle.id).where(Bundle.concept_id == Concept.id).exists()
     if state == "ready":
         return learned
+    return ~learned & (_newest_state() == JobState(state))
+
+
+def _newest_state() -> ScalarSelect[JobState]:
     newest = select(Job.state).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
-    return ~learned & (newest.scalar_subquery() == JobState(state))
+    return newest.scalar_subquery()
 
 
 @router.get("/concepts/{concept_id}", response_model=ConceptDetail)
