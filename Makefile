@@ -9,7 +9,7 @@ FUZZ_EXAMPLES ?= 200
 FUZZ_FILES ?= 2000
 FILE ?=
 
-.PHONY: demo up test faults fuzz check backup restore docker-test setup lock clean
+.PHONY: demo up test faults fuzz check backup restore docker-test screenshots setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -45,6 +45,10 @@ restore: setup
 # builds the images and drives the compose stack, some ten minutes; skipped where no Docker engine answers
 docker-test: setup
 	DOCKER_TEST=1 $(PY) -m pytest tests/docker -s
+
+# needs a browser (chromium) on PATH; learns two examples first, some minutes on a CPU
+screenshots: setup
+	$(PY) -m bench.screenshots
 
 setup:
 	@.ci/setup

@@ -31,14 +31,20 @@ from api.routes import (
     generate,
     health,
     images,
+    job_history,
     jobs,
     keys,
     metrics,
     openai,
+    overview,
+    preferences,
+    storage,
+    system,
     webhooks,
 )
 from api.schemas import Problem
 from api.shedding import Shedding
+from api.tally import Tally
 from api.uploads import MAX_IMAGES
 
 DESCRIPTION = """\
@@ -67,7 +73,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state.denied_words = DeniedWords.of(settings.denied_words)
         state.image_check = ImageCheck(settings)
         state.decoders = asyncio.Semaphore(max(2, os.cpu_count() or 2))
+        state.tally = Tally(state.sessions)
+        counting = asyncio.create_task(state.tally.keep_writing())
         yield
+        counting.cancel()
+        await state.tally.write()
         await state.engines.close()
         await state.limiter.close()
         state.doorbell.close()
@@ -90,7 +100,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     v1 = APIRouter(
         dependencies=[Depends(bearer), Depends(count_request), Depends(without_repeated_keys)], responses=problems
     )
-    for module in (concepts, downloads, jobs, events, generate, images, openai, webhooks, keys, audit):
+    for module in (
+        concepts,
+        downloads,
+        jobs,
+        job_history,
+        events,
+        generate,
+        images,
+        openai,
+        preferences,
+        webhooks,
+        keys,
+        audit,
+        overview,
+        storage,
+        system,
+    ):
         v1.include_router(module.router)
     app.include_router(v1, prefix="/v1")
     aliases = APIRouter(include_in_schema=False, dependencies=[Depends(count_request), Depends(without_repeated_keys)])

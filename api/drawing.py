@@ -29,12 +29,14 @@ class Subject:
 
 
 async def find_subject(session: AsyncSession, owner_id: UUID, asked: GenerateIn) -> Subject:
-    """One SELECT: the concept, its newest bundle and newest job, and what its base understands.
+    """One SELECT: the concept, its newest bundle (or the one asked for) and newest job, and what its base understands.
 
     Raises NotFound; Conflict when the concept is not ready.
     """
     named = Concept.id == asked.concept_id if asked.concept_id else Concept.name == asked.concept
     newest_bundle = select(Bundle).where(Bundle.concept_id == Concept.id).order_by(Bundle.version.desc()).limit(1)
+    if asked.version is not None:
+        newest_bundle = newest_bundle.where(Bundle.version == asked.version)
     newest_job = select(Job).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
     bundle, job = newest_bundle.lateral("bundle"), newest_job.lateral("job")
     row = (
@@ -62,6 +64,11 @@ async def find_subject(session: AsyncSession, owner_id: UUID, asked: GenerateIn)
         wanted = asked.concept_id or repr(asked.concept)
         raise NotFound(f"there is no concept {wanted} here; GET /v1/concepts lists yours", "no_such_concept",
                        object_id=asked.concept_id)  # fmt: skip
+    if row.key is None and asked.version is not None:
+        raise NotFound(
+            f"{row.name!r} has no learned version {asked.version}; GET /v1/concepts/{row.concept_id} lists them",
+            "no_such_version",
+        )
     if row.key is None and not asked.untouched:
         raise not_ready(row.name, row.job_id, row.state, row.error_code, row.error_detail)
     return Subject(

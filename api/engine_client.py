@@ -103,15 +103,15 @@ class EngineClient:
 
     async def forget(self, sha256s: Sequence[str]) -> tuple[int, int]:
         """Have every engine drop its copies of these bundles; how many engines did, and how many did not answer."""
-        unreachable = 0
-        for url in await self._urls():
+        urls, unreachable = await self._urls(), 0
+        for url in urls:
             try:
                 for sha256 in sha256s:
                     (await self._ask("DELETE", url, f"/bundles/{sha256}", timeout=5)).raise_for_status()
             except httpx.HTTPError as error:
                 log.warning("engine.forgets_not", engine=url, error=type(error).__name__)
                 unreachable += 1
-        return len(self._engines) - unreachable, unreachable
+        return len(urls) - unreachable, unreachable
 
     async def ready(self) -> bool:
         """Whether any engine has its base loaded."""

@@ -26,6 +26,7 @@ from api.domain.models import (
     Job,
     JobEvent,
     JobState,
+    PreferenceVote,
     Reference,
 )
 from api.domain.storage import ERASURE, Storage, image_prefix, job_prefix
@@ -80,6 +81,7 @@ async def erase_concept(
     job_ids = [job.id for job in jobs]
     images = (await session.scalars(select(Image.id).where(Image.concept_id == concept_id).order_by(Image.id))).all()
     await _deleted(session, Image, Image.concept_id == concept_id)
+    await _deleted(session, PreferenceVote, PreferenceVote.concept_id == concept_id)
     checkpoints = await _deleted(session, Checkpoint, Checkpoint.job_id.in_(job_ids))
     await _deleted(session, JobEvent, JobEvent.job_id.in_(job_ids))
     await keep_erased_training(session, owner_id, job_ids)

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from api.dashboard.pages import templates
+from api.dashboard.page import templates
 
 
 def install_reference(app: FastAPI) -> None:

@@ -110,6 +110,7 @@ class JobOut(Out):
                     "concept_name": "my mug",
                     "version": 1,
                     "preset": "default",
+                    "overrides": {"iterations": 1200},
                     "seed": 7,
                     "state": "running",
                     "cancel_requested": False,
@@ -136,6 +137,7 @@ class JobOut(Out):
     concept_name: str
     version: int
     preset: str
+    overrides: dict[str, Any] = Field(description="what differs from the preset")
     seed: int
     state: JobStateName
     cancel_requested: bool
@@ -162,6 +164,7 @@ class JobOut(Out):
             concept_name=concept_name,
             version=job.version,
             preset=job.preset,
+            overrides=job.overrides,
             seed=job.seed,
             state=job.state.value,
             cancel_requested=job.cancel_requested_at is not None,
@@ -194,6 +197,17 @@ class BundleOut(Out):
     created_at: datetime
 
 
+class ReportOut(Out):
+    """How well the concept was learned, beside the untouched student at the same prompts and seeds."""
+
+    prompts: list[str]
+    seeds: list[int]
+    personalised: dict[str, float | None] = Field(
+        description="identity, text_fit, scene_accuracy, clip_image, dino, diversity, closest, copies"
+    )
+    untouched: dict[str, float | None]
+
+
 class ConceptOut(Out):
     id: UUID
     name: str
@@ -201,12 +215,14 @@ class ConceptOut(Out):
     base: str
     state: ConceptState = Field(description="`ready` once a bundle exists, else the state of the newest job")
     bundle: BundleOut | None
+    versions: list[int] = Field(description="those that are learned, oldest first")
+    cover_url: str = Field(description="the first photo")
     created_at: datetime
 
     @classmethod
-    def of(cls, concept: Concept) -> Self:
-        """Needs the concept's jobs and bundles loaded."""
-        return cls(**_concept_fields(concept))
+    def of(cls, concept: Concept, newest: JobState, bundle: BundleOut | None, versions: list[int]) -> Self:
+        """`newest` is the state of its newest job. Needs nothing of the concept loaded but its own row."""
+        return cls(**_concept_fields(concept, newest, bundle, versions))
 
 
 class ConsentOut(Out):
@@ -229,6 +245,7 @@ class ConceptDetail(ConceptOut):
     references: list[ReferenceOut]
     jobs: list[JobOut]
     consent: ConsentOut | None = Field(description="null for a concept older than the record")
+    report: ReportOut | None = Field(description="of the newest version; null when it could not be judged")
 
     @classmethod
     def of_all(cls, concept: Concept, jobs: list[JobOut], consent: Consent | None) -> Self:
@@ -243,21 +260,31 @@ class ConceptDetail(ConceptOut):
             )
             for reference in concept.references
         ]
+        figures = concept.bundles[-1].report if concept.bundles else None
+        report = ReportOut(**figures) if figures else None
+        newest = concept.bundles[-1] if concept.bundles else None
+        fields = _concept_fields(
+            concept,
+            concept.jobs[-1].state,
+            BundleOut.model_validate(newest, from_attributes=True) if newest else None,
+            [bundle.version for bundle in concept.bundles],
+        )
         given = None if consent is None else ConsentOut.of(consent)
-        return cls(**_concept_fields(concept), references=references, jobs=jobs, consent=given)
+        return cls(**fields, references=references, jobs=jobs, report=report, consent=given)
 
 
-def _concept_fields(concept: Concept) -> dict[str, Any]:
-    bundle = concept.bundles[-1] if concept.bundles else None
-    state = "ready" if bundle else concept.jobs[-1].state.value
+def _concept_fields(
+    concept: Concept, newest: JobState, bundle: BundleOut | None, versions: list[int]
+) -> dict[str, Any]:
     return {
         "id": concept.id,
         "name": concept.name,
         "class_noun": concept.class_noun,
         "base": concept.base,
-        "state": state,
-        "bundle": bundle
-        and BundleOut(version=bundle.version, sha256=bundle.sha256, size=bundle.size, created_at=bundle.created_at),
+        "state": "ready" if bundle else newest.value,
+        "bundle": bundle,
+        "versions": versions,
+        "cover_url": f"/v1/concepts/{concept.id}/references/1",
         "created_at": concept.created_at,
     }
 
@@ -328,6 +355,7 @@ class GenerateIn(In):
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     count: int = Field(1, ge=1, le=8, description="pictures, with the seeds seed, seed + 1, …")
     untouched: bool = Field(False, description="draw with the base alone: <concept> becomes the class noun")
+    version: int | None = Field(None, ge=1, description="of the concept; the newest that is learned when missing")
     format: ImageFormat = Field("png", description="of the pictures inside a JSON answer; else Accept decides")
     store: bool = Field(False, description="keep the pictures: `GET /v1/images` lists them")
 
@@ -335,6 +363,8 @@ class GenerateIn(In):
     def _one_concept(self) -> Self:
         if (self.concept_id is None) == (self.concept is None):
             raise ValueError("name one concept: either `concept_id` or `concept`")
+        if self.untouched and self.version is not None:
+            raise ValueError("the untouched base has no versions: leave out `version` or `untouched`")
         if self.seed + self.count - 1 > MAX_SEED:
             raise ValueError(f"seed {self.seed} leaves no room for {self.count} seeds; use a smaller one")
         return self

@@ -72,7 +72,7 @@ def write_backup(settings: Settings, file: IO[bytes]) -> Contents:
                 spool.seek(0)
                 add(f"tables/{table.name}", spool, size)
         objects = 0
-        for key, _ in storage.listed(""):
+        for key in (entry.key for entry in storage.entries("")):
             try:
                 add_bytes(f"objects/{key}", storage.read(key))
             except ObjectMissing:  # erased, or a checkpoint that is no longer kept

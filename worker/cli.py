@@ -61,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         command.set_defaults(run=back_up if name == "backup" else restore)
 
     retention_command = commands.add_parser("retention", help="what is kept no longer, as the settings say")
-    what = retention_command.add_mutually_exclusive_group(required=True)
-    what.add_argument("--preview", action="store_true", help="tell what the next sweep would remove")
-    what.add_argument("--sweep", action="store_true", help="remove it now instead of tonight")
+    mode = retention_command.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--preview", action="store_true", help="tell what the next sweep would remove")
+    mode.add_argument("--sweep", action="store_true", help="remove it now instead of tonight")
     retention_command.set_defaults(run=retain)
 
     commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=examine)

@@ -34,7 +34,7 @@ def collect(sessions: Sessions, storage: Storage, *, kept: timedelta = KEPT) -> 
         limit = db.execute(select(func.now() - kept)).scalar_one()
     deleted = 0
     for prefix, may_delete, unnamed in _KINDS:
-        old = (key for key, modified in storage.listed(prefix) if modified < limit)
+        old = (entry.key for entry in storage.entries(prefix) if entry.written_at < limit)
         for batch in _batches(old):
             with sessions.begin() as db:
                 garbage = unnamed(db, batch) if may_delete(db) else []

@@ -21,6 +21,7 @@ from api.domain.database import make_sessions
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from worker.claiming import train_next
+from worker.presence import Presence, machine_facts
 from worker.slot import trainer_pid
 from worker.supervision import LEASH
 
@@ -84,7 +85,14 @@ class Host:
 def main() -> int:
     settings = Settings()
     configure_logs(settings.log_level)
-    return Host(settings).run()
+    facts = {"base": settings.base, "device": settings.device}
+    with Presence(
+        make_sessions(settings),
+        kind="trainer",
+        name=f"{socket.gethostname()}:{settings.home}",
+        facts=lambda: facts | machine_facts(settings),
+    ):
+        return Host(settings).run()
 
 
 if __name__ == "__main__":

@@ -206,14 +206,21 @@ def checkpoints(job_id: UUID) -> Select[Checkpoint]:
 
 
 def finish(
-    job_id: UUID, fence: int, *, key: str, sha256: str, size: int, exports: Sequence[StoredExport] = ()
+    job_id: UUID,
+    fence: int,
+    *,
+    key: str,
+    sha256: str,
+    size: int,
+    exports: Sequence[StoredExport] = (),
+    report: Mapping[str, Any] | None = None,
 ) -> Select[UUID]:
     """The one result. Row: the bundle's id. A cancel wish that came first wins: then there is no row."""
     moved = _moved("finish", job_id, fence, Job.cancel_requested_at.is_(None), step=func.coalesce(Job.total_steps, 0))
     made = (
         insert(Bundle)
         .from_select(
-            ["id", "job_id", "concept_id", "version", "key", "sha256", "size"],
+            ["id", "job_id", "concept_id", "version", "key", "sha256", "size", "report"],
             select(
                 literal(uuid7(), Bundle.id.type),
                 moved.c.id,
@@ -222,6 +229,7 @@ def finish(
                 literal(key),
                 literal(sha256),
                 literal(size, Bundle.size.type),
+                literal(report, Bundle.report.type),
             ),
             include_defaults=False,
         )

@@ -66,6 +66,36 @@ class ServedBase(Table):
     announced_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class Presence(Table):
+    """An engine or trainer host that tells, every few seconds, that it lives; the row goes when it stops in order."""
+
+    __tablename__ = "presence"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """The same after a restart on the same machine."""
+    kind: Mapped[str]
+    """engine or trainer."""
+    facts: Mapped[dict[str, Any]]
+    """Device, memory and disk, in bytes (`worker.presence`)."""
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class GenerateTally(Table):
+    """How many requests for pictures took how long; counted by each api process, written every few seconds."""
+
+    __tablename__ = "generate_tally"
+
+    slot: Mapped[datetime] = mapped_column(primary_key=True)
+    """Begin of five minutes."""
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"), primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    """ok, or the code of the refusal."""
+    bucket: Mapped[int] = mapped_column(primary_key=True)
+    """Of the time it took (`api.tally`)."""
+    count: Mapped[int] = mapped_column(BigInteger)
+
+
 class Owner(Table):
     __tablename__ = "owner"
 
@@ -162,6 +192,7 @@ class Job(Table):
     __tablename__ = "job"
     __table_args__ = (
         UniqueConstraint("concept_id", "version"),
+        Index("ix_job_owner_id_id", "owner_id", "id"),
         Index("ix_job_open", "state", "id", postgresql_where=text("state IN ('queued', 'running')")),
     )
 
@@ -269,6 +300,8 @@ class Bundle(Table):
     key: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """`opad_core.evaluation.report.ReportCard.figures`; None when it could not be judged."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -295,6 +328,23 @@ class Image(Table):
     key: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class PreferenceVote(Table):
+    """Which of two pictures of one prompt and seed somebody liked better, not knowing who drew which."""
+
+    __tablename__ = "preference_vote"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"), index=True)
+    first_version: Mapped[int]
+    second_version: Mapped[int]
+    """Of the concept, the smaller one first; 0 is the untouched student."""
+    chosen: Mapped[str]
+    """first, second or neither."""
+    prompt: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -50,7 +51,7 @@ def checkpoint_prefix(job_id: UUID) -> str:
 
 
 def preview_key(job_id: UUID, step: int) -> str:
-    return f"jobs/{job_id}/previews/{step}.png"
+    return f"{preview_prefix(job_id)}{step}.png"
 
 
 def image_key(concept_id: UUID, image_id: UUID, image_format: str) -> str:
@@ -64,6 +65,19 @@ def image_prefix(concept_id: UUID) -> str:
 
 def job_prefix(job_id: UUID) -> str:
     return f"jobs/{job_id}/"
+
+
+def preview_prefix(job_id: UUID) -> str:
+    return f"jobs/{job_id}/previews/"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as a listing tells of it."""
+
+    key: str
+    size: int
+    written_at: datetime
 
 
 class ObjectMissing(NotFound):
@@ -119,6 +133,13 @@ class Storage:
             raise ObjectDamaged(f"{key} hashes to {found}, expected {sha256}", "object_damaged", key=key)
         return data
 
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Every object whose key begins so, in the order of the keys. Raises StorageUnavailable."""
+        with self._answering(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                for entry in page.get("Contents", []):
+                    yield Entry(entry["Key"], entry["Size"], entry["LastModified"])
+
     def delete_prefix(self, prefix: str) -> int:
         """Delete every object whose key begins so; how many there were."""
         deleted = 0
@@ -131,13 +152,6 @@ class Storage:
                     )
                     deleted += len(keys)
         return deleted
-
-    def listed(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """The keys that begin so, with the time each was written."""
-        with self._answering(prefix):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
-                for entry in page.get("Contents", []):
-                    yield entry["Key"], entry["LastModified"]
 
     def delete(self, key: str) -> None:
         with self._answering(key):

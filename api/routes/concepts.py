@@ -8,7 +8,8 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, ScalarSelect, func, or_, select, true
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
@@ -22,7 +23,7 @@ from api.dispatch import ring
 from api.domain import failpoints
 from api.domain.consent import STATEMENT, STATEMENT_VERSION, Consent
 from api.domain.errors import Conflict, Invalid, NotFound
-from api.domain.models import Concept, Job, Reference
+from api.domain.models import Bundle, Concept, Job, JobState, Reference
 from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
 from api.erasure import erase_concept, while_storing
@@ -31,11 +32,13 @@ from api.quotas import check_concepts, check_training
 from api.readiness import photos_gone
 from api.routes.jobs import described_jobs
 from api.schemas import (
+    BundleOut,
     ConceptAccepted,
     ConceptDetail,
     ConceptIn,
     ConceptOut,
     ConceptPage,
+    ConceptState,
     ErasureReceipt,
     Problem,
     VersionIn,
@@ -292,21 +295,64 @@ def _store(storage: Storage, images: Sequence[CleanImage]) -> None:
 
 @router.get("/concepts", response_model=ConceptPage)
 async def list_concepts(
-    who: Reader, session: SessionDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: UUID | None = None
+    who: Reader,
+    session: SessionDep,
+    name: Annotated[str | None, Query(max_length=80, description="part of the name or class noun")] = None,
+    state: ConceptState | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: UUID | None = None,
 ) -> ConceptPage:
     """Your concepts, newest first."""
+    own_bundles = select(Bundle).where(Bundle.concept_id == Concept.id)
+    bundle = own_bundles.order_by(Bundle.version.desc()).limit(1).lateral("bundle")
+    versions = select(func.array_agg(aggregate_order_by(Bundle.version, Bundle.version)))
     query = (
-        select(Concept)
+        select(
+            Concept,
+            _newest_state().label("newest"),
+            versions.where(Bundle.concept_id == Concept.id).scalar_subquery().label("versions"),
+            bundle.c.version,
+            bundle.c.sha256,
+            bundle.c.size,
+            bundle.c.created_at,
+        )
+        .outerjoin(bundle, true())
         .where(Concept.owner_id == who.owner_id)
         .order_by(Concept.id.desc())
         .limit(limit + 1)
-        .options(selectinload(Concept.jobs), selectinload(Concept.bundles))
     )
+    if name:
+        query = query.where(
+            or_(Concept.name.icontains(name, autoescape=True), Concept.class_noun.icontains(name, autoescape=True))
+        )
+    if state is not None:
+        query = query.where(_is_in(state))
     if cursor is not None:
         query = query.where(Concept.id < cursor)
-    found = (await session.scalars(query)).all()
-    items = [ConceptOut.of(concept) for concept in found[:limit]]
+    found = (await session.execute(query)).all()
+    items = [
+        ConceptOut.of(
+            row.Concept,
+            row.newest,
+            BundleOut.model_validate(row, from_attributes=True) if row.versions else None,
+            row.versions or [],
+        )
+        for row in found[:limit]
+    ]
     return ConceptPage(items=items, next=str(items[-1].id) if len(found) > limit else None)
+
+
+def _is_in(state: ConceptState) -> ColumnElement[bool]:
+    """As `ConceptOut.state` tells it."""
+    learned = select(Bundle.id).where(Bundle.concept_id == Concept.id).exists()
+    if state == "ready":
+        return learned
+    return ~learned & (_newest_state() == JobState(state))
+
+
+def _newest_state() -> ScalarSelect[JobState]:
+    newest = select(Job.state).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
+    return newest.scalar_subquery()
 
 
 @router.get("/concepts/{concept_id}", response_model=ConceptDetail)

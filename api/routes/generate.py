@@ -50,7 +50,8 @@ async def generate(
     await count_images(request, who, asked.count)
     await session.rollback()  # gives the connection back while the engine draws
     looked_up = time.perf_counter()
-    generated = await draw(state.engines, subject, asked, image_format=IMAGES.get(media_type, asked.format))
+    with state.tally.observed(who.owner_id):
+        generated = await draw(state.engines, subject, asked, image_format=IMAGES.get(media_type, asked.format))
     scores = await state.image_check.drawn(generated)
     is_flagged = any(map(state.image_check.flags, scores))
     drawn = time.perf_counter()

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
 
 from api.db import Sessions
 from api.domain.errors import DomainError
@@ -27,18 +28,22 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", responses={503: {"description": "a part is missing; the answer says which"}})
 async def readyz(request: Request) -> JSONResponse:
     """Whether the database has its tables and the file storage and at least one engine answer; not while it stops."""
-    state = request.app.state
-    if state.is_stopping():
+    if request.app.state.is_stopping():
         return JSONResponse({"status": "stopping", "parts": {}}, 503)
+    found = await answering_parts(request.app.state)
+    parts = {name: "ok" if fine else "unreachable" for name, fine in found.items()}
+    ready = all(found.values())
+    return JSONResponse({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
+
+
+async def answering_parts(state: State) -> dict[str, bool]:
     names = ("database", "storage", "engine")
     found = await asyncio.gather(
         _in_time(_database(state.sessions)),
         _in_time(_storage(state.storage)),
         _in_time(state.engines.ready()),
     )
-    parts = {name: "ok" if fine else "unreachable" for name, fine in zip(names, found, strict=True)}
-    ready = all(found)
-    return JSONResponse({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
+    return dict(zip(names, found, strict=True))
 
 
 async def _in_time(question: Coroutine[Any, Any, bool]) -> bool:

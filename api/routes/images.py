@@ -1,10 +1,10 @@
 """The pictures that were kept (`store` of a request): see them again, draw them again, erase them."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
@@ -18,6 +18,7 @@ from api.output_schemas import ImagePage, StoredImage
 from api.schemas import GenerateIn
 
 LINK_SECONDS = 900
+_MEDIA_TYPES: dict[str, Any] = {f"image/{name}": {} for name in ("png", "jpeg", "webp")}
 
 router = APIRouter(tags=["images"])
 
@@ -65,6 +66,17 @@ async def read_image(image_id: UUID, request: Request, who: Reader, session: Ses
     storage: Storage = request.app.state.storage
     await run_in_threadpool(storage.require, image.key)
     return _described(storage, image, name)
+
+
+@router.get("/images/{image_id}/file", response_class=Response, responses={200: {"content": _MEDIA_TYPES}})
+async def read_image_file(image_id: UUID, request: Request, who: Reader, session: SessionDep) -> Response:
+    """A kept picture's file, by way of this service."""
+    image = await session.scalar(select(Image).where(Image.owner_id == who.owner_id, Image.id == image_id))
+    if image is None:
+        raise no_such_image(image_id)
+    data = await run_in_threadpool(request.app.state.storage.get, image.key, image.sha256)
+    headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    return Response(data, media_type=f"image/{image.format}", headers=headers)
 
 
 @router.delete("/images/{image_id}", status_code=204)

@@ -1,6 +1,6 @@
 """Jobs: how far a training is, stopping it, trying it again."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
@@ -54,6 +54,9 @@ async def list_jobs(
     who: Reader,
     session: SessionDep,
     state: JobState | None = None,
+    concept_id: UUID | None = None,
+    name: Annotated[str | None, Query(max_length=80, description="part of the concept's name")] = None,
+    preset: Literal["default", "paper"] | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: UUID | None = None,
 ) -> JobPage:
@@ -61,6 +64,12 @@ async def list_jobs(
     conditions: list[ColumnElement[bool]] = [Job.owner_id == who.owner_id]
     if state is not None:
         conditions.append(Job.state == state)
+    if concept_id is not None:
+        conditions.append(Job.concept_id == concept_id)
+    if name:
+        conditions.append(Concept.name.icontains(name, autoescape=True))
+    if preset is not None:
+        conditions.append(Job.preset == preset)
     if cursor is not None:
         conditions.append(Job.id < cursor)
     found = await described_jobs(session, *conditions, limit=limit + 1)

@@ -36,6 +36,7 @@ async def create_images(
         prompt=asked.prompt,
         count=asked.n,
         untouched=False,
+        version=None,
         format=asked.output_format,
         seed=asked.seed,
         store=asked.response_format == "url",
@@ -47,7 +48,8 @@ async def create_images(
     _check_size(asked.size, subject)
     await count_images(request, who, asked.n)
     await session.rollback()  # gives the connection back while the engine draws
-    generated = await draw(state.engines, subject, settings, image_format=asked.output_format)
+    with state.tally.observed(who.owner_id):
+        generated = await draw(state.engines, subject, settings, image_format=asked.output_format)
     scores = await state.image_check.drawn(generated)
     is_flagged = any(map(state.image_check.flags, scores))
     observe_generate(generated.cache, time.perf_counter() - began)

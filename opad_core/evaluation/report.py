@@ -18,6 +18,7 @@ from opad_core.bundle import Bundle
 from opad_core.captions import held_out_scenes
 from opad_core.concept import PLACEHOLDER
 from opad_core.data import squared, to_pixels
+from opad_core.errors import OpadError
 from opad_core.evaluation.embedding import EfficientNetLite0, embed, load_embedding
 from opad_core.evaluation.sheet import Row, draw_sheet
 from opad_core.generation import ImageRequest, OneStepGenerator
@@ -72,9 +73,12 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
     """Draws `SCENES` x `SEEDS` pictures of the concept and as many of the untouched student, and scores both.
 
     The prompts ask for scenes that the student was never asked for while it learned, and that no reference shows.
+    Raises OpadError when there is none.
     """
     generator, network = OneStepGenerator(base), load_embedding()
     scenes = held_out_scenes(base, references, bundle.class_noun)[:SCENES]
+    if not scenes:
+        raise OpadError("the references show every scene that the report would ask for; judge with other photos")
     prompts = [text.format(PLACEHOLDER) for text in scenes]
     plain = [prompt.replace(PLACEHOLDER, bundle.class_noun) for prompt in prompts]
     seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS))

@@ -1,7 +1,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import boto3
 import pytest
@@ -61,7 +61,10 @@ def base(sessions: Sessions) -> None:
 
 @pytest.fixture
 def anonymous(api_settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(api_settings), base_url="http://localhost", follow_redirects=False) as client:
+    address = (str(uuid4()), 50_000)  # sign-ins are counted for each address, and the tests share the counters
+    with TestClient(
+        create_app(api_settings), base_url="http://localhost", follow_redirects=False, client=address
+    ) as client:
         yield client
 
 

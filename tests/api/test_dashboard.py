@@ -10,10 +10,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select, update
 
 from api.app import create_app
+from api.dashboard.sign_in import TRIES_PER_MINUTE
+from api.domain.audit import AuditEvent
 from api.domain.database import Sessions
-from api.domain.models import ApiKey, DashboardSession
+from api.domain.models import ApiKey, Concept, DashboardSession, Job, JobState, Owner
 from api.domain.settings import Settings
 from tests.api.pictures import photo
+from tests.job_life import insert_job
 
 
 def sign_in(browser: TestClient, key: str, **headers: str) -> Any:
@@ -63,7 +66,7 @@ def test_a_wrong_key_is_refused_in_words(anonymous: TestClient, new_key: Callabl
 
     narrow = sign_in(anonymous, new_key(scopes=("generate",)))
     assert narrow.status_code == 403
-    assert "may not read" in narrow.text
+    assert "this key may generate; the dashboard needs a key that may train and read" in narrow.text
 
 
 def test_plain_http_beyond_this_machine_is_refused(api_settings: Settings, new_key: Callable[..., str]) -> None:
@@ -145,27 +148,93 @@ def test_a_session_ends_by_idleness_age_or_with_its_key(
 
 
 def test_the_page_shows_jobs_and_every_name_as_text(browser: TestClient, new_key: Callable[..., str]) -> None:
-    browser.post(
+    accepted = browser.post(
         "/v1/concepts",
         files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
         data={"name": "<svg onload=alert(1)>", "class_noun": "mug", "consent": "true"},
         headers={"Authorization": f"Bearer {new_key()}"},
     )
 
-    page = browser.get("/dashboard").text
-
-    assert "<svg onload" not in page
-    assert "&lt;svg onload=alert(1)&gt;" in page
-    assert 'data-state="queued"' in page
-    assert page.count('alt="reference') == 3
+    concept = accepted.json()["concept"]
+    for address in ("/dashboard", "/dashboard/jobs", "/dashboard/concepts", f"/dashboard/concepts/{concept['id']}"):
+        page = browser.get(address).text
+        assert "<svg onload" not in page
+        assert "&lt;svg onload=alert(1)&gt;" in page
+        assert 'data-state="queued"' in page
+    assert page.count('alt="photo') == 3
 
 
 def test_pages_carry_no_inline_script_or_style(browser: TestClient) -> None:
-    for path in ("/dashboard", "/dashboard/sign-in", "/docs"):
+    for path in ("/dashboard", "/dashboard/jobs", "/dashboard/concepts/new", "/dashboard/sign-in", "/docs"):
         page = browser.get(path).text
 
         assert not re.search(r"<script(?![^>]*src=)[^>]*>", page)
         assert not re.search(r"<style|\sstyle=|\son[a-z]+=\"", page)
         assert browser.get(path).headers["referrer-policy"] == "same-origin"  # else our forms have the origin "null"
-    for address in ("/static/style.css", "/static/dashboard.js", "/favicon.ico", "/static/favicon.svg"):
+    for address in ("/static/style.css", "/static/app.js", "/favicon.ico", "/static/favicon.svg"):
         assert browser.get(address).status_code == 200
+
+
+def test_a_sign_in_is_audited(anonymous: TestClient, new_key: Callable[..., str], sessions: Sessions) -> None:
+    sign_in(anonymous, new_key())
+
+    with sessions() as db:
+        [event] = db.scalars(select(AuditEvent)).all()
+    assert (event.action, event.outcome) == ("sign_in.accept", "signed_in")
+    assert event.object_id == event.api_key_id
+
+
+def test_guessing_keys_is_slowed_down(anonymous: TestClient) -> None:
+    answers = [sign_in(anonymous, "guess").status_code for _ in range(TRIES_PER_MINUTE + 1)]
+
+    assert answers == [401] * TRIES_PER_MINUTE + [429]
+
+
+@pytest.mark.parametrize(
+    "wished", ["//evil.example", "https://evil.example", "/dashboardx", "/dashboard/..\\evil", "/v1/jobs"]
+)
+def test_signing_in_leads_to_a_page_of_ours(anonymous: TestClient, new_key: Callable[..., str], wished: str) -> None:
+    answer = anonymous.post("/dashboard/sign-in", data={"key": new_key(), "next": wished})
+
+    assert answer.headers["location"] == "/dashboard"
+
+
+def test_a_page_comes_back_after_signing_in(anonymous: TestClient, new_key: Callable[..., str]) -> None:
+    asked = anonymous.get("/dashboard/jobs?state=failed")
+    assert asked.headers["location"] == "/dashboard/sign-in?next=/dashboard/jobs%3Fstate%3Dfailed"
+
+    answer = anonymous.post("/dashboard/sign-in", data={"key": new_key(), "next": "/dashboard/jobs?state=failed"})
+
+    assert answer.headers["location"] == "/dashboard/jobs?state=failed"
+
+
+def test_a_page_that_is_not_there_says_so_in_words(browser: TestClient) -> None:
+    for address in ("/dashboard/jobs/nonsense", "/dashboard/jobs/0198c0de-7e57-7000-8000-000000000002"):
+        answer = browser.get(address)
+
+        assert answer.status_code == 404
+        assert "That did not work" in answer.text
+
+
+def test_operators_pages_are_closed_to_other_owners(browser: TestClient) -> None:
+    for address in ("/dashboard/storage", "/dashboard/system"):
+        assert browser.get(address).status_code == 403
+    assert "/dashboard/system" not in browser.get("/dashboard").text
+
+
+def test_a_job_says_why_it_failed_while_the_store_is_away(
+    api_settings: Settings, new_key: Callable[..., str], sessions: Sessions
+) -> None:
+    key, job_id = new_key(), insert_job(sessions, [], state=JobState.failed, error_code="oom", error_detail="no room")
+    with sessions.begin() as db:
+        owner_id = db.scalars(select(Owner.id).where(Owner.name == "alice")).one()
+        db.execute(update(Job).values(owner_id=owner_id))
+        db.execute(update(Concept).values(owner_id=owner_id))
+    away = api_settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"})
+    with TestClient(create_app(away), base_url="http://localhost", follow_redirects=False) as browser:
+        sign_in(browser, key)
+        page = browser.get(f"/dashboard/jobs/{job_id}")
+
+    assert page.status_code == 200
+    assert "Why it failed: oom" in page.text
+    assert "The object store does not answer" in page.text

@@ -13,13 +13,14 @@ from uuid_utils.compat import uuid7
 from api.domain.database import Sessions
 from api.domain.models import Bundle, Concept, Image, JobState
 from api.domain.settings import Settings
-from api.domain.storage import Storage, bundle_key, image_key
+from api.domain.storage import Storage, bundle_key, image_key, preview_key
 from tests.api.test_auth import bearer
 
 FILE = b"what was learned, or drawn"
 
 _BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/concepts/{concept_id}/versions"): {},
+    ("post", "/v1/concepts/{concept_id}/preferences"): {"preferred": 1, "other": 0, "prompt": "a <concept>", "seed": 1},
     ("post", "/v1/keys/{key_id}/rotate"): {},
     ("post", "/v1/webhooks/{webhook_id}/rotate"): {},
 }
@@ -34,7 +35,7 @@ def alices(
     concept_id, job_id, image_id = UUID(concept["id"]), concept["jobs"][0]["id"], uuid7()
     stored = {"sha256": hashlib.sha256(FILE).hexdigest(), "size": len(FILE)}
     learned, drawn = bundle_key(stored["sha256"]), image_key(concept_id, image_id, "png")
-    for key in (learned, drawn):
+    for key in (learned, drawn, preview_key(UUID(job_id), 25)):
         Storage(settings).put_once(key, FILE, stored["sha256"])
     with sessions.begin() as db:
         db.add(Bundle(job_id=UUID(job_id), concept_id=concept_id, version=1, key=learned, **stored))
@@ -54,6 +55,7 @@ def alices(
         "version": "1",
         "model": "concept:my mug",
         "position": "1",
+        "step": "25",
         "key_id": key["id"],
     }
 

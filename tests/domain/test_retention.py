@@ -118,7 +118,7 @@ def test_kept_pictures_go_with_their_files(strict, sessions, storage, ended_job)
     with sessions() as db:
         (kept,) = db.scalars(select(Image)).all()
     storage.require(kept.key)
-    assert len(list(storage.listed("images/"))) == 1
+    assert len(list(storage.entries("images/"))) == 1
 
 
 def test_events_of_jobs_long_over_go(settings, sessions, storage, ended_job):

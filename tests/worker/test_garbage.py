@@ -31,7 +31,7 @@ def put(storage):
 
 @pytest.fixture
 def keys(storage):
-    return lambda: sorted(key for key, _ in storage.listed("") if not key.startswith("system/"))
+    return lambda: [entry.key for entry in storage.entries("") if not entry.key.startswith("system/")]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def main() -> int:
         print(f"the engine cannot start: {error}; set OPAD_BASE to nano or to a base's folder", file=sys.stderr)
         return 1
     # uvicorn waits on SIGTERM for the requests it has taken, then the lifespan ends and closes the queue
-    config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(create_app(settings, bind=bind), log_config=None, access_log=False, lifespan="on")
     with listening_socket(bind) as listener:
         uvicorn.Server(config).run(sockets=[listener])
     return 0

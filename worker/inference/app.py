@@ -2,14 +2,17 @@
 
 import asyncio
 import re
+import socket
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import structlog
+import torch
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import func
@@ -25,13 +28,14 @@ from api.domain.errors import Unavailable
 from api.domain.models import ServedBase
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
-from opad_core.bases import Manifest, load_base
+from opad_core.bases import Base, Manifest, load_base
 from opad_core.bundle import Bundle
 from opad_core.errors import OpadError
 from opad_core.generation import MAX_SEED, ImageRequest, OneStepGenerator
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, Drawn, Overloaded
 from worker.inference.bundles import Bundles
 from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
+from worker.presence import Presence, machine_facts
 
 log = structlog.get_logger()
 
@@ -104,7 +108,7 @@ class Engine:
         return bundle, hit, 1000 * (time.monotonic() - before)
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings, *, bind: str) -> Starlette:
     """Loads the base when the server starts; answers no other request before, nor after the queue is closed."""
 
     @asynccontextmanager
@@ -124,7 +128,13 @@ def create_app(settings: Settings) -> Starlette:
         announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest))
         # whoever sees this engine ready may ask the api for a concept at once; without a database we draw all the same
         await asyncio.wait({announcing}, timeout=ANNOUNCING_SECONDS)
-        yield
+        with Presence(
+            make_sessions(settings),
+            kind="engine",
+            name=f"{socket.gethostname()}:{bind}",
+            facts=lambda: _facts(settings, base),
+        ):
+            yield
         announcing.cancel()
         await asyncio.to_thread(batcher.close)
 
@@ -191,6 +201,18 @@ def _refusal(status: int, code: str, message: str) -> JSONResponse:
 
 def _busy(code: str, retry_after: float) -> JSONResponse:
     return JSONResponse({"code": code, "retry_after": retry_after}, 503, headers={"Retry-After": f"{retry_after:.0f}"})
+
+
+def _facts(settings: Settings, base: Base) -> dict[str, Any]:
+    facts = {"base": base.manifest.name, "device": str(base.device), **machine_facts(settings)}
+    if base.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(base.device)
+        facts |= {
+            "device_name": torch.cuda.get_device_name(base.device),
+            "gpu_memory_used": total - free,
+            "gpu_memory_total": total,
+        }
+    return facts
 
 
 def _first_picture(generator: OneStepGenerator) -> float:

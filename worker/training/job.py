@@ -24,6 +24,7 @@ from opad_core.bases import Base, load_base
 from opad_core.bundle import read_bundle
 from opad_core.config import override, preset
 from opad_core.errors import OpadError, OtherTrainingError
+from opad_core.evaluation.report import report_card
 from opad_core.export import export
 from opad_core.training import Progress, TrainingStopped, train
 from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
@@ -52,6 +53,7 @@ class Exported:
 class Learned:
     bundle: bytes
     exports: list[Exported]
+    report: dict[str, object] | None
 
 
 class BadImageError(OpadError):
@@ -105,7 +107,16 @@ def train_job(
     except TrainingStopped as stopped:
         watcher.save_last(stopped.state)
         raise
-    return Learned(bundle, _exports(bundle, base))
+    return Learned(bundle, _exports(bundle, base), _report(bundle, base, references))
+
+
+def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> dict[str, object] | None:
+    """A concept that cannot be judged has been learned all the same."""
+    try:
+        return report_card(read_bundle(bundle), base, references).figures()
+    except OpadError as error:
+        log.info("report.none", reason=str(error))
+        return None
 
 
 def _picture(reference: Reference, data: bytes) -> Image.Image:

@@ -128,8 +128,14 @@ def _store_result(claim: Claim, storage: Storage, learned: Learned) -> Ending:
     exports = [_store_export(storage, exported) for exported in learned.exports]
     failpoints.reach("bundle.stored")
     finish = jobs.finish(
-        claim.job_id, claim.fence, key=key, sha256=sha256, size=len(learned.bundle), exports=exports
-    )  # fmt: skip
+        claim.job_id,
+        claim.fence,
+        key=key,
+        sha256=sha256,
+        size=len(learned.bundle),
+        exports=exports,
+        report=learned.report,
+    )
     return Ending("job.succeeded", finish)
 
 

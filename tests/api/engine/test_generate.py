@@ -176,3 +176,14 @@ def test_ready_when_an_engine_is(client: TestClient) -> None:
 
     assert answer.status_code == 200
     assert answer.json() == {"status": "ready", "parts": {"database": "ok", "storage": "ok", "engine": "ok"}}
+
+
+def test_a_version_is_drawn_by_its_number(client: TestClient, ready: dict[str, Any]) -> None:
+    asked = {"concept_id": ready["id"], "prompt": BEACH, "seed": 7}
+    newest = client.post("/v1/generate", json=asked).json()
+
+    assert client.post("/v1/generate", json={**asked, "version": 1}).json()["images"] == newest["images"]
+    missing = client.post("/v1/generate", json={**asked, "version": 2})
+    assert (missing.status_code, missing.json()["code"]) == (404, "no_such_version")
+    both = client.post("/v1/generate", json={**asked, "version": 1, "untouched": True})
+    assert "the untouched base has no versions" in both.json()["detail"]

@@ -22,7 +22,7 @@ BEACH = "a <concept> on the beach"
 
 @pytest.fixture
 def client(engine_settings):
-    with TestClient(create_app(engine_settings)) as client:
+    with TestClient(create_app(engine_settings, bind="test")) as client:
         yield client
 
 
@@ -115,7 +115,7 @@ def test_a_forgotten_bundle_is_in_no_cache(client, stored, engine_settings):
 
 
 def test_an_engine_that_answers_has_announced_its_base(engine_settings, base):
-    with TestClient(create_app(engine_settings)) as client, make_sessions(engine_settings)() as session:
+    with TestClient(create_app(engine_settings, bind="test")) as client, make_sessions(engine_settings)() as session:
         assert client.get("/readyz").status_code == 200
         assert session.scalars(select(ServedBase.name)).all() == [base.manifest.name]
 

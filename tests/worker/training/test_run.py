@@ -44,6 +44,8 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
     with sessions.begin() as db:
         bundle = db.scalars(select(Bundle)).one()
     assert read_bundle(storage.get(bundle.key, bundle.sha256)).class_noun == "mug"
+    assert bundle.report.keys() == {"prompts", "seeds", "personalised", "untouched"}
+    assert bundle.report["personalised"].keys() == bundle.report["untouched"].keys() >= {"identity", "copies"}
     assert storage.delete_prefix(f"jobs/{job.id}/f") == 0, "its checkpoints are gone"
 
 

@@ -1,0 +1,106 @@
+"""Concepts: all of them, one of them, the pictures that were kept, and tests of which version people like."""
+
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.dashboard.page import PageRoute, ViewerDep, page
+from api.db import SessionDep
+from api.domain.errors import NotFound
+from api.domain.storage import StorageUnavailable
+from api.output_schemas import DownloadOut, Layout
+from api.routes import concepts, downloads, images, preferences
+from api.schemas import ConceptState
+
+SHOWN = 24
+STATES: tuple[ConceptState, ...] = ("ready", "running", "queued", "failed", "cancelled")
+LAYOUTS: tuple[Layout, ...] = ("opad", "diffusers", "kohya", "textual_inversion")
+
+router = APIRouter(prefix="/dashboard", route_class=PageRoute)
+
+
+@router.get("/concepts")
+async def concept_list(
+    request: Request,
+    viewer: ViewerDep,
+    session: SessionDep,
+    name: str = "",
+    state: str = "",
+    cursor: UUID | None = None,
+) -> Response:
+    found = await concepts.list_concepts(
+        viewer.who,
+        session,
+        name=name[:80] or None,
+        state=next((known for known in STATES if known == state), None),
+        limit=SHOWN,
+        cursor=cursor,
+    )
+    chosen = {"name": name, "state": state}
+    asked = {key: value for key, value in chosen.items() if value}
+    return page(
+        request,
+        viewer,
+        "concepts.html",
+        concepts=found.items,
+        next=f"?{urlencode({**asked, 'cursor': found.next})}" if found.next else None,
+        chosen=chosen,
+        is_filtered=bool(asked),
+        is_later=cursor is not None,
+        states=STATES,
+    )
+
+
+@router.get("/concepts/{concept_id}")
+async def concept_detail(request: Request, viewer: ViewerDep, session: SessionDep, concept_id: UUID) -> Response:
+    concept = await concepts.read_concept(concept_id, viewer.who, session)
+    files: list[DownloadOut] = []
+    if concept.bundle:
+        for layout in LAYOUTS:
+            try:
+                files.append(
+                    await downloads.read_bundle(
+                        concept_id, concept.bundle.version, request, viewer.who, session, layout=layout
+                    )
+                )
+            except (NotFound, StorageUnavailable):  # of before exports were kept, lost, or out of reach now
+                continue
+    return page(
+        request,
+        viewer,
+        "concept.html",
+        concept=concept,
+        files=files,
+        address=str(request.base_url).rstrip("/"),
+        kept=(await images.list_images(request, viewer.who, session, concept_id=concept_id, limit=6)).items,
+    )
+
+
+@router.get("/gallery")
+async def gallery(
+    request: Request, viewer: ViewerDep, session: SessionDep, concept: str = "", cursor: UUID | None = None
+) -> Response:
+    known = (await concepts.list_concepts(viewer.who, session, limit=100)).items
+    chosen = next((one.id for one in known if str(one.id) == concept), None)
+    found = await images.list_images(request, viewer.who, session, concept_id=chosen, limit=SHOWN * 2, cursor=cursor)
+    asked = {"concept": concept} if chosen else {}
+    return page(
+        request,
+        viewer,
+        "gallery.html",
+        images=found.items,
+        concepts=known,
+        chosen=str(chosen or ""),
+        next=f"?{urlencode({**asked, 'cursor': found.next})}" if found.next else None,
+        is_later=cursor is not None,
+    )
+
+
+@router.get("/preference")
+async def preference(request: Request, viewer: ViewerDep, session: SessionDep, concept: str = "") -> Response:
+    known = (await concepts.list_concepts(viewer.who, session, state="ready", limit=100)).items
+    chosen = next((one for one in known if str(one.id) == concept), known[0] if known else None)
+    counted = await preferences.read_preferences(chosen.id, viewer.who, session) if chosen else None
+    return page(request, viewer, "preference.html", concepts=known, chosen=chosen, counted=counted)

@@ -1,0 +1,75 @@
+"""The list of jobs, and everything about one."""
+
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.dashboard.hints import HINTS
+from api.dashboard.page import PageRoute, ViewerDep, page
+from api.db import SessionDep
+from api.domain.models import JobState
+from api.domain.storage import StorageUnavailable
+from api.routes import concepts, job_history, jobs
+
+SHOWN = 25
+
+router = APIRouter(prefix="/dashboard", route_class=PageRoute)
+
+
+@router.get("/jobs")
+async def job_list(
+    request: Request,
+    viewer: ViewerDep,
+    session: SessionDep,
+    state: str = "",
+    name: str = "",
+    preset: str = "",
+    cursor: UUID | None = None,
+) -> Response:
+    found = await jobs.list_jobs(
+        viewer.who,
+        session,
+        state=JobState(state) if state in set(JobState) else None,
+        name=name[:80] or None,
+        preset=preset if preset in ("default", "paper") else None,  # type: ignore[arg-type]  # mypy keeps it a str
+        limit=SHOWN,
+        cursor=cursor,
+    )
+    chosen = {"state": state, "name": name, "preset": preset}
+    asked = {key: value for key, value in chosen.items() if value}
+    return page(
+        request,
+        viewer,
+        "jobs.html",
+        jobs=found.items,
+        next=f"?{urlencode({**asked, 'cursor': found.next})}" if found.next else None,
+        chosen=chosen,
+        is_filtered=bool(asked),
+        is_later=cursor is not None,
+        states=list(JobState),
+    )
+
+
+@router.get("/jobs/{job_id}")
+async def job_detail(request: Request, viewer: ViewerDep, session: SessionDep, job_id: UUID) -> Response:
+    who = viewer.who
+    job = await jobs.read_job(job_id, who, session)
+    store_answers = True
+    try:
+        history = await job_history.read_history(job_id, request, who, session)
+    except StorageUnavailable:  # then the reason of a failure matters most, and it is a row
+        store_answers = False
+        history = job_history.JobHistory(states=[], previews=[], checkpoints=[])
+    return page(
+        request,
+        viewer,
+        "job.html",
+        job=job,
+        concept=await concepts.read_concept(job.concept_id, who, session),
+        history=history,
+        store_answers=store_answers,
+        attempts=(await jobs.list_attempts(job_id, who, session)).items,
+        hints=HINTS,
+    )

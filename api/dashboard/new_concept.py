@@ -1,0 +1,36 @@
+"""Handing in photos of a thing."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.dashboard.page import PageRoute, ViewerDep, page
+from api.db import SessionDep
+from api.decode import MAX_MEGAPIXELS, MIN_SIDE
+from api.domain.consent import STATEMENT
+from api.domain.errors import Unavailable
+from api.routes import system
+from api.uploads import MAX_IMAGES, MIN_IMAGES
+
+router = APIRouter(prefix="/dashboard", route_class=PageRoute)
+
+
+@router.get("/concepts/new")
+async def new_concept(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+    try:
+        base = await system.read_base(request, viewer.who, session)
+    except Unavailable:  # the form is there all the same, and says so
+        base = None
+    return page(
+        request,
+        viewer,
+        "new_concept.html",
+        base=base,
+        statement=STATEMENT if request.app.state.settings.consent == "ask" else None,
+        limits={
+            "min_images": MIN_IMAGES,
+            "max_images": MAX_IMAGES,
+            "max_bytes": request.app.state.settings.max_upload_mb * 1024**2,
+            "min_side": MIN_SIDE,
+            "max_pixels": MAX_MEGAPIXELS * 1_000_000,
+        },
+    )

@@ -1,0 +1,83 @@
+"""Who may come in, who is told, what is kept, what it all runs on."""
+
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.dashboard.page import PageRoute, Viewer, ViewerDep, page
+from api.db import SessionDep
+from api.domain.errors import Forbidden
+from api.routes import audit, keys, storage, system, webhooks
+
+SHOWN_EVENTS = 50
+
+router = APIRouter(prefix="/dashboard", route_class=PageRoute)
+
+
+def _require_admin(viewer: Viewer) -> None:
+    if not viewer.who.may("admin"):
+        raise Forbidden("this page is for keys with the scope 'admin'; sign in with one", "missing_scope")
+
+
+@router.get("/access")
+async def access(
+    request: Request,
+    viewer: ViewerDep,
+    session: SessionDep,
+    action: str = "",
+    cursor: int | None = None,
+    keys_after: UUID | None = None,
+) -> Response:
+    _require_admin(viewer)
+    events = await audit.list_audit_events(
+        viewer.who, session, action=action[:80] or None, limit=SHOWN_EVENTS, cursor=cursor
+    )
+    asked = {"action": action} if action else {}
+    return page(
+        request,
+        viewer,
+        "access.html",
+        keys=await keys.list_keys(viewer.who, session, limit=25, cursor=keys_after),
+        events=events.items,
+        next=f"?{urlencode({**asked, 'cursor': events.next})}#log" if events.next else None,
+        action=action,
+        is_later=cursor is not None,
+    )
+
+
+@router.get("/webhooks")
+async def webhook_list(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+    hooks = (await webhooks.list_webhooks(viewer.who, session)).items
+    messages = {
+        hook.id: (await webhooks.list_deliveries(hook.id, viewer.who, session, limit=1)).items for hook in hooks
+    }
+    return page(request, viewer, "webhooks.html", hooks=hooks, newest=messages)
+
+
+@router.get("/webhooks/{webhook_id}")
+async def webhook_detail(
+    request: Request, viewer: ViewerDep, session: SessionDep, webhook_id: UUID, cursor: int | None = None
+) -> Response:
+    found = await webhooks.list_deliveries(webhook_id, viewer.who, session, limit=25, cursor=cursor)
+    return page(
+        request,
+        viewer,
+        "webhook.html",
+        hook=await webhooks.read_webhook(webhook_id, viewer.who, session),
+        deliveries=found.items,
+        next=f"?cursor={found.next}" if found.next else None,
+        is_later=cursor is not None,
+    )
+
+
+@router.get("/storage")
+async def storage_page(request: Request, viewer: ViewerDep) -> Response:
+    storage.require_operator(viewer.who)
+    return page(request, viewer, "storage.html", stored=await storage.read_storage(request, viewer.who))
+
+
+@router.get("/system")
+async def system_page(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+    return page(request, viewer, "system.html", system=await system.read_system(request, viewer.who, session))

@@ -1,0 +1,26 @@
+"""The first page: what is wrong, what runs, how fast, who is alive."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.dashboard.page import PageRoute, ViewerDep, page
+from api.db import SessionDep
+from api.domain.models import JobState
+from api.routes import jobs
+from api.routes.overview import read_overview
+
+SHOWN = 8
+
+router = APIRouter(route_class=PageRoute)
+
+
+@router.get("/dashboard")
+async def overview(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+    found = await read_overview(viewer.who, session)
+    at_work = [
+        job
+        for state in (JobState.running, JobState.queued)
+        for job in (await jobs.list_jobs(viewer.who, session, state=state, limit=SHOWN)).items
+    ]
+    newest = (await jobs.list_jobs(viewer.who, session, limit=5)).items if not at_work else []
+    return page(request, viewer, "overview.html", overview=found, at_work=at_work[:SHOWN], newest=newest)

@@ -1,0 +1,150 @@
+"""What every page has: who looks at it, its frame, and refusals that a person can read."""
+
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse, Response
+from fastapi.routing import APIRoute
+from markupsafe import Markup
+from starlette.templating import Jinja2Templates
+
+from api.auth import Caller, caller_of_session, csrf_token, session_token
+from api.db import SessionDep
+from api.domain.errors import DomainError
+from api.errors import STATUS
+
+HERE = Path(__file__).parent
+SIGN_IN = "/dashboard/sign-in"
+
+templates = Jinja2Templates(directory=HERE / "templates")
+
+
+@dataclass(frozen=True)
+class Viewer:
+    who: Caller
+    csrf: str
+
+
+class SignedOut(Exception):
+    """Nobody is signed in (any more)."""
+
+
+async def _viewer(request: Request, session: SessionDep) -> Viewer:
+    token = session_token(request)
+    who = await caller_of_session(session, token) if token else None
+    if token is None or who is None:
+        raise SignedOut
+    return Viewer(who, csrf_token(token))
+
+
+ViewerDep = Annotated[Viewer, Depends(_viewer)]
+
+
+class PageRoute(APIRoute):
+    """Shows refusals as pages, and sends who is signed out to the sign-in page and back afterwards."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def shown(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except SignedOut:
+                return _to_sign_in(request)
+            except RequestValidationError:
+                return refusal(request, 404, "There is no such page; the address has a part that cannot be read.")
+            except DomainError as error:
+                status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+                return refusal(request, status, error.message)
+
+        return shown
+
+
+def _to_sign_in(request: Request) -> Response:
+    address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    target = SIGN_IN if address == "/dashboard" else f"{SIGN_IN}?next={quote(address)}"
+    if "hx-request" in request.headers:  # a part of a page is refreshed: the whole page has to go
+        return Response(headers={"HX-Redirect": SIGN_IN})
+    return RedirectResponse(target, 303)
+
+
+def refusal(request: Request, status: int, message: str) -> Response:
+    return bare_page(request, "refusal.html", status=status, message=message)
+
+
+def bare_page(request: Request, name: str, *, status: int = 200, **context: Any) -> Response:
+    """A page for nobody in particular."""
+    return templates.TemplateResponse(request, name, context, status_code=status, headers={"Cache-Control": "no-store"})
+
+
+def page(request: Request, viewer: Viewer, name: str, **context: Any) -> Response:
+    return bare_page(request, name, viewer=viewer.who, csrf=viewer.csrf, **context)
+
+
+def _when(value: datetime | str | None) -> str | Markup:
+    """The browser makes it local (app.js); without script the reader sees UTC. A text is ISO 8601."""
+    if value is None:
+        return "–"
+    utc = (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", f"{utc:%d %b %H:%M}"
+    )
+
+
+def _size(number: float | None) -> str:
+    if number is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{max(0, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _milliseconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.1f} s"
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "–"
+    return f"{share:.0%}" if share >= 0.1 or share == 0 else f"{share:.1%}"
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def _tojson_plain(value: Any) -> str:
+    """For code to be copied: the template escapes it as text, where Jinja's `tojson` would be for a script."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "tojson_plain": _tojson_plain,
+    "when": _when,
+    "size": _size,
+    "duration": _duration,
+    "ms": _milliseconds,
+    "percent": _percent,
+    "pretty": _pretty,
+}
+templates.env.filters |= _FILTERS

@@ -1,0 +1,17 @@
+"""A prompt, a concept, pictures."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.dashboard.page import PageRoute, ViewerDep, page
+from api.db import SessionDep
+from api.routes import concepts
+
+router = APIRouter(prefix="/dashboard", route_class=PageRoute)
+
+
+@router.get("/playground")
+async def playground(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+    """What is chosen comes by the address (concept, prompt, seed, count, version) and is filled in by the script."""
+    found = await concepts.list_concepts(viewer.who, session, limit=100, state="ready")
+    return page(request, viewer, "playground.html", concepts=found.items)

@@ -1,0 +1,145 @@
+"""Signing in with an API key, staying in by a cookie, leaving."""
+
+import hmac
+import ipaddress
+import secrets
+from urllib.parse import urlsplit
+from uuid import NAMESPACE_URL, uuid5
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+from sqlalchemy import delete, func
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.auth import (
+    LIFETIME,
+    caller_of_key,
+    cookie_name,
+    csrf_token,
+    hash_token,
+    is_same_origin,
+    session_token,
+)
+from api.dashboard.page import SIGN_IN, PageRoute, bare_page
+from api.db import SessionDep
+from api.domain import audit
+from api.domain.errors import Forbidden, TooManyRequests, Unauthorized
+from api.domain.models import DashboardSession
+from api.limits import RateLimiter
+from api.refusals import noting_sign_in
+
+TRIES_PER_MINUTE = 20
+"""Of one address; a person mistypes twice, and every refusal is a row of the audit log."""
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+
+@router.get("/dashboard/sign-in")
+async def sign_in_page(request: Request, next: str = "") -> Response:
+    if not _is_private(request):
+        return _insecure(request)
+    return bare_page(request, "sign_in.html", message=None, next=_own_page(next))
+
+
+@router.post("/dashboard/sign-in")
+async def sign_in(request: Request, session: SessionDep) -> Response:
+    if not _is_private(request):
+        return _insecure(request)
+    if not is_same_origin(request):
+        raise Forbidden("this form was sent by another site's page; sign in at /dashboard/sign-in", "foreign_origin")
+    await _count_try(request)
+    form = await request.form(max_files=0, max_fields=4, max_part_size=4096)
+    text, following = str(form.get("key", "")).strip(), _own_page(str(form.get("next", "")))
+    try:
+        who = await caller_of_key(session, text)
+        if not (who.may("train") and who.may("read")):
+            scopes = ", ".join(sorted(who.scopes))
+            raise Forbidden(
+                f"this key may {scopes}; the dashboard needs a key that may train and read, or admin", "missing_scope"
+            )
+    except (Unauthorized, Forbidden) as error:
+        status = 401 if isinstance(error, Unauthorized) else 403
+        answer = bare_page(request, "sign_in.html", status=status, message=error.message, next=following)
+        answer.background = noting_sign_in(request, text, error)
+        return answer
+    old = session_token(request)
+    if old is not None:
+        await _end_session(session, old)
+    await session.execute(delete(DashboardSession).where(DashboardSession.created_at < func.now() - LIFETIME))
+    token = secrets.token_urlsafe(32)
+    session.add(DashboardSession(api_key_id=who.api_key_id, token_sha256=hash_token(token)))
+    await session.flush()
+    await session.run_sync(
+        audit.record,
+        action="sign_in.accept",
+        object_id=who.api_key_id,
+        outcome="signed_in",
+        owner_id=who.owner_id,
+        api_key_id=who.api_key_id,
+        request_id=request.state.request_id,
+    )
+    response = RedirectResponse(following, 303)
+    secure = request.url.scheme == "https"
+    response.set_cookie(cookie_name(secure), token, httponly=True, secure=secure, samesite="strict", path="/")
+    return response
+
+
+@router.post("/dashboard/sign-out")
+async def sign_out(request: Request, session: SessionDep) -> Response:
+    token = session_token(request)
+    if token is not None:
+        form = await request.form(max_files=0, max_fields=4, max_part_size=1024)
+        sent = str(form.get("csrf", ""))
+        if not is_same_origin(request) or not hmac.compare_digest(sent.encode(), csrf_token(token).encode()):
+            raise Forbidden("this form did not come from the dashboard; reload the page", "bad_csrf_token")
+        await _end_session(session, token)
+    response = RedirectResponse(SIGN_IN, 303)
+    secure = request.url.scheme == "https"
+    response.delete_cookie(cookie_name(secure), httponly=True, secure=secure, samesite="strict", path="/")
+    return response
+
+
+async def _end_session(session: AsyncSession, token: str) -> None:
+    await session.execute(delete(DashboardSession).where(DashboardSession.token_sha256 == hash_token(token)))
+
+
+async def _count_try(request: Request) -> None:
+    limiter: RateLimiter = request.app.state.limiter
+    address = request.client.host if request.client else ""
+    taken = await limiter.take("sign_ins", uuid5(NAMESPACE_URL, address), quota=TRIES_PER_MINUTE, cost=1)
+    if taken is not None and not taken[0]:
+        raise TooManyRequests(
+            f"more than {TRIES_PER_MINUTE} sign-ins in a minute came from this address; wait a minute",
+            "rate_limited",
+            retry_after=taken[1].reset_seconds,
+        )
+
+
+def _own_page(address: str) -> str:
+    """Never another site: `//evil.example` and `/dashboard@evil.example` are refused too."""
+    own = address == "/dashboard" or address.startswith(("/dashboard/", "/dashboard?"))
+    return address if own and "\\" not in address and address.isprintable() else "/dashboard"
+
+
+def _is_private(request: Request) -> bool:
+    """TLS, or a browser that reached us as localhost: there the key crosses no network in the clear.
+
+    Only a browser's own page address counts, and no rebound name passes: the Host must be a loopback one.
+    """
+    if request.url.scheme == "https":
+        return True
+    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _insecure(request: Request) -> Response:
+    message = (
+        "Signing in here would send your key over the network unencrypted. "
+        "Use https, or open the dashboard on the machine itself (http://localhost)."
+    )
+    return bare_page(request, "sign_in.html", status=403, message=message, refused=True)

@@ -1,0 +1,41 @@
+// Keys: a new secret is shown once, in the page alone.
+
+import { call, sendJson, toast, words } from "/static/app.js";
+
+function reveal(answer) {
+  document.getElementById("secret-text").textContent = answer.secret;
+  const panel = document.getElementById("secret");
+  panel.hidden = false;
+  panel.scrollIntoView({ block: "nearest" });
+}
+
+document.addEventListener("opad:answered", (event) => { if ("makesSecret" in event.target.dataset) reveal(event.detail); });
+
+document.getElementById("new-key").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = event.target;
+  const asked = { name: form.elements.name.value, scopes: [...form.querySelectorAll("[name=scopes]:checked")].map((box) => box.value) };
+  if (form.owner?.value) asked.owner = form.owner.value;
+  const limits = {};
+  for (const name of ["images_per_minute", "max_concepts"]) if (form[name].value) limits[name] = Number(form[name].value);
+  if (Object.keys(limits).length > 0) asked.limits = limits;
+  try {
+    reveal(await sendJson("/v1/keys", asked));
+    form.reset();
+    htmx.trigger(document.body, "opad:changed");
+  } catch (error) {
+    toast(words(error), true);
+  }
+});
+
+document.getElementById("check")?.addEventListener("click", async () => {
+  const verdict = document.getElementById("verdict");
+  try {
+    const answer = await call("/v1/audit/verify");
+    verdict.textContent = answer.sentence;
+    verdict.className = answer.sound ? "inset notice calm" : "inset notice";
+    verdict.hidden = false;
+  } catch (error) {
+    toast(words(error), true);
+  }
+});

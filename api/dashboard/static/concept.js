@@ -1,0 +1,54 @@
+// Versions side by side at equal seeds, and the receipt of an erasure.
+
+import { element, sendJson, toast, words } from "/static/app.js";
+
+const page = document.getElementById("concept");
+const id = page.dataset.concept;
+const PICTURES = 4;
+
+function column(title, answer) {
+  const pictures = answer.images.map(({ seed, media_type, data }) =>
+    element("figure", {}, element("img", { src: `data:${media_type};base64,${data}`, alt: `${title}, seed ${seed}` }), element("figcaption", { textContent: `seed ${seed}` })));
+  return element("div", {}, element("h3", { textContent: title }), element("div", { className: "pictures" }, ...pictures));
+}
+
+document.getElementById("compare")?.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = event.target;
+  const target = document.getElementById("compared");
+  const asked = { concept_id: id, prompt: form.prompt.value, seed: Number(form.seed.value || 7), count: PICTURES };
+  const versions = target.dataset.versions.split(",").map(Number);
+  const button = form.querySelector("button");
+  button.disabled = true;
+  try {
+    const columns = [column("untouched student", await sendJson("/v1/generate", { ...asked, untouched: true }))];
+    for (const version of versions) columns.push(column(`v${version}`, await sendJson("/v1/generate", { ...asked, version })));
+    target.replaceChildren(element("div", { className: "sides many" }, ...columns));
+  } catch (error) {
+    toast(words(error), true);
+  } finally {
+    button.disabled = false;
+  }
+});
+
+function fact(name, value) {
+  return [element("dt", { textContent: name }), element("dd", { textContent: value })];
+}
+
+document.getElementById("erase-button").addEventListener("opad:answered", ({ detail: receipt }) => {
+  const list = element("dl", { className: "pairs" });
+  list.append(
+    ...fact("concept", `${receipt.name} (${receipt.concept_id})`), ...fact("at", new Date(receipt.erased_at).toLocaleString()),
+    ...fact("photos", receipt.references.length), ...fact("versions", receipt.bundles.length), ...fact("exports", receipt.exports.length),
+    ...fact("kept pictures", receipt.images.length), ...fact("jobs", receipt.jobs.length), ...fact("files deleted", receipt.objects),
+    ...fact("shared, kept for another concept", receipt.shared.length), ...fact("engines not reached", receipt.engines_unreachable),
+  );
+  const save = element("a", { textContent: "Save the receipt", download: `erasure-${receipt.concept_id}.json`, href: `data:application/json,${encodeURIComponent(JSON.stringify(receipt, null, 2))}` });
+  document.getElementById("receipt-body").append(list, element("p", {}, save));
+  page.hidden = true;
+  const panel = document.getElementById("receipt");
+  panel.hidden = false;
+  panel.focus();
+});
+
+document.getElementById("again")?.addEventListener("opad:answered", ({ detail }) => location.assign(`/dashboard/jobs/${detail.job.id}`));

@@ -1,0 +1,162 @@
+// One job as it happens: progress, loss curves and the film of its previews, over the public API.
+
+import { call, duration, element } from "/static/app.js";
+
+const page = document.getElementById("job");
+const id = page.dataset.job;
+const field = (name) => page.querySelector(`[data-field="${name}"]`);
+
+const GROUPS = {
+  alignment: (name) => ["id", "mse", "swd", "anchor"].includes(name),
+  adversarial: (name) => name.startsWith("adv_"),
+  discriminator: (name) => name.startsWith("d_"),
+  teacher: (name) => name === "rec",
+};
+const HEIGHT = 170;
+const points = new Map(); // step -> losses; an attempt that resumes tells some steps again
+const plots = new Map();
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function shownLoss(value) {
+  return value === undefined || value === null ? "–" : value.toPrecision(3);
+}
+
+function drawCharts() {
+  const steps = [...points.keys()].sort((a, b) => a - b);
+  const names = [...new Set(steps.flatMap((step) => Object.keys(points.get(step))))];
+  document.getElementById("no-losses").hidden = names.length > 0;
+  for (const [group, belongs] of Object.entries(GROUPS)) {
+    const own = names.filter(belongs);
+    const figure = page.querySelector(`[data-chart="${group}"]`);
+    figure.hidden = own.length === 0;
+    if (own.length === 0) continue;
+    const columns = own.map((name) => steps.map((step) => points.get(step)[name] ?? null));
+    const newest = points.get(steps.at(-1));
+    figure.querySelector(".keys").replaceChildren(
+      ...own.map((name, i) => element("span", {}, element("i", { className: `k${(i % 4) + 1}` }), `${name} ${shownLoss(newest[name])}`)),
+    );
+    plot(group, figure.querySelector(".plot"), own, [steps, ...columns]);
+  }
+}
+
+function plot(group, target, names, data) {
+  const before = plots.get(group);
+  if (before && before.names.join() === names.join()) return before.chart.setData(data);
+  before?.chart.destroy();
+  const axis = {
+    stroke: () => colour("--quiet"),
+    grid: { stroke: () => colour("--line"), width: 1 },
+    ticks: { show: false },
+    font: "12px Inter, system-ui, sans-serif",
+  };
+  const options = {
+    width: target.clientWidth,
+    height: HEIGHT,
+    legend: { show: false },
+    cursor: { y: false, points: { size: 5 } },
+    scales: { x: { time: false } },
+    axes: [{ ...axis, size: 28 }, { ...axis, size: 52 }],
+    series: [{}, ...names.map((name, i) => ({ label: name, stroke: () => colour(`--c${(i % 4) + 1}`), width: 1.75, spanGaps: true, points: { show: data[0].length < 3 } }))],
+  };
+  plots.set(group, { names, chart: new uPlot(options, data, target) });
+}
+
+let waiting = false;
+function drawSoon() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => { waiting = false; drawCharts(); });
+}
+new ResizeObserver(() => {
+  for (const { chart } of plots.values()) chart.setSize({ width: chart.root.parentElement.clientWidth, height: HEIGHT });
+}).observe(page);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const { chart } of plots.values()) chart.redraw(); });
+
+// The film
+
+const film = document.getElementById("film");
+const scrub = document.getElementById("film-step");
+const play = document.getElementById("film-play");
+let frames = [];
+let timer = null;
+
+function showFrame(index) {
+  const frame = frames[index];
+  if (!frame) return;
+  film.src = frame.url;
+  film.hidden = false;
+  film.alt = `pictures of the concept at step ${frame.step}`;
+  scrub.value = index;
+  document.getElementById("film-at").textContent = `step ${frame.step}`;
+}
+
+async function loadFilm() {
+  const atEnd = frames.length === 0 || Number(scrub.value) === frames.length - 1;
+  frames = (await call(`/v1/jobs/${id}/history`)).previews;
+  document.getElementById("no-film").hidden = frames.length > 0;
+  document.getElementById("scrubber").hidden = frames.length < 2;
+  scrub.max = Math.max(0, frames.length - 1);
+  if (atEnd && timer === null) showFrame(frames.length - 1);
+}
+
+function stopPlaying() {
+  clearInterval(timer);
+  timer = null;
+  play.textContent = "Play";
+  play.setAttribute("aria-pressed", "false");
+}
+
+play.addEventListener("click", () => {
+  if (timer !== null) return stopPlaying();
+  play.textContent = "Pause";
+  play.setAttribute("aria-pressed", "true");
+  let at = Number(scrub.value) >= frames.length - 1 ? 0 : Number(scrub.value);
+  showFrame(at);
+  timer = setInterval(() => {
+    at += 1;
+    showFrame(at);
+    if (at >= frames.length - 1) stopPlaying();
+  }, 450);
+});
+scrub.addEventListener("input", () => { stopPlaying(); showFrame(Number(scrub.value)); });
+loadFilm();
+
+// The news
+
+function onProgress(news) {
+  const share = news.total_steps ? Math.min(1, news.step / news.total_steps) : 0;
+  field("stage").textContent = news.stage ?? "–";
+  field("steps").textContent = news.total_steps ? `${news.step} / ${news.total_steps}` : news.step;
+  field("percent").textContent = `${Math.floor(share * 100)} %`;
+  field("progress").value = share;
+  field("eta").textContent = duration(news.eta_seconds);
+  if (news.losses && Object.keys(news.losses).length > 0) {
+    points.set(news.step, news.losses);
+    drawSoon();
+  }
+}
+
+let seenStates = 0;
+const knownStates = page.querySelectorAll(".timeline li").length;
+function onState(news) {
+  seenStates += 1;
+  field("state").replaceChildren(Object.assign(element("span", { className: "state", textContent: news.state }), {}));
+  field("state").firstChild.dataset.state = news.state;
+  field("progress").dataset.state = news.state;
+  field("attempt").textContent = news.attempt;
+  if (news.state === "succeeded") { field("percent").textContent = "100 %"; field("progress").value = 1; }
+  if (news.state !== "running") field("eta").textContent = "–";
+  if (seenStates > knownStates) htmx.trigger(document.body, "opad:changed"); // the rest of the page was drawn before it
+}
+
+const source = new EventSource(`/v1/jobs/${id}/events`);
+source.addEventListener("progress", (event) => onProgress(JSON.parse(event.data)));
+source.addEventListener("state", (event) => onState(JSON.parse(event.data)));
+source.addEventListener("preview", loadFilmSoon);
+let filmTimer;
+function loadFilmSoon() { // a replay tells of many at once
+  clearTimeout(filmTimer);
+  filmTimer = setTimeout(loadFilm, 150);
+}
+addEventListener("pagehide", () => source.close());

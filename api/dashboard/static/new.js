@@ -1,0 +1,135 @@
+// Photos are looked at before they are sent: what the service would refuse is said at once, beside the photo.
+
+import { call, element, words } from "/static/app.js";
+
+const form = document.getElementById("new");
+const list = document.getElementById("files");
+const drop = document.getElementById("drop");
+const picker = document.getElementById("images");
+const message = document.getElementById("message");
+const limits = Object.fromEntries(["minImages", "maxImages", "maxBytes", "minSide", "maxPixels"].map((name) => [name, Number(form.dataset[name])]));
+const TYPES = ["image/jpeg", "image/png", "image/webp"];
+let photos = []; // { file, item, verdict, problem, print }
+const key = crypto.randomUUID();
+let tries = 0;
+
+async function fingerprint(file) {
+  const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
+  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+async function inspect(file, canvas) {
+  if (!TYPES.includes(file.type)) return `is ${file.type || "of no known type"}; save it as JPEG, PNG or WebP`;
+  if (file.size > limits.maxBytes) return `is larger than ${Math.round(limits.maxBytes / 1048576)} MB; scale it down`;
+  let picture;
+  try {
+    picture = await createImageBitmap(file);
+  } catch {
+    return "cannot be read; save it again";
+  }
+  const { width, height } = picture;
+  const side = Math.min(width, height);
+  canvas.width = canvas.height = 256;
+  canvas.getContext("2d").drawImage(picture, (width - side) / 2, (height - side) / 2, side, side, 0, 0, 256, 256);
+  picture.close();
+  if (side < limits.minSide) return `is ${width} × ${height}; at least ${limits.minSide} × ${limits.minSide} is needed`;
+  if (width * height > limits.maxPixels) return `is ${width} × ${height}; scale it down to ${limits.maxPixels / 1e6} million pixels`;
+  return { width, height };
+}
+
+async function add(files) {
+  for (const file of files) {
+    const canvas = element("canvas", { width: 256, height: 256 });
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", file.name);
+    const verdict = element("span", { className: "verdict", textContent: "looking …" });
+    const remove = element("button", { type: "button", className: "small", textContent: "Remove" });
+    remove.setAttribute("aria-label", `Remove ${file.name}`);
+    const item = element("li", {}, canvas, element("span", { textContent: file.name }), verdict, remove);
+    const photo = { file, item, verdict, problem: null };
+    remove.onclick = () => { photos = photos.filter((other) => other !== photo); item.remove(); judge(); };
+    photos.push(photo);
+    list.append(item);
+    const [seen, print] = await Promise.all([inspect(file, canvas), fingerprint(file)]);
+    photo.print = print;
+    if (typeof seen === "string") photo.problem = seen;
+    else photo.fine = `${seen.width} × ${seen.height}`;
+    judge();
+  }
+}
+
+function judge() {
+  const seen = new Set();
+  for (const photo of photos) {
+    if (!photo.print) continue;
+    const problem = photo.problem ?? (seen.has(photo.print) ? "is the same photo again" : null);
+    seen.add(photo.print);
+    photo.wrong = problem !== null;
+    photo.item.classList.toggle("wrong", photo.wrong);
+    photo.verdict.textContent = problem ?? `✓ ${photo.fine}`;
+  }
+  document.getElementById("count").textContent = countWords();
+}
+
+function countWords() {
+  const wrong = photos.filter((photo) => photo.wrong).length;
+  if (photos.length === 0) return "No photo yet.";
+  if (wrong > 0) return `${wrong} of ${photos.length} cannot be used; remove ${wrong === 1 ? "it" : "them"}.`;
+  if (photos.length < limits.minImages) return `${photos.length} of at least ${limits.minImages} photos.`;
+  if (photos.length > limits.maxImages) return `${photos.length} photos are more than ${limits.maxImages}; remove some.`;
+  return `${photos.length} photos, all fine.`;
+}
+
+picker.addEventListener("change", () => { add([...picker.files]); picker.value = ""; });
+for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+drop.addEventListener("drop", (event) => { event.preventDefault(); add([...event.dataTransfer.files]); });
+
+function complain(sentence, input) {
+  message.textContent = sentence;
+  message.hidden = false;
+  for (const other of form.querySelectorAll("[aria-invalid]")) other.removeAttribute("aria-invalid");
+  if (input) { input.setAttribute("aria-invalid", "true"); input.focus(); } else message.scrollIntoView({ block: "nearest" });
+}
+
+function missing() {
+  if (photos.some((photo) => photo.wrong) || photos.length < limits.minImages || photos.length > limits.maxImages) return [countWords(), picker];
+  if (!form.name.value.trim()) return ["Give it a name.", form.elements.name];
+  if (!form.class_noun.value.trim()) return ["Say what kind of thing it is.", form.class_noun];
+  if (form.consent && !form.consent.checked) return ["Confirm that you may use these photos.", form.consent];
+  return null;
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const lack = missing();
+  if (lack) return complain(...lack);
+  const body = new FormData();
+  for (const photo of photos) body.append("images", photo.file, photo.file.name);
+  body.append("name", form.elements.name.value);
+  body.append("class_noun", form.class_noun.value);
+  body.append("preset", form.preset.value);
+  if (form.consent) body.append("consent", "true");
+  if (form.seed.value) body.append("seed", form.seed.value);
+  const overrides = {};
+  for (const name of ["iterations", "collaborative_iterations"]) if (form[name].value) overrides[name] = Number(form[name].value);
+  if (Object.keys(overrides).length > 0) body.append("overrides", JSON.stringify(overrides));
+  const button = document.getElementById("send");
+  button.disabled = true;
+  button.textContent = "Sending …";
+  try {
+    const accepted = await call("/v1/concepts", { method: "POST", body, headers: { "Idempotency-Key": `${key}-${tries}` } });
+    location.assign(`/dashboard/jobs/${accepted.job.id}`);
+  } catch (error) {
+    if (error.problem) tries += 1; // refused, so the corrected form is another request; unanswered, it is the same
+    for (const { field, message: sentence } of error.problem?.errors ?? []) {
+      const found = /^images\[(\d+)\]$/.exec(field);
+      const photo = found && photos[Number(found[1])];
+      if (photo) { photo.problem = sentence; judge(); }
+    }
+    const named = error.problem?.errors?.[0]?.field;
+    complain(words(error), form.elements[named] instanceof HTMLInputElement ? form.elements[named] : null);
+    button.disabled = false;
+    button.textContent = "Learn it";
+  }
+});

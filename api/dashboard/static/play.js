@@ -1,0 +1,113 @@
+// Draw: a grid over seeds and prompts, its timing, beside the untouched student when wished. The address keeps it all.
+
+import { element, sendJson, toast, words } from "/static/app.js";
+
+const form = document.getElementById("play");
+const results = document.getElementById("results");
+const message = document.getElementById("message");
+const STEPS = ["queue", "bundle", "text", "unet_decode", "encode"];
+
+function fillVersions() {
+  const versions = (form.concept.selectedOptions[0]?.dataset.versions ?? "").split(",").filter(Boolean).reverse();
+  form.version.replaceChildren(new Option("newest", ""), ...versions.map((version) => new Option(`v${version}`, version)));
+}
+
+function readAddress() {
+  const asked = new URLSearchParams(location.search);
+  if (asked.get("concept")) form.concept.value = asked.get("concept");
+  if (!form.concept.value) form.concept.selectedIndex = 0;
+  fillVersions();
+  for (const name of ["version", "seed", "count"]) if (asked.get(name)) form[name].value = asked.get(name);
+  if (asked.getAll("prompt").length > 0) form.prompt.value = asked.getAll("prompt").join("\n");
+  for (const name of ["compare", "lock"]) form[name].checked = asked.get(name) === "1";
+}
+
+function keepAddress(prompts) {
+  const asked = new URLSearchParams({ concept: form.concept.value, count: form.count.value });
+  for (const prompt of prompts) asked.append("prompt", prompt);
+  for (const name of ["version", "seed"]) if (form[name].value) asked.set(name, form[name].value);
+  for (const name of ["compare", "lock"]) if (form[name].checked) asked.set(name, "1");
+  history.replaceState(null, "", `?${asked}`);
+}
+
+function request(prompt, seed) {
+  const body = { concept_id: form.concept.value, prompt, count: Number(form.count.value), seed };
+  if (form.version.value) body.version = Number(form.version.value);
+  if (form.store.checked) body.store = true;
+  return body;
+}
+
+async function timed(body) {
+  const began = performance.now();
+  const answer = await sendJson("/v1/generate", body);
+  return { ...answer, milliseconds: performance.now() - began };
+}
+
+function grid(answer) {
+  return element("div", { className: "pictures" }, ...answer.images.map(({ seed, media_type, data }) =>
+    element("figure", {}, element("img", { src: `data:${media_type};base64,${data}`, alt: `${answer.prompt}, seed ${seed}` }), element("figcaption", { textContent: `seed ${seed}` }))));
+}
+
+function split(answer) {
+  const parts = STEPS.map((name) => `${name.replace("_", " + ")} ${Math.round(answer.timing[`${name}_ms`] ?? 0)}`);
+  return element("p", { className: "split" }, element("b", { textContent: `${Math.round(answer.milliseconds)} ms` }), ...parts.map((part) => element("span", { textContent: part })),
+    element("span", { textContent: `keys and values: ${answer.cache.kv}` }), element("span", { textContent: `bundle: ${answer.cache.bundle}` }));
+}
+
+function sheet(prompt, own, untouched) {
+  const panel = element("section", { className: "panel" }, element("h2", { textContent: prompt }));
+  if (untouched) {
+    panel.append(element("div", { className: "sides" },
+      element("div", {}, element("h3", { textContent: own.version ? `v${own.version}` : "concept" }), grid(own), split(own)),
+      element("div", {}, element("h3", { textContent: "untouched student" }), grid(untouched), split(untouched))));
+  } else panel.append(grid(own), split(own));
+  for (const warning of own.warnings) panel.append(element("p", { className: "quiet", textContent: warning }));
+  return panel;
+}
+
+const promptsOf = () => form.prompt.value.split("\n").map((line) => line.trim()).filter(Boolean);
+
+async function drawAll(event) {
+  event.preventDefault();
+  const button = form.querySelector("button.primary");
+  const prompts = promptsOf();
+  button.disabled = true;
+  message.hidden = true;
+  const keepsSeed = form.seed.value !== "" && (form.lock.checked || form.seed.dataset.own);
+  if (!keepsSeed) form.seed.value = Math.floor(Math.random() * 2 ** 32);
+  const seed = Number(form.seed.value);
+  try {
+    const sheets = [];
+    for (const prompt of prompts) {
+      const own = await timed(request(prompt, seed));
+      const untouched = form.compare.checked
+        ? await timed({ concept_id: form.concept.value, prompt, seed, count: Number(form.count.value), untouched: true }) : null;
+      sheets.push(sheet(prompt, own, untouched));
+    }
+    results.prepend(...sheets);
+    keepAddress(prompts);
+  } catch (error) {
+    message.textContent = words(error);
+    message.hidden = false;
+  } finally {
+    button.disabled = false;
+    delete form.seed.dataset.own;
+  }
+}
+
+function asCurl() {
+  const seed = form.seed.value ? Number(form.seed.value) : undefined;
+  const body = JSON.stringify(request(promptsOf()[0] ?? "", seed)).replaceAll("'", "'\\''");
+  return `curl -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \\\n  ${location.origin}/v1/generate -d '${body}'`;
+}
+
+if (form) {
+  form.addEventListener("submit", drawAll);
+  form.concept.addEventListener("change", fillVersions);
+  form.seed.addEventListener("input", () => { form.seed.dataset.own = "1"; });
+  document.getElementById("curl").addEventListener("click", async () => {
+    await navigator.clipboard.writeText(asCurl());
+    toast("Copied; put your key into $KEY");
+  });
+  readAddress();
+}

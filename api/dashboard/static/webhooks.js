@@ -1,0 +1,18 @@
+// A new webhook, whose secret is shown once.
+
+import { sendJson, toast, words } from "/static/app.js";
+
+document.getElementById("new-hook").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = event.target;
+  const events = [...form.querySelectorAll("[name=events]:checked")].map((box) => box.value);
+  try {
+    const made = await sendJson("/v1/webhooks", { url: form.url.value, events });
+    document.getElementById("secret-text").textContent = made.secret;
+    document.getElementById("secret").hidden = false;
+    form.reset();
+    htmx.trigger(document.body, "opad:changed");
+  } catch (error) {
+    toast(words(error), true);
+  }
+});

@@ -1,0 +1,211 @@
+"""Whether anything is wrong, how fast pictures are drawn, who is alive."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field
+from sqlalchemy import func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.auth import Caller, Reader
+from api.db import SessionDep
+from api.domain.models import Concept, GenerateTally, Job, JobState, Presence
+from api.domain.webhooks import Webhook, WebhookDelivery
+from api.schemas import Out
+from api.tally import OK, quantile
+
+router = APIRouter(tags=["system"])
+
+SILENT = timedelta(seconds=45)
+"""An engine or trainer host tells every ten seconds that it lives."""
+_DAY = timedelta(hours=24)
+_NEAR_FULL = 0.92
+_SHOWN = 10
+
+
+class HourOut(Out):
+    at: datetime
+    requests: int
+    errors: int
+    p95_ms: float | None
+
+
+class GenerateFigures(Out):
+    """Of the last 24 hours."""
+
+    requests: int
+    errors: int
+    error_rate: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    codes: dict[str, int] = Field(description="errors by their code")
+    hours: list[HourOut]
+
+
+class WorkerOut(Out):
+    name: str
+    kind: Literal["engine", "trainer"]
+    alive: bool
+    seen_at: datetime
+    started_at: datetime
+    facts: dict[str, Any] = Field(description="base, device, memory and disk in bytes")
+
+
+class AttentionOut(Out):
+    kind: Literal["job_failed", "others_failed", "worker_lost", "no_worker", "webhook_failing", "disk", "memory"]
+    sentence: str
+    at: datetime | None
+    object_id: UUID | None = Field(description="of the job or webhook")
+
+
+class Overview(Out):
+    attention: list[AttentionOut] = Field(description="what is wrong at present; empty when all is well")
+    jobs: dict[str, int] = Field(description="yours by state")
+    generate: GenerateFigures
+    workers: list[WorkerOut] = Field(description="engines and trainer hosts; for the owner `admin` alone")
+
+
+@router.get("/overview", response_model=Overview)
+async def read_overview(who: Reader, session: SessionDep) -> Overview:
+    """What is wrong, how much runs, how fast pictures are drawn, who is alive."""
+    workers = await _workers(session) if who.operates else []
+    return Overview(
+        attention=[
+            *_of_workers(workers, expected=who.operates),
+            *await _failed_jobs(session, who),
+            *(await _others_failed_jobs(session, who) if who.operates else []),
+            *await _failing_webhooks(session, who),
+        ],
+        jobs=await _jobs(session, who),
+        generate=await _generate(session, who),
+        workers=workers,
+    )
+
+
+async def _workers(session: AsyncSession) -> list[WorkerOut]:
+    alive = Presence.seen_at > func.now() - SILENT
+    rows = await session.execute(select(Presence, alive).order_by(Presence.kind, Presence.name))
+    return [
+        WorkerOut(
+            name=row.name,
+            kind=row.kind,  # type: ignore[arg-type]  # a text column of these two
+            alive=is_alive,
+            seen_at=row.seen_at,
+            started_at=row.started_at,
+            facts=row.facts,
+        )
+        for row, is_alive in rows
+    ]
+
+
+def _of_workers(workers: list[WorkerOut], *, expected: bool) -> list[AttentionOut]:
+    found = []
+    for kind in ("engine", "trainer") if expected else ():
+        if not any(worker.alive for worker in workers if worker.kind == kind):
+            found.append(_wrong("no_worker", f"no {kind} is alive; start one"))
+    for worker in workers:
+        if not worker.alive:
+            found.append(_wrong("worker_lost", f"the {worker.kind} {worker.name} fell silent", worker.seen_at))
+        for what in ("disk", "memory"):
+            used, total = worker.facts.get(f"{what}_used"), worker.facts.get(f"{what}_total")
+            if used and total and used / total > _NEAR_FULL:
+                sentence = f"the {what} of the {worker.kind} {worker.name} is {used / total:.0%} full"
+                found.append(_wrong(what, sentence, worker.seen_at))
+    return found
+
+
+def _wrong(kind: Any, sentence: str, at: datetime | None = None, object_id: UUID | None = None) -> AttentionOut:
+    return AttentionOut(kind=kind, sentence=sentence, at=at, object_id=object_id)
+
+
+async def _failed_jobs(session: AsyncSession, who: Caller) -> list[AttentionOut]:
+    rows = await session.execute(
+        select(Job.id, Job.version, Job.error_code, Job.error_detail, Job.finished_at, Concept.name)
+        .join(Concept, Concept.id == Job.concept_id)
+        .where(Job.owner_id == who.owner_id, Job.state == JobState.failed, Job.finished_at > func.now() - _DAY)
+        .order_by(Job.finished_at.desc())
+        .limit(_SHOWN)
+    )
+    return [
+        _wrong("job_failed", f"learning {row.name} v{row.version} failed: {row.error_detail}", row.finished_at, row.id)
+        for row in rows
+    ]
+
+
+async def _others_failed_jobs(session: AsyncSession, who: Caller) -> list[AttentionOut]:
+    """Their causes alone: an operator runs the machines and sees nobody's concepts."""
+    rows = await session.execute(
+        select(Job.error_code, func.count())
+        .where(Job.owner_id != who.owner_id, Job.state == JobState.failed, Job.finished_at > func.now() - _DAY)
+        .group_by(Job.error_code)
+        .order_by(func.count().desc())
+    )
+    causes = ", ".join(f"{code} {count}" for code, count in rows)
+    return [_wrong("others_failed", f"jobs of other owners failed in the last 24 hours: {causes}")] if causes else []
+
+
+async def _failing_webhooks(session: AsyncSession, who: Caller) -> list[AttentionOut]:
+    unlucky = or_(WebhookDelivery.state == "failed", (WebhookDelivery.state == "pending") & (WebhookDelivery.tries > 1))
+    rows = await session.execute(
+        select(Webhook.id, Webhook.url, Webhook.disabled_at, func.count(WebhookDelivery.id).label("messages"))
+        .outerjoin(
+            WebhookDelivery,
+            (WebhookDelivery.webhook_id == Webhook.id) & unlucky & (WebhookDelivery.created_at > func.now() - _DAY),
+        )
+        .where(Webhook.owner_id == who.owner_id)
+        .group_by(Webhook.id)
+        .having(or_(Webhook.disabled_at.is_not(None), func.count(WebhookDelivery.id) > 0))
+    )
+    found = []
+    for row in rows:
+        trouble = "wants no more messages (410 Gone)" if row.disabled_at else f"has not taken {row.messages} messages"
+        found.append(_wrong("webhook_failing", f"the webhook {row.url} {trouble}", row.disabled_at, row.id))
+    return found
+
+
+async def _jobs(session: AsyncSession, who: Caller) -> dict[str, int]:
+    rows = await session.execute(
+        select(Job.state, func.count()).where(Job.owner_id == who.owner_id).group_by(Job.state)
+    )
+    counted = dict(rows.all())
+    return {state.value: counted.get(state, 0) for state in JobState}
+
+
+async def _generate(session: AsyncSession, who: Caller) -> GenerateFigures:
+    query = select(GenerateTally).where(GenerateTally.slot > func.now() - _DAY)
+    if not who.operates:
+        query = query.where(GenerateTally.owner_id == who.owner_id)
+    all_times: Counter[int] = Counter()
+    codes: Counter[str] = Counter()
+    times: dict[datetime, Counter[int]] = {}
+    errors: Counter[datetime] = Counter()
+    for row in await session.scalars(query):
+        hour = row.slot.astimezone(UTC).replace(minute=0)
+        times.setdefault(hour, Counter())
+        if row.outcome == OK:
+            all_times[row.bucket] += row.count
+            times[hour][row.bucket] += row.count
+        else:
+            codes[row.outcome] += row.count
+            errors[hour] += row.count
+    failed, drawn = codes.total(), all_times.total()
+    return GenerateFigures(
+        requests=drawn + failed,
+        errors=failed,
+        error_rate=failed / (drawn + failed) if drawn + failed else None,
+        p50_ms=quantile(all_times, 0.5),
+        p95_ms=quantile(all_times, 0.95),
+        codes=dict(codes),
+        hours=[
+            HourOut(
+                at=hour,
+                requests=counts.total() + errors[hour],
+                errors=errors[hour],
+                p95_ms=quantile(counts, 0.95),
+            )
+            for hour, counts in sorted(times.items())
+        ],
+    )

@@ -1,0 +1,96 @@
+"""What this installation is made of, and whether its parts answer."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field, SecretStr
+from sqlalchemy import text
+
+from api.auth import Admin, Reader
+from api.db import SessionDep
+from api.domain import audit
+from api.routes import health
+from api.routes.storage import require_operator
+from api.schemas import Out
+from api.vocabulary import served_base
+
+router = APIRouter(tags=["system"])
+
+_PACKAGES = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "psycopg", "celery", "boto3", "pillow", "pydantic")
+_HIDDEN = "set, not shown"
+_ADDRESSES = ("database_url", "redis_url")
+"""They may hold a password."""
+
+
+class BaseOut(Out):
+    name: str
+    resolution: int = Field(description="side of a picture in pixels")
+    nouns: list[str] | None = Field(description="the class nouns it knows; null when any will do")
+    words: list[str] | None = Field(description="the words it knows in prompts; null when any will do")
+
+
+class CheckOut(Out):
+    name: str
+    ok: bool
+    sentence: str
+
+
+class SystemOut(Out):
+    version: str
+    python: str
+    packages: dict[str, str]
+    database_version: str
+    revision: str = Field(description="of the database's tables")
+    settings: dict[str, Any] = Field(description="secrets and addresses that may hold one are not shown")
+    checks: list[CheckOut]
+
+
+class AuditVerdict(Out):
+    sound: bool
+    sentence: str
+
+
+@router.get("/base", response_model=BaseOut)
+async def read_base(request: Request, who: Reader, session: SessionDep) -> BaseOut:
+    """The base that concepts are learned on here: how large it draws, which words it knows."""
+    base = await served_base(session, request.app.state.settings.base)
+    return BaseOut(name=base.name, resolution=base.resolution, nouns=base.nouns, words=base.words)
+
+
+@router.get("/system", response_model=SystemOut)
+async def read_system(request: Request, who: Admin, session: SessionDep) -> SystemOut:
+    """Versions, the database's revision, settings without their secrets, and whether each part answers."""
+    require_operator(who)
+    parts = await health.answering_parts(request.app.state)
+    return SystemOut(
+        version=request.app.version,
+        python=platform.python_version(),
+        packages={name: version(name) for name in _PACKAGES},
+        database_version=str(await session.scalar(text("SHOW server_version"))),
+        revision=str(await session.scalar(text("SELECT version_num FROM alembic_version"))),
+        settings={
+            name: _shown(name, value) for name, value in request.app.state.settings.model_dump(mode="python").items()
+        },
+        checks=[
+            CheckOut(name=name, ok=fine, sentence="answers" if fine else f"the {name} does not answer")
+            for name, fine in parts.items()
+        ],
+    )
+
+
+def _shown(name: str, value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return _HIDDEN if value.get_secret_value() else "not set"
+    if name in _ADDRESSES:
+        return _HIDDEN if value else "not set"
+    return value if isinstance(value, (int, float, bool, list)) or value is None else str(value)
+
+
+@router.get("/audit/verify", response_model=AuditVerdict)
+async def verify_audit(who: Admin, session: SessionDep) -> AuditVerdict:
+    """Whether every row of the audit log is as it was written and none is missing between."""
+    require_operator(who)
+    verdict = await session.run_sync(audit.verify)
+    return AuditVerdict(sound=verdict.sound, sentence=verdict.sentence)

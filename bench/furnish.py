@@ -1,0 +1,276 @@
+"""Rows and files as a busy installation has them, for measuring and testing the dashboard's pages without a training.
+
+The photos are the examples'; previews are made up from them, so nothing here shows what a training does.
+"""
+
+import hashlib
+import io
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from PIL import Image as Picture
+from PIL import ImageFilter
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from api.domain.database import Sessions
+from api.domain.models import (
+    Attempt,
+    Bundle,
+    Concept,
+    GenerateTally,
+    Image,
+    Job,
+    JobEvent,
+    JobState,
+    Owner,
+    Presence,
+    Reference,
+    ServedBase,
+)
+from api.domain.storage import Storage, bundle_key, image_key, preview_key, reference_key
+from api.domain.webhooks import Webhook, WebhookDelivery, new_secret
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NOUNS = ["cat", "dog", "mug", "rabbit", "robot", "teapot", "backpack", "ball"]
+_STEPS = 200
+
+
+def furnish(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: int, jobs: int) -> list[UUID]:
+    """Adds so many concepts and jobs of the owner, one job at least for each concept; the concepts' ids."""
+    random_numbers = random.Random(0)
+    photos = _stored_photos(storage)
+    now = datetime.now(UTC)
+    with sessions.begin() as db:
+        owner = db.scalar(select(Owner).where(Owner.name == owner_name)) or Owner(id=uuid7(), name=owner_name)
+        db.add(owner)
+        db.flush()
+        if db.scalar(select(ServedBase.name)) is None:
+            db.add(ServedBase(name="nano", resolution=64, nouns=NOUNS, words=NOUNS, manifest_sha256="0" * 64))
+        owner_id = owner.id
+        made = [
+            Concept(
+                id=uuid7(),
+                owner_id=owner_id,
+                name=f"{random_numbers.choice(['my', 'old', 'blue', 'tiny'])} {NOUNS[n % len(NOUNS)]} {n + 1}",
+                class_noun=NOUNS[n % len(NOUNS)],
+                base="nano",
+            )
+            for n in range(concepts)
+        ]
+        db.add_all(made)
+        db.flush()
+        for n, concept in enumerate(made):
+            group = photos[n % len(photos)]
+            db.add_all(
+                Reference(
+                    concept_id=concept.id, position=p, key=reference_key(sha256), sha256=sha256, width=64, height=64
+                )
+                for p, sha256 in enumerate(group, start=1)
+            )
+        rows = [_job(owner_id, made[n % concepts].id, n // concepts + 1, now, random_numbers) for n in range(jobs)]
+        db.execute(insert(Job), rows)
+        ended = [row for row in rows if row["state"] is JobState.succeeded]
+        db.execute(insert(Attempt), [_attempt(row) for row in rows if row["started_at"]])
+        if ended:
+            db.execute(insert(Bundle), [_bundle(row) for row in ended])
+        db.execute(insert(JobEvent), [event for row in rows[-12:] for event in _losses(row)])
+        _operations(db, owner_id, now)
+        ids = [concept.id for concept in made]
+        newest = [
+            (row["id"], photos[made.index(one) % len(photos)])
+            for row in rows[-12:]
+            for one in made
+            if one.id == row["concept_id"]
+        ]
+        _kept_pictures(storage, db, owner_id, ids[:4], photos)
+    for job_id, group in newest:
+        _previews(storage, sessions, job_id, group)
+    return ids
+
+
+def _stored_photos(storage: Storage) -> list[list[str]]:
+    groups = []
+    for folder in sorted(path for path in EXAMPLES.iterdir() if path.is_dir()):
+        group = []
+        for path in sorted(folder.glob("*.png")):
+            data = path.read_bytes()
+            sha256 = hashlib.sha256(data).hexdigest()
+            storage.put_once(reference_key(sha256), data, sha256)
+            group.append(sha256)
+        groups.append(group)
+    return groups
+
+
+_SCORES = ["identity", "text_fit", "scene_accuracy", "clip_image", "dino", "diversity", "closest", "copies"]
+_REPORT = {
+    "prompts": ["a <concept> on the beach", "a <concept> in the snow"],
+    "seeds": [1000, 1001, 1002, 1003],
+    "personalised": dict(zip(_SCORES, [0.51, 0.29, 0.84, 0.81, 0.62, 0.21, 0.78, 0.0], strict=True)),
+    "untouched": dict(zip(_SCORES, [0.39, 0.31, 0.91, 0.72, 0.48, 0.27, 0.55, 0.0], strict=True)),
+}
+_ENDINGS = [JobState.succeeded] * 7 + [JobState.failed] * 2 + [JobState.cancelled]
+_FAILURES = [
+    ("lost_worker", "lost_worker: no attempt of 5 came to its end"),
+    ("oom", "OutOfMemoryError: 3.2 GB wanted, 1.1 GB free"),
+    ("diverged", "the loss rec ran away at step 61 twice"),
+]
+
+
+def _job(
+    owner_id: UUID, concept_id: UUID, version: int, now: datetime, random_numbers: random.Random
+) -> dict[str, Any]:
+    state = random_numbers.choice(_ENDINGS)
+    began = now - timedelta(hours=random_numbers.uniform(0.5, 700))
+    code, detail = random_numbers.choice(_FAILURES) if state is JobState.failed else (None, None)
+    step = _STEPS if state is JobState.succeeded else random_numbers.randrange(_STEPS)
+    return {
+        "id": uuid7(),
+        "owner_id": owner_id,
+        "concept_id": concept_id,
+        "version": version,
+        "preset": random_numbers.choice(["default", "default", "paper"]),
+        "overrides": {"iterations": _STEPS},
+        "seed": random_numbers.randrange(2**32),
+        "state": state,
+        "attempt": 1,
+        "fence": 1,
+        "stage": "distillation",
+        "step": step,
+        "total_steps": _STEPS,
+        "losses": {"rec": 0.04},
+        "error_code": code,
+        "error_detail": detail,
+        "created_at": began,
+        "started_at": began + timedelta(seconds=2),
+        "finished_at": began + timedelta(seconds=random_numbers.uniform(60, 400)),
+    }
+
+
+def _attempt(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": uuid7(),
+        "job_id": row["id"],
+        "fence": 1,
+        "worker": "gpu-1-0f3a9c",
+        "started_at": row["started_at"],
+        "ended_at": row["finished_at"],
+        "cause": row["error_code"] or str(row["state"]),
+        "detail": row["error_detail"],
+    }
+
+
+def _bundle(row: dict[str, Any]) -> dict[str, Any]:
+    sha256 = hashlib.sha256(row["id"].bytes).hexdigest()
+    return {
+        "id": uuid7(),
+        "job_id": row["id"],
+        "concept_id": row["concept_id"],
+        "version": row["version"],
+        "key": bundle_key(sha256),
+        "sha256": sha256,
+        "size": 412_000,
+        "report": _REPORT,
+    }
+
+
+def _losses(row: dict[str, Any]) -> list[dict[str, Any]]:
+    def told(step: int) -> dict[str, Any]:
+        fall = 0.2 + 0.8 * 0.98**step
+        names = {"rec": 0.05, "id": 0.5, "mse": 0.3, "swd": 0.1, "adv_dino": 0.7, "adv_clip": 0.6, "d_dino": 0.9}
+        return {
+            "job_id": row["id"],
+            "kind": "progress",
+            "data": {
+                "stage": "distillation",
+                "step": step,
+                "total_steps": _STEPS,
+                "eta_seconds": (_STEPS - step) * 0.4,
+                "losses": {name: scale * fall for name, scale in names.items()},
+            },
+        }
+
+    return [told(step) for step in range(0, row["step"] + 1, 5)]
+
+
+def _previews(storage: Storage, sessions: Sessions, job_id: UUID, photos: Sequence[str]) -> None:
+    pictures = [Picture.open(io.BytesIO(storage.get(reference_key(p), p))).convert("RGB") for p in photos[:4]]
+    for step in range(0, _STEPS + 1, 50):
+        strip = Picture.new("RGB", (256, 64))
+        for n, picture in enumerate(pictures):
+            strip.paste(picture.resize((64, 64)).filter(ImageFilter.GaussianBlur((_STEPS - step) / 40)), (64 * n, 0))
+        file = io.BytesIO()
+        strip.save(file, "PNG")
+        data = file.getvalue()
+        storage.put_once(preview_key(job_id, step), data, hashlib.sha256(data).hexdigest())
+    with sessions.begin() as db:
+        db.execute(update(Job).where(Job.id == job_id).values(preview_key=preview_key(job_id, _STEPS)))
+
+
+def _kept_pictures(
+    storage: Storage, db: Session, owner_id: UUID, concepts: Sequence[UUID], photos: list[list[str]]
+) -> None:
+    for n, concept_id in enumerate(concepts):
+        sha256 = photos[n % len(photos)][0]
+        image_id, data = uuid7(), storage.get(reference_key(sha256), sha256)
+        key = image_key(concept_id, image_id, "png")
+        storage.put_once(key, data, sha256)
+        db.add(
+            Image(
+                id=image_id,
+                owner_id=owner_id,
+                concept_id=concept_id,
+                version=1,
+                prompt="a photo of a <concept> on the beach",
+                seed=7 + n,
+                format="png",
+                key=key,
+                sha256=sha256,
+                size=len(data),
+            )
+        )
+
+
+def _operations(db: Session, owner_id: UUID, now: datetime) -> None:
+    """Webhooks and their messages, a day of pictures, an engine and a trainer host."""
+    hook = Webhook(
+        id=uuid7(), owner_id=owner_id, url="https://example.org/opad", events=["job.failed"], secret=new_secret()
+    )
+    db.add(hook)
+    db.flush()
+    for state, status in (("delivered", 200), ("failed", 503), ("pending", 500)):
+        entry = {"at": now.isoformat(), "status": status, "error": None, "ms": 84}
+        payload = {"type": "job.failed", "timestamp": now.isoformat(), "data": {"version": 1}}
+        db.add(
+            WebhookDelivery(webhook_id=hook.id, event="job.failed", payload=payload, state=state, tries=2, log=[entry])
+        )
+    day = now.replace(minute=0, second=0, microsecond=0)
+    db.execute(
+        insert(GenerateTally),
+        [
+            {
+                "slot": day - timedelta(hours=hour),
+                "owner_id": owner_id,
+                "outcome": outcome,
+                "bucket": bucket,
+                "count": n,
+            }
+            for hour in range(24)
+            for outcome, bucket, n in (
+                ("ok", 36, 40 + 5 * (hour % 7)),
+                ("ok", 41 + hour % 3, 6),
+                ("overloaded", 30, hour % 2),
+            )
+        ],
+    )
+    memory = {"memory_used": 9.1e9, "memory_total": 33.6e9, "disk_used": 2.1e11, "disk_total": 5e11, "load": 0.31}
+    gpu = {"gpu_memory_used": 6.2e9, "gpu_memory_total": 2.4e10, "device_name": "NVIDIA RTX 4090"}
+    engine = {"base": "nano", "device": "cuda", **gpu, **memory}
+    trainer = {"base": "nano", "device": "cuda", **memory}
+    db.add(Presence(name="gpu-1:0.0.0.0:8100", kind="engine", facts=engine))
+    db.add(Presence(name="gpu-1:/var/lib/opad", kind="trainer", facts=trainer))

@@ -1,0 +1,105 @@
+"""How long the dashboard's pages take: `python -m bench.pages`, with 2,000 jobs and 200 concepts.
+
+A real api over embedded servers; each page is asked for 30 times after a first one that is not counted, one request at
+a time, and its 95th percentile is printed in milliseconds. Exits with 1 when a page needs more than 150.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import httpx
+from sqlalchemy import select
+
+from api.__main__ import make_server
+from api.domain.database import make_sessions
+from api.domain.keys import create
+from api.domain.logs import configure_logs
+from api.domain.models import Job, JobState
+from api.domain.settings import Settings
+from api.domain.storage import Storage
+from api.domain.webhooks import Webhook
+from bench.furnish import furnish
+from migrations.run import migrate
+from worker.local import local_servers
+
+TARGET_MS = 150
+TIMES = 30
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--concepts", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=2000)
+    arguments = parser.parse_args()
+    configure_logs("ERROR")
+    with tempfile.TemporaryDirectory(prefix="opad-pages-", dir="/tmp") as folder:
+        Path(folder).chmod(0o711)  # as root, PostgreSQL's account must pass through
+        with local_servers(Settings(home=Path(folder) / "home"), say=lambda line: None) as settings:
+            return measure(settings, concepts=arguments.concepts, jobs=arguments.jobs)
+
+
+def measure(settings: Settings, *, concepts: int, jobs: int) -> int:
+    migrate(settings.sqlalchemy_url)
+    storage, sessions = Storage(settings), make_sessions(settings)
+    storage.ensure_bucket()
+    with sessions.begin() as db:
+        key = create(db, owner_name="admin", label="bench", scopes=["admin"])[1].text
+    made = furnish(sessions, storage, owner_name="admin", concepts=concepts, jobs=jobs)
+    with sessions() as db:
+        job = db.scalars(select(Job.id).where(Job.state == JobState.succeeded).order_by(Job.id.desc())).first()
+        hook = db.scalars(select(Webhook.id)).first()
+    pages = [
+        "/dashboard",
+        "/dashboard/jobs",
+        "/dashboard/jobs?state=failed&name=cat",
+        f"/dashboard/jobs/{job}",
+        "/dashboard/concepts",
+        f"/dashboard/concepts/{made[0]}",
+        "/dashboard/concepts/new",
+        "/dashboard/playground",
+        "/dashboard/gallery",
+        "/dashboard/preference",
+        "/dashboard/access",
+        "/dashboard/webhooks",
+        f"/dashboard/webhooks/{hook}",
+        "/dashboard/storage",
+        "/dashboard/system",
+    ]
+    unlimited = settings.model_copy(update={"port": 0, "requests_per_minute": 0})
+    server = make_server(unlimited)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        with httpx.Client(base_url=f"http://localhost:{port}", timeout=30) as client:
+            answer = client.post("/dashboard/sign-in", data={"key": key})
+            assert answer.status_code == 303, answer.text
+            slow = [page for page in pages if p95(client, page) > TARGET_MS]
+    finally:
+        server.should_exit = True
+        thread.join()
+    print(f"{len(slow)} of {len(pages)} pages over {TARGET_MS} ms")
+    return 1 if slow else 0
+
+
+def p95(client: httpx.Client, page: str) -> float:
+    times = []
+    for _ in range(TIMES + 1):
+        began = time.perf_counter()
+        client.get(page).raise_for_status()
+        times.append((time.perf_counter() - began) * 1000)
+    found = statistics.quantiles(times[1:], n=20)[-1]
+    name = page.split("?")[0] if len(page) < 60 else page[:32]
+    print(f"{found:7.1f} ms  p95   {statistics.median(times[1:]):7.1f} ms  p50   {name}")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

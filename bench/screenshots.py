@@ -1,0 +1,165 @@
+"""Every page of the dashboard as a picture: `make screenshots` (needs a browser); light and dark, desktop and phone.
+
+The service is a real one with the nano base: two examples are learned and drawn; older jobs, messages and votes are
+made up around them (bench/furnish.py).
+"""
+
+import argparse
+import io
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from PIL import Image
+from playwright.sync_api import sync_playwright
+from sqlalchemy import select
+
+from api.domain.database import make_sessions
+from api.domain.models import Job, JobState
+from api.domain.settings import Settings
+from api.domain.storage import Storage
+from api.domain.webhooks import Webhook
+from bench.furnish import EXAMPLES, furnish
+from worker.home import published_environment
+from worker.stack import local_stack
+
+OUT = Path(__file__).parents[1] / "docs" / "screenshots"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+SCREENS = {"desktop": (1280, 860), "phone": (390, 844)}
+COLOURS = 64
+"""Of the palette; a page has few colours, and the whole set stays below 3 MB."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        print(f"no browser is installed: none of {', '.join(BROWSERS)} is on PATH", file=sys.stderr)
+        return 1
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="opad-shots-", dir="/tmp") as folder:
+        Path(folder).chmod(0o711)  # as root, PostgreSQL's account must pass through
+        settings = Settings(home=Path(folder) / "home", port=0, poll_seconds=1, generate_timeout_seconds=60)
+        with local_stack(settings, say=print) as running:
+            headers = {"Authorization": f"Bearer {running.admin_key}"}
+            with httpx.Client(base_url=running.api_url, headers=headers, timeout=120) as client:
+                pages = live_through(client, settings, iterations=arguments.iterations)
+            with sync_playwright() as driver:
+                chromium = driver.chromium.launch(executable_path=browser, args=FLAGS)
+                for scheme in ("light", "dark"):
+                    for screen in SCREENS:
+                        shoot(chromium, running.api_url, running.admin_key, pages, scheme, screen, arguments.out)
+    total = sum(path.stat().st_size for path in arguments.out.glob("*.png"))
+    print(f"{len(list(arguments.out.glob('*.png')))} pictures, {total / 1e6:.1f} MB")
+    return 0
+
+
+def live_through(client: httpx.Client, settings: Settings, *, iterations: int) -> dict[str, str]:
+    """The addresses of the pages by name, after a morning of use."""
+    found = published_environment(settings.home)
+    own = Settings.model_validate(
+        {name.removeprefix("OPAD_").lower(): _value(value) for name, value in found.items() if name.startswith("OPAD_")}
+    )
+    sessions = make_sessions(own)
+    furnish(sessions, Storage(own), owner_name="admin", concepts=6, jobs=15)
+    learned = learn(client, "Grandma's teapot", "blue_teapot", iterations)
+    second = learn(client, "Robbie", "orange_robot", iterations)
+    for prompt in ("a <concept> on the beach", "a <concept> in the snow", "a photo of a <concept>"):
+        body = {"concept_id": learned["concept_id"], "prompt": prompt, "seed": 7, "count": 2, "store": True}
+        client.post("/v1/generate", json=body).raise_for_status()
+    for n in range(9):
+        votes = {"preferred": 1 if n % 4 else 0, "other": 0 if n % 4 else 1, "prompt": "a <concept>", "seed": n}
+        client.post(f"/v1/concepts/{learned['concept_id']}/preferences", json=votes).raise_for_status()
+    with sessions() as db:
+        failed = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
+        hook = db.scalars(select(Webhook.id)).first()
+    time.sleep(6)  # the tally of what was drawn is written every five seconds
+    query = f"concept={learned['concept_id']}&prompt=a+%3Cconcept%3E+on+the+beach&seed=7&count=4&compare=1"
+    return {
+        "sign-in": "/dashboard/sign-in",
+        "overview": "/dashboard",
+        "jobs": "/dashboard/jobs",
+        "job": f"/dashboard/jobs/{second['id']}",
+        "failed-job": f"/dashboard/jobs/{failed}",
+        "concepts": "/dashboard/concepts",
+        "concept": f"/dashboard/concepts/{learned['concept_id']}",
+        "new-concept": "/dashboard/concepts/new",
+        "playground": f"/dashboard/playground?{query}",
+        "gallery": f"/dashboard/gallery?concept={learned['concept_id']}",
+        "preference": f"/dashboard/preference?concept={learned['concept_id']}",
+        "access": "/dashboard/access",
+        "webhooks": "/dashboard/webhooks",
+        "webhook": f"/dashboard/webhooks/{hook}",
+        "storage": "/dashboard/storage",
+        "system": "/dashboard/system",
+    }
+
+
+def _value(text: str) -> Any:
+    return json.loads(text) if text.startswith("[") else text
+
+
+def _overrides(iterations: int) -> dict[str, int]:
+    return {"iterations": iterations, "collaborative_iterations": min(iterations, 10)}
+
+
+def learn(client: httpx.Client, name: str, folder: str, iterations: int) -> dict[str, Any]:
+    files = [("images", (path.name, path.read_bytes())) for path in sorted((EXAMPLES / folder).glob("*.png"))]
+    noun = (EXAMPLES / folder / "class.txt").read_text().strip()
+    form = {"name": name, "class_noun": noun, "consent": "true", "overrides": json.dumps(_overrides(iterations))}
+    job = client.post("/v1/concepts", data=form, files=files).raise_for_status().json()["job"]
+    return wait(client, job["id"])
+
+
+def wait(client: httpx.Client, job_id: UUID) -> dict[str, Any]:
+    while (job := client.get(f"/v1/jobs/{job_id}").json())["state"] in ("queued", "running"):
+        time.sleep(1)
+    assert job["state"] == "succeeded", job
+    return dict(job)
+
+
+def shoot(chromium: Any, address: str, key: str, pages: dict[str, str], scheme: str, screen: str, out: Path) -> None:
+    width, height = SCREENS[screen]
+    context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
+    page = context.new_page()
+    for name, path in pages.items():
+        if name == "overview":
+            page.goto(f"{address}/dashboard/sign-in")
+            page.get_by_label("API key").fill(key)
+            page.get_by_role("button", name="Sign in").click()
+            page.wait_for_url("**/dashboard")
+        page.goto(address + path)
+        if name == "playground":
+            page.get_by_role("button", name="Draw").click()
+            page.wait_for_function("document.querySelectorAll('#results img').length === 8", timeout=90_000)
+        if name == "preference":
+            page.get_by_role("button", name="Show a pair").click()
+            page.wait_for_function("document.getElementById('right').naturalWidth > 0", timeout=90_000)
+        page.wait_for_timeout(800)
+        keep(page.screenshot(full_page=True, clip=_top(page, width)), out / f"{name}-{scheme}-{screen}.png")
+    context.close()
+
+
+def _top(page: Any, width: int) -> dict[str, int]:
+    """A long page is cut: its top says enough."""
+    height = min(page.evaluate("document.documentElement.scrollHeight"), 1500)
+    return {"x": 0, "y": 0, "width": width, "height": height}
+
+
+def keep(png: bytes, path: Path) -> None:
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

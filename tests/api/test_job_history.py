@@ -1,0 +1,68 @@
+"""What a job went through, and its previews at every step."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.domain.database import Sessions
+from api.domain.models import Checkpoint, JobState
+from api.domain.settings import Settings
+from api.domain.storage import Storage, preview_key
+from tests.api.pictures import photo
+
+
+@pytest.fixture
+def job_id(concept: dict[str, Any], set_job: Callable[..., None], settings: Settings) -> str:
+    """Two previews in the store, one of step 100 and one of step 25; the row tells of the last alone."""
+    found: str = concept["jobs"][0]["id"]
+    for step in (100, 25):
+        png = photo(step, file_format="PNG")
+        Storage(settings).put_once(preview_key(UUID(found), step), png, hashlib.sha256(png).hexdigest())
+    set_job(found, state=JobState.running, step=101, preview_key=preview_key(UUID(found), 100))
+    return found
+
+
+def test_history_has_the_states_the_previews_and_the_checkpoints(
+    client: TestClient, job_id: str, sessions: Sessions
+) -> None:
+    with sessions.begin() as db:
+        db.add(Checkpoint(job_id=UUID(job_id), fence=1, step=90, key="k", sha256="00", size=7))
+
+    history = client.get(f"/v1/jobs/{job_id}/history").json()
+
+    assert [moment["state"] for moment in history["states"]] == ["queued", "running"]
+    assert [preview["step"] for preview in history["previews"]] == [25, 100]
+    assert [(checkpoint["step"], checkpoint["size"]) for checkpoint in history["checkpoints"]] == [(90, 7)]
+    picture = client.get(history["previews"][0]["url"])
+    assert picture.content == photo(25, file_format="PNG")
+    assert "immutable" in picture.headers["cache-control"]
+
+
+def test_another_step_or_another_owner_finds_nothing(
+    client: TestClient, job_id: str, new_key: Callable[..., str]
+) -> None:
+    assert client.get(f"/v1/jobs/{job_id}/previews/26").json()["code"] == "no_preview"
+    client.headers["Authorization"] = f"Bearer {new_key('bob')}"
+    for part in ("history", "previews/25"):
+        assert client.get(f"/v1/jobs/{job_id}/{part}").json()["code"] == "no_such_job"
+
+
+def test_jobs_are_found_by_name_concept_and_preset(client: TestClient, concept: dict[str, Any]) -> None:
+    def found(**asked: str) -> int:
+        return len(client.get("/v1/jobs", params=asked).json()["items"])
+
+    assert found(name="MUG") == found(concept_id=concept["id"]) == found(preset="default") == 1
+    assert found(name="my%") == found(preset="paper") == 0
+    assert found(concept_id="0198c0de-7e57-7000-8000-000000000002") == 0
+
+
+def test_concepts_are_found_by_name_and_state(client: TestClient, concept: dict[str, Any]) -> None:
+    def found(**asked: str) -> int:
+        return len(client.get("/v1/concepts", params=asked).json()["items"])
+
+    assert found(name="mug") == found(state="queued") == 1
+    assert found(name="teapot") == found(state="ready") == 0

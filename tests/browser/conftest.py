@@ -1,0 +1,104 @@
+"""A real browser, or a skip that says so; pages that fail the test for any word in their console."""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import uvicorn
+
+from api.__main__ import make_server
+from api.domain.database import Sessions, make_sessions
+from api.domain.keys import create
+from api.domain.settings import Settings
+from tests.job_life import wait_until
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    path = next((found for name in NAMES if (found := shutil.which(name))), None)
+    missing = None
+    if path is None:
+        missing = f"no browser is installed: none of {', '.join(NAMES)} is on PATH"
+    elif find_spec("playwright") is None:
+        missing = "playwright is not installed: pip install playwright"
+    if missing:
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Open a page with these options; every error in its console fails the test, unless `forgiven` is in its text."""
+    contexts: list[Any] = []
+    said: list[str] = []
+
+    def make(*, forgiven: str = "\0", **options: Any) -> Any:
+        context = chromium.new_context(**options)
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = context.new_page()
+
+        def hear(message: Any) -> None:
+            if message.type in ("error", "warning") and forgiven not in message.text:
+                said.append(f"{page.url}: {message.text}")
+
+        page.on("console", hear)
+        page.on("pageerror", lambda error: said.append(f"{page.url}: {error}"))
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+@pytest.fixture
+def sessions(settings: Settings) -> Sessions:
+    return make_sessions(settings)
+
+
+@pytest.fixture
+def admin_key(sessions: Sessions) -> str:
+    with sessions.begin() as db:
+        return create(db, owner_name="admin", label="first admin key", scopes=["admin"])[1].text
+
+
+@pytest.fixture
+def served(settings: Settings) -> Iterator[str]:
+    """The api alone, over furnished rows; no engine, no trainer."""
+    server: uvicorn.Server = make_server(settings.model_copy(update={"port": 0}))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started, seconds=60, what="the server's start")
+    yield f"http://localhost:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def sign_in(page: Any, address: str, key: str, *, at: str = "/dashboard") -> None:
+    page.goto(f"{address}/dashboard/sign-in?next={quote(at)}")
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"**{at}")

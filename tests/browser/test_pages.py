@@ -1,0 +1,188 @@
+"""Every page over furnished rows: it opens, says nothing in the console, can be used by all, and shows text as text."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select, update
+
+from api.domain.database import Sessions
+from api.domain.models import Concept, Image, Job, JobState
+from api.domain.settings import Settings
+from api.domain.storage import Storage
+from api.domain.webhooks import Webhook
+from bench.furnish import furnish
+from tests.browser.conftest import sign_in
+
+AXE = Path(__file__).with_name("axe.min.js")
+ATTACK = '<img src=x onerror="window.attacked=1"><script>window.attacked=1</script>'
+
+
+@pytest.fixture
+def furnished(settings: Settings, sessions: Sessions, admin_key: str) -> dict[str, str]:
+    """The addresses of all pages, by name."""
+    furnish(sessions, Storage(settings), owner_name="admin", concepts=4, jobs=14)
+    with sessions() as db:
+        failed = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
+        ended = db.scalars(select(Job).where(Job.state == JobState.succeeded).order_by(Job.id.desc())).first()
+        hook = db.scalars(select(Webhook.id)).first()
+    assert ended is not None
+    return {
+        "overview": "/dashboard",
+        "jobs": "/dashboard/jobs",
+        "no jobs": "/dashboard/jobs?name=nothing",
+        "job": f"/dashboard/jobs/{ended.id}",
+        "failed job": f"/dashboard/jobs/{failed}",
+        "concepts": "/dashboard/concepts",
+        "concept": f"/dashboard/concepts/{ended.concept_id}",
+        "new concept": "/dashboard/concepts/new",
+        "playground": "/dashboard/playground",
+        "gallery": "/dashboard/gallery",
+        "preference": "/dashboard/preference",
+        "access": "/dashboard/access",
+        "webhooks": "/dashboard/webhooks",
+        "webhook": f"/dashboard/webhooks/{hook}",
+        "storage": "/dashboard/storage",
+        "system": "/dashboard/system",
+        "reference": "/docs",
+    }
+
+
+def serious(page: Any) -> list[str]:
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    return [
+        f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_complains_and_axe_finds_nothing_serious(
+    scheme: str, served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    page = new_page(color_scheme=scheme)
+    page.goto(f"{served}/dashboard/sign-in")
+    found = {"sign-in": serious(page)}
+    sign_in(page, served, admin_key)
+
+    for name, address in furnished.items():
+        answer = page.goto(served + address)
+        assert answer.status == 200, name
+        page.wait_for_load_state("networkidle") if name not in ("job", "failed job") else page.wait_for_timeout(500)
+        found[name] = serious(page)
+
+    assert {name: violations for name, violations in found.items() if violations} == {}
+
+
+def test_a_phone_scrolls_no_page_sideways(
+    served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    page = new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+    sign_in(page, served, admin_key)
+    page.get_by_role("button", name="Menu").click()
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    page.wait_for_url("**/dashboard/jobs")
+
+    wide = []
+    for name, address in furnished.items():
+        page.goto(served + address)
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            wide.append(name)
+
+    assert wide == []
+
+
+def test_names_and_prompts_stay_text(
+    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    with sessions.begin() as db:
+        concepts = db.scalars(select(Concept)).all()
+        for n, concept in enumerate(concepts):
+            concept.name = f"{ATTACK}{n}"
+        db.execute(update(Image).values(prompt=f"a <concept> {ATTACK}"))
+        db.execute(update(Job).where(Job.error_code.is_not(None)).values(error_detail=f"{ATTACK}{{{{7*7}}}}"))
+        db.execute(update(Webhook).values(url=f"https://example.org/{ATTACK}"))
+    page = new_page()
+    sign_in(page, served, admin_key)
+
+    for address in furnished.values():
+        page.goto(served + address)
+        page.wait_for_timeout(250)  # the scripts of the page have had their chance
+        assert page.evaluate("window.attacked") is None, address
+        assert page.locator("img[src=x]").count() == 0, address
+
+    page.goto(served + furnished["failed job"])
+    assert f"{ATTACK}{{{{7*7}}}}" in page.locator("main").inner_text()
+
+
+def test_a_signed_out_reader_comes_back_to_the_page(
+    served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    page = new_page()
+    page.goto(served + furnished["concept"])
+    assert "/dashboard/sign-in?next=" in page.url
+    page.get_by_label("API key").fill(admin_key)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**" + furnished["concept"])
+
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/dashboard/sign-in")
+    page.goto(served + "/dashboard/jobs?state=failed")
+    assert "/dashboard/sign-in?next=" in page.url
+
+
+def test_another_sites_page_moves_nothing(
+    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    page = new_page(forgiven="the server responded with a status of 403")
+    sign_in(page, served, admin_key)
+    with sessions() as db:
+        job_id = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
+    evil = served.replace("localhost", "127.0.0.1")  # another origin, as far as a browser is concerned
+    page.goto(f"{evil}/docs")
+    page.evaluate(
+        f"fetch('{served}/v1/jobs/{job_id}/retry', {{method: 'POST', credentials: 'include', mode: 'no-cors'}})"
+    )
+    with httpx.Client(base_url=served) as outside:
+        assert outside.post(f"/v1/jobs/{job_id}/retry").status_code == 401
+
+    with sessions() as db:
+        assert db.get_one(Job, job_id).state is JobState.failed
+
+
+def test_bulk_retry_takes_the_selected_jobs_that_can_be(
+    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    with sessions() as db:
+        over = len(db.scalars(select(Job.id).where(Job.state.in_([JobState.failed, JobState.cancelled]))).all())
+    page = new_page()
+    sign_in(page, served, admin_key, at="/dashboard/jobs")
+
+    page.get_by_label("Select all shown jobs").check()
+    page.get_by_text("14 selected").wait_for()
+    page.locator("[data-bulk-call=retry]").click()
+    page.get_by_text(f"Retry {over} of 14 selected jobs?").wait_for()
+    page.get_by_role("button", name="Yes").click()
+    page.get_by_text(f"{over} of {over} done").wait_for()
+
+    with sessions() as db:
+        assert len(db.scalars(select(Job.id).where(Job.state == JobState.queued)).all()) == over
+
+
+def test_a_vote_is_counted_with_its_interval(served: str, furnished: dict[str, str], admin_key: str) -> None:
+    headers = {"Authorization": f"Bearer {admin_key}"}
+    with httpx.Client(base_url=served, headers=headers) as client:
+        concept_id = furnished["concept"].rsplit("/", 1)[1]
+        for preferred, other in ((2, 1), (2, 1), (1, 2), (2, 1)):
+            body = {"preferred": preferred, "other": other, "prompt": "a <concept>", "seed": 1}
+            answer = client.post(f"/v1/concepts/{concept_id}/preferences", content=json.dumps(body))
+            assert answer.status_code == 201, answer.text
+    (pair,) = answer.json()["pairs"]
+
+    assert (pair["first"], pair["second"], pair["first_share"]) == (1, 3, 0.25)
+    assert pair["interval"] == pytest.approx((0.0456, 0.6994), abs=1e-4)  # Wilson, 1 of 4, z = 1.96

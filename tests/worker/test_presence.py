@@ -1,0 +1,33 @@
+"""A process that lives is seen; one that stopped in order leaves no trace; a dead one does."""
+
+from sqlalchemy import select
+
+from api.domain.database import Sessions, make_sessions
+from api.domain.models import Presence as PresenceRow
+from api.domain.settings import Settings
+from tests.job_life import wait_until
+from worker.presence import Presence, machine_facts
+
+
+def seen(sessions: Sessions) -> list[PresenceRow]:
+    with sessions() as db:
+        return list(db.scalars(select(PresenceRow)))
+
+
+def test_a_process_is_seen_from_its_start_to_its_end(settings: Settings) -> None:
+    sessions = make_sessions(settings)
+
+    with Presence(sessions, kind="trainer", name="here", facts=lambda: machine_facts(settings)):
+        (row,) = wait_until(lambda: seen(sessions), seconds=20, what="the first news")
+        assert (row.name, row.kind) == ("here", "trainer")
+        assert 0 < row.facts["memory_used"] < row.facts["memory_total"]
+        assert 0 < row.facts["disk_used"] < row.facts["disk_total"]
+
+    assert seen(sessions) == []
+
+
+def test_a_dead_database_stops_nobody(settings: Settings) -> None:
+    nowhere = make_sessions(settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"}))
+
+    with Presence(nowhere, kind="engine", name="here", facts=dict):
+        pass

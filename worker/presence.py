@@ -1,0 +1,85 @@
+"""A process tells the dashboard that it lives, and how its machine is; nothing depends on it."""
+
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import structlog
+from sqlalchemy import delete, func
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+
+from api.domain.database import Sessions
+from api.domain.models import Presence as PresenceRow
+from api.domain.settings import Settings
+
+log = structlog.get_logger()
+
+EVERY_SECONDS = 10.0
+_FORGOTTEN = timedelta(days=1)
+"""A row that was silent for so long belongs to a machine that is gone."""
+
+
+def machine_facts(settings: Settings) -> dict[str, Any]:
+    """Bytes, except `load`, a share of all cores since the last call."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(settings.home)
+    return {
+        "memory_used": memory.total - memory.available,
+        "memory_total": memory.total,
+        "process_memory": psutil.Process().memory_info().rss,
+        "disk_used": disk.used,
+        "disk_total": disk.total,
+        "load": psutil.cpu_percent() / 100,
+    }
+
+
+class Presence:
+    """`with Presence(...):` tells it until the block ends, and then that the process stopped in order."""
+
+    def __init__(self, sessions: Sessions, *, kind: str, name: str, facts: Callable[[], dict[str, Any]]) -> None:
+        self._sessions, self._kind, self._name, self._facts = sessions, kind, name, facts
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="presence", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(timeout=EVERY_SECONDS)
+
+    def _keep(self) -> None:
+        started = True
+        while True:
+            self._tell(started=started)
+            started = False
+            if self._ended.wait(EVERY_SECONDS):
+                break
+        self._leave()
+
+    def _tell(self, *, started: bool) -> None:
+        row = {"kind": self._kind, "facts": self._facts(), "seen_at": func.now()}
+        if started:
+            row["started_at"] = func.now()
+        statement = insert(PresenceRow).values(name=self._name, **row)
+        try:
+            with self._sessions.begin() as db:
+                db.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
+                db.execute(delete(PresenceRow).where(PresenceRow.seen_at < func.now() - _FORGOTTEN))
+        except DBAPIError as error:
+            log.info("presence.untold", error=str(error.orig))
+
+    def _leave(self) -> None:
+        try:
+            with self._sessions.begin() as db:
+                db.execute(delete(PresenceRow).where(PresenceRow.name == self._name))
+        except DBAPIError as error:
+            log.info("presence.untold", error=str(error.orig))
