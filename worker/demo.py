@@ -20,6 +20,7 @@ import httpx
 from PIL import Image
 from tqdm import tqdm
 
+from api.domain.consent import STATEMENT
 from api.domain.settings import Settings
 from opad_core.bases import load_base
 from opad_core.captions import held_out_scenes
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder, class_noun = _what_to_learn(arguments.images, arguments.class_noun)
         references = read_references(folder)
+        if arguments.images:
+            print(f"By handing in {folder} you state: {STATEMENT}")
         settings = Settings()
         scenes = held_out_scenes(load_base(settings.base, device="cpu"), references, class_noun)
         prompts = [scene.format("<concept>") for scene in scenes[:PROMPTS]]
