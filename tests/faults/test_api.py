@@ -214,7 +214,7 @@ def small_disk(settings, servers, short_folder):
         db.execute(others, (urlsplit(settings.database_url).path[1:],))
         db.execute(sql.SQL("ALTER DATABASE {} SET TABLESPACE pg_default").format(name))
         db.execute("DROP TABLESPACE small")
-    subprocess.run(["umount", disk], check=True)
+    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def fill(db) -> None:

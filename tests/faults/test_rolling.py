@@ -74,7 +74,7 @@ def test_replacing_every_program_under_load_refuses_nothing_and_loses_nothing(
         for _ in range(2):
             for position, settings in enumerate(api_settings):
                 apis[position].send_signal(signal.SIGTERM)
-                assert apis[position].wait(30) == 0
+                assert apis[position].wait(30) in (0, -signal.SIGTERM), "uvicorn raises it again once it has stopped"
                 apis[position] = start_api(settings)
             host.send_signal(signal.SIGTERM)
             reconciler.send_signal(signal.SIGTERM)
