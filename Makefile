@@ -24,7 +24,7 @@ check: setup
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-# needs a browser (chromium) on PATH; learns two examples first, some minutes on a CPU
+# needs a browser (chromium) on PATH; learns an example first, some minutes on a CPU
 screenshots: setup
 	$(PY) -m bench.screenshots
 
