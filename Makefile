@@ -46,7 +46,7 @@ restore: setup
 docker-test: setup
 	DOCKER_TEST=1 $(PY) -m pytest tests/docker -s
 
-# needs a browser (chromium) on PATH; learns two examples first, some minutes on a CPU
+# needs a browser (chromium) on PATH; learns an example first, some minutes on a CPU
 screenshots: setup
 	$(PY) -m bench.screenshots
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.db import Sessions
 from api.domain.errors import DeadlineExceeded, DomainError, Unavailable
@@ -64,7 +64,7 @@ class Tally:
         except (Unavailable, DeadlineExceeded) as error:
             outcome = error.code
             raise
-        except DomainError:
+        except (DomainError, asyncio.CancelledError):  # the client's own mistake, or it left
             outcome = None
             raise
         finally:
@@ -96,6 +96,6 @@ class Tally:
             async with self._sessions.begin() as session:
                 await session.execute(added, rows)
                 await session.execute(delete(GenerateTally).where(GenerateTally.slot < func.now() - _KEPT))
-        except DBAPIError as error:
-            log.warning("tally.unwritten", error=str(error.orig))
+        except SQLAlchemyError as error:
+            log.warning("tally.unwritten", error=type(error).__name__)
             self._counts.update(counts)

@@ -1,7 +1,7 @@
 """Every page of the dashboard as a picture: `make screenshots` (needs a browser); light and dark, desktop and phone.
 
-The service is a real one with the nano base: two examples are learned and drawn; older jobs, messages and votes are
-made up around them (bench/furnish.py).
+The service is a real one with the nano base: an example is learned and drawn; older jobs, messages and votes are made
+up around it (bench/furnish.py).
 """
 
 import argparse
@@ -13,7 +13,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 from PIL import Image
@@ -33,6 +32,7 @@ OUT = Path(__file__).parents[1] / "docs" / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 SCREENS = {"desktop": (1280, 860), "phone": (390, 844)}
+LEARNED, AT_WORK = "Grandma's teapot", "Robbie"
 COLOURS = 64
 """Of the palette; a page has few colours, and the whole set stays below 3 MB."""
 
@@ -40,6 +40,7 @@ COLOURS = 64
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--home", type=Path, help="data folder to keep; what was learned there is not learned again")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
@@ -49,7 +50,8 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="opad-shots-", dir="/tmp") as folder:
         Path(folder).chmod(0o711)  # as root, PostgreSQL's account must pass through
-        settings = Settings(home=Path(folder) / "home", port=0, poll_seconds=1, generate_timeout_seconds=60)
+        home = arguments.home or Path(folder) / "home"
+        settings = Settings(home=home, port=0, poll_seconds=1, generate_timeout_seconds=60)
         with local_stack(settings, say=print) as running:
             headers = {"Authorization": f"Bearer {running.admin_key}"}
             with httpx.Client(base_url=running.api_url, headers=headers, timeout=120) as client:
@@ -71,15 +73,20 @@ def live_through(client: httpx.Client, settings: Settings, *, iterations: int) -
         {name.removeprefix("OPAD_").lower(): _value(value) for name, value in found.items() if name.startswith("OPAD_")}
     )
     sessions = make_sessions(own)
-    furnish(sessions, Storage(own), owner_name="admin", concepts=6, jobs=15)
-    learned = learn(client, "Grandma's teapot", "blue_teapot", iterations)
-    second = learn(client, "Robbie", "orange_robot", iterations)
+    known = {concept["name"]: concept["id"] for concept in client.get("/v1/concepts").json()["items"]}
+    if LEARNED not in known:
+        furnish(sessions, Storage(own), owner_name="admin", concepts=6, jobs=15)
+        hand_in(client, LEARNED, "blue_teapot", iterations)
+    learned = newest_job(client, LEARNED)
+    wait(client, learned["id"])
     for prompt in ("a <concept> on the beach", "a <concept> in the snow", "a photo of a <concept>"):
         body = {"concept_id": learned["concept_id"], "prompt": prompt, "seed": 7, "count": 2, "store": True}
         client.post("/v1/generate", json=body).raise_for_status()
     for n in range(9):
         votes = {"preferred": 1 if n % 4 else 0, "other": 0 if n % 4 else 1, "prompt": "a <concept>", "seed": n}
         client.post(f"/v1/concepts/{learned['concept_id']}/preferences", json=votes).raise_for_status()
+    if AT_WORK not in known:  # is being learned while the pictures are taken
+        hand_in(client, AT_WORK, "orange_robot", iterations)
     with sessions() as db:
         failed = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
         hook = db.scalars(select(Webhook.id)).first()
@@ -89,7 +96,7 @@ def live_through(client: httpx.Client, settings: Settings, *, iterations: int) -
         "sign-in": "/dashboard/sign-in",
         "overview": "/dashboard",
         "jobs": "/dashboard/jobs",
-        "job": f"/dashboard/jobs/{second['id']}",
+        "job": f"/dashboard/jobs/{learned['id']}",
         "failed-job": f"/dashboard/jobs/{failed}",
         "concepts": "/dashboard/concepts",
         "concept": f"/dashboard/concepts/{learned['concept_id']}",
@@ -113,15 +120,19 @@ def _overrides(iterations: int) -> dict[str, int]:
     return {"iterations": iterations, "collaborative_iterations": min(iterations, 10)}
 
 
-def learn(client: httpx.Client, name: str, folder: str, iterations: int) -> dict[str, Any]:
+def hand_in(client: httpx.Client, name: str, folder: str, iterations: int) -> None:
     files = [("images", (path.name, path.read_bytes())) for path in sorted((EXAMPLES / folder).glob("*.png"))]
     noun = (EXAMPLES / folder / "class.txt").read_text().strip()
     form = {"name": name, "class_noun": noun, "consent": "true", "overrides": json.dumps(_overrides(iterations))}
-    job = client.post("/v1/concepts", data=form, files=files).raise_for_status().json()["job"]
-    return wait(client, job["id"])
+    client.post("/v1/concepts", data=form, files=files).raise_for_status()
 
 
-def wait(client: httpx.Client, job_id: UUID) -> dict[str, Any]:
+def newest_job(client: httpx.Client, name: str) -> dict[str, Any]:
+    (job, *_) = client.get("/v1/jobs", params={"name": name}).raise_for_status().json()["items"]
+    return dict(job)
+
+
+def wait(client: httpx.Client, job_id: str) -> dict[str, Any]:
     while (job := client.get(f"/v1/jobs/{job_id}").json())["state"] in ("queued", "running"):
         time.sleep(1)
     assert job["state"] == "succeeded", job

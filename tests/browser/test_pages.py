@@ -155,6 +155,24 @@ def test_another_sites_page_moves_nothing(
         assert db.get_one(Job, job_id).state is JobState.failed
 
 
+def test_the_film_is_scrubbed_by_keyboard_and_played(
+    served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    page = new_page()
+    sign_in(page, served, admin_key, at=furnished["job"])
+    page.get_by_text("step 200", exact=True).wait_for()
+
+    page.get_by_label("step of the training").focus()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_text("step 150", exact=True).wait_for()
+    page.wait_for_function("document.getElementById('film').src.endsWith('/previews/150')")
+    page.keyboard.press("Home")
+    page.get_by_role("button", name="Play").click()
+    page.get_by_text("step 200", exact=True).wait_for()
+    assert page.get_by_role("button", name="Play").get_attribute("aria-pressed") == "false"
+    page.locator("[data-chart=alignment] canvas").wait_for()
+
+
 def test_bulk_retry_takes_the_selected_jobs_that_can_be(
     served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
