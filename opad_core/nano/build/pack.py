@@ -36,7 +36,7 @@ _SMALL: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         **_SMALL,
-        "iterations": 460,
+        "iterations": 390,
         "collaborative_iterations": 40,
         "lr_decay": 0.3,
         # "small", "close-up", "dark" and "bright" are exact words here, and say what the photos do not show.
