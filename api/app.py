@@ -91,7 +91,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
-        max_body_size=(MAX_IMAGES + 2) * settings.max_upload_mb * 1024**2,
     )
     app.state.is_stopping = lambda: False
     problems: dict[int | str, dict[str, Any]] = {
@@ -131,5 +130,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_reference(app)
     errors.install(app)
     app.add_middleware(Shedding, engines=len(settings.engine_urls))
-    app.add_middleware(RequestFrame)
+    app.add_middleware(RequestFrame, upload_bytes=(MAX_IMAGES + 2) * settings.max_upload_mb * 1024**2)
     return app

@@ -32,15 +32,16 @@ _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 """Nothing that could end the host in a URL and begin a path of the sender's choice."""
 
 _UPLOADS = {"/v1/concepts", "/concepts"}
-"""Their bodies have limits of their own (`api.uploads`)."""
 _BODY_BYTES = 1 << 20
 
 
 class RequestFrame:
     """The log has the route's template and ids of ours; never a prompt, a picture or a key."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, upload_bytes: int) -> None:
+        """`upload_bytes` bounds the body of an upload; other bodies have at most a megabyte."""
         self._app = app
+        self._upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,11 +69,15 @@ class RequestFrame:
 
         structlog.contextvars.bind_contextvars(request_id=request_id)  # of this request's task alone
         try:
-            if _HOST.fullmatch(Headers(scope=scope).get("host", "localhost")) is None:
+            asked = Headers(scope=scope)
+            most = self._upload_bytes if scope["path"] in _UPLOADS else _BODY_BYTES
+            if _HOST.fullmatch(asked.get("host", "localhost")) is None:
                 detail = "the Host header is not a host and a port; send the one of the service's address"
                 await errors.problem(Request(scope), 400, "bad_host", detail)(scope, receive, framed)
+            elif int(asked.get("content-length", "0")) > most:  # the server has seen to it that it is a number
+                detail = f"the request body is longer than the {most} bytes that this route accepts"
+                await errors.problem(Request(scope), 413, "body_too_large", detail)(scope, receive, framed)
             else:
-                most = None if scope["path"] in _UPLOADS else _BODY_BYTES
                 await self._app(scope, _bounded(receive, most=most), framed)
         finally:
             route = scope.get("route")
@@ -86,7 +91,7 @@ class RequestFrame:
             )
 
 
-def _bounded(receive: Receive, *, most: int | None) -> Receive:
+def _bounded(receive: Receive, *, most: int) -> Receive:
     """`receive`, which gives a body up that stops in its middle (uvicorn waits for ever) or is longer than `most`."""
     is_whole = False
     size = 0
@@ -102,7 +107,7 @@ def _bounded(receive: Receive, *, most: int | None) -> Receive:
             raise HTTPException(408, headers={"Connection": "close"}) from None
         is_whole = message["type"] != "http.request" or not message.get("more_body", False)
         size += len(message.get("body", b""))
-        if most is not None and size > most:
+        if size > most:
             raise HTTPException(413, headers={"Connection": "close"})
         return message
 

@@ -1,7 +1,7 @@
 """What is more than the engines can draw is refused at the door, for next to nothing.
 
 An engine refuses by its own queue too; but a request that it refuses has been parsed, looked up and passed on by then,
-which at three times the capacity cost a third of what was drawn on one core. So each process of the api has at most as
+and where api and engine share cores, that time is taken from the pictures. So each process of the api has at most as
 many requests for pictures under way as the engines' queues hold.
 """
 

@@ -58,7 +58,7 @@ def app(finish: asyncio.Event) -> RequestFrame:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    return RequestFrame(Shedding(slow, engines=1))
+    return RequestFrame(Shedding(slow, engines=1), upload_bytes=1)
 
 
 def test_who_finds_no_place_is_told_when_to_come_back(app: Any, finish: asyncio.Event) -> None:
@@ -98,6 +98,9 @@ def test_a_request_that_fails_gives_its_place_back() -> None:
 
 def test_the_service_has_the_door(settings: Settings) -> None:
     with TestClient(create_app(settings), base_url="http://localhost") as client:
-        client.app.middleware_stack.app.app._under_way = UNDER_WAY_PER_ENGINE
+        layer: Any = client.app.middleware_stack
+        while not isinstance(layer, Shedding):
+            layer = layer._app if isinstance(layer, RequestFrame) else layer.app
+        layer._under_way = UNDER_WAY_PER_ENGINE
         assert client.post("/v1/generate", json={}).status_code == 503
         assert client.get("/healthz").status_code == 200
