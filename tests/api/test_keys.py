@@ -89,7 +89,7 @@ def test_rotation_ends_the_old_secret_at_once_or_after_its_grace(
 
 
 def test_rotation_signs_browsers_out(operator: TestClient, make: Callable[..., dict[str, Any]]) -> None:
-    made = make()
+    made = make(scopes=["train", "read"])
     operator.post("/dashboard/sign-in", data={"key": made["secret"]})
     assert operator.get("/dashboard").status_code == 200
 
