@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from sqlalchemy import select
 
 from api.domain.database import make_sessions
@@ -152,10 +152,10 @@ def shoot(chromium: Any, address: str, key: str, pages: dict[str, str], scheme: 
         page.goto(address + path)
         if name == "playground":
             page.get_by_role("button", name="Draw").click()
-            page.wait_for_function("document.querySelectorAll('#results img').length === 8", timeout=90_000)
+            expect(page.locator("#results img")).to_have_count(8, timeout=90_000)
         if name == "preference":
             page.get_by_role("button", name="Show a pair").click()
-            page.wait_for_function("document.getElementById('right').naturalWidth > 0", timeout=90_000)
+            expect(page.locator("#right")).not_to_have_js_property("naturalWidth", 0, timeout=90_000)
         page.wait_for_timeout(800)
         keep(page.screenshot(full_page=True, clip=_top(page, width)), out / f"{name}-{scheme}-{screen}.png")
     context.close()

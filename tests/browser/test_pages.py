@@ -1,12 +1,15 @@
 """Every page over furnished rows: it opens, says nothing in the console, can be used by all, and shows text as text."""
 
-import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 from sqlalchemy import select, update
 
 from api.domain.database import Sessions
@@ -136,15 +139,33 @@ def test_a_signed_out_reader_comes_back_to_the_page(
     assert "/dashboard/sign-in?next=" in page.url
 
 
+class _EvilPage(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def evil() -> Iterator[str]:
+    """A page of another origin, with no policy that keeps its scripts from sending."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _EvilPage) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def test_another_sites_page_moves_nothing(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, evil: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
-    page = new_page(forgiven="the server responded with a status of 403")
+    page = new_page(forgiven="the server responded with a status of 401")
     sign_in(page, served, admin_key)
     with sessions() as db:
         job_id = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
-    evil = served.replace("localhost", "127.0.0.1")  # another origin, as far as a browser is concerned
-    page.goto(f"{evil}/docs")
+    page.goto(evil)
     page.evaluate(
         f"fetch('{served}/v1/jobs/{job_id}/retry', {{method: 'POST', credentials: 'include', mode: 'no-cors'}})"
     )
@@ -165,7 +186,7 @@ def test_the_film_is_scrubbed_by_keyboard_and_played(
     page.get_by_label("step of the training").focus()
     page.keyboard.press("ArrowLeft")
     page.get_by_text("step 150", exact=True).wait_for()
-    page.wait_for_function("document.getElementById('film').src.endsWith('/previews/150')")
+    expect(page.locator("#film")).to_have_attribute("src", re.compile("/previews/150$"))
     page.keyboard.press("Home")
     page.get_by_role("button", name="Play").click()
     page.get_by_text("step 200", exact=True).wait_for()
@@ -198,7 +219,7 @@ def test_a_vote_is_counted_with_its_interval(served: str, furnished: dict[str, s
         concept_id = furnished["concept"].rsplit("/", 1)[1]
         for preferred, other in ((2, 1), (2, 1), (1, 2), (2, 1)):
             body = {"preferred": preferred, "other": other, "prompt": "a <concept>", "seed": 1}
-            answer = client.post(f"/v1/concepts/{concept_id}/preferences", content=json.dumps(body))
+            answer = client.post(f"/v1/concepts/{concept_id}/preferences", json=body)
             assert answer.status_code == 201, answer.text
     (pair,) = answer.json()["pairs"]
 

@@ -92,12 +92,12 @@ function showFrame(index) {
 }
 
 async function loadFilm() {
-  const atEnd = frames.length === 0 || Number(scrub.value) === frames.length - 1;
   frames = (await call(`/v1/jobs/${id}/history`)).previews;
+  const atEnd = scrub.value === scrub.max; // as drawn by the server, or moved since
   document.getElementById("no-film").hidden = frames.length > 0;
   document.getElementById("scrubber").hidden = frames.length < 2;
   scrub.max = Math.max(0, frames.length - 1);
-  if (atEnd && timer === null) showFrame(frames.length - 1);
+  if (timer === null) showFrame(atEnd ? frames.length - 1 : Number(scrub.value));
 }
 
 function stopPlaying() {
