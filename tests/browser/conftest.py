@@ -30,8 +30,9 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
+    """Not longer: while Playwright lives an event loop runs in this thread, where other tests run their own."""
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     missing = None
     if path is None:
