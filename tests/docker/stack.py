@@ -100,6 +100,7 @@ class Stack:
             data={
                 "name": name,
                 "class_noun": (EXAMPLE / "class.txt").read_text().strip(),
+                "consent": "true",
                 "overrides": json.dumps({"iterations": iterations, "collaborative_iterations": 1}),
             },
             files=[("images", (photo.name, photo.read_bytes())) for photo in photos],

@@ -29,7 +29,12 @@ def client_of(running: RunningStack) -> httpx.Client:
 def learn(client: httpx.Client, name: str) -> None:
     answer = client.post(
         "/concepts",
-        data={"name": name, "class_noun": "dog", "overrides": '{"iterations": 2, "collaborative_iterations": 1}'},
+        data={
+            "name": name,
+            "class_noun": "dog",
+            "consent": "true",
+            "overrides": '{"iterations": 2, "collaborative_iterations": 1}',
+        },
         files=[("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(3)],
     )
     job = f"/v1/jobs/{answer.json()['job']['id']}"

@@ -35,7 +35,7 @@ def upload(admin_key, api_settings):
         return httpx.post(
             f"http://127.0.0.1:{port}/v1/concepts",
             files=FILES,
-            data={"name": name, "class_noun": "mug"},
+            data={"name": name, "class_noun": "mug", "consent": "true"},
             headers={"Authorization": f"Bearer {admin_key}", "Idempotency-Key": key},
             timeout=60,
         )

@@ -34,7 +34,7 @@ class Load(threading.Thread):
         while not self.enough.is_set():
             number += 1
             answer = self._ask("POST", "/v1/concepts", f"order-{number}", files=FILES,
-                               data={"name": f"mug {number}", "class_noun": "mug",
+                               data={"name": f"mug {number}", "class_noun": "mug", "consent": "true",
                                      "overrides": '{"iterations": 4, "collaborative_iterations": 2}'})  # fmt: skip
             if answer.status_code != 202:
                 self.refused.append(answer.text)
