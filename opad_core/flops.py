@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from opad_core.config import OpadConfig
+from opad_core.config import OpadConfig, override
 from opad_core.full_size import FullSizeBase
 from opad_core.training import Training
 
@@ -22,6 +22,7 @@ def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, A
     A multiplication and an addition count as two; operations other than matrix products, convolutions and attention
     are left out, as is usual.
     """
+    config = override(config, {"bank": min(config.bank, config.batch_size)})  # drawn before any iteration, not counted
     with tempfile.TemporaryDirectory() as folder:
         base = FullSizeBase(Path(folder), torch.device("meta"), resolution=resolution)
         references = [Image.new("RGB", (resolution, resolution))] * 3
