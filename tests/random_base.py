@@ -26,7 +26,7 @@ def write_random_base(folder: Path, *, seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         parts = build_parts(WORDS, folder / "tokenizer")
-    presets = {"default": SHORT, "paper": SHORT}
+    presets = {"default": SHORT, "paper": SHORT | {"bank": 0}}
     vocabulary = {
         "nouns": NOUNS,
         "words": WORDS,

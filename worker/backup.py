@@ -182,7 +182,10 @@ def _reading(file: IO[bytes]) -> Iterator[Iterator[tuple[str, bytes]]]:
         with tarfile.open(fileobj=file, mode="r|") as archive:
             yield members(archive)
     except (tarfile.TarError, EOFError) as error:
-        raise Invalid(f"the file cannot be read as a backup: {error}", "damaged_backup") from error
+        raise Invalid(
+            f"the file cannot be read as a backup, or its end is missing ({error}); nothing counts as restored",
+            "damaged_backup",
+        ) from error
 
 
 def _connection(settings: Settings) -> Connection:

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
 
     lease_seconds: float = Field(default=60, gt=0)
     heartbeat_seconds: float = Field(default=10, gt=0)
+    storage_patience_seconds: float = Field(default=900, ge=0)
+    """How long a trainer waits for a store that is away before its attempt is given up."""
     reconcile_seconds: float = Field(default=15, gt=0)
     poll_seconds: float = Field(default=5, gt=0)
     checkpoint_seconds: float = Field(default=60, ge=0)

@@ -6,7 +6,8 @@ from opad_core.doctor import examine
 
 PARTS = [
     "text encoder", "autoencoder", "teacher", "student", "CLIP with identity projection", "DINO and DINOv2",
-    "training state", "1 of the bank's views", "teacher's step", "student's step", "discriminators' step", "distillation iteration",
+    "training state", "1 of the bank's views", "teacher's step", "student's step", "discriminators' step",
+    "distillation iteration",
     "drawing samples", "collaborative iteration", "bundle, written and read", "first picture", "each next picture",
 ]  # fmt: skip
 

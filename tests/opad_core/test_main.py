@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
 from opad_core.__main__ import main
@@ -39,8 +40,10 @@ def test_an_interrupted_training_goes_on_where_it_was(base, photos, tmp_path):
     assert main(["train", *arguments, "--out", str(tmp_path / "undisturbed")]) == 0
     command = [sys.executable, "-m", "opad_core", "train", *arguments, "--out", str(tmp_path / "stopped")]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"TQDM_MININTERVAL": "0"}
-    ) as run:
+        command, stderr=subprocess.PIPE, text=True,
+        # as many threads as here: sums in another order differ in their last bit
+        env=os.environ | {"TQDM_MININTERVAL": "0", "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    ) as run:  # fmt: skip
         seen = ""
         while " 3/14" not in seen and (character := run.stderr.read(1)):
             seen += character

@@ -79,8 +79,11 @@ def train_job(
             f"the job is for the base {job.concept.base!r}, this trainer has {base.manifest.name!r}; set OPAD_BASE"
         )
     config = override(preset(job.preset, base.manifest.presets), job.overrides)
+    patience = settings.storage_patience_seconds
     references = [
-        _picture(reference, patiently(partial(storage.get, reference.key, reference.sha256), lease, stop))
+        _picture(
+            reference, patiently(partial(storage.get, reference.key, reference.sha256), lease, stop, seconds=patience)
+        )
         for reference in job.concept.references
     ]
     watcher = _Watcher(claim, settings, sessions, storage, lease)
@@ -100,7 +103,7 @@ def train_job(
     try:
         try:
             newest = partial(newest_sound_checkpoint, storage, sessions, claim.job_id)
-            bundle = learn(patiently(newest, lease, stop))
+            bundle = learn(patiently(newest, lease, stop, seconds=patience))
         except OtherTrainingError as error:  # the base or its preset was replaced between two attempts
             log.warning("checkpoint.foreign", error=str(error))
             bundle = learn(None)

@@ -12,24 +12,22 @@ from worker.training.lease import Lease
 
 log = structlog.get_logger()
 
-PATIENCE_SECONDS = 900.0
-"""Then the attempt is given up: another host may reach the store that this one does not."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 
 _T = TypeVar("_T")
 
 
-def patiently(ask: Callable[[], _T], lease: Lease, stop: Callable[[], bool]) -> _T:
+def patiently(ask: Callable[[], _T], lease: Lease, stop: Callable[[], bool], *, seconds: float) -> _T:
     """What `ask` gives; asked again, later and later, while the store is away and nobody wishes an end.
 
-    The lease is kept meanwhile. Raises StorageUnavailable.
+    The lease is kept meanwhile. Raises StorageUnavailable after `seconds`: another host may reach the store.
     """
     began, pause = time.monotonic(), FIRST_PAUSE
     while True:
         try:
             return ask()
         except StorageUnavailable as error:
-            if stop() or lease.cancel_wished or time.monotonic() - began > PATIENCE_SECONDS:
+            if stop() or lease.cancel_wished or time.monotonic() - began > seconds:
                 raise
             log.warning("storage.awaited", error=str(error), seconds=round(time.monotonic() - began, 1))
         lease.wait(pause * random.uniform(0.5, 1))  # trainers that lost the store together do not return together

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 from uuid import UUID
@@ -92,7 +93,8 @@ def _train(
     """How the training ended, as the change that is to say so. The one place of the process that catches all."""
     try:
         learned = train_job(claim, settings, sessions, storage, lease, stop)
-        return patiently(lambda: _store_result(claim, storage, learned), lease, stop)
+        store = partial(_store_result, claim, storage, learned)
+        return patiently(store, lease, stop, seconds=settings.storage_patience_seconds)
     except TrainingStopped:
         if lease.cancel_wished:
             return Ending("job.cancelled", jobs.cancel(claim.job_id, claim.fence))

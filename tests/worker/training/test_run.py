@@ -109,7 +109,14 @@ def test_a_lost_reference_fails_the_job_as_storage(quick, sessions, claimed):
 
 
 def test_a_store_that_is_away_costs_an_attempt_and_not_the_job(quick, sessions, claimed):
-    assert run(claimed, quick.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}), never) == 0
+    assert (
+        run(
+            claimed,
+            quick.model_copy(update={"s3_endpoint": "http://127.0.0.1:9", "storage_patience_seconds": 1}),
+            never,
+        )
+        == 0
+    )
     job = read_job(sessions, claimed.job_id)
     assert (job.state, job.attempt, job.error_code) == (JobState.queued, 1, None)
 
