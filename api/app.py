@@ -130,5 +130,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_reference(app)
     errors.install(app)
     app.add_middleware(Shedding, engines=len(settings.engine_urls))
-    app.add_middleware(RequestFrame, upload_bytes=(MAX_IMAGES + 2) * settings.max_upload_mb * 1024**2)
+    app.add_middleware(
+        RequestFrame,
+        upload_bytes=(MAX_IMAGES + 2) * settings.max_upload_mb * 1024**2,
+        body_seconds=settings.body_seconds,
+    )
     return app

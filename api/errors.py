@@ -36,8 +36,6 @@ STATUS: dict[type[errors.DomainError], int] = {
 _OPENAI_PATHS = ("/v1/images/generations", "/v1/models")
 """Here a refusal says the same a second time, in the member `error`, where OpenAI's clients look for it."""
 
-BODY_SECONDS = 30.0
-"""How long the next piece of a request's body may take to come."""
 _HTTP_CODES = {
     400: "bad_request",
     404: "no_such_route",
@@ -124,7 +122,6 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     detail = {
         404: f"there is no {request.url.path} here; /docs lists what there is",
         405: f"{request.method} is not possible on {request.url.path}; see /docs",
-        408: f"the rest of the request did not come within {BODY_SECONDS:.0f} s; send it again",
         413: "the request body is larger than this route accepts",
     }.get(status, error.detail)
     code = _HTTP_CODES.get(status, http.HTTPStatus(status).phrase.lower().replace(" ", "_"))

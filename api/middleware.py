@@ -38,10 +38,12 @@ _BODY_BYTES = 1 << 20
 class RequestFrame:
     """The log has the route's template and ids of ours; never a prompt, a picture or a key."""
 
-    def __init__(self, app: ASGIApp, *, upload_bytes: int) -> None:
-        """`upload_bytes` bounds the body of an upload; other bodies have at most a megabyte."""
+    def __init__(self, app: ASGIApp, *, upload_bytes: int, body_seconds: float) -> None:
+        """`upload_bytes` bounds the body of an upload; other bodies have at most a megabyte. The next piece of any
+        body comes within `body_seconds`."""
         self._app = app
         self._upload_bytes = upload_bytes
+        self._body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,7 +80,7 @@ class RequestFrame:
                 detail = f"the request body is longer than the {most} bytes that this route accepts"
                 await errors.problem(Request(scope), 413, "body_too_large", detail)(scope, receive, framed)
             else:
-                await self._app(scope, _bounded(receive, most=most), framed)
+                await self._app(scope, _bounded(receive, most=most, seconds=self._body_seconds), framed)
         finally:
             route = scope.get("route")
             log.info(
@@ -91,7 +93,7 @@ class RequestFrame:
             )
 
 
-def _bounded(receive: Receive, *, most: int) -> Receive:
+def _bounded(receive: Receive, *, most: int, seconds: float) -> Receive:
     """`receive`, which gives a body up that stops in its middle (uvicorn waits for ever) or is longer than `most`."""
     is_whole = False
     size = 0
@@ -101,10 +103,11 @@ def _bounded(receive: Receive, *, most: int) -> Receive:
         if is_whole:
             return await receive()
         try:
-            async with asyncio.timeout(errors.BODY_SECONDS):
+            async with asyncio.timeout(seconds):
                 message = await receive()
         except TimeoutError:
-            raise HTTPException(408, headers={"Connection": "close"}) from None
+            detail = f"the rest of the request did not come within {seconds:.0f} s; send it again"
+            raise HTTPException(408, detail, headers={"Connection": "close"}) from None
         is_whole = message["type"] != "http.request" or not message.get("more_body", False)
         size += len(message.get("body", b""))
         if size > most:

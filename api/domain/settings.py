@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """What `api.domain.retention` removes after so many days; 0 is never."""
 
     max_upload_mb: int = Field(default=12, ge=1)
+    body_seconds: float = Field(default=30, gt=0)
+    """How long the next piece of a request's body may take to come."""
     requests_per_minute: int = Field(default=6000, ge=0)
     images_per_minute: int = Field(default=6000, ge=0)
     max_concepts: int = Field(default=1000, ge=0)

@@ -38,7 +38,7 @@ def connection(timeout: float = 60) -> Iterator[socket.socket]:
 def answer_of(opened: socket.socket) -> bytes:
     """Everything until the other side closes."""
     answer = b""
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(ConnectionError):  # a reset is an end too
         while chunk := opened.recv(65536):
             answer += chunk
     return answer
@@ -101,7 +101,7 @@ def test_an_endless_chunked_body_ends_at_the_limit(stack: Stack) -> None:
     """Refused after 84 MB and what the kernels hold; whoever goes on sending is cut off soon after."""
     chunk = b"100000\r\n" + b"a" * (1 << 20) + b"\r\n"
     sent, answered_after, began = 0, 0, time.monotonic()
-    with connection() as opened, contextlib.suppress(ConnectionError):
+    with connection() as opened, contextlib.suppress(ConnectionError):  # cut off, which is what we wait for
         opened.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         while time.monotonic() - began < 60:
             opened.sendall(chunk)

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from api.domain.settings import Settings
-from tests.api.pictures import photo
+from tests.e2e.service import client_of, post_concept
 from tests.job_life import wait_until
 from tests.random_base import write_random_base
 from worker import cli
-from worker.stack import RunningStack, local_stack
+from worker.stack import local_stack
 
 
 def settings_in(home: Path, base: Path) -> Settings:
@@ -20,24 +20,8 @@ def settings_in(home: Path, base: Path) -> Settings:
     return Settings(home=home, base=str(base), device="cpu", port=0, generate_timeout_seconds=60, **addresses)
 
 
-def client_of(running: RunningStack) -> httpx.Client:
-    return httpx.Client(
-        base_url=running.api_url, headers={"Authorization": f"Bearer {running.admin_key}"}, timeout=60, trust_env=False
-    )
-
-
 def learn(client: httpx.Client, name: str) -> None:
-    answer = client.post(
-        "/concepts",
-        data={
-            "name": name,
-            "class_noun": "dog",
-            "consent": "true",
-            "overrides": '{"iterations": 2, "collaborative_iterations": 1}',
-        },
-        files=[("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(3)],
-    )
-    job = f"/v1/jobs/{answer.json()['job']['id']}"
+    job = f"/v1/jobs/{post_concept(client, name, iterations=2)['id']}"
     wait_until(lambda: client.get(job).json()["finished_at"], seconds=200, what="the training")
     assert client.get(job).json()["state"] == "succeeded"
 

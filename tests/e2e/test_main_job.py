@@ -3,8 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -12,9 +10,9 @@ import psutil
 import pytest
 
 from api.domain.settings import Settings
-from tests.api.pictures import photo
+from tests.e2e.service import client_of, post_concept
 from tests.random_base import write_random_base
-from worker.stack import RunningStack, local_stack
+from worker.stack import local_stack
 
 BEACH = "a <concept> on the beach"
 
@@ -36,29 +34,6 @@ def own_settings(short_folder: Path) -> Settings:
         poll_seconds=1,
         generate_timeout_seconds=60,
     )
-
-
-@contextmanager
-def client_of(running: RunningStack) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {running.admin_key}"}
-    with httpx.Client(base_url=running.api_url, headers=headers, timeout=60) as client:
-        yield client
-
-
-def post_concept(client: httpx.Client, name: str, *, iterations: int) -> dict:
-    answer = client.post(
-        "/concepts",
-        data={
-            "name": name,
-            "class_noun": "dog",
-            "consent": "true",
-            "seed": "7",
-            "overrides": f'{{"iterations": {iterations}, "collaborative_iterations": 1}}',
-        },
-        files=[("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(4)],
-    )
-    assert answer.status_code == 202, answer.text
-    return answer.json()["job"]
 
 
 def wait_for_job(client: httpx.Client, job_id: str, state: str, *, seconds: float = 240) -> dict:

@@ -24,6 +24,8 @@ from tests.conftest import make_template
 from tests.faults import invariants
 from tests.faults.proxy import Proxy
 from tests.faults.trainers import Trainers
+
+# F811 below: what a fixture asks for has the name of one that is imported here
 from tests.job_life import (  # noqa: F401  pytest finds fixtures by their names here
     base_folder,
     make_job,
@@ -197,7 +199,7 @@ def start_api(start_process, api_settings):  # noqa: F811
 
         def answers() -> bool:
             assert process.poll() is None, "the api has ended"
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx.TransportError):  # it does not listen yet
                 return httpx.get(f"http://127.0.0.1:{settings.port}/healthz").is_success
             return False
 

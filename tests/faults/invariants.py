@@ -4,7 +4,6 @@ import re
 from datetime import timedelta
 from itertools import pairwise
 
-import boto3
 import psutil
 from sqlalchemy import func, select
 
@@ -57,15 +56,7 @@ def check(settings: Settings, sessions: Sessions, *, expected: bytes | None = No
 
 def objects(settings: Settings, prefix: str = "") -> list[str]:
     """The keys that the store has, the launcher's own probe apart."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
-    )
-    found = client.list_objects_v2(Bucket=settings.s3_bucket, Prefix=prefix).get("Contents", [])
-    return [entry["Key"] for entry in found if not entry["Key"].startswith("system/")]
+    return [entry.key for entry in Storage(settings).entries(prefix) if not entry.key.startswith("system/")]
 
 
 def _trains_one_of(process: psutil.Process, job_ids: list[object]) -> bool:

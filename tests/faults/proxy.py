@@ -72,7 +72,7 @@ class Proxy:
                     threading.Thread(target=self._pump, args=(wire, source, sink, hook), daemon=True).start()
 
     def _pump(self, wire: Wire, source: socket.socket, sink: socket.socket, hook: str) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # cut by either side, or by `cut`
             while data := source.recv(1 << 16):
                 self._flows.wait()
                 passed = getattr(self, hook)(wire, data)
@@ -81,7 +81,7 @@ class Proxy:
                     break
                 sink.sendall(passed)
         for end in (wire.client, wire.server):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # closed already
                 end.shutdown(socket.SHUT_RDWR)
 
 
@@ -95,7 +95,7 @@ def _connect(target: int | Path) -> socket.socket:
 
 def _reset(wire: Wire) -> None:
     for end in (wire.client, wire.server):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # closed already
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             end.shutdown(socket.SHUT_RDWR)
             end.close()

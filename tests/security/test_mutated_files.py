@@ -40,7 +40,7 @@ def _spooled(data: bytes) -> UploadFile:
     file = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115  it ends with its UploadFile
     file.write(data)
     file.seek(0)
-    return UploadFile(file)  # type: ignore[arg-type]
+    return UploadFile(file)  # type: ignore[arg-type]  # a spooled file is a BinaryIO but in name
 
 
 def test_the_decoder_has_little_of_everything() -> None:

@@ -1,0 +1,32 @@
+"""The service as its clients see it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from tests.api.pictures import photo
+from worker.stack import RunningStack
+
+
+@contextmanager
+def client_of(running: RunningStack) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {running.admin_key}"}
+    with httpx.Client(base_url=running.api_url, headers=headers, timeout=60) as client:
+        yield client
+
+
+def post_concept(client: httpx.Client, name: str, *, iterations: int) -> dict:
+    answer = client.post(
+        "/concepts",
+        data={
+            "name": name,
+            "class_noun": "dog",
+            "consent": "true",
+            "seed": "7",
+            "overrides": f'{{"iterations": {iterations}, "collaborative_iterations": 1}}',
+        },
+        files=[("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(4)],
+    )
+    assert answer.status_code == 202, answer.text
+    return answer.json()["job"]
