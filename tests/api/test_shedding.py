@@ -58,7 +58,7 @@ def app(finish: asyncio.Event) -> RequestFrame:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    return RequestFrame(Shedding(slow, engines=1), upload_bytes=1)
+    return RequestFrame(Shedding(slow, engines=1), upload_bytes=1, body_seconds=1)
 
 
 def test_who_finds_no_place_is_told_when_to_come_back(app: Any, finish: asyncio.Event) -> None:

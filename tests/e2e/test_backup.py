@@ -45,8 +45,10 @@ def test_a_restored_stack_draws_the_same_picture_byte_for_byte(
         picture = draw(client)
         monkeypatch.setenv("OPAD_HOME", str(lost))
         assert cli.main(["backup", str(file)]) == 0  # while it runs
+        # The addresses of the running stack, which the command took from its home into this process; monkeypatch would
+        # bring them back at the end, to tests that start a stack of their own.
         for name in [name for name in os.environ if name.startswith("OPAD_")]:
-            monkeypatch.delenv(name)  # the addresses of the running stack, which the command took from its home
+            del os.environ[name]
     assert file.stat().st_mode & 0o077 == 0
     key = (lost / "admin-key").read_text()
     shutil.rmtree(lost)
