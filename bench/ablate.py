@@ -1,15 +1,18 @@
 """`python bench/ablate.py`: what each departure of the preset `default` costs or gains, and `default` beside `paper`.
 
 Every run learns one concept with one seed under one setting, and draws the scenes it was never asked for at every
-`SCORED_EVERY` iterations; that time is not counted. A switch is the preset with some of its fields as published.
-Each run is kept in OUT/SETTING-CONCEPT-SEED.json when it ends: a bench that was cut off goes on with the next one.
+`SCORED_EVERY` iterations; that is not counted in its time, which is the processor's, so that a busy machine tells the
+same. At its end stands the report card: a setting that gains identity by painting the photos' ground behind the thing
+shows that in the scenes' column. A switch is the preset with some of its fields as published. Each run is kept in
+OUT/SETTING-CONCEPT-SEED.json when it ends: a bench that was cut off goes on with the next one.
 """
 
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from PIL import Image
@@ -22,6 +25,7 @@ from opad_core.concept import PLACEHOLDER
 from opad_core.config import OpadConfig, override, preset
 from opad_core.data import read_references
 from opad_core.evaluation.identity import identity_score
+from opad_core.evaluation.report import report_card
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.training import Training
 
@@ -69,15 +73,16 @@ def learn(base: Base, folder: Path, config: OpadConfig, *, seed: int, label: str
     scenes = held_out_scenes(base, references, noun)[:SCENES]
     curve, seconds = [], 0.0
     for step in tqdm(range(config.total_iterations), desc=label, mininterval=5):
-        began = time.perf_counter()
+        began = time.process_time()
         if step == config.distillation_iterations:
             training.draw_samples()
         training.iterate()
-        seconds += time.perf_counter() - began
+        seconds += time.process_time() - began
         if (step + 1) % SCORED_EVERY == 0 or step + 1 == config.total_iterations:
             pictures = draw(base, training, scenes)
             curve.append((step + 1, round(seconds, 1), round(identity_score(pictures, references), 4)))
-    return {"curve": curve, "identity": curve[-1][2], "seconds": curve[-1][1]}
+    scores = report_card(read_bundle(training.bundle()), base, references).personalised
+    return {"curve": curve, "seconds": curve[-1][1], **asdict(scores)}
 
 
 def draw(base: Base, training: Training, scenes: list[str]) -> list[Image.Image]:
@@ -87,16 +92,41 @@ def draw(base: Base, training: Training, scenes: list[str]) -> list[Image.Image]
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown, one line a setting: mean identity, its difference to `default` on the same runs, seconds."""
-    lines = ["| setting | runs | identity | against default | seconds |", "|---|---|---|---|---|"]
+    """Markdown, one line a setting: means of the report card, the identity's difference to `default` on the same runs
+    with its standard error, and seconds of processor time."""
+    lines = ["| setting | runs | identity | against default | scenes | diversity | seconds |", "|---|" + "---|" * 6]
     of_default = {(run["concept"], run["seed"]): run["identity"] for run in results.get("default", [])}
     for name, runs in results.items():
-        differences = [
-            run["identity"] - of_default[key] for run in runs if (key := (run["concept"], run["seed"])) in of_default
-        ]
+        by = [run["identity"] - of_default[key] for run in runs if (key := (run["concept"], run["seed"])) in of_default]
+        error = f" ± {stdev(by) / len(by) ** 0.5:.3f}" if len(by) > 1 else ""
+        means = {key: fmean(run[key] for run in runs) for key in ("identity", "scene_accuracy", "diversity", "seconds")}
         lines.append(
-            f"| {name} | {len(runs)} | {fmean(run['identity'] for run in runs):.3f} | "
-            f"{f'{fmean(differences):+.3f}' if differences else ''} | {fmean(run['seconds'] for run in runs):.0f} |"
+            f"| {name} | {len(runs)} | {means['identity']:.3f} | {f'{fmean(by):+.3f}{error}' if by else ''} | "
+            f"{means['scene_accuracy']:.2f} | {means['diversity']:.3f} | {means['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def seconds_to(run: dict[str, Any], identity: float) -> float | None:
+    """Processor time after which a run's pictures first showed the thing that well; None: never."""
+    return next((seconds for _, seconds, seen in run["curve"] if seen >= identity), None)
+
+
+def race(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+    """A line per concept: after what share of `paper`'s time `default` shows the thing as well as `paper` in the end.
+
+    Curves are means over seeds.
+    """
+    lines = []
+    for concept in dict.fromkeys(run["concept"] for run in ours):
+        a, b = ([run for run in runs if run["concept"] == concept] for runs in (ours, theirs))
+        goal = fmean(run["curve"][-1][2] for run in b)
+        mean = {"curve": [tuple(fmean(row) for row in zip(*rows, strict=True))
+                          for rows in zip(*(run["curve"] for run in a), strict=True)]}  # fmt: skip
+        reached, whole = seconds_to(mean, goal), fmean(run["seconds"] for run in b)
+        lines.append(
+            f"{concept}: paper ends at {goal:.3f} after {whole:.0f} s; default "
+            + (f"is there after {reached:.0f} s ({reached / whole:.2f})" if reached else "does not get there")
         )
     return "\n".join(lines)
 
@@ -105,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concepts", type=Path, nargs="+", default=[Path("examples/striped_mug")])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="in every setting alike")
     parser.add_argument("--only", nargs="+", metavar="SETTING", help="for instance: default paper without-bank")
     parser.add_argument("--base", default="nano")
     parser.add_argument("--out", type=Path, default=Path("build/ablate"))
@@ -112,7 +143,9 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     base = load_base(arguments.base)
     results: dict[str, list[dict[str, Any]]] = {}
-    for name, config in settings_of(base).items():
+    changes = {name: json.loads(value) for name, value in (text.split("=", 1) for text in arguments.set)}
+    for name, setting in settings_of(base).items():
+        config = override(setting, changes)
         if arguments.only and name not in arguments.only:
             continue
         for folder in arguments.concepts:
@@ -123,6 +156,8 @@ def main() -> None:
                     kept.write_text(json.dumps({"setting": name, "concept": folder.name, "seed": seed, **run}))
                 results.setdefault(name, []).append(json.loads(kept.read_text()))
         print(table(results), flush=True)
+        if name == "paper" and "default" in results:
+            print(race(results["default"], results["paper"]), flush=True)
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
