@@ -33,7 +33,15 @@ def observe_generate(cache: dict[str, str], seconds: float) -> None:
 async def exposition(session: AsyncSession) -> bytes:
     registry = CollectorRegistry()
     registry.register(
-        _Read([await _jobs(session), await _job_seconds(session), await _expiries(session), await _messages(session)])
+        _Read(
+            [
+                await _jobs(session),
+                await _pace(session),
+                await _job_seconds(session),
+                await _expiries(session),
+                await _messages(session),
+            ]
+        )
     )
     return generate_latest() + generate_latest(registry)
 
@@ -53,6 +61,18 @@ async def _jobs(session: AsyncSession) -> Metric:
     for state in JobState:
         metric.add_metric([state.value], counted.get(state, 0))
     return metric
+
+
+async def _pace(session: AsyncSession) -> Metric:
+    """From what each trainer told last: the steps that it still has to make, and in which time."""
+    left = select(func.sum((Job.total_steps - Job.step) / Job.eta_seconds)).where(
+        Job.state == JobState.running, Job.eta_seconds > 0
+    )
+    return GaugeMetricFamily(
+        "opad_training_iterations_per_second",
+        "Of all running jobs together",
+        value=await session.scalar(left) or 0,
+    )
 
 
 async def _job_seconds(session: AsyncSession) -> Metric:

@@ -47,6 +47,19 @@ def test_jobs_attempts_and_messages_are_counted(
     assert after["opad_webhook_messages", "pending"] == 1
 
 
+def test_the_pace_is_that_of_the_jobs_that_run(
+    client: TestClient, new_key: Callable[..., str], concept: dict[str, Any], set_job: Callable[..., None]
+) -> None:
+    key, job_id = new_key(keys.ADMIN_OWNER), concept["jobs"][0]["id"]
+    assert values(client, key)["opad_training_iterations_per_second",] == 0
+    set_job(job_id, state=JobState.running, step=100, total_steps=400, eta_seconds=120.0)
+    assert values(client, key)["opad_training_iterations_per_second",] == 2.5
+    set_job(job_id, state=JobState.running, step=400, total_steps=400, eta_seconds=0.0)
+    assert values(client, key)["opad_training_iterations_per_second",] == 0
+    set_job(job_id, state=JobState.cancelled, step=100, eta_seconds=120.0)
+    assert values(client, key)["opad_training_iterations_per_second",] == 0
+
+
 def test_generate_is_measured_by_where_the_concept_was_found(client: TestClient, new_key: Callable[..., str]) -> None:
     key = new_key(keys.ADMIN_OWNER)
     before = values(client, key)
