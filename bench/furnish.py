@@ -7,6 +7,7 @@ import hashlib
 import io
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
+from api.domain import job_log
 from api.domain.database import Sessions
 from api.domain.models import (
     Attempt,
@@ -35,6 +37,7 @@ from api.domain.models import (
 )
 from api.domain.storage import Storage, bundle_key, image_key, preview_key, reference_key
 from api.domain.webhooks import Webhook, WebhookDelivery, new_secret
+from opad_core.config import PRESETS, preset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOUNS = ["cat", "dog", "mug", "rabbit", "robot", "teapot", "backpack", "ball"]
@@ -51,7 +54,10 @@ def furnish(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: 
         db.add(owner)
         db.flush()
         if db.scalar(select(ServedBase.name)) is None:
-            db.add(ServedBase(name="nano", resolution=64, nouns=NOUNS, words=NOUNS, manifest_sha256="0" * 64))
+            presets = {name: asdict(preset(name, {})) for name in PRESETS}
+            nano = ServedBase(name="nano", resolution=64, nouns=NOUNS, words=NOUNS, manifest_sha256="0" * 64)
+            nano.presets = presets
+            db.add(nano)
         owner_id = owner.id
         made = [
             Concept(
@@ -79,7 +85,7 @@ def furnish(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: 
         db.execute(insert(Attempt), [_attempt(row) for row in rows if row["started_at"]])
         if ended:
             db.execute(insert(Bundle), [_bundle(row) for row in ended])
-        db.execute(insert(JobEvent), [event for row in rows[-12:] for event in _losses(row)])
+        db.execute(insert(JobEvent), [event for row in rows[-12:] for event in [*_losses(row), *_log(row)]])
         _operations(db, owner_id, now)
         ids = [concept.id for concept in made]
         newest = [
@@ -196,6 +202,22 @@ def _losses(row: dict[str, Any]) -> list[dict[str, Any]]:
         }
 
     return [told(step) for step in range(0, row["step"] + 1, 5)]
+
+
+def _log(row: dict[str, Any]) -> list[dict[str, Any]]:
+    said = [("info", f"training.began base=nano device=cuda preset={row['preset']} photos=4 steps={_STEPS}")]
+    said += [("info", f"checkpoint.committed step={step} size=412000") for step in range(60, row["step"], 60)]
+    if row["error_code"]:
+        said.append(("error", f"job.failed {row['error_detail']}"))
+    seconds = (row["finished_at"] - row["started_at"]) / len(said)
+    return [
+        {
+            "job_id": row["id"],
+            "kind": job_log.KIND,
+            "data": asdict(job_log.LogLine((row["started_at"] + n * seconds).isoformat(), level, text)) | {"fence": 1},
+        }
+        for n, (level, text) in enumerate(said)
+    ]
 
 
 def _previews(storage: Storage, sessions: Sessions, job_id: UUID, photos: Sequence[str]) -> None:

@@ -62,6 +62,8 @@ class ServedBase(Table):
     nouns: Mapped[list[str] | None]
     """Class nouns the base knows; None when it knows any."""
     words: Mapped[list[str] | None]
+    presets: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Every field of each preset as it is on this base; None until an engine has told."""
     manifest_sha256: Mapped[str]
     announced_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

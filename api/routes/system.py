@@ -29,6 +29,7 @@ class BaseOut(Out):
     resolution: int = Field(description="side of a picture in pixels")
     nouns: list[str] | None = Field(description="the class nouns it knows; null when any will do")
     words: list[str] | None = Field(description="the words it knows in prompts; null when any will do")
+    presets: dict[str, dict[str, Any]] = Field(description="every setting of each preset, as it is on this base")
 
 
 class CheckOut(Out):
@@ -56,7 +57,9 @@ class AuditVerdict(Out):
 async def read_base(request: Request, who: Reader, session: SessionDep) -> BaseOut:
     """The base that concepts are learned on here: how large it draws, which words it knows."""
     base = await served_base(session, request.app.state.settings.base)
-    return BaseOut(name=base.name, resolution=base.resolution, nouns=base.nouns, words=base.words)
+    return BaseOut(
+        name=base.name, resolution=base.resolution, nouns=base.nouns, words=base.words, presets=base.presets or {}
+    )
 
 
 @router.get("/system", response_model=SystemOut)
