@@ -156,6 +156,10 @@ def shoot(chromium: Any, address: str, key: str, pages: dict[str, str], scheme: 
         if name == "preference":
             page.get_by_role("button", name="Show a pair").click()
             expect(page.locator("#right")).not_to_have_js_property("naturalWidth", 0, timeout=90_000)
+        if name == "job":
+            page.locator("[data-chart=teacher] canvas").wait_for(timeout=90_000)
+            expect(page.locator("#film")).not_to_have_js_property("naturalWidth", 0, timeout=90_000)
+        page.wait_for_function("[...document.images].every((one) => one.complete || one.loading === 'lazy')")
         page.wait_for_timeout(800)
         keep(page.screenshot(full_page=True, clip=_top(page, width)), out / f"{name}-{scheme}-{screen}.png")
     context.close()
