@@ -130,7 +130,7 @@ function onProgress(news) {
   field("steps").textContent = news.total_steps ? `${news.step} / ${news.total_steps}` : news.step;
   field("percent").textContent = `${Math.floor(share * 100)} %`;
   field("progress").value = share;
-  field("eta").textContent = duration(news.eta_seconds);
+  field("eta").textContent = isRunning ? duration(news.eta_seconds) : "–";
   if (news.losses && Object.keys(news.losses).length > 0) {
     points.set(news.step, news.losses);
     drawSoon();
@@ -138,15 +138,17 @@ function onProgress(news) {
 }
 
 let seenStates = 0;
+let isRunning = false;
 const knownStates = page.querySelectorAll(".timeline li").length;
 function onState(news) {
   seenStates += 1;
+  isRunning = news.state === "running";
   field("state").replaceChildren(Object.assign(element("span", { className: "state", textContent: news.state }), {}));
   field("state").firstChild.dataset.state = news.state;
   field("progress").dataset.state = news.state;
   field("attempt").textContent = news.attempt;
   if (news.state === "succeeded") { field("percent").textContent = "100 %"; field("progress").value = 1; }
-  if (news.state !== "running") field("eta").textContent = "–";
+  if (!isRunning) field("eta").textContent = "–";
   if (seenStates > knownStates) htmx.trigger(document.body, "opad:changed"); // the rest of the page was drawn before it
 }
 
