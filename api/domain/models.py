@@ -294,6 +294,7 @@ class Bundle(Table):
     """The trained artefact. UNIQUE(job_id) is what makes two results of one job impossible."""
 
     __tablename__ = "bundle"
+    __table_args__ = (Index("ix_bundle_concept_id_version", "concept_id", "version"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"), unique=True)

@@ -1,4 +1,4 @@
-"""What a base makes of the presets"""
+"""What a base makes of the presets; bundles found by their concept"""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,9 @@ depends_on: str | Sequence[str] | None = None
 
 def upgrade() -> None:
     op.add_column("base", sa.Column("presets", postgresql.JSONB(astext_type=sa.Text()), nullable=True))
+    op.create_index("ix_bundle_concept_id_version", "bundle", ["concept_id", "version"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_bundle_concept_id_version", "bundle")
     op.drop_column("base", "presets")
