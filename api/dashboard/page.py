@@ -147,6 +147,12 @@ def _setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _commands(sentence: str) -> Markup:
+    """What stands between backticks as code."""
+    parts = (Markup("<code>{}</code>" if n % 2 else "{}").format(part) for n, part in enumerate(sentence.split("`")))
+    return Markup("").join(parts)
+
+
 _FILTERS: dict[str, Callable[..., str]] = {
     "tojson_plain": _tojson_plain,
     "when": _when,
@@ -156,5 +162,6 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "percent": _percent,
     "pretty": _pretty,
     "setting": _setting,
+    "commands": _commands,
 }
 templates.env.filters |= _FILTERS
