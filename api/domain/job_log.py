@@ -39,8 +39,16 @@ class LogLine:
             entry = None
         if not isinstance(entry, dict) or "event" not in entry:
             return cls(datetime.now(UTC).isoformat(), "output", _kept(written))
-        at, level = str(entry.pop("timestamp", datetime.now(UTC).isoformat())), str(entry.pop("level", "info"))
+        at, level = _time(entry.pop("timestamp", None)), _kept(str(entry.pop("level", "info")))
         return cls(at, level, _kept(_sentence(entry)))
+
+
+def _time(written: Any) -> str:
+    """Now, unless it is a time as our logs write it: another program's JSON may call anything so."""
+    try:
+        return datetime.fromisoformat(written).isoformat()
+    except (TypeError, ValueError):
+        return datetime.now(UTC).isoformat()
 
 
 def _sentence(entry: Mapping[str, Any]) -> str:
@@ -51,7 +59,7 @@ def _sentence(entry: Mapping[str, Any]) -> str:
 
 
 def _kept(text: str) -> str:
-    shown = str(redacted(text)).replace("\0", "")
+    shown = str(redacted(text)).replace("\0", "").encode(errors="replace").decode()
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
 
 

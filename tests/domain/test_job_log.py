@@ -1,5 +1,7 @@
 """The end of a trainer's log, as the table keeps it."""
 
+from datetime import UTC, datetime, timedelta
+
 from sqlalchemy import select
 from uuid_utils.compat import uuid7
 
@@ -30,13 +32,22 @@ def test_a_line_of_the_log_becomes_a_sentence_without_secrets():
         '"exception": "Trace\\nEnd"}'
     )
     sentence = "checkpoint.failed step=300 error=http://bob:[hidden]@store:9000 said no\nTrace\nEnd"
-    assert LogLine.read(written) == LogLine("2026-01-31T08:15:00Z", "warning", sentence)
+    assert LogLine.read(written) == LogLine("2026-01-31T08:15:00+00:00", "warning", sentence)
 
 
 def test_what_is_no_log_line_is_kept_as_it_is_but_short():
     crash = LogLine.read("Fatal Python error: Segmentation fault\0")
     assert (crash.level, crash.text) == ("output", "Fatal Python error: Segmentation fault")
     assert len(LogLine.read("x" * 10_000).text) == LONGEST
+
+
+def test_another_programs_json_can_be_kept_and_read(sessions):
+    job_id = insert_job(sessions, [])
+    strange = LogLine.read('{"event": "half a pair: \\ud800", "timestamp": 17, "level": {"a": 1}}')
+
+    assert append(sessions, job_id, [strange]) == 1
+    assert kept(sessions, job_id) == ["half a pair: ?"]
+    assert datetime.now(UTC) - datetime.fromisoformat(strange.at) < timedelta(minutes=1)
 
 
 def test_the_newest_lines_are_kept_in_their_order_and_no_others_events_go(sessions):
