@@ -68,6 +68,12 @@ class RateLimiter:
     async def close(self) -> None:
         await self._pool.aclose()
 
+    async def answers(self) -> bool:
+        try:
+            return bool(await redis.asyncio.Redis(connection_pool=self._pool).ping())
+        except RedisError:
+            return False
+
     async def take(self, name: str, api_key_id: UUID, *, quota: int, cost: int) -> tuple[bool, Window] | None:
         """Whether `cost` fitted, and what is left; what did not fit is not counted. None when nobody counts."""
         if time.monotonic() < self._silent_until:

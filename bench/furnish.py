@@ -7,6 +7,7 @@ import hashlib
 import io
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from uuid import UUID
 
 from PIL import Image as Picture
 from PIL import ImageFilter
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
+from api.domain import job_log
 from api.domain.database import Sessions
 from api.domain.models import (
     Attempt,
@@ -35,9 +37,11 @@ from api.domain.models import (
 )
 from api.domain.storage import Storage, bundle_key, image_key, preview_key, reference_key
 from api.domain.webhooks import Webhook, WebhookDelivery, new_secret
+from opad_core.config import PRESETS, preset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NOUNS = ["cat", "dog", "mug", "rabbit", "robot", "teapot", "backpack", "ball"]
+NOUNS = ["ball", "teapot", "backpack", "robot", "dog", "mug", "car", "cat"]
+"""Of the examples' folders, in the order of their names."""
 _STEPS = 200
 
 
@@ -51,7 +55,10 @@ def furnish(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: 
         db.add(owner)
         db.flush()
         if db.scalar(select(ServedBase.name)) is None:
-            db.add(ServedBase(name="nano", resolution=64, nouns=NOUNS, words=NOUNS, manifest_sha256="0" * 64))
+            presets = {name: asdict(preset(name, {})) for name in PRESETS}
+            nano = ServedBase(name="nano", resolution=64, nouns=NOUNS, words=NOUNS, manifest_sha256="0" * 64)
+            nano.presets = presets
+            db.add(nano)
         owner_id = owner.id
         made = [
             Concept(
@@ -79,18 +86,20 @@ def furnish(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: 
         db.execute(insert(Attempt), [_attempt(row) for row in rows if row["started_at"]])
         if ended:
             db.execute(insert(Bundle), [_bundle(row) for row in ended])
-        db.execute(insert(JobEvent), [event for row in rows[-12:] for event in _losses(row)])
+        watched = rows[-12:]
+        db.execute(delete(JobEvent).where(JobEvent.job_id.in_([row["id"] for row in watched])))
+        db.execute(insert(JobEvent), [event for row in watched for event in _story(row)])
         _operations(db, owner_id, now)
         ids = [concept.id for concept in made]
         newest = [
-            (row["id"], photos[made.index(one) % len(photos)])
-            for row in rows[-12:]
+            (row, photos[made.index(one) % len(photos)])
+            for row in watched
             for one in made
             if one.id == row["concept_id"]
         ]
         _kept_pictures(storage, db, owner_id, ids[:4], photos)
-    for job_id, group in newest:
-        _previews(storage, sessions, job_id, group)
+    for row, group in newest:
+        _previews(storage, sessions, row["id"], row["step"], group)
     return ids
 
 
@@ -128,7 +137,7 @@ def _job(
     state = random_numbers.choice(_ENDINGS)
     began = now - timedelta(hours=random_numbers.uniform(0.5, 700))
     code, detail = random_numbers.choice(_FAILURES) if state is JobState.failed else (None, None)
-    step = _STEPS if state is JobState.succeeded else random_numbers.randrange(_STEPS)
+    step = _STEPS if state is JobState.succeeded else random_numbers.randrange(_STEPS // 3, _STEPS)
     return {
         "id": uuid7(),
         "owner_id": owner_id,
@@ -179,6 +188,19 @@ def _bundle(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _story(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a watcher of the job was told, in place of the one event that the finished row made."""
+
+    def state(name: str, at: datetime, error: dict[str, str] | None = None) -> dict[str, Any]:
+        data = {"state": name, "attempt": int(name != "queued"), "cancel_requested": False, "error": error}
+        return {"job_id": row["id"], "kind": "state", "data": data, "created_at": at}
+
+    error = {"code": row["error_code"], "detail": row["error_detail"]} if row["error_code"] else None
+    between = [event | {"created_at": row["started_at"]} for event in (*_losses(row), *_log(row))]
+    began = [state("queued", row["created_at"]), state("running", row["started_at"])]
+    return [*began, *between, state(row["state"].value, row["finished_at"], error)]
+
+
 def _losses(row: dict[str, Any]) -> list[dict[str, Any]]:
     def told(step: int) -> dict[str, Any]:
         fall = 0.2 + 0.8 * 0.98**step
@@ -198,9 +220,25 @@ def _losses(row: dict[str, Any]) -> list[dict[str, Any]]:
     return [told(step) for step in range(0, row["step"] + 1, 5)]
 
 
-def _previews(storage: Storage, sessions: Sessions, job_id: UUID, photos: Sequence[str]) -> None:
+def _log(row: dict[str, Any]) -> list[dict[str, Any]]:
+    said = [("info", f"training.began base=nano device=cuda preset={row['preset']} photos=4 steps={_STEPS}")]
+    said += [("info", f"checkpoint.committed step={step} size=412000") for step in range(60, row["step"], 60)]
+    if row["error_code"]:
+        said.append(("warning", f"job.attempt_lost cause={row['error_code']} error={row['error_detail']}"))
+    seconds = (row["finished_at"] - row["started_at"]) / len(said)
+    return [
+        {
+            "job_id": row["id"],
+            "kind": job_log.KIND,
+            "data": asdict(job_log.LogLine((row["started_at"] + n * seconds).isoformat(), level, text)) | {"fence": 1},
+        }
+        for n, (level, text) in enumerate(said)
+    ]
+
+
+def _previews(storage: Storage, sessions: Sessions, job_id: UUID, last: int, photos: Sequence[str]) -> None:
     pictures = [Picture.open(io.BytesIO(storage.get(reference_key(p), p))).convert("RGB") for p in photos[:4]]
-    for step in range(0, _STEPS + 1, 50):
+    for step in range(0, last + 1, 50):
         strip = Picture.new("RGB", (256, 64))
         for n, picture in enumerate(pictures):
             strip.paste(picture.resize((64, 64)).filter(ImageFilter.GaussianBlur((_STEPS - step) / 40)), (64 * n, 0))
@@ -209,7 +247,7 @@ def _previews(storage: Storage, sessions: Sessions, job_id: UUID, photos: Sequen
         data = file.getvalue()
         storage.put_once(preview_key(job_id, step), data, hashlib.sha256(data).hexdigest())
     with sessions.begin() as db:
-        db.execute(update(Job).where(Job.id == job_id).values(preview_key=preview_key(job_id, _STEPS)))
+        db.execute(update(Job).where(Job.id == job_id).values(preview_key=preview_key(job_id, last // 50 * 50)))
 
 
 def _kept_pictures(

@@ -54,6 +54,7 @@ def measure(settings: Settings, *, concepts: int, jobs: int) -> int:
         job = db.scalars(select(Job.id).where(Job.state == JobState.succeeded).order_by(Job.id.desc())).first()
         hook = db.scalars(select(Webhook.id)).first()
     pages = [
+        "/dashboard/sign-in",
         "/dashboard",
         "/dashboard/jobs",
         "/dashboard/jobs?state=failed&name=cat",
@@ -69,6 +70,7 @@ def measure(settings: Settings, *, concepts: int, jobs: int) -> int:
         f"/dashboard/webhooks/{hook}",
         "/dashboard/storage",
         "/dashboard/system",
+        "/docs",
     ]
     unlimited = settings.model_copy(update={"port": 0, "requests_per_minute": 0})
     server = make_server(unlimited)

@@ -17,6 +17,7 @@ from api.domain.database import Sessions
 from api.domain.settings import Settings
 from worker.slot import Slot, take_slot
 from worker.supervision import LEASH
+from worker.trainer_log import TrainerLog
 
 log = structlog.get_logger()
 
@@ -42,7 +43,7 @@ def train_next(settings: Settings, sessions: Sessions, *, job_id: UUID | None = 
         told = log.bind(job_id=str(claimed_id), fence=fence, attempt=attempt)
         told.info("job.claimed", worker=slot.host)
         failpoints.reach("job.claimed")
-        code = _run_trainer(slot, claimed_id, fence)
+        code = _run_trainer(slot, sessions, claimed_id, fence)
         told.info("trainer.exited", code=code)
         if code != 0:
             report_exit(settings, sessions, claimed_id, fence, code)
@@ -59,21 +60,24 @@ def _give_back_orphans(settings: Settings, sessions: Sessions, slot: Slot) -> No
         log.warning("job.attempt_lost", job_id=str(job_id), fence=fence, cause="lost_worker", state=state)
 
 
-def _run_trainer(slot: Slot, job_id: UUID, fence: int) -> int:
+def _run_trainer(slot: Slot, sessions: Sessions, job_id: UUID, fence: int) -> int:
     leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGKILL)), ""]
     trainer = subprocess.Popen(
         [*leash, sys.executable, "-m", "worker.training.run", "--job", str(job_id), "--fence", str(fence)],
         stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         pass_fds=(slot.fd,),
         start_new_session=True,  # a Ctrl-C at the terminal reaches the host alone, which stops the trainer in order
     )
-    try:
-        slot.tell_trainer(trainer.pid)
-        return trainer.wait()
-    finally:
-        if trainer.poll() is None:
-            trainer.kill()
-            trainer.wait()
+    assert trainer.stderr is not None
+    with TrainerLog(trainer.stderr, sessions, job_id, fence):
+        try:
+            slot.tell_trainer(trainer.pid)
+            return trainer.wait()
+        finally:
+            if trainer.poll() is None:
+                trainer.kill()
+                trainer.wait()
 
 
 def report_exit(settings: Settings, sessions: Sessions, job_id: UUID, fence: int, code: int) -> None:

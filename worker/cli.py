@@ -148,10 +148,20 @@ def restore(arguments: argparse.Namespace) -> int:
 
 def retain(arguments: argparse.Namespace) -> int:
     settings = _settings_in_use()
-    look = retention.preview if arguments.preview else retention.sweep
-    cutoffs = retention.Cutoffs.at(datetime.now(UTC), settings)
-    outdated = look(cutoffs, make_sessions(settings), Storage(settings))
-    print(f"{'would remove' if arguments.preview else 'removed'} {outdated.sentence()}")
+    cutoffs, sessions, storage = (
+        retention.Cutoffs.at(datetime.now(UTC), settings),
+        make_sessions(settings),
+        Storage(settings),
+    )
+    if arguments.preview:
+        sizes = retention.sizes_of_photos(storage)
+        with sessions() as db:
+            amounts = retention.preview(cutoffs, db, sizes)
+        outdated = retention.Outdated(**{name: amount.count for name, amount in amounts.items()})
+        megabytes = sum(amount.size for amount in amounts.values()) / 1e6
+        print(f"would remove {outdated.sentence()}; {megabytes:.1f} MB")
+    else:
+        print(f"removed {retention.sweep(cutoffs, sessions, storage).sentence()}")
     return 0
 
 

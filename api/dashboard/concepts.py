@@ -102,5 +102,15 @@ async def gallery(
 async def preference(request: Request, viewer: ViewerDep, session: SessionDep, concept: str = "") -> Response:
     known = (await concepts.list_concepts(viewer.who, session, state="ready", limit=100)).items
     chosen = next((one for one in known if str(one.id) == concept), known[0] if known else None)
-    counted = await preferences.read_preferences(chosen.id, viewer.who, session) if chosen else None
-    return page(request, viewer, "preference.html", concepts=known, chosen=chosen, counted=counted)
+    if chosen is None:
+        return page(request, viewer, "preference.html", concepts=known, chosen=None)
+    jobs = (await concepts.read_concept(chosen.id, viewer.who, session)).jobs
+    return page(
+        request,
+        viewer,
+        "preference.html",
+        concepts=known,
+        chosen=chosen,
+        presets={job.version: job.preset for job in jobs},
+        counted=await preferences.read_preferences(chosen.id, viewer.who, session),
+    )

@@ -8,7 +8,7 @@ HINTS = {
     "the training goes on from its last checkpoint.",
     "storage": "The object store did not answer, or lost a file. See Storage and System, then retry.",
     "diverged": "The losses ran away twice. Retry with another seed, or with more uniform photos.",
-    "internal": "A mistake of ours, or of the machine. The trainer's log has the trace under this job's id; "
+    "internal": "A mistake of ours, or of the machine. The log below has the trace; "
     "a retry goes on from the last checkpoint.",
     "shutdown": "The worker was stopped in order and gave the job back; nothing is lost.",
 }

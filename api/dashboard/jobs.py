@@ -1,17 +1,20 @@
 """The list of jobs, and everything about one."""
 
+from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.hints import HINTS
-from api.dashboard.page import PageRoute, ViewerDep, page
+from api.dashboard.page import PageRoute, Viewer, ViewerDep, page
 from api.db import SessionDep
+from api.domain.errors import Unavailable
 from api.domain.models import JobState
 from api.domain.storage import StorageUnavailable
-from api.routes import concepts, job_history, jobs
+from api.routes import concepts, job_history, jobs, system
 
 SHOWN = 25
 
@@ -62,14 +65,28 @@ async def job_detail(request: Request, viewer: ViewerDep, session: SessionDep, j
     except StorageUnavailable:  # then the reason of a failure matters most, and it is a row
         store_answers = False
         history = job_history.JobHistory(states=[], previews=[], checkpoints=[])
+    concept = await concepts.read_concept(job.concept_id, who, session)
     return page(
         request,
         viewer,
         "job.html",
         job=job,
-        concept=await concepts.read_concept(job.concept_id, who, session),
+        concept=concept,
+        preset=await _values_of_preset(request, viewer, session, job.preset, concept.base),
+        log=(await job_history.read_log(job_id, who, session)).lines,
         history=history,
         store_answers=store_answers,
         attempts=(await jobs.list_attempts(job_id, who, session)).items,
         hints=HINTS,
     )
+
+
+async def _values_of_preset(
+    request: Request, viewer: Viewer, session: AsyncSession, preset: str, base_name: str
+) -> dict[str, Any]:
+    """Empty while no engine has told them, or when the job is for another base than is served now."""
+    try:
+        base = await system.read_base(request, viewer.who, session)
+    except Unavailable:
+        return {}
+    return base.presets.get(preset, {}) if base.name == base_name else {}

@@ -73,9 +73,15 @@ async def webhook_detail(
 
 
 @router.get("/storage")
-async def storage_page(request: Request, viewer: ViewerDep) -> Response:
+async def storage_page(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
     storage.require_operator(viewer.who)
-    return page(request, viewer, "storage.html", stored=await storage.read_storage(request, viewer.who))
+    return page(
+        request,
+        viewer,
+        "storage.html",
+        stored=await storage.read_storage(request, viewer.who),
+        retention=await storage.preview_retention(request, viewer.who, session),
+    )
 
 
 @router.get("/system")

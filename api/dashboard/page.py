@@ -138,6 +138,21 @@ def _tojson_plain(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _setting(value: Any) -> str:
+    """A value of the method, as short as JSON: 0.0001 and not 1e-04, lists with their items."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_setting(item) for item in value) or "the base's own"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _commands(sentence: str) -> Markup:
+    """What stands between backticks as code."""
+    parts = (Markup("<code>{}</code>" if n % 2 else "{}").format(part) for n, part in enumerate(sentence.split("`")))
+    return Markup("").join(parts)
+
+
 _FILTERS: dict[str, Callable[..., str]] = {
     "tojson_plain": _tojson_plain,
     "when": _when,
@@ -146,5 +161,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "ms": _milliseconds,
     "percent": _percent,
     "pretty": _pretty,
+    "setting": _setting,
+    "commands": _commands,
 }
 templates.env.filters |= _FILTERS

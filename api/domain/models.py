@@ -62,6 +62,8 @@ class ServedBase(Table):
     nouns: Mapped[list[str] | None]
     """Class nouns the base knows; None when it knows any."""
     words: Mapped[list[str] | None]
+    presets: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Every field of each preset as it is on this base; None until an engine has told."""
     manifest_sha256: Mapped[str]
     announced_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -292,6 +294,7 @@ class Bundle(Table):
     """The trained artefact. UNIQUE(job_id) is what makes two results of one job impossible."""
 
     __tablename__ = "bundle"
+    __table_args__ = (Index("ix_bundle_concept_id_version", "concept_id", "version"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"), unique=True)

@@ -9,13 +9,13 @@
 Objects go before the transaction ends: what fails half-way is found again by the next night.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, SelectBase, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -59,6 +59,13 @@ class Outdated:
 
 
 @dataclass(frozen=True)
+class Amount:
+    count: int
+    size: int
+    """Bytes: of the files that go, or of the rows of the database."""
+
+
+@dataclass(frozen=True)
 class Cutoffs:
     """What is older than these goes; None keeps for ever."""
 
@@ -80,19 +87,67 @@ class Cutoffs:
         )
 
 
-def preview(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> Outdated:
-    """What a sweep would remove; changes nothing."""
+def preview(cutoffs: Cutoffs, session: Session, photo_sizes: Mapping[str, int]) -> dict[str, Amount]:
+    """What a sweep would remove of each class; changes nothing. `photo_sizes` as `sizes_of_photos` gives them."""
+    learned, failed = (_photos_of(session, concepts) for concepts in (_learned(cutoffs), _never_learned(cutoffs)))
+    going = [row.concept_id for row in (*learned, *failed)]
+    keys = {row.key for row in (*learned, *failed)}
+    kept = select(Reference.key).where(Reference.key.in_(keys), Reference.concept_id.not_in(going))
+    counted = set(session.scalars(kept))  # a photo that another concept has too stays for it
+    amounts = {"images": _amount_of_images(session, cutoffs)}
+    for name, rows in (("photos", learned), ("failed_uploads", failed)):
+        own = {row.key for row in rows} - counted
+        amounts[name] = Amount(len(rows), sum(photo_sizes.get(key, 0) for key in own))
+        counted |= own
+    return amounts | {"events": _amount_of_events(session, cutoffs)}
 
-    def count(session: Session, query: SelectBase | None) -> int:
-        return 0 if query is None else session.scalar(select(func.count()).select_from(query.subquery())) or 0
 
-    with sessions.begin() as session:
-        return Outdated(
-            images=count(session, _images(cutoffs)),
-            photos=count(session, _photos(_learned(cutoffs))),
-            failed_uploads=count(session, _photos(_never_learned(cutoffs))),
-            events=count(session, _events(cutoffs)),
-        )
+def sizes_of_photos(storage: Storage) -> dict[str, int]:
+    """Bytes by key: the rows do not tell. Raises StorageUnavailable."""
+    return {entry.key: entry.size for entry in storage.entries("references/")}
+
+
+def _photos_of(session: Session, concepts: Select[UUID] | None) -> Sequence[Row[UUID, str]]:
+    if concepts is None:
+        return []
+    return session.execute(select(Reference.concept_id, Reference.key).where(Reference.concept_id.in_(concepts))).all()
+
+
+def _amount_of_images(session: Session, cutoffs: Cutoffs) -> Amount:
+    if cutoffs.images is None:
+        return Amount(0, 0)
+    total = func.coalesce(func.sum(Image.size), 0)
+    count, size = session.execute(select(func.count(), total).where(Image.created_at < cutoffs.images)).one()
+    return Amount(count, int(size))
+
+
+def _amount_of_events(session: Session, cutoffs: Cutoffs) -> Amount:
+    outdated = _events(cutoffs)
+    if outdated is None:
+        return Amount(0, 0)
+    total = func.coalesce(func.sum(func.pg_column_size(literal_column(JobEvent.__tablename__))), 0)
+    count, size = session.execute(select(func.count(), total).where(JobEvent.id.in_(outdated))).one()
+    return Amount(count, int(size))
+
+
+def next_sweep(session: Session) -> datetime:
+    """When the next one begins: at three in the morning, or now where today's has not been begun."""
+    now = session.scalars(select(func.now())).one().astimezone(UTC)
+    day = _day(now)
+    if session.get(RetentionSweep, day) is None:
+        return now
+    return datetime.combine(day + timedelta(days=1), time(_HOUR_UTC), UTC)
+
+
+def last_sweep(session: Session) -> RetentionSweep | None:
+    """The newest that came to its end."""
+    ended = RetentionSweep.finished_at.is_not(None)
+    return session.scalar(select(RetentionSweep).where(ended).order_by(RetentionSweep.day.desc()).limit(1))
+
+
+def _day(now: datetime) -> date:
+    """That the sweep of this hour is counted for."""
+    return (now - timedelta(hours=_HOUR_UTC)).date()
 
 
 def sweep(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> Outdated:
@@ -112,7 +167,7 @@ def sweep_tonight(settings: Settings, sessions: Sessions, storage: Storage) -> O
     """
     with sessions.begin() as session:
         now = session.scalars(select(func.now())).one().astimezone(UTC)
-        day = (now - timedelta(hours=_HOUR_UTC)).date()
+        day = _day(now)
         begun = insert(RetentionSweep).values(day=day)
         abandoned = RetentionSweep.finished_at.is_(None) & (RetentionSweep.started_at < func.now() - _ABANDONED)
         mine = session.scalar(
@@ -179,10 +234,6 @@ def _idle_concepts(since: datetime) -> Select[UUID]:
         ~select(Job.id).where(Job.concept_id == Concept.id, in_use).exists(),
         select(Reference.id).where(Reference.concept_id == Concept.id).exists(),
     )
-
-
-def _photos(concepts: Select[UUID] | None) -> Select[UUID] | None:
-    return None if concepts is None else select(Reference.id).where(Reference.concept_id.in_(concepts))
 
 
 def _sweep_images(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> int:

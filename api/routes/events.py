@@ -42,11 +42,15 @@ id: 42
 event: preview
 data: {"step": 300, "url": "/v1/jobs/0198c0de-7e57-7000-8000-000000000002/preview"}
 id: 43
+
+event: log
+data: {"at": "2026-01-31T08:15:00Z", "fence": 1, "level": "info", "text": "checkpoint.committed step=300 size=7724112"}
+id: 44
 """
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "events `state`, `progress` and `preview`; ends after the final state; comments keep it alive",
+        "description": "`state`, `progress`, `preview` and `log`; ends after the final state; comments keep it alive",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
     },
     204: {"description": "the job is over and `Last-Event-ID` is its last event: a browser asks no more then"},

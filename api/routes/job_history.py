@@ -1,9 +1,10 @@
 """What a job went through: its states, its previews at every step, the checkpoints it would go on from."""
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller, Reader
 from api.db import SessionDep
+from api.domain import job_log
 from api.domain.errors import NotFound
 from api.domain.models import Checkpoint, Job, JobEvent
 from api.domain.storage import ObjectMissing, Storage, preview_key, preview_prefix
@@ -48,6 +50,19 @@ class JobHistory(Out):
     checkpoints: list[CheckpointOut] = Field(description="those kept at present; a finished job has none")
 
 
+class LogLineOut(Out):
+    at: datetime
+    fence: int = Field(description="of the attempt that said it; rises with each attempt of the job")
+    level: str = Field(description="as the trainer gave it; `output` is what was written past its log, as by a crash")
+    text: str
+
+
+class JobLog(Out):
+    """The end of the log, oldest line first."""
+
+    lines: list[LogLineOut]
+
+
 async def _require_own(session: AsyncSession, who: Caller, job_id: UUID) -> None:
     if await session.scalar(select(Job.id).where(Job.owner_id == who.owner_id, Job.id == job_id)) is None:
         raise NotFound(f"there is no job {job_id} here; GET /v1/jobs lists yours", "no_such_job")
@@ -69,6 +84,16 @@ async def read_history(job_id: UUID, request: Request, who: Reader, session: Ses
             CheckpointOut(step=row.step, size=row.size, sha256=row.sha256, created_at=row.created_at) for row in kept
         ],
     )
+
+
+@router.get("/jobs/{job_id}/log", response_model=JobLog)
+async def read_log(
+    job_id: UUID, who: Reader, session: SessionDep, lines: Annotated[int, Query(ge=1, le=job_log.KEPT)] = 100
+) -> JobLog:
+    """The last lines of the trainers' logs, of all attempts, also of one that died; kept with the job's events."""
+    await _require_own(session, who, job_id)
+    newest_first = (await session.scalars(job_log.tail(job_id, lines))).all()
+    return JobLog(lines=[LogLineOut(**event.data) for event in reversed(newest_first)])
 
 
 def _previews(storage: Storage, job_id: UUID) -> list[PreviewOut]:

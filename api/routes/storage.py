@@ -1,14 +1,16 @@
 """How much the object store holds, and of what."""
 
 from collections.abc import Iterable
-from typing import Literal
+from datetime import datetime
+from typing import Literal, get_args
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Admin, Caller
-from api.domain import keys
+from api.db import SessionDep
+from api.domain import keys, retention
 from api.domain.errors import Forbidden
 from api.domain.storage import Entry, Storage
 from api.schemas import Out
@@ -37,6 +39,23 @@ class StorageOut(Out):
     size: int = Field(description="bytes")
 
 
+OutdatedClass = Literal["images", "photos", "failed_uploads", "events"]
+
+
+class OutdatedOut(Out):
+    kind: OutdatedClass
+    keep_days: int | None = Field(description="how long it is kept; null is until erased")
+    count: int = Field(description="photos, pictures or events that would go")
+    size: int = Field(description="bytes: of files, of events in the database")
+
+
+class RetentionOut(Out):
+    next_at: datetime = Field(description="when the next sweep is due")
+    outdated: list[OutdatedOut] = Field(description="what it would remove, if nothing happens until then")
+    last_at: datetime | None = Field(description="when the last sweep ended")
+    last_removed: dict[OutdatedClass, int] | None = Field(description="and how much of each class it removed")
+
+
 def require_operator(who: Caller) -> None:
     if not who.operates:
         raise Forbidden(
@@ -49,6 +68,32 @@ async def read_storage(request: Request, who: Admin) -> StorageOut:
     """Objects and bytes of each kind, counted in the store itself: a second for each hundred thousand objects or so."""
     require_operator(who)
     return await run_in_threadpool(_count, request.app.state.storage)
+
+
+@router.get("/storage/retention", response_model=RetentionOut)
+async def preview_retention(request: Request, who: Admin, session: SessionDep) -> RetentionOut:
+    """What the next nightly sweep would remove, without removing it; and what the last one did."""
+    require_operator(who)
+    settings = request.app.state.settings
+    sizes = await run_in_threadpool(retention.sizes_of_photos, request.app.state.storage)
+    due = await session.run_sync(retention.next_sweep)
+    cutoffs = retention.Cutoffs.at(due, settings)
+    amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, sizes))
+    last = await session.run_sync(retention.last_sweep)
+    return RetentionOut(
+        next_at=due,
+        outdated=[
+            OutdatedOut(
+                kind=kind,
+                keep_days=getattr(settings, f"keep_{kind}_days") or None,
+                count=amounts[kind].count,
+                size=amounts[kind].size,
+            )
+            for kind in get_args(OutdatedClass)
+        ],
+        last_at=last.finished_at if last else None,
+        last_removed=last.removed if last else None,  # type: ignore[arg-type]  # JSON of these four
+    )
 
 
 def _count(storage: Storage) -> StorageOut:

@@ -6,12 +6,16 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field, SecretStr
-from sqlalchemy import text
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Admin, Reader
 from api.db import SessionDep
 from api.domain import audit
+from api.domain.models import Presence
+from api.domain.retention import RetentionSweep
 from api.routes import health
+from api.routes.overview import SILENT
 from api.routes.storage import require_operator
 from api.schemas import Out
 from api.vocabulary import served_base
@@ -29,6 +33,7 @@ class BaseOut(Out):
     resolution: int = Field(description="side of a picture in pixels")
     nouns: list[str] | None = Field(description="the class nouns it knows; null when any will do")
     words: list[str] | None = Field(description="the words it knows in prompts; null when any will do")
+    presets: dict[str, dict[str, Any]] = Field(description="every setting of each preset, as it is on this base")
 
 
 class CheckOut(Out):
@@ -56,14 +61,15 @@ class AuditVerdict(Out):
 async def read_base(request: Request, who: Reader, session: SessionDep) -> BaseOut:
     """The base that concepts are learned on here: how large it draws, which words it knows."""
     base = await served_base(session, request.app.state.settings.base)
-    return BaseOut(name=base.name, resolution=base.resolution, nouns=base.nouns, words=base.words)
+    return BaseOut(
+        name=base.name, resolution=base.resolution, nouns=base.nouns, words=base.words, presets=base.presets or {}
+    )
 
 
 @router.get("/system", response_model=SystemOut)
 async def read_system(request: Request, who: Admin, session: SessionDep) -> SystemOut:
     """Versions, the database's revision, settings without their secrets, and whether each part answers."""
     require_operator(who)
-    parts = await health.answering_parts(request.app.state)
     return SystemOut(
         version=request.app.version,
         python=platform.python_version(),
@@ -73,11 +79,33 @@ async def read_system(request: Request, who: Admin, session: SessionDep) -> Syst
         settings={
             name: _shown(name, value) for name, value in request.app.state.settings.model_dump(mode="python").items()
         },
-        checks=[
-            CheckOut(name=name, ok=fine, sentence="answers" if fine else f"the {name} does not answer")
-            for name, fine in parts.items()
-        ],
+        checks=await _examined(request, session),
     )
+
+
+_REMEDIES = {
+    "storage": "the object store does not answer: nothing is learned or downloaded; see OPAD_S3_ENDPOINT and its log",
+    "database": "the database does not answer in three seconds; see its log",
+    "engine": "no engine answers: nothing is drawn; see OPAD_ENGINE_URLS and the engines' logs",
+    "broker": "the broker does not answer: trainings begin some seconds later, nobody's requests are counted",
+    "trainer": "no trainer was heard of lately: jobs wait; start `python -m worker.host`",
+    "reconciler": "it swept nothing for two nights: lost jobs are not found again; start `python -m worker.reconcile`",
+}
+"""What does not work without a part, and what to do."""
+
+
+async def _examined(request: Request, session: AsyncSession) -> list[CheckOut]:
+    """What the api can see of what `opad doctor` looks at."""
+    state = request.app.state
+    trainers = select(Presence.name).where(Presence.kind == "trainer", Presence.seen_at > func.now() - SILENT)
+    lately = select(RetentionSweep.day).where(RetentionSweep.day >= func.current_date() - 2)
+    found = {
+        **await health.answering_parts(state),
+        "broker": await state.limiter.answers(),
+        "trainer": await session.scalar(trainers.limit(1)) is not None,
+        "reconciler": await session.scalar(lately.limit(1)) is not None,
+    }
+    return [CheckOut(name=name, ok=fine, sentence="works" if fine else _REMEDIES[name]) for name, fine in found.items()]
 
 
 def _shown(name: str, value: Any) -> Any:

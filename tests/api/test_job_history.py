@@ -8,7 +8,9 @@ from uuid import UUID
 import pytest
 from fastapi.testclient import TestClient
 
+from api.domain import job_log
 from api.domain.database import Sessions
+from api.domain.job_log import LogLine
 from api.domain.models import Checkpoint, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage, preview_key
@@ -42,12 +44,24 @@ def test_history_has_the_states_the_previews_and_the_checkpoints(
     assert "immutable" in picture.headers["cache-control"]
 
 
+def test_the_log_has_its_last_lines_oldest_first(client: TestClient, job_id: str, sessions: Sessions) -> None:
+    said = [LogLine("2026-01-31T08:15:00Z", "info", f"checkpoint.committed step={step}") for step in (1, 2, 3)]
+    with sessions.begin() as db:
+        db.execute(job_log.append(UUID(job_id), 2, said))
+
+    log = client.get(f"/v1/jobs/{job_id}/log", params={"lines": 2}).json()
+
+    assert [line["text"] for line in log["lines"]] == ["checkpoint.committed step=2", "checkpoint.committed step=3"]
+    assert log["lines"][0] | {"text": ""} == {"at": "2026-01-31T08:15:00Z", "fence": 2, "level": "info", "text": ""}
+    assert client.get(f"/v1/jobs/{job_id}/log", params={"lines": 0}).status_code == 422
+
+
 def test_another_step_or_another_owner_finds_nothing(
     client: TestClient, job_id: str, new_key: Callable[..., str]
 ) -> None:
     assert client.get(f"/v1/jobs/{job_id}/previews/26").json()["code"] == "no_preview"
     client.headers["Authorization"] = f"Bearer {new_key('bob')}"
-    for part in ("history", "previews/25"):
+    for part in ("history", "previews/25", "log"):
         assert client.get(f"/v1/jobs/{job_id}/{part}").json()["code"] == "no_such_job"
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from api.domain.database import Sessions
 from api.domain.errors import Invalid, Unavailable
-from api.domain.models import GenerateTally, JobState, Owner, Presence
+from api.domain.models import GenerateTally, Job, JobState, Owner, Presence
 from api.domain.webhooks import Webhook, WebhookDelivery, new_secret
 from api.tally import bucket_of, quantile
 
@@ -156,5 +156,24 @@ def test_storage_and_system_are_for_operators_and_show_no_secret(
     assert operator.get("/v1/audit/verify").json()["sound"] is True
 
     operator.headers["Authorization"] = f"Bearer {new_key('bob')}"
-    for address in ("/v1/storage", "/v1/system", "/v1/audit/verify"):
+    for address in ("/v1/storage", "/v1/storage/retention", "/v1/system", "/v1/audit/verify"):
         assert operator.get(address).json()["code"] == "foreign_owner"
+
+
+def test_the_retention_preview_counts_what_the_next_sweep_would_take(
+    operator: TestClient, concept: dict[str, Any], sessions: Sessions
+) -> None:
+    def outdated() -> dict[str, Any]:
+        answer = operator.get("/v1/storage/retention").json()
+        return {one["kind"]: (one["keep_days"], one["count"]) for one in answer["outdated"]}
+
+    assert outdated() == {"images": (None, 0), "photos": (None, 0), "failed_uploads": (30, 0), "events": (90, 0)}
+
+    with sessions.begin() as db:
+        long_ago = func.now() - timedelta(days=31)
+        db.execute(update(Job).values(state=JobState.failed, finished_at=long_ago))
+
+    assert outdated()["failed_uploads"] == (30, 3)
+    answer = operator.get("/v1/storage/retention").json()
+    assert sum(one["size"] for one in answer["outdated"]) == operator.get("/v1/storage").json()["size"] > 0
+    assert answer["last_removed"] is None

@@ -10,11 +10,16 @@ from urllib.parse import quote
 
 import pytest
 import uvicorn
+from sqlalchemy import select
 
 from api.__main__ import make_server
 from api.domain.database import Sessions, make_sessions
 from api.domain.keys import create
+from api.domain.models import Job, JobState
 from api.domain.settings import Settings
+from api.domain.storage import Storage
+from api.domain.webhooks import Webhook
+from bench.furnish import furnish
 from tests.job_life import wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -96,6 +101,36 @@ def served(settings: Settings) -> Iterator[str]:
     yield f"http://localhost:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def furnished(settings: Settings, sessions: Sessions, admin_key: str) -> dict[str, str]:
+    """The addresses of all pages, by name."""
+    furnish(sessions, Storage(settings), owner_name="admin", concepts=4, jobs=14)
+    with sessions() as db:
+        failed = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
+        ended = db.scalars(select(Job).where(Job.state == JobState.succeeded).order_by(Job.id.desc())).first()
+        hook = db.scalars(select(Webhook.id)).first()
+    assert ended is not None
+    return {
+        "overview": "/dashboard",
+        "jobs": "/dashboard/jobs",
+        "no jobs": "/dashboard/jobs?name=nothing",
+        "job": f"/dashboard/jobs/{ended.id}",
+        "failed job": f"/dashboard/jobs/{failed}",
+        "concepts": "/dashboard/concepts",
+        "concept": f"/dashboard/concepts/{ended.concept_id}",
+        "new concept": "/dashboard/concepts/new",
+        "playground": "/dashboard/playground",
+        "gallery": "/dashboard/gallery",
+        "preference": "/dashboard/preference",
+        "access": "/dashboard/access",
+        "webhooks": "/dashboard/webhooks",
+        "webhook": f"/dashboard/webhooks/{hook}",
+        "storage": "/dashboard/storage",
+        "system": "/dashboard/system",
+        "reference": "/docs",
+    }
 
 
 def sign_in(page: Any, address: str, key: str, *, at: str = "/dashboard") -> None:

@@ -77,6 +77,7 @@ def test_a_newcomer_gets_from_photos_to_a_picture(running: RunningStack, new_pag
     page.get_by_label("Name", exact=True).fill("my teapot")
     page.get_by_label("What kind of thing").fill("teapot")
     page.get_by_text("Fewer or more iterations").click()
+    assert page.get_by_label("Iterations", exact=True).get_attribute("placeholder").isdigit()
     page.get_by_label("Iterations", exact=True).fill("8")
     page.get_by_label("Collaborative iterations").fill("0")
     page.get_by_role("button", name="Learn it").click()
@@ -90,6 +91,7 @@ def test_a_newcomer_gets_from_photos_to_a_picture(running: RunningStack, new_pag
     page.locator("[data-chart=teacher] canvas").wait_for(timeout=120_000)
     page.locator("[data-field=state] [data-state=succeeded]").wait_for(timeout=300_000)
     expect(page.locator("#film")).to_have_js_property("naturalWidth", 256)
+    expect(page.locator("#log-lines")).to_have_text(re.compile("training.began .*job.succeeded", re.DOTALL))
     assert page.evaluate("window.neverReloaded")
 
     page.get_by_role("link", name="Try a prompt").click()
@@ -104,7 +106,10 @@ def test_a_newcomer_gets_from_photos_to_a_picture(running: RunningStack, new_pag
     shown = page.locator("#results").inner_text()
     page.reload()
     assert page.get_by_label("Prompts, one a line").input_value() == "a photo of a <concept> on the beach"
-    assert f"seed {page.get_by_label('Seed', exact=True).input_value()}" in shown
+    seed = page.get_by_label("Seed", exact=True).input_value()
+    assert f"seed {seed}" in shown
+    page.get_by_role("button", name="Draw").click()  # the address's pictures again
+    expect(page.locator("#results figcaption").first).to_have_text(f"seed {seed}", timeout=90_000)
 
 
 @pytest.mark.timeout(600)

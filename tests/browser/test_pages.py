@@ -14,44 +14,11 @@ from sqlalchemy import select, update
 
 from api.domain.database import Sessions
 from api.domain.models import Concept, Image, Job, JobState
-from api.domain.settings import Settings
-from api.domain.storage import Storage
 from api.domain.webhooks import Webhook
-from bench.furnish import furnish
 from tests.browser.conftest import sign_in
 
 AXE = Path(__file__).with_name("axe.min.js")
 ATTACK = '<img src=x onerror="window.attacked=1"><script>window.attacked=1</script>'
-
-
-@pytest.fixture
-def furnished(settings: Settings, sessions: Sessions, admin_key: str) -> dict[str, str]:
-    """The addresses of all pages, by name."""
-    furnish(sessions, Storage(settings), owner_name="admin", concepts=4, jobs=14)
-    with sessions() as db:
-        failed = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
-        ended = db.scalars(select(Job).where(Job.state == JobState.succeeded).order_by(Job.id.desc())).first()
-        hook = db.scalars(select(Webhook.id)).first()
-    assert ended is not None
-    return {
-        "overview": "/dashboard",
-        "jobs": "/dashboard/jobs",
-        "no jobs": "/dashboard/jobs?name=nothing",
-        "job": f"/dashboard/jobs/{ended.id}",
-        "failed job": f"/dashboard/jobs/{failed}",
-        "concepts": "/dashboard/concepts",
-        "concept": f"/dashboard/concepts/{ended.concept_id}",
-        "new concept": "/dashboard/concepts/new",
-        "playground": "/dashboard/playground",
-        "gallery": "/dashboard/gallery",
-        "preference": "/dashboard/preference",
-        "access": "/dashboard/access",
-        "webhooks": "/dashboard/webhooks",
-        "webhook": f"/dashboard/webhooks/{hook}",
-        "storage": "/dashboard/storage",
-        "system": "/dashboard/system",
-        "reference": "/docs",
-    }
 
 
 def serious(page: Any) -> list[str]:

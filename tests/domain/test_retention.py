@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 from api.domain import retention
 from api.domain.database import Sessions
 from api.domain.models import Bundle, Image, Job, JobEvent, JobState, Reference
-from api.domain.retention import Cutoffs, Outdated
+from api.domain.retention import Amount, Cutoffs, Outdated, RetentionSweep
 from api.domain.settings import Settings
 from api.domain.storage import ObjectMissing, Storage, image_key, reference_key
 from tests.job_life import insert_job
@@ -83,7 +83,13 @@ def test_photos_go_when_their_time_is_over_and_not_before(strict, sessions, stor
     failed = ended_job(ago=LONG_AGO, photo=b"failed", learned=False)
     shared = ended_job(ago=LONG_AGO, photo=b"new", learned=True)
 
-    assert retention.preview(strict, sessions, storage) == Outdated(photos=2, failed_uploads=1)
+    with sessions() as db:
+        assert retention.preview(strict, db, retention.sizes_of_photos(storage)) == {
+            "images": Amount(0, 0),
+            "photos": Amount(2, 3),  # b"old"; b"new" stays for the other concept
+            "failed_uploads": Amount(1, 6),
+            "events": Amount(0, 0),
+        }
     assert retention.sweep(strict, sessions, storage) == Outdated(photos=2, failed_uploads=1)
     assert [photos_left(sessions, job_id) for job_id in (old, new, failed, shared)] == [0, 1, 0, 0]
     assert [is_stored(storage, photo) for photo in (b"old", b"new", b"failed")] == [False, True, False]
@@ -114,6 +120,8 @@ def test_kept_pictures_go_with_their_files(strict, sessions, storage, ended_job)
                       format="png", key=key, sha256=sha256, size=16, created_at=func.now() - ago)
             )  # fmt: skip
 
+    with sessions() as db:
+        assert retention.preview(strict, db, {})["images"] == Amount(1, 16)
     assert retention.sweep(strict, sessions, storage) == Outdated(images=1)
     with sessions() as db:
         (kept,) = db.scalars(select(Image)).all()
@@ -129,9 +137,30 @@ def test_events_of_jobs_long_over_go(settings, sessions, storage, ended_job):
     late = ended_job(ago=LATELY, photo=b"q", learned=True)
     assert before
 
-    removed = retention.sweep(Cutoffs.at(datetime.now(UTC), settings), sessions, storage)
+    cutoffs = Cutoffs.at(datetime.now(UTC), settings)
+    with sessions() as db:
+        expected = retention.preview(cutoffs, db, {})["events"]
+    removed = retention.sweep(cutoffs, sessions, storage)
 
-    assert removed.events >= before
+    assert removed.events == expected.count >= before
+    assert expected.size > 40 * expected.count  # a row's header, number and key alone take as much
     with sessions() as db:
         left = set(db.scalars(select(JobEvent.job_id)))
     assert left == {late}
+
+
+def test_the_next_sweep_is_at_three_in_the_morning_or_now_when_todays_is_due(settings, sessions, storage):
+    with sessions() as db:
+        now = db.scalars(select(func.now())).one()
+        assert retention.next_sweep(db) == now
+        assert retention.last_sweep(db) is None
+
+    retention.sweep_tonight(settings, sessions, storage)
+
+    with sessions() as db:
+        due = retention.next_sweep(db)
+        assert now < due <= now + timedelta(days=1)
+        assert (due.hour, due.minute) == (3, 0)
+        last = retention.last_sweep(db)
+        assert isinstance(last, RetentionSweep)
+        assert last.removed == {"images": 0, "photos": 0, "failed_uploads": 0, "events": 0}

@@ -30,4 +30,5 @@ def test_the_command_previews_and_sweeps(settings, monkeypatch, capsys):
     assert cli.main(["retention", "--sweep"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("would remove 0 images, 0 photos of learned concepts")
+    assert told[0].endswith("0 events; 0.0 MB")
     assert told[1].startswith("removed 0 images")

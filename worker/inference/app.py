@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from api.domain.settings import Settings
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
 from opad_core.bases import Base, Manifest, load_base
 from opad_core.bundle import Bundle
+from opad_core.config import PRESETS, preset
 from opad_core.errors import OpadError
 from opad_core.generation import MAX_SEED, ImageRequest, OneStepGenerator
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, Drawn, Overloaded
@@ -242,6 +243,7 @@ def announce(sessions: Sessions, manifest: Manifest) -> None:
         "resolution": manifest.resolution,
         "nouns": manifest.nouns,
         "words": manifest.words,
+        "presets": {name: asdict(preset(name, manifest.presets)) for name in PRESETS},
         "manifest_sha256": manifest.sha256,
     }
     statement = insert(ServedBase).values(row)

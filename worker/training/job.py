@@ -79,6 +79,14 @@ def train_job(
             f"the job is for the base {job.concept.base!r}, this trainer has {base.manifest.name!r}; set OPAD_BASE"
         )
     config = override(preset(job.preset, base.manifest.presets), job.overrides)
+    log.info(
+        "training.began",
+        base=base.manifest.name,
+        device=str(base.device),
+        preset=job.preset,
+        photos=len(job.concept.references),
+        steps=config.total_iterations,
+    )
     patience = settings.storage_patience_seconds
     references = [
         _picture(
@@ -152,11 +160,15 @@ class _Watcher:
         self._claim, self._settings = claim, settings
         self._sessions, self._storage, self._lease = sessions, storage, lease
         self._step: int | None = None
+        self._stage: str | None = None
         self._checkpoint_at = time.monotonic()
         self._preview_key: str | None = None
 
     def report(self, progress: Progress) -> None:
         self._step = progress.step
+        if progress.stage != self._stage:
+            log.info("training.stage", stage=progress.stage, step=progress.step)
+            self._stage = progress.stage
         if progress.preview is not None:
             self._show(progress.preview)
         self._lease.tell(

@@ -1,6 +1,6 @@
 // One job as it happens: progress, loss curves and the film of its previews, over the public API.
 
-import { call, duration, element } from "/static/app.js";
+import { call, duration, element, localise } from "/static/app.js";
 
 const page = document.getElementById("job");
 const id = page.dataset.job;
@@ -130,7 +130,7 @@ function onProgress(news) {
   field("steps").textContent = news.total_steps ? `${news.step} / ${news.total_steps}` : news.step;
   field("percent").textContent = `${Math.floor(share * 100)} %`;
   field("progress").value = share;
-  field("eta").textContent = duration(news.eta_seconds);
+  field("eta").textContent = isRunning ? duration(news.eta_seconds) : "–";
   if (news.losses && Object.keys(news.losses).length > 0) {
     points.set(news.step, news.losses);
     drawSoon();
@@ -138,22 +138,49 @@ function onProgress(news) {
 }
 
 let seenStates = 0;
+let isRunning = false;
 const knownStates = page.querySelectorAll(".timeline li").length;
 function onState(news) {
   seenStates += 1;
+  isRunning = news.state === "running";
   field("state").replaceChildren(Object.assign(element("span", { className: "state", textContent: news.state }), {}));
   field("state").firstChild.dataset.state = news.state;
   field("progress").dataset.state = news.state;
   field("attempt").textContent = news.attempt;
   if (news.state === "succeeded") { field("percent").textContent = "100 %"; field("progress").value = 1; }
-  if (news.state !== "running") field("eta").textContent = "–";
+  if (!isRunning) field("eta").textContent = "–";
   if (seenStates > knownStates) htmx.trigger(document.body, "opad:changed"); // the rest of the page was drawn before it
+}
+
+// The log: the stream tells all kept lines from the first, so that they take the place of those the server drew
+
+const LOG_LINES = 200;
+const logList = document.getElementById("log-lines");
+const logLines = [];
+let logTimer;
+
+function showLog() {
+  const atEnd = logList.scrollHeight - logList.scrollTop - logList.clientHeight < 30;
+  logList.replaceChildren(...logLines.slice(-LOG_LINES).map(({ at, level, text }) => {
+    const line = element("li", {}, element("time", { dateTime: at }), " ", element("b", { textContent: level }), " ", element("span", { textContent: text }));
+    line.dataset.level = level;
+    return line;
+  }));
+  logList.hidden = false;
+  document.getElementById("no-log").hidden = true;
+  localise(logList);
+  if (atEnd) logList.scrollTop = logList.scrollHeight;
 }
 
 const source = new EventSource(`/v1/jobs/${id}/events`);
 source.addEventListener("progress", (event) => onProgress(JSON.parse(event.data)));
 source.addEventListener("state", (event) => onState(JSON.parse(event.data)));
 source.addEventListener("preview", loadFilmSoon);
+source.addEventListener("log", (event) => {
+  logLines.push(JSON.parse(event.data));
+  clearTimeout(logTimer);
+  logTimer = setTimeout(showLog, 100);
+});
 let filmTimer;
 function loadFilmSoon() { // a replay tells of many at once
   clearTimeout(filmTimer);

@@ -100,6 +100,13 @@ function missing() {
   return null;
 }
 
+function showLengths() {
+  const chosen = form.querySelector("[name=preset]:checked");
+  for (const name of ["iterations", "collaborative_iterations"]) form[name].placeholder = chosen.dataset[name] ?? "the preset's";
+}
+form.addEventListener("change", (event) => { if (event.target.name === "preset") showLengths(); });
+showLengths();
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const lack = missing();

@@ -18,6 +18,7 @@ function readAddress() {
   if (!form.concept.value) form.concept.selectedIndex = 0;
   fillVersions();
   for (const name of ["version", "seed", "count"]) if (asked.get(name)) form[name].value = asked.get(name);
+  if (form.seed.value) form.seed.dataset.own = "1"; // a link to a picture's settings means its seed
   if (asked.getAll("prompt").length > 0) form.prompt.value = asked.getAll("prompt").join("\n");
   for (const name of ["compare", "lock"]) form[name].checked = asked.get(name) === "1";
 }

@@ -2,6 +2,7 @@ import base64
 import io
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 
 import httpx
 import numpy as np
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 
 from api.domain.database import make_sessions
 from api.domain.models import ServedBase
+from opad_core.config import OpadConfig, preset
 from opad_core.generation import ImageRequest, OneStepGenerator
 from tests.engine_process import engine_process
 from worker.inference.app import announce, create_app
@@ -83,6 +85,9 @@ def test_announcing_twice_leaves_one_row(settings, base):
     with sessions() as session:
         (row,) = session.scalars(select(ServedBase)).all()
     assert (row.name, row.resolution, row.nouns) == ("nano", 64, ["dog", "mug", "robot"])
+    told = {name: (len(values), values["lambda_adv"]) for name, values in row.presets.items()}
+    assert told == {name: (len(fields(OpadConfig)), [1.0, 1.0, 1.0]) for name in ("paper", "default")}
+    assert row.presets["default"]["iterations"] == preset("default", base.manifest.presets).iterations
 
 
 def test_a_terminated_engine_answers_what_it_has_taken(engine_settings, stored, tmp_path):

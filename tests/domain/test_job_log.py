@@ -1,0 +1,67 @@
+"""The end of a trainer's log, as the table keeps it."""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import select
+from uuid_utils.compat import uuid7
+
+from api.domain import job_log
+from api.domain.job_log import KEPT, LONGEST, LogLine
+from api.domain.models import JobEvent
+from tests.job_life import insert_job
+
+
+def line(n: int) -> LogLine:
+    return LogLine("2026-01-31T08:15:00+00:00", "info", f"line {n}")
+
+
+def kept(sessions, job_id) -> list[str]:
+    with sessions() as db:
+        return [event.data["text"] for event in reversed(db.scalars(job_log.tail(job_id, KEPT)).all())]
+
+
+def append(sessions, job_id, lines) -> int | None:
+    with sessions.begin() as db:
+        return db.scalar(job_log.append(job_id, 3, lines))
+
+
+def test_a_line_of_the_log_becomes_a_sentence_without_secrets():
+    written = (
+        '{"step": 300, "error": "http://bob:hunter2@store:9000 said no", "job_id": "x", "fence": 3, '
+        '"event": "checkpoint.failed", "level": "warning", "timestamp": "2026-01-31T08:15:00Z", '
+        '"exception": "Trace\\nEnd"}'
+    )
+    sentence = "checkpoint.failed step=300 error=http://bob:[hidden]@store:9000 said no\nTrace\nEnd"
+    assert LogLine.read(written) == LogLine("2026-01-31T08:15:00+00:00", "warning", sentence)
+
+
+def test_what_is_no_log_line_is_kept_as_it_is_but_short():
+    crash = LogLine.read("Fatal Python error: Segmentation fault\0")
+    assert (crash.level, crash.text) == ("output", "Fatal Python error: Segmentation fault")
+    assert len(LogLine.read("x" * 10_000).text) == LONGEST
+
+
+def test_another_programs_json_can_be_kept_and_read(sessions):
+    job_id = insert_job(sessions, [])
+    strange = LogLine.read('{"event": "half a pair: \\ud800", "timestamp": 17, "level": {"a": 1}}')
+
+    assert append(sessions, job_id, [strange]) == 1
+    assert kept(sessions, job_id) == ["half a pair: ?"]
+    assert datetime.now(UTC) - datetime.fromisoformat(strange.at) < timedelta(minutes=1)
+
+
+def test_the_newest_lines_are_kept_in_their_order_and_no_others_events_go(sessions):
+    ours, other = insert_job(sessions, []), insert_job(sessions, [])
+    append(sessions, other, [line(0)])
+    for start in range(0, KEPT + 30, 10):
+        assert append(sessions, ours, [line(n) for n in range(start, start + 10)]) == 10
+
+    assert kept(sessions, ours) == [f"line {n}" for n in range(30, KEPT + 30)]
+    assert kept(sessions, other) == ["line 0"]
+    with sessions() as db:
+        assert db.scalars(select(JobEvent.kind).where(JobEvent.job_id == ours).order_by(JobEvent.id)).first() == "state"
+        assert db.scalars(job_log.tail(ours, 1)).one().data["fence"] == 3
+
+
+def test_a_job_that_was_erased_keeps_nothing(sessions):
+    assert append(sessions, uuid7(), [line(0)]) is None

@@ -1,0 +1,98 @@
+"""What a trainer writes to standard error, passed on and its end kept with the job.
+
+Its claimer reads it, not the trainer itself: the last words of one that was killed, or that crashed below Python, are
+those that are wanted.
+"""
+
+import contextlib
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from types import TracebackType
+from typing import IO, Self
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.domain import job_log
+from api.domain.database import Sessions
+from api.domain.job_log import LogLine
+
+log = structlog.get_logger()
+
+SAVE_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
+
+
+class TrainerLog:
+    """`with TrainerLog(pipe, ...):` reads until the pipe's end; after the block until nothing more lies in it.
+
+    A process that the trainer left behind may hold the pipe open for longer.
+    """
+
+    def __init__(self, pipe: IO[bytes], sessions: Sessions, job_id: UUID, fence: int) -> None:
+        self._pipe, self._sessions = pipe, sessions
+        self._job_id, self._fence = job_id, fence
+        self._unsaved: deque[LogLine] = deque(maxlen=job_log.KEPT)
+        self._rest = b""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="trainer log", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._pipe.close()
+
+    def _keep(self) -> None:
+        saved_at = time.monotonic()
+        is_open = True
+        while is_open:
+            is_ended = self._ended.is_set()  # asked before the look, so that what came before the end is read
+            readable = select.select([self._pipe], [], [], 0 if is_ended else _LOOK_SECONDS)[0]
+            if readable:
+                is_open = self._read()
+            elif is_ended:
+                break
+            if self._unsaved and time.monotonic() - saved_at >= SAVE_SECONDS:
+                self._save()
+                saved_at = time.monotonic()
+        self._take(self._rest)
+        self._save()
+
+    def _read(self) -> bool:
+        """False at the pipe's end."""
+        data = os.read(self._pipe.fileno(), 65536)
+        with contextlib.suppress(OSError):  # a full disk must not end a training
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+        *whole, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-65536:]  # a progress bar never ends its line
+        for line in whole:
+            self._take(line)
+        return data != b""
+
+    def _take(self, line: bytes) -> None:
+        if line.strip():
+            self._unsaved.append(LogLine.read(line.decode(errors="replace")))
+
+    def _save(self) -> None:
+        """Lines that the database does not take now wait for the next time; the newest KEPT of them."""
+        if not self._unsaved:
+            return
+        try:
+            with self._sessions.begin() as db:
+                db.execute(job_log.append(self._job_id, self._fence, list(self._unsaved)))
+        except SQLAlchemyError as error:
+            log.warning("trainer_log.unsaved", job_id=str(self._job_id), error=type(error).__name__)
+            return
+        self._unsaved.clear()
