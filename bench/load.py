@@ -1,8 +1,8 @@
 """`python bench/load.py`: what the service does under its capacity, at it, and at three times of it.
 
-Starts `opad up` on a folder of its own with 32 made-up concepts on the nano base, measures how long one client waits that
-asks for one picture after another, how many pictures a second come out when 48 clients always have one under way (the
-capacity), then sends requests at 0.5, 1 and 3 times that rate
+Starts `opad up` on a folder of its own with 32 made-up concepts on the nano base, measures how long one client waits
+that asks for one picture after another, how many pictures a second come out when 48 clients always have one under way
+(the capacity), then sends requests at 0.5, 1 and 3 times that rate
 whether answered or not, as many clients do, and goes on so until 5,000 were sent, to see what the memory of api and
 engine does. Concepts are asked for by Zipf's law (exponent 1.1), each request with a seed of its own. The client runs
 on the same machine, and what it burns is told: on one core it is taken from the service. Prints a table, writes JSON,

@@ -5,8 +5,8 @@ without shedding, when one of them dies, and when one client floods; hit rates o
 that docs/scaling.md relies on are checked in the end: exit status 1 names those that fail.
 
 An engine draws a batch of b pictures in `first + b * each` seconds. The default is SD-Turbo with its full autoencoder
-on an A100 (published: 27.6 pictures/s one by one, 33.5 in fours); give your engine's, or hold the simulation against what
-`bench/load.py` measured of a whole service:
+on an A100 (published: 27.6 pictures/s one by one, 33.5 in fours); give your engine's, or hold the simulation against
+what `bench/load.py` measured of a whole service:
 
     python -m bench.simulate --first-ms 8.4 --each-ms 27.8
     python -m bench.simulate --load load.json
@@ -328,10 +328,8 @@ def compare(found: dict[str, Any], *, seed: int) -> list[Compared]:
     compared = []
     for name in ("0.5x", "1x", "3x"):
         phase = phases[name]
-        runs = [
-            serve(speed, per_second=phase["offered_per_s"], seconds=phase["seconds"], seed=seed + n, retries=0, warm_up=0)
-            for n in range(10)
-        ]
+        load = {"per_second": phase["offered_per_s"], "seconds": phase["seconds"]}
+        runs = [serve(speed, **load, seed=seed + n, retries=0, warm_up=0) for n in range(10)]
         latencies = [latency for run in runs for latency in run.latencies]
         goodput = sum(run.per_second for run in runs) / len(runs)
         compared.append(Compared(f"{name} pictures/s", phase["goodput_per_s"], goodput))
