@@ -54,7 +54,9 @@ GOAL_GOODPUT, GOAL_RSS_GROWTH = 0.95, 0.05
 class Phase:
     name: str
     offered_per_s: float | None
+    sending_s: float = 0.0
     seconds: float = 0.0
+    """Until the last answer."""
     answers: Counter[str] = field(default_factory=Counter)
     """By what came back: "200", "503 with Retry-After", and whatever else there was, all of which are errors."""
     client_cpu_s: float = 0.0
@@ -77,6 +79,7 @@ class Phase:
             "phase": self.name,
             "offered_per_s": self.offered_per_s and round(self.offered_per_s, 2),
             "goodput_per_s": round(self.goodput_per_s, 2),
+            "sending_s": round(self.sending_s, 1),
             "seconds": round(self.seconds, 1),
             "client_cpu": round(self.client_cpu_s / self.seconds, 4),
             "answers": dict(self.answers),
@@ -166,6 +169,7 @@ async def at_rate(client: Client, phase: Phase, *, seconds: float) -> Phase:
     while (due := due + gaps.expovariate(phase.offered_per_s)) < seconds:
         await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
         sent.append(asyncio.create_task(client.draw(phase)))
+    phase.sending_s = seconds
     await asyncio.gather(*sent)
     phase.seconds, phase.client_cpu_s = time.perf_counter() - began, time.process_time() - burnt
     return phase

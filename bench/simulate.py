@@ -181,6 +181,8 @@ class Served:
     """Seconds, of the answers that came within the deadline."""
     per_second: float = 0.0
     """Such answers, while requests kept coming."""
+    ended: float = 0.0
+    """Time of the last of them."""
 
     @property
     def answered(self) -> float:
@@ -264,6 +266,7 @@ def serve(
             if done.processed:
                 if counted:
                     told.latencies.append(env.now - began)
+                    told.ended = env.now
                 if ours and warm_up * seconds < env.now <= seconds:
                     told.per_second += 1 / (seconds * (1 - warm_up))
                 return
@@ -328,10 +331,13 @@ def compare(found: dict[str, Any], *, seed: int) -> list[Compared]:
     compared = []
     for name in ("0.5x", "1x", "3x"):
         phase = phases[name]
-        load = {"per_second": phase["offered_per_s"], "seconds": phase["seconds"]}
-        runs = [serve(speed, **load, seed=seed + n, retries=0, warm_up=0) for n in range(10)]
+        sent, seconds = sum(phase["answers"].values()), phase["sending_s"]
+        runs = [
+            serve(speed, per_second=sent / seconds, seconds=seconds, seed=seed + n, retries=0, warm_up=0)
+            for n in range(20)
+        ]
         latencies = [latency for run in runs for latency in run.latencies]
-        goodput = sum(run.per_second for run in runs) / len(runs)
+        goodput = len(latencies) / sum(max(seconds, run.ended) for run in runs)
         compared.append(Compared(f"{name} pictures/s", phase["goodput_per_s"], goodput))
         for q in (50, 95, 99):
             simulated = 1000 * percentile(latencies, q / 100) + around_ms
