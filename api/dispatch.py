@@ -7,7 +7,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from api.domain import failpoints
-from api.domain.jobs import RING_QUEUE, RING_TASK
+from api.domain.jobs import RING_TASK, ring_queue
 from api.domain.settings import Settings
 
 log = structlog.get_logger()
@@ -25,11 +25,11 @@ def create_doorbell(settings: Settings) -> Celery:
     return doorbell
 
 
-def ring(doorbell: Celery, job_id: UUID) -> None:
+def ring(doorbell: Celery, job_id: UUID, preset: str) -> None:
     """Blocking, at most about a second; run as a background task, after the answer."""
     failpoints.reach("job.unrung")
     try:
-        doorbell.send_task(RING_TASK, [str(job_id)], queue=RING_QUEUE)
+        doorbell.send_task(RING_TASK, [str(job_id)], queue=ring_queue(preset))
     except OperationalError as error:
         log.warning("job.ring_lost", job_id=str(job_id), error=str(error))
         return

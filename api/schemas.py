@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from api.domain.consent import Consent, ConsentSource
 from api.domain.models import Concept, Job, JobState
+from api.domain.settings import Preset
 
 MAX_SEED = 2**63 - 1
 PLACEHOLDER = "<concept>"
@@ -73,7 +74,7 @@ class ConceptIn(In):
 
     name: Name
     class_noun: ClassNoun
-    preset: Literal["default", "paper"] = "default"
+    preset: Preset = "default"
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     overrides: Json[Overrides] | None = None
     consent: bool = False
@@ -82,7 +83,7 @@ class ConceptIn(In):
 class VersionIn(In):
     """What `POST /v1/concepts/{id}/versions` may change; the pictures stay."""
 
-    preset: Literal["default", "paper"] = "default"
+    preset: Preset = "default"
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     overrides: Overrides | None = None
 

@@ -1,10 +1,12 @@
 """`python bench/load.py`: what the service does under its capacity, at it, and at three times of it.
 
-Starts `opad up` on a folder of its own with 32 made-up concepts on the nano base, measures how many pictures a second
-come out when 48 clients always have one under way (the capacity), then sends requests at 0.5, 1 and 3 times that rate
+Starts `opad up` on a folder of its own with 32 made-up concepts on the nano base, measures how long one client waits
+that asks for one picture after another, how many pictures a second come out when 48 clients always have one under way
+(the capacity), then sends requests at 0.5, 1 and 3 times that rate
 whether answered or not, as many clients do, and goes on so until 5,000 were sent, to see what the memory of api and
 engine does. Concepts are asked for by Zipf's law (exponent 1.1), each request with a seed of its own. The client runs
-on the same machine, and what it burns is told: on one core it is taken from the service. Prints a table, writes JSON.
+on the same machine, and what it burns is told: on one core it is taken from the service. Prints a table, writes JSON,
+which `python -m bench.simulate --load` holds against what it would have predicted.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -51,12 +54,16 @@ GOAL_GOODPUT, GOAL_RSS_GROWTH = 0.95, 0.05
 class Phase:
     name: str
     offered_per_s: float | None
+    sending_s: float = 0.0
     seconds: float = 0.0
+    """Until the last answer."""
     answers: Counter[str] = field(default_factory=Counter)
     """By what came back: "200", "503 with Retry-After", and whatever else there was, all of which are errors."""
     client_cpu_s: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
     """Of the pictures alone."""
+    model_ms: list[float] = field(default_factory=list)
+    """What the model's thread took for the batch of each picture, as its answer says."""
 
     @property
     def goodput_per_s(self) -> float:
@@ -72,11 +79,13 @@ class Phase:
             "phase": self.name,
             "offered_per_s": self.offered_per_s and round(self.offered_per_s, 2),
             "goodput_per_s": round(self.goodput_per_s, 2),
+            "sending_s": round(self.sending_s, 1),
             "seconds": round(self.seconds, 1),
             "client_cpu": round(self.client_cpu_s / self.seconds, 4),
             "answers": dict(self.answers),
             "errors": self.errors,
             **{f"p{p}_ms": round(cuts[p - 1], 1) for p in (50, 95, 99)},
+            "model_p50_ms": round(statistics.median(self.model_ms or [0.0]), 1),
         }
 
 
@@ -95,19 +104,22 @@ class Client:
     async def draw(self, phase: Phase, concept_id: str | None = None) -> None:
         began = time.perf_counter()
         try:
-            status, retry_after = await self._post(concept_id)
+            status, head = await self._post(concept_id)
         except (OSError, asyncio.IncompleteReadError) as error:
             phase.answers[type(error).__name__] += 1
             return
         if status == 200:
             phase.latencies_ms.append((time.perf_counter() - began) * 1000)
-        phase.answers["503 with Retry-After" if status == 503 and retry_after else str(status)] += 1
+            phase.model_ms.append(sum(map(float, re.findall(rb"\b(?:text|unet_decode);dur=([\d.]+)", head))))
+        can_wait = status == 503 and b"\r\nretry-after: " in head
+        phase.answers["503 with Retry-After" if can_wait else str(status)] += 1
 
     async def close(self) -> None:
         for _, writer in self._idle:
             writer.close()
 
-    async def _post(self, concept_id: str | None) -> tuple[int, bool]:
+    async def _post(self, concept_id: str | None) -> tuple[int, bytes]:
+        """Status, and the answer's head in small letters."""
         chosen = concept_id or self._random.choices(self._concept_ids, cum_weights=self._weights)[0]
         prompt = f"a photo of <concept> {self._random.choice(SCENES)}"
         body = json.dumps({"concept_id": chosen, "prompt": prompt, "seed": self._random.randrange(2**32)}).encode()
@@ -124,7 +136,7 @@ class Client:
             writer.close()
         else:
             self._idle.append((reader, writer))
-        return int(head[9:12]), b"\r\nretry-after: " in head
+        return int(head[9:12]), head
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A kept-alive one unless the service has closed it: it does so after five idle seconds."""
@@ -157,6 +169,7 @@ async def at_rate(client: Client, phase: Phase, *, seconds: float) -> Phase:
     while (due := due + gaps.expovariate(phase.offered_per_s)) < seconds:
         await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
         sent.append(asyncio.create_task(client.draw(phase)))
+    phase.sending_s = seconds
     await asyncio.gather(*sent)
     phase.seconds, phase.client_cpu_s = time.perf_counter() - began, time.process_time() - burnt
     return phase
@@ -168,8 +181,9 @@ async def measure(running: RunningStack, concept_ids: list[str], asked: argparse
         await client.draw(Phase("warm", None), concept_id)
     await at_most(client, Phase("warm", None), clients=CLIENTS, go_on=_for(asked.seconds / 2))
     memory = {"begin": resident_bytes(running)}
+    alone = await at_most(client, Phase("alone", None), clients=1, go_on=_for(asked.seconds / 2))
     capacity = await at_most(client, Phase("capacity", None), clients=CLIENTS, go_on=_for(asked.seconds))
-    phases = [capacity]
+    phases = [alone, capacity]
     for factor in FACTORS:
         phase = Phase(f"{factor:g}x", factor * capacity.goodput_per_s)
         phases.append(await at_rate(client, phase, seconds=asked.seconds))

@@ -5,12 +5,15 @@ without shedding, when one of them dies, and when one client floods; hit rates o
 that docs/scaling.md relies on are checked in the end: exit status 1 names those that fail.
 
 An engine draws a batch of b pictures in `first + b * each` seconds. The default is SD-Turbo with its full autoencoder
-on an A100 (published: 27.6 pictures/s one by one, 33.5 in fours); give what `bench/load.py` measured of yours:
+on an A100 (published: 27.6 pictures/s one by one, 33.5 in fours); give your engine's, or hold the simulation against
+what `bench/load.py` measured of a whole service:
 
     python -m bench.simulate --first-ms 8.4 --each-ms 27.8
+    python -m bench.simulate --load load.json
 """
 
 import argparse
+import json
 import math
 import random
 import sys
@@ -18,13 +21,15 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import simpy
 
 Events = Generator[simpy.Event, None, None]
 
-MAX_BATCH, MAX_WAITING = 8, 64
-"""Of the engine, `worker.inference.batching`."""
+MAX_BATCH, MOST_UNDER_WAY = 8, 48
+"""Of the engine, `worker.inference.batching`; and of the api's door before it, `api.shedding`."""
 LEASE, START_UP, CHECKPOINT = 1.0, 0.5, 1.0
 """Minutes: until a dead trainer is missed, until a new one trains, and between checkpoints."""
 POLL_SECONDS, POD_SECONDS = 30.0, 120.0
@@ -176,6 +181,8 @@ class Served:
     """Seconds, of the answers that came within the deadline."""
     per_second: float = 0.0
     """Such answers, while requests kept coming."""
+    ended: float = 0.0
+    """Time of the last of them."""
 
     @property
     def answered(self) -> float:
@@ -195,7 +202,7 @@ class Engine:
         """The event of the picture; None when it is refused."""
         ahead = len(self.waiting) + self.drawing
         late = (ahead + 1) * self.speed.of(1) > deadline - self.env.now
-        if not self.alive or (sheds and ahead and (late or ahead + 1 > MAX_WAITING)):
+        if not self.alive or (sheds and ahead and (late or ahead + 1 > MOST_UNDER_WAY)):
             return None
         done = self.env.event()
         self.waiting.append((deadline if sheds else math.inf, done))
@@ -235,6 +242,7 @@ def serve(
     dies_at: float = math.inf,
     flood_per_second: float = 0.0,
     flood_limit: float = math.inf,
+    warm_up: float = WARM_UP,
 ) -> Served:
     """What becomes of the requests of ordinary clients, for one picture each, in the time after the warm-up.
 
@@ -246,7 +254,7 @@ def serve(
 
     def request(ours: bool) -> Events:
         began, concept = env.now, random_.random()
-        counted = ours and began > WARM_UP * seconds
+        counted = ours and began > warm_up * seconds
         told.offered += counted
         for _ in range(retries + 1):
             alive = [engine for engine in pool if engine.alive]
@@ -258,8 +266,9 @@ def serve(
             if done.processed:
                 if counted:
                     told.latencies.append(env.now - began)
-                if ours and WARM_UP * seconds < env.now <= seconds:
-                    told.per_second += 1 / (seconds * (1 - WARM_UP))
+                    told.ended = env.now
+                if ours and warm_up * seconds < env.now <= seconds:
+                    told.per_second += 1 / (seconds * (1 - warm_up))
                 return
 
     def clients(rate: float, ours: bool) -> Events:
@@ -298,12 +307,55 @@ def hit_rate(*, concepts: int, cached: int, requests: int, seed: int) -> float:
     return hits / (requests - counted_from)
 
 
+@dataclass(frozen=True)
+class Compared:
+    what: str
+    measured: float
+    simulated: float
+
+    @property
+    def error(self) -> float:
+        return self.simulated / self.measured - 1
+
+
+def compare(found: dict[str, Any], *, seed: int) -> list[Compared]:
+    """What a run of `bench/load.py` measured under each load beside what is simulated for it.
+
+    The engine's two times come from one client alone (a batch of one) and from the capacity (full batches), and what
+    api and network add from the former; nothing is taken from the loads that are compared.
+    """
+    phases = {phase["phase"]: phase for phase in found["phases"]}
+    alone, full = phases["alone"]["model_p50_ms"] / 1000, MAX_BATCH / phases["capacity"]["goodput_per_s"]
+    each = (full - alone) / (MAX_BATCH - 1)
+    speed, around_ms = Speed(alone - each, each), phases["alone"]["p50_ms"] - 1000 * alone
+    compared = []
+    for name in ("0.5x", "1x", "3x"):
+        phase = phases[name]
+        sent, seconds = sum(phase["answers"].values()), phase["sending_s"]
+        runs = [
+            serve(speed, per_second=sent / seconds, seconds=seconds, seed=seed + n, retries=0, warm_up=0)
+            for n in range(20)
+        ]
+        latencies = [latency for run in runs for latency in run.latencies]
+        goodput = len(latencies) / sum(max(seconds, run.ended) for run in runs)
+        compared.append(Compared(f"{name} pictures/s", phase["goodput_per_s"], goodput))
+        for q in (50, 95, 99):
+            simulated = 1000 * percentile(latencies, q / 100) + around_ms
+            compared.append(Compared(f"{name} p{q} ms", phase[f"p{q}_ms"], simulated))
+    return compared
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.simulate", description=__doc__)
     parser.add_argument("--first-ms", type=float, default=8.4, help="of a batch, whatever its size")
     parser.add_argument("--each-ms", type=float, default=27.8, help="of each picture in it")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--load", type=Path, help="what bench/load.py wrote: measured beside simulated, nothing else")
     arguments = parser.parse_args(argv)
+    if arguments.load is not None:
+        for one in compare(json.loads(arguments.load.read_text()), seed=arguments.seed):
+            print(f"{one.what:<16}{one.measured:9.1f} measured{one.simulated:9.1f} simulated{one.error:+7.0%}")
+        return 0
     speed, seed = Speed(arguments.first_ms / 1000, arguments.each_ms / 1000), arguments.seed
     held: dict[str, bool] = {}
 

@@ -5,9 +5,11 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE} AS packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
-COPY docker/api.lock ./
+# api-checks.lock for the image check's classifier too; an empty value means api.lock
+ARG API_LOCK=
+COPY docker/api.lock docker/api-checks.lock ./
 RUN python -m venv --without-pip /opt/opad \
-    && python -m pip --python /opt/opad/bin/python install --no-deps --require-hashes -r api.lock
+    && python -m pip --python /opt/opad/bin/python install --no-deps --require-hashes -r "${API_LOCK:-api.lock}"
 COPY docker/sbom.py ./
 RUN /opt/opad/bin/python sbom.py opad-api > /opt/opad/sbom.cdx.json
 

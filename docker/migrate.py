@@ -1,5 +1,7 @@
 """One-shot: bring the database to the newest revision, make the bucket, and the first admin key, shown this once."""
 
+import os
+
 from api.domain.database import make_sessions
 from api.domain.keys import ensure_first_admin_key
 from api.domain.settings import Settings
@@ -13,8 +15,13 @@ def main() -> None:
     Storage(settings).ensure_bucket()
     with make_sessions(settings).begin() as session:
         key = ensure_first_admin_key(session)
-        if key is not None:
-            print(f"admin key {key} (shown this once; copy it now)", flush=True)
+    if key is None:
+        print("admin key    was shown at the first start; another: python -m worker.cli key create --scopes admin")
+        return
+    print(f"admin key    {key}  (shown this once; copy it now)")
+    if address := os.environ.get("OPAD_ADDRESS"):
+        print(f"dashboard    {address}/dashboard  (sign in with the key)")
+        print(f"api          {address}/docs")
 
 
 if __name__ == "__main__":

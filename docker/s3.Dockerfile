@@ -10,9 +10,12 @@ COPY docker/sbom.py ./
 RUN /opt/s3/bin/python sbom.py opad-s3 > /opt/s3/sbom.cdx.json
 
 FROM ${PYTHON_IMAGE}
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="opad-s3" \
       org.opencontainers.image.description="SeaweedFS as OPAD's object store" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}"
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad && install -d -o opad -g opad /data /run/opad
 COPY --from=packages /opt/s3 /opt/s3
 COPY docker/entrypoint.sh /srv/entrypoint.sh

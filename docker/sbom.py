@@ -1,23 +1,31 @@
 """A software bill of materials of this interpreter's packages and the system's, as CycloneDX 1.5 on stdout.
 
-`python sbom.py NAME`; run while an image is built, so that the list is of what the image holds.
+`python sbom.py NAME`; run while an image is built, so that the list is of what the image holds. `--of FOLDER` lists the
+packages of the system under that folder instead, for an image that has no Python of its own.
 """
 
+import argparse
 import json
-import shutil
 import subprocess
 import sys
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="sbom.py", description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("--of", type=Path, metavar="FOLDER")
+    asked = parser.parse_args()
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "version": 1,
-        "metadata": {"component": {"type": "container", "name": sys.argv[1]}},
-        "components": [*python_packages(), *system_packages()],
+        "metadata": {"component": {"type": "container", "name": asked.name}},
+        "components": (
+            [*python_packages(), *system_packages(Path("/"))] if asked.of is None else system_packages(asked.of)
+        ),
     }
     json.dump(document, sys.stdout, indent=1)
 
@@ -34,12 +42,14 @@ def python_packages() -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-def system_packages() -> list[dict[str, Any]]:
-    """Empty where there is no dpkg."""
-    if shutil.which("dpkg-query") is None:
+def system_packages(root: Path) -> list[dict[str, Any]]:
+    """Empty where the system is not Debian's."""
+    administration = root / "var" / "lib" / "dpkg"
+    if not (administration / "status").exists():
         return []
+    shown = ["--show", "--showformat", "${Package} ${Version}\n"]
     listed = subprocess.run(
-        ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\n"], capture_output=True, text=True, check=True
+        ["dpkg-query", "--admindir", administration, *shown], capture_output=True, text=True, check=True
     )
     return [
         {"type": "library", "name": name, "version": version, "purl": f"pkg:deb/debian/{name}@{version}"}

@@ -88,7 +88,7 @@ class Base:
         folder = self._verified("vae")
         kind = json.loads((folder / "config.json").read_text())["_class_name"]
         network = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}[kind]
-        return self._frozen(_pretrained(network, folder, torch_dtype=self.dtype))
+        return self._frozen(_pretrained(network, folder, torch_dtype=self.dtype, **_WITHOUT_ACCELERATE))
 
     @cached_property
     def teacher(self) -> Denoiser:
@@ -178,7 +178,9 @@ class Base:
 
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
         dtype = half if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
-        unet = _pretrained(UNet2DConditionModel, self._verified(f"{role}/unet"), torch_dtype=dtype)
+        unet = _pretrained(
+            UNet2DConditionModel, self._verified(f"{role}/unet"), torch_dtype=dtype, **_WITHOUT_ACCELERATE
+        )
         schedule = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
         abar = cumulative_alphas(schedule["beta_start"], schedule["beta_end"], schedule["num_train_timesteps"])
         return Denoiser(unet.to(self.device), abar.to(self.device), schedule["prediction_type"])
@@ -212,6 +214,10 @@ class Base:
                 if hash_of(file) != expected:
                     raise OpadError(f"{file} is not the file that its manifest names; install the base again")
         return self.folder / part
+
+
+_WITHOUT_ACCELERATE = {"low_cpu_mem_usage": False}
+"""For diffusers, which else asks in each log to install what it then does without."""
 
 
 def _pretrained(network: Any, folder: Path, **options: Any) -> Any:

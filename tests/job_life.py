@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 from uuid import UUID
 
 import numpy as np
@@ -20,9 +20,9 @@ from sqlalchemy import select
 from uuid_utils.compat import uuid7
 
 from api.domain.database import Sessions, make_sessions
-from api.domain.jobs import RING_QUEUE
+from api.domain.jobs import ring_queue
 from api.domain.models import Checkpoint, Concept, Job, JobState, Owner, Reference
-from api.domain.settings import Settings
+from api.domain.settings import Preset, Settings
 from api.domain.storage import Storage, reference_key
 from worker.local import environment
 from worker.supervision import LEASH
@@ -85,13 +85,14 @@ def queue_training(sessions: Sessions, quick: Settings) -> Callable[..., UUID]:
 
 
 @pytest.fixture
-def rings(settings: Settings) -> Iterator[Callable[[], int]]:
-    """How many rings lie unheard in the broker, which the whole session shares: none before the test and after."""
+def rings(settings: Settings) -> Iterator[Callable[..., int]]:
+    """How many rings for a preset lie unheard in the broker, which the whole session shares: none before and after."""
     address = (settings.redis_url or "").replace("redis+socket://", "unix://").partition("?")[0]
     broker = redis.Redis.from_url(address)
-    broker.delete(RING_QUEUE)
-    yield lambda: broker.llen(RING_QUEUE)
-    broker.delete(RING_QUEUE)
+    queues = [ring_queue(preset) for preset in get_args(Preset)]
+    broker.delete(*queues)
+    yield lambda preset="default": broker.llen(ring_queue(preset))
+    broker.delete(*queues)
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ import os
 import signal
 import sys
 import warnings
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
 from api.domain.database import make_sessions
-from api.domain.jobs import RING_QUEUE, RING_TASK
+from api.domain.jobs import RING_TASK, ring_queue
 from api.domain.logs import configure_logs
-from api.domain.settings import Settings
+from api.domain.settings import Preset, Settings
 from worker.claiming import train_next
 from worker.leash import PR_SET_PDEATHSIG
 
@@ -31,7 +31,6 @@ def create_app(settings: Settings) -> Celery:
     app.conf.update(
         task_acks_late=False,
         task_ignore_result=True,
-        task_default_queue=RING_QUEUE,
         task_serializer="json",
         accept_content=["json"],
         worker_prefetch_multiplier=1,
@@ -70,7 +69,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     # Gossip, mingle and heartbeats serve clusters; without them a worker was seen to reconnect more surely.
     options = ["--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    create_app(settings).worker_main(["--quiet", "worker", *options])
+    queues = ",".join(map(ring_queue, settings.trains or get_args(Preset)))
+    create_app(settings).worker_main(["--quiet", "worker", f"--queues={queues}", *options])
 
 
 if __name__ == "__main__":

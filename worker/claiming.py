@@ -26,7 +26,7 @@ START_UP_SECONDS = 60.0
 
 
 def train_next(settings: Settings, sessions: Sessions, *, job_id: UUID | None = None) -> bool:
-    """Train the named job, or the oldest waiting one, to its end; False when there was nothing to take.
+    """Train the named job, or the oldest waiting one, to its end; False when there was nothing that this host takes.
 
     Blocks for as long as the training takes. Raises sqlalchemy's OperationalError when the database is away.
     """
@@ -36,7 +36,9 @@ def train_next(settings: Settings, sessions: Sessions, *, job_id: UUID | None = 
         _give_back_orphans(settings, sessions, slot)
         lease_seconds = max(settings.lease_seconds, START_UP_SECONDS)
         with sessions.begin() as db:
-            claimed = db.execute(jobs.claim(slot.host, lease_seconds=lease_seconds, job_id=job_id)).one_or_none()
+            claimed = db.execute(
+                jobs.claim(slot.host, lease_seconds=lease_seconds, job_id=job_id, presets=settings.trains)
+            ).one_or_none()
         if claimed is None:
             return False
         claimed_id, fence, attempt = claimed

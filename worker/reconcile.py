@@ -10,6 +10,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from uuid import UUID
 
 import structlog
@@ -36,30 +39,32 @@ MOST_RINGS = 1000
 COLLECT_SECONDS = 3600.0
 
 
-def sweep(settings: Settings, sessions: Sessions) -> list[UUID]:
-    """Expire leases; the jobs to ring for, none when another sweeps at this moment."""
+def sweep(settings: Settings, sessions: Sessions) -> list[tuple[UUID, str]]:
+    """Expire leases; the jobs to ring for with their presets, none when another sweeps at this moment."""
     with sessions.begin() as db:
         if not db.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
             return []
         expired = db.execute(
             jobs.expire_leases(lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
         ).all()
-        waiting = list(db.scalars(jobs.waiting()))
+        waiting = [(job_id, preset) for job_id, preset in db.execute(jobs.waiting())]
     for job_id, fence, state in expired:
         log.warning("job.attempt_lost", job_id=str(job_id), fence=fence, cause="lost_worker", state=state)
     return waiting
 
 
-def ring(doorbell: Celery, job_ids: list[UUID]) -> None:
+def ring(doorbell: Celery, waiting: Iterable[tuple[UUID, str]]) -> None:
     """Unless earlier rings still lie there unheard: all hosts busy or none there, and more would only pile up."""
     with doorbell.connection_for_write() as connection:
-        queue = connection.default_channel.queue_declare(jobs.RING_QUEUE)
-        if queue.message_count > MOST_RINGS:
-            connection.default_channel.queue_purge(jobs.RING_QUEUE)
-        if queue.message_count > 0:
-            return
-        for job_id in job_ids:
-            doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=jobs.RING_QUEUE, connection=connection)
+        for preset, rung in groupby(sorted(waiting, key=itemgetter(1)), key=itemgetter(1)):
+            queue = jobs.ring_queue(preset)
+            unheard = connection.default_channel.queue_declare(queue).message_count
+            if unheard > MOST_RINGS:
+                connection.default_channel.queue_purge(queue)
+            if unheard > 0:
+                continue
+            for job_id, _ in rung:
+                doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=queue, connection=connection)
 
 
 def create_doorbell(settings: Settings) -> Celery:

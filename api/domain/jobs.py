@@ -50,7 +50,12 @@ from api.domain.webhooks import announced
 
 RING_TASK = "job.ring"
 """Celery task that carries a job id to a trainer host: a hint, which may be lost or doubled."""
-RING_QUEUE = "train"
+
+
+def ring_queue(preset: str) -> str:
+    """One for each class of host: which presets a host trains (`Settings.trains`) says which rings it hears."""
+    return f"train.{preset}"
+
 
 KEPT_CHECKPOINTS = 2
 """The newest, and the one before in case the newest turns out damaged."""
@@ -108,9 +113,13 @@ class StoredExport:
     relative_error: float | None
 
 
-def claim(worker: str, *, lease_seconds: float, job_id: UUID | None = None) -> Select[UUID, int, int]:
-    """Take the named job, or the oldest waiting one. Row: job id, fence, attempt."""
+def claim(
+    worker: str, *, lease_seconds: float, job_id: UUID | None = None, presets: Sequence[str] = ()
+) -> Select[UUID, int, int]:
+    """Take the named job, or the oldest waiting one, of those presets, or of any. Row: job id, fence, attempt."""
     ready = [_begins("claim"), Job.run_after <= func.now()]
+    if presets:
+        ready.append(Job.preset.in_(presets))
     if job_id is not None:
         ready.append(Job.id == job_id)
     candidate = (
@@ -326,9 +335,9 @@ def retry(job_id: UUID) -> Select[JobState]:
     return select(moved.c.state)
 
 
-def waiting(limit: int = 100) -> Select[UUID]:
-    """The jobs that a trainer could take now, oldest first."""
-    return select(Job.id).where(_begins("claim"), Job.run_after <= func.now()).order_by(Job.id).limit(limit)
+def waiting(limit: int = 100) -> Select[UUID, str]:
+    """The jobs that a trainer could take now, oldest first. Rows: id, preset."""
+    return select(Job.id, Job.preset).where(_begins("claim"), Job.run_after <= func.now()).order_by(Job.id).limit(limit)
 
 
 _TOLD = (Job.id, Job.fence, Job.state, Job.owner_id, Job.concept_id, Job.version, Job.error_code, Job.error_detail)

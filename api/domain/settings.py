@@ -8,6 +8,9 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Preset = Literal["default", "paper"]
+"""Of `opad_core.config`, which the api does not import."""
+
 
 def default_home() -> Path:
     """`/var/lib/opad` for root, else the XDG data folder."""
@@ -45,6 +48,8 @@ class Settings(BaseSettings):
     """Name of a shipped base or the path of a base folder."""
     device: str = "auto"
 
+    trains: list[Preset] = []
+    """Presets that a trainer here takes jobs of, for hosts whose GPU is too small for the others; none named is all."""
     lease_seconds: float = Field(default=60, gt=0)
     heartbeat_seconds: float = Field(default=10, gt=0)
     storage_patience_seconds: float = Field(default=900, ge=0)

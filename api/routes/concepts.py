@@ -176,7 +176,7 @@ async def create_concept(
     await trail.record("concept.create", concept.id, "accepted")
     if any(map(state.image_check.flags, scores)):
         await trail.record("image.flag", concept.id, "photo")
-    tasks.add_task(ring, state.doorbell, job.id)  # runs after the commit and the answer
+    tasks.add_task(ring, state.doorbell, job.id, job.preset)  # runs after the commit and the answer
     log.info("concept.accepted", concept_id=str(concept.id), job_id=str(job.id), images=len(images))
     return accepted
 
@@ -226,7 +226,7 @@ async def create_version(
     if not await once.keep(session, response, accepted):
         return once.repeated(response, ConceptAccepted)
     await trail.record("concept.train_again", concept_id, "accepted")
-    tasks.add_task(ring, request.app.state.doorbell, job.id)
+    tasks.add_task(ring, request.app.state.doorbell, job.id, job.preset)
     return accepted
 
 

@@ -1,6 +1,6 @@
 """Jobs: how far a training is, stopping it, trying it again."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
@@ -16,6 +16,7 @@ from api.dispatch import ring
 from api.domain import jobs
 from api.domain.errors import Conflict, NotFound
 from api.domain.models import Attempt, Concept, Job, JobState, Reference
+from api.domain.settings import Preset
 from api.quotas import check_training
 from api.readiness import photos_gone
 from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
@@ -56,7 +57,7 @@ async def list_jobs(
     state: JobState | None = None,
     concept_id: UUID | None = None,
     name: Annotated[str | None, Query(max_length=80, description="part of the concept's name")] = None,
-    preset: Literal["default", "paper"] | None = None,
+    preset: Preset | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: UUID | None = None,
 ) -> JobPage:
@@ -126,7 +127,7 @@ async def retry_job(
         )
     if await session.scalar(select(Reference.id).where(Reference.concept_id == before.concept_id).limit(1)) is None:
         raise photos_gone(before.concept_name)
-    tasks.add_task(ring, request.app.state.doorbell, job_id)  # runs after the commit and the answer
+    tasks.add_task(ring, request.app.state.doorbell, job_id, before.preset)  # runs after the commit and the answer
     after = await _own_job(session, who, job_id)
     await trail.record("job.retry", job_id, "queued")
     return after

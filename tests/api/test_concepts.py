@@ -7,7 +7,7 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from api.domain.jobs import RING_QUEUE
+from api.domain.jobs import ring_queue
 from api.domain.settings import Settings
 from tests.api.pictures import photo, png_of
 
@@ -30,12 +30,12 @@ def test_a_concept_is_accepted_with_its_job(upload: Callable[..., Any], stored: 
 
 def test_the_worker_is_rung_after_the_commit(upload: Callable[..., Any], settings: Settings) -> None:
     broker = redis.Redis(unix_socket_path=settings.redis_url.removeprefix("redis+socket://").partition("?")[0])
-    broker.delete(RING_QUEUE)
+    broker.delete(ring_queue("default"))
 
     job_id = upload(photo(1), photo(2), photo(3)).json()["job"]["id"]
 
-    assert broker.llen(RING_QUEUE) == 1
-    assert job_id.encode() in broker.lpop(RING_QUEUE)
+    assert broker.llen(ring_queue("default")) == 1
+    assert job_id.encode() in broker.lpop(ring_queue("default"))
 
 
 def test_references_come_back_as_clean_png(client: TestClient, concept: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from api.domain import jobs
 from api.domain.database import Sessions
-from api.domain.jobs import RING_QUEUE
+from api.domain.jobs import ring_queue
 from api.domain.models import JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage
@@ -131,12 +131,12 @@ def test_a_failed_job_is_queued_again_with_fresh_attempts(
     job_id = concept["jobs"][0]["id"]
     set_job(job_id, state=JobState.failed, attempt=3, error_code="oom", error_detail="no memory", step=40)
     broker = redis.Redis(unix_socket_path=settings.redis_url.removeprefix("redis+socket://").partition("?")[0])
-    broker.delete(RING_QUEUE)
+    broker.delete(ring_queue("default"))
 
     job = client.post(f"/v1/jobs/{job_id}/retry").json()
 
     assert (job["state"], job["attempt"], job["error"], job["queue_position"]) == ("queued", 0, None, 1)
-    assert job_id.encode() in broker.lpop(RING_QUEUE)
+    assert job_id.encode() in broker.lpop(ring_queue("default"))
 
 
 def test_only_a_failed_or_cancelled_job_is_tried_again(

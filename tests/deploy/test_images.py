@@ -2,13 +2,18 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+
+from api.domain.denied_words import DeniedWords
+from api.domain.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKERFILES = sorted((REPOSITORY / "docker").glob("*.Dockerfile"))
@@ -41,7 +46,11 @@ def test_an_image_starts_from_what_an_argument_may_pin_and_runs_as_a_number(path
     text = path.read_text()
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) <= {"${PYTHON_IMAGE}", "${NGINX_IMAGE}"}
     assert re.findall(r"^USER (.*)", text, re.MULTILINE)[-1] == "10001:10001"  # a number is what runAsNonRoot can judge
-    assert "org.opencontainers.image.licenses" in text
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', text))
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert labels.keys() == {"title", "description", "licenses", "version", "revision"}
+    assert (labels["title"], labels["version"]) == (f"opad-{path.name.removesuffix('.Dockerfile')}", project["version"])
+    assert "sbom.cdx.json" in text
 
 
 def test_the_tags_that_we_name_can_all_be_pinned() -> None:
@@ -61,6 +70,23 @@ def test_the_bill_of_materials_names_what_is_installed_and_under_which_licence()
     assert fastapi["licenses"] == [{"license": {"name": "MIT"}}]
 
 
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="needs Debian's dpkg-query")
+def test_the_bill_of_an_image_without_python_is_that_of_its_own_system(tmp_path: Path) -> None:
+    administration = tmp_path / "var" / "lib" / "dpkg"
+    administration.mkdir(parents=True)
+    (administration / "status").write_text(
+        "Package: nginx\nStatus: install ok installed\nArchitecture: all\nVersion: 1.28.0-1\n"
+        "Maintainer: nginx <nginx@example.org>\nDescription: a server\n"
+    )
+    told = subprocess.run(
+        [sys.executable, REPOSITORY / "docker" / "sbom.py", "an-image", "--of", tmp_path],
+        capture_output=True,
+        check=True,
+    )
+    (nginx,) = json.loads(told.stdout)["components"]
+    assert nginx["purl"] == "pkg:deb/debian/nginx@1.28.0-1"
+
+
 def test_every_service_is_locked_in_the_same_way() -> None:
     services = yaml.load((REPOSITORY / "docker-compose.yml").read_text(), _Loader)["services"]
     for name, service in services.items():
@@ -68,6 +94,29 @@ def test_every_service_is_locked_in_the_same_way() -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
     assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
+
+
+NOT_IN_CONTAINERS = {"home", "host", "port"}
+ADDRESSES = {"database_url", "redis_url", "s3_endpoint", "s3_public_endpoint", "engine_urls", "denied_words"}
+
+
+def test_every_setting_reaches_the_containers_with_its_own_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (REPOSITORY / "docker-compose.yml").read_text()
+    services = yaml.load(text, _Loader)["services"]
+    handed_on = services["trainer"]["environment"] | services["api"]["environment"]
+    for name, field in Settings.model_fields.items():
+        if name in NOT_IN_CONTAINERS:
+            continue
+        told = handed_on[f"OPAD_{name.upper()}"]
+        if name not in ADDRESSES:
+            (default,) = re.fullmatch(r"\$\{OPAD_\w+:-(.*)\}", told).groups()
+            monkeypatch.setenv(f"OPAD_{name.upper()}", default)
+            assert getattr(Settings(_env_file=None), name) == field.default, name
+    assert "${OPAD_DENIED_WORDS:-./docker/denied-words.txt}" in text
+
+
+def test_the_word_list_that_comes_with_the_containers_refuses_nothing() -> None:
+    DeniedWords.of(REPOSITORY / "docker" / "denied-words.txt").refuse("prompt", "one word or phrase on each line")
 
 
 def test_what_is_run_on_another_host_says_which_setting_it_lacks() -> None:

@@ -19,6 +19,7 @@ def fetch(stack: Stack, tmp_path: Path) -> Iterator[Callable[..., str]]:
     for path in (mirror, *mirror.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     tmp_path.chmod(0o755)
+    run(*COMPOSE, "down", "--volumes")  # what a run that broke off left
 
     def fetch(*command: str) -> str:
         options = ("--rm", "-T", "-v", f"{mirror}:/mirror:ro", "-e", "OPAD_FETCH_FROM=/mirror")

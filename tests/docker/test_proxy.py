@@ -4,7 +4,6 @@ import contextlib
 import json
 import select
 import socket
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,22 +112,28 @@ def test_an_endless_chunked_body_ends_at_the_limit(stack: Stack) -> None:
     assert time.monotonic() - began < 40
 
 
-def test_two_hundred_slow_clients_leave_the_others_in_peace(stack: Stack) -> None:
-    def milliseconds() -> float:
-        began = time.perf_counter()
-        assert stack.client.get("/healthz").is_success
-        return 1000 * (time.perf_counter() - began)
+def test_five_hundred_slow_clients_leave_the_others_in_peace(stack: Stack) -> None:
+    """Their 95th percentile, in the best of a few rounds: a machine that tests share is noisy, and a proxy that slow
+    clients block is slow in every round."""
 
-    alone = statistics.median(milliseconds() for _ in range(40))
-    slow = []
-    try:
-        for _ in range(200):
-            opened = socket.create_connection(("127.0.0.1", PORT))
-            opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
-            slow.append(opened)
-        beside = statistics.median(milliseconds() for _ in range(40))
-    finally:
-        for opened in slow:
-            opened.close()
-    print(f"{alone:.1f} ms alone, {beside:.1f} ms beside 200 slow clients")
-    assert beside < 3 * alone + 5  # a machine that tests share is noisy; a blocked proxy would take 10 s
+    def p95_ms() -> float:
+        taken = []
+        for _ in range(60):
+            began = time.perf_counter()
+            assert stack.client.get("/healthz").is_success
+            taken.append(1000 * (time.perf_counter() - began))
+        return sorted(taken)[56]
+
+    ratios = []
+    for _ in range(5):
+        alone = p95_ms()
+        with contextlib.ExitStack() as slow:
+            for _ in range(500):
+                opened = slow.enter_context(socket.create_connection(("127.0.0.1", PORT)))
+                opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+            beside = p95_ms()
+        print(f"{alone:.1f} ms alone, {beside:.1f} ms beside 500 slow clients")
+        ratios.append(beside / alone)
+        if ratios[-1] <= 1.5:
+            break
+    assert min(ratios) <= 1.5, ratios

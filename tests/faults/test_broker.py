@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
 
 def test_a_job_queued_before_the_broker_was_killed_still_runs(servers, quick, sessions, queue, start_process, rings):
     job_id = queue(iterations=2)
-    ring(create_doorbell(quick), [job_id])
+    ring(create_doorbell(quick), [(job_id, "default")])
     servers.kill("valkey")
     start_process(quick, "worker.host")
     assert wait_for_end(sessions, job_id).state is JobState.succeeded
@@ -24,7 +24,7 @@ def test_a_ring_starts_the_job_and_a_cancel_wish_ends_it(quick, sessions, queue,
     """The Celery worker alone, without the host's poll."""
     job_id = queue(iterations=10_000)
     start_process(quick, "worker.celery_app")
-    ring(create_doorbell(quick), [job_id])
+    ring(create_doorbell(quick), [(job_id, "default")])
     wait_until(lambda: read_job(sessions, job_id).step > 0, seconds=240, what="an iteration")
     with sessions.begin() as db:
         assert db.scalar(jobs.request_cancel(job_id)) is JobState.running

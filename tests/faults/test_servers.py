@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from api.domain import jobs
-from api.domain.jobs import RING_QUEUE
+from api.domain.jobs import ring_queue
 from api.domain.models import Attempt, Job, JobState
 from tests.faults.conftest import is_frozen
 from tests.faults.test_trainer import LONG, causes
@@ -241,7 +241,7 @@ def test_a_killed_broker_disturbs_no_training_and_the_worker_hears_rings_again_w
 ):
     first, second = queue(iterations=LONG), queue(iterations=LONG)
     start_process(quick, "worker.celery_app")
-    ring(create_doorbell(quick), [first])
+    ring(create_doorbell(quick), [(first, "default")])
     wait_until(lambda: read_job(sessions, first).step > 0, seconds=240, what="an iteration")
     for _ in range(5):
         servers.kill("valkey")
@@ -253,7 +253,7 @@ def test_a_killed_broker_disturbs_no_training_and_the_worker_hears_rings_again_w
         db.execute(jobs.request_cancel(first)).one()
     assert wait_for_end(sessions, first).state is JobState.cancelled
     began = time.monotonic()
-    ring(create_doorbell(quick), [second])
+    ring(create_doorbell(quick), [(second, "default")])
     wait_until(lambda: read_job(sessions, second).state is JobState.running, seconds=60, what="the second claim")
     print(f"heard after {time.monotonic() - began:.1f} s")
     with sessions.begin() as db:
@@ -267,7 +267,7 @@ def test_each_of_a_hundred_jobs_runs_once_when_the_broker_loses_all_its_data(
 ):
     """Two hosts hear the rings that the reconciler repeats; what they train takes no time here."""
     waiting = [insert_job(sessions, []) for _ in range(100)]
-    ring(create_doorbell(quick), waiting)
+    ring(create_doorbell(quick), [(job_id, "default") for job_id in waiting])
     assert rings() == 100
     servers.kill("valkey")
     for left in (servers.settings.home / "valkey").glob("appendonlydir/*"):
@@ -286,7 +286,7 @@ def hear_rings(settings, sessions, worker: str) -> None:
     """Take what is rung for until no job waits."""
     app = create_app(settings)
     deadline = time.monotonic() + 120
-    with app.connection_for_read() as connection, connection.SimpleQueue(RING_QUEUE) as queue:
+    with app.connection_for_read() as connection, connection.SimpleQueue(ring_queue("default")) as queue:
         while time.monotonic() < deadline:
             with sessions() as db:
                 if not db.scalars(jobs.waiting(1)).all():
@@ -308,7 +308,7 @@ def test_a_hint_that_comes_five_times_starts_one_training(quick, queue, sessions
     job_id = queue()
     doorbell = create_doorbell(quick)
     for _ in range(5):
-        doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=RING_QUEUE)
+        doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=ring_queue("default"))
     start_process(quick, "worker.celery_app")
     assert wait_for_end(sessions, job_id).state is JobState.succeeded
     wait_until(lambda: rings() == 0 and trainer_pid(quick.home) is None, seconds=30, what="the last hint's end")

@@ -144,7 +144,7 @@ def test_a_killed_celery_worker_takes_the_trainer_along_and_the_next_one_goes_on
     job_id = queue()
     fail_at("training.step", "pass", "pass", "freeze")
     worker = start_process(quick, "worker.celery_app")
-    ring(create_doorbell(quick), [job_id])
+    ring(create_doorbell(quick), [(job_id, "default")])
     wait_for_frozen_trainer(quick)
     family = psutil.Process(worker.pid).children(recursive=True)
     assert len(family) == 2, "the pool's child and the trainer"

@@ -14,6 +14,15 @@ def test_a_busy_host_takes_no_second_job(settings, sessions, make_job):
     assert read_job(sessions, job_id).state is JobState.queued
 
 
+def test_a_host_takes_jobs_of_the_presets_that_it_trains_alone(sessions, make_job):
+    """Also when it is rung for another: a ring is a hint."""
+    default, paper = make_job(), make_job(preset="paper")
+    with sessions.begin() as db:
+        assert db.execute(jobs.claim("small", lease_seconds=60, job_id=paper, presets=["default"])).all() == []
+        assert db.execute(jobs.claim("large", lease_seconds=60, presets=["paper"])).one().id == paper
+        assert db.execute(jobs.claim("any", lease_seconds=60)).one().id == default
+
+
 def test_a_host_without_a_trainer_gives_back_what_it_is_said_to_train(settings, sessions, make_job):
     """Its claimer was killed; the lease would run for another minute."""
     ours, theirs = make_job(), make_job()

@@ -1,5 +1,6 @@
 import time
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from kombu.exceptions import OperationalError
@@ -7,7 +8,7 @@ from sqlalchemy import func, select, text, update
 
 from api.domain import jobs
 from api.domain.models import Attempt, Job, JobState
-from tests.job_life import read_job
+from tests.job_life import read_job, wait_until
 from worker import reconcile
 
 
@@ -17,7 +18,7 @@ def test_a_sweep_takes_back_what_a_silent_worker_held_and_leaves_the_rest(settin
         for job_id in (lost, held):
             db.execute(jobs.claim("w1", lease_seconds=60, job_id=job_id)).one()
         db.execute(update(Job).where(Job.id == lost).values(lease_until=func.now() - timedelta(seconds=1)))
-    assert reconcile.sweep(settings, sessions) == [waiting], "the lost job is paused first"
+    assert reconcile.sweep(settings, sessions) == [(waiting, "default")], "the lost job is paused first"
     assert (read_job(sessions, lost).state, read_job(sessions, held).state) == (JobState.queued, JobState.running)
     with sessions.begin() as db:
         cause = db.execute(select(Attempt.cause, Attempt.detail).where(Attempt.job_id == lost)).one()
@@ -29,11 +30,11 @@ def test_while_one_sweeps_the_others_do_nothing(settings, sessions, make_job):
     with sessions.begin() as db:
         db.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": reconcile._LOCK})
         assert reconcile.sweep(settings, sessions) == []
-    assert reconcile.sweep(settings, sessions) == [job_id]
+    assert reconcile.sweep(settings, sessions) == [(job_id, "default")]
 
 
 def test_it_rings_for_each_waiting_job_and_never_piles_up_rings(settings, sessions, make_job, rings):
-    waiting = [make_job(), make_job()]
+    waiting = [(make_job(), "default"), (make_job(), "default")]
     doorbell = reconcile.create_doorbell(settings)
     reconcile.ring(doorbell, waiting)
     assert rings() == 2
@@ -45,14 +46,24 @@ def test_rings_that_nobody_ever_hears_are_thrown_away(settings, make_job, rings)
     doorbell, job_id = reconcile.create_doorbell(settings), make_job()
     with doorbell.connection_for_write() as connection:
         for _ in range(reconcile.MOST_RINGS + 1):
-            doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=jobs.RING_QUEUE, connection=connection)
-    reconcile.ring(doorbell, [job_id])
+            doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=jobs.ring_queue("default"), connection=connection)
+    reconcile.ring(doorbell, [(job_id, "default")])
     assert rings() == 0
+
+
+def test_a_host_for_some_presets_hears_their_rings_alone(settings, make_job, rings, start_process):
+    doorbell = reconcile.create_doorbell(settings)
+    reconcile.ring(doorbell, [(make_job(preset="paper"), "paper"), (make_job(), "default"), (uuid4(), "paper")])
+    assert (rings("paper"), rings("default")) == (2, 1)
+    for_paper = settings.model_copy(update={"trains": ["paper"], "base": "none, so that no training begins"})
+    start_process(for_paper, "worker.celery_app")
+    wait_until(lambda: rings("paper") == 0, seconds=60, what="a host that hears")
+    assert rings("default") == 1
 
 
 def test_a_dead_broker_is_given_up_within_seconds(settings):
     dead = settings.model_copy(update={"redis_url": "redis://127.0.0.1:9/0"})
     started = time.monotonic()
     with pytest.raises(OperationalError):
-        reconcile.ring(reconcile.create_doorbell(dead), [])
+        reconcile.ring(reconcile.create_doorbell(dead), [(uuid4(), "default")])
     assert time.monotonic() - started < 10
