@@ -55,7 +55,8 @@ def test_a_cache_of_everything_misses_each_concept_once():
 def test_a_real_service_answers_as_many_and_as_fast_as_is_simulated_for_it():
     """A recorded run of bench/load.py on two shared cores (docs/scaling.md). A longest tenth is not compared: what else
     the machine did is in it; nor times at the capacity, where a few requests more or less decide."""
-    found = {one.what: one for one in compare(json.loads(Path(__file__).with_name("load_run.json").read_text()), seed=0)}
+    run = json.loads(Path(__file__).with_name("load_run.json").read_text())
+    found = {one.what: one for one in compare(run, seed=0)}
     for load in ("0.5x", "1x", "3x"):
         assert abs(found[f"{load} pictures/s"].error) <= 0.2, found[f"{load} pictures/s"]
     for load in ("0.5x", "3x"):
