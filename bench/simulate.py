@@ -363,8 +363,6 @@ def main(argv: list[str] | None = None) -> int:
     needed = {}
     for minutes in (52, 10, 5):
         for per_hour in (1, 10, 100, 1000):
-            if minutes == 10 and per_hour == 1000:
-                continue
             needed[minutes, per_hour] = gpus_needed(per_hour=per_hour, minutes=minutes, p95_minutes=10, seed=seed)
             gpus, wait = needed[minutes, per_hour]
             busy = per_hour * minutes / 60 / gpus

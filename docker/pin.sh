@@ -4,6 +4,8 @@
 set -eu
 for pair in PYTHON_IMAGE=python:3.11-slim-bookworm NGINX_IMAGE=nginx:1.28 POSTGRES_IMAGE=postgres:17 REDIS_IMAGE=redis:8; do
     image=${pair#*=}
-    digest=$(docker buildx imagetools inspect "$image" --format '{{.Manifest.Digest}}')
+    # not by --format: what its templates give differs between versions of buildx
+    told=$(docker buildx imagetools inspect "$image")
+    digest=$(echo "$told" | awk '$1 == "Digest:" { print $2; exit }')
     echo "${pair%%=*}=$image@$digest"
 done
