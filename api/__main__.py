@@ -1,6 +1,7 @@
 """`python -m api`: the REST service under uvicorn, at OPAD_HOST and OPAD_PORT."""
 
 import contextlib
+import gc
 import sys
 
 import uvicorn
@@ -33,6 +34,7 @@ def main() -> int:
     settings = Settings()
     configure_logs(settings.log_level)
     server = make_server(settings)
+    gc.freeze()  # a full collection looked through all that was imported: 0.1 s, in the middle of somebody's request
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
         server.run()
     return 0 if server.started else 3

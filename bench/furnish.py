@@ -25,6 +25,7 @@ from api.domain.models import (
     Attempt,
     Bundle,
     Concept,
+    Export,
     GenerateTally,
     Image,
     Job,
@@ -35,7 +36,7 @@ from api.domain.models import (
     Reference,
     ServedBase,
 )
-from api.domain.storage import Storage, bundle_key, image_key, preview_key, reference_key
+from api.domain.storage import Storage, bundle_key, export_key, image_key, preview_key, reference_key
 from api.domain.webhooks import Webhook, WebhookDelivery, new_secret
 from opad_core.config import PRESETS, preset
 
@@ -85,7 +86,10 @@ def furnish(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: 
         ended = [row for row in rows if row["state"] is JobState.succeeded]
         db.execute(insert(Attempt), [_attempt(row) for row in rows if row["started_at"]])
         if ended:
-            db.execute(insert(Bundle), [_bundle(row) for row in ended])
+            bundles = [_bundle(row) for row in ended]
+            db.execute(insert(Bundle), bundles)
+            downloadable = [bundle for bundle in bundles if bundle["concept_id"] in {one.id for one in made[:4]}]
+            db.add_all(Export(**row) for bundle in downloadable for row in _files(storage, bundle))
         watched = rows[-12:]
         db.execute(delete(JobEvent).where(JobEvent.job_id.in_([row["id"] for row in watched])))
         db.execute(insert(JobEvent), [event for row in watched for event in _story(row)])
@@ -186,6 +190,19 @@ def _bundle(row: dict[str, Any]) -> dict[str, Any]:
         "size": 412_000,
         "report": _REPORT,
     }
+
+
+def _files(storage: Storage, bundle: dict[str, Any]) -> list[dict[str, Any]]:
+    """The bundle's object and those of its exports, a few bytes each; the exports' rows."""
+    storage.put_once(bundle["key"], bundle["job_id"].bytes, bundle["sha256"])
+    rows = []
+    for layout in ("diffusers", "kohya", "textual_inversion"):
+        data = bundle["job_id"].bytes + layout.encode()
+        sha256 = hashlib.sha256(data).hexdigest()
+        storage.put_once(export_key(sha256), data, sha256)
+        own = {"id": uuid7(), "bundle_id": bundle["id"], "layout": layout, "relative_error": None}
+        rows.append(own | {"key": export_key(sha256), "sha256": sha256, "size": 401_000})
+    return rows
 
 
 def _story(row: dict[str, Any]) -> list[dict[str, Any]]:

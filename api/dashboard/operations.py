@@ -1,5 +1,6 @@
 """Who may come in, who is told, what is kept, what it all runs on."""
 
+import asyncio
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -75,13 +76,10 @@ async def webhook_detail(
 @router.get("/storage")
 async def storage_page(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
     storage.require_operator(viewer.who)
-    return page(
-        request,
-        viewer,
-        "storage.html",
-        stored=await storage.read_storage(request, viewer.who),
-        retention=await storage.preview_retention(request, viewer.who, session),
+    stored, retention = await asyncio.gather(
+        storage.read_storage(request, viewer.who), storage.preview_retention(request, viewer.who, session)
     )
+    return page(request, viewer, "storage.html", stored=stored, retention=retention)
 
 
 @router.get("/system")

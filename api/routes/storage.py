@@ -75,10 +75,12 @@ async def preview_retention(request: Request, who: Admin, session: SessionDep) -
     """What the next nightly sweep would remove, without removing it; and what the last one did."""
     require_operator(who)
     settings = request.app.state.settings
-    sizes = await run_in_threadpool(retention.sizes_of_photos, request.app.state.storage)
     due = await session.run_sync(retention.next_sweep)
     cutoffs = retention.Cutoffs.at(due, settings)
-    amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, sizes))
+    amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, {}))
+    if amounts["photos"].count or amounts["failed_uploads"].count:  # whose sizes the store alone knows
+        sizes = await run_in_threadpool(retention.sizes_of_photos, request.app.state.storage)
+        amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, sizes))
     last = await session.run_sync(retention.last_sweep)
     return RetentionOut(
         next_at=due,
