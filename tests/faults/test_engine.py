@@ -52,7 +52,7 @@ def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_fr
         client = EngineClient(urls, timeout_seconds=60)
         try:
             before = [pixels(await draw(client, concept, bundle, seed)) for seed in range(20)]
-            warm = client._tries(concept)[0]
+            warm = client._tries(concept, urls)[0]
             victim = engines[urls.index(warm)]
             psutil.Process(victim.pid).suspend()  # so that all twenty are in its hands
             asked = [asyncio.create_task(draw(client, concept, bundle, seed)) for seed in range(20)]
