@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from threading import Lock
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -213,21 +214,26 @@ class Storage:
             raise StorageUnavailable(f"the store did not answer for {key}: {error}", "storage_unavailable") from error
 
 
+# Every session reads the description of S3 anew: a quarter of a second and some 10 MB. It makes one client at a time.
+_session, _making = boto3.session.Session(), Lock()
+
+
 def _connect(settings: Settings, endpoint: str) -> "S3Client":
-    return boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path"},
-            connect_timeout=3,
-            read_timeout=30,
-            retries={"mode": "standard", "total_max_attempts": 4},
-        ),
-    )
+    with _making:
+        return _session.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=settings.s3_region,
+            aws_access_key_id=settings.s3_access_key,
+            aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                connect_timeout=3,
+                read_timeout=30,
+                retries={"mode": "standard", "total_max_attempts": 4},
+            ),
+        )
 
 
 class _KeyTaken(Exception):
