@@ -107,11 +107,6 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def seconds_to(run: dict[str, Any], identity: float) -> float | None:
-    """Processor time after which a run's pictures first showed the thing that well; None: never."""
-    return next((seconds for _, seconds, seen in run["curve"] if seen >= identity), None)
-
-
 def race(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
     """A line per concept: after what share of `paper`'s time `default` shows the thing as well as `paper` in the end.
 
@@ -119,11 +114,15 @@ def race(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
     """
     lines = []
     for concept in dict.fromkeys(run["concept"] for run in ours):
-        a, b = ([run for run in runs if run["concept"] == concept] for runs in (ours, theirs))
-        goal = fmean(run["curve"][-1][2] for run in b)
-        mean = {"curve": [tuple(fmean(row) for row in zip(*rows, strict=True))
-                          for rows in zip(*(run["curve"] for run in a), strict=True)]}  # fmt: skip
-        reached, whole = seconds_to(mean, goal), fmean(run["seconds"] for run in b)
+        curve, goal_curve = (
+            [
+                tuple(map(fmean, zip(*points, strict=True)))
+                for points in zip(*(run["curve"] for run in runs if run["concept"] == concept), strict=True)
+            ]
+            for runs in (ours, theirs)
+        )
+        _, whole, goal = goal_curve[-1]
+        reached = next((seconds for _, seconds, identity in curve if identity >= goal), None)
         lines.append(
             f"{concept}: paper ends at {goal:.3f} after {whole:.0f} s; default "
             + (f"is there after {reached:.0f} s ({reached / whole:.2f})" if reached else "does not get there")

@@ -1,11 +1,9 @@
 """A process tells the dashboard that it lives, and how its machine is; nothing depends on it."""
 
 import shutil
-import threading
 from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psutil
 import structlog
@@ -16,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from api.domain.database import Sessions
 from api.domain.models import Presence as PresenceRow
 from api.domain.settings import Settings
+from worker.background import Background
 
 log = structlog.get_logger()
 
@@ -38,23 +37,14 @@ def machine_facts(settings: Settings) -> dict[str, Any]:
     }
 
 
-class Presence:
+class Presence(Background):
     """`with Presence(...):` tells it until the block ends, and then that the process stopped in order."""
 
+    _patience = EVERY_SECONDS
+
     def __init__(self, sessions: Sessions, *, kind: str, name: str, facts: Callable[[], dict[str, Any]]) -> None:
+        super().__init__("presence")
         self._sessions, self._kind, self._name, self._facts = sessions, kind, name, facts
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="presence", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join(timeout=EVERY_SECONDS)
 
     def _keep(self) -> None:
         started = True

@@ -8,11 +8,9 @@ import contextlib
 import os
 import select
 import sys
-import threading
 import time
 from collections import deque
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 from uuid import UUID
 
 import structlog
@@ -21,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.domain import job_log
 from api.domain.database import Sessions
 from api.domain.job_log import LogLine
+from worker.background import Background
 
 log = structlog.get_logger()
 
@@ -28,30 +27,18 @@ SAVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 
 
-class TrainerLog:
+class TrainerLog(Background):
     """`with TrainerLog(pipe, ...):` reads until the pipe's end; after the block until nothing more lies in it.
 
     A process that the trainer left behind may hold the pipe open for longer.
     """
 
     def __init__(self, pipe: IO[bytes], sessions: Sessions, job_id: UUID, fence: int) -> None:
+        super().__init__("trainer log")
         self._pipe, self._sessions = pipe, sessions
         self._job_id, self._fence = job_id, fence
         self._unsaved: deque[LogLine] = deque(maxlen=job_log.KEPT)
         self._rest = b""
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="trainer log", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._pipe.close()
 
     def _keep(self) -> None:
         saved_at = time.monotonic()
@@ -66,6 +53,7 @@ class TrainerLog:
             if self._unsaved and time.monotonic() - saved_at >= SAVE_SECONDS:
                 self._save()
                 saved_at = time.monotonic()
+        self._pipe.close()
         self._take(self._rest)
         self._save()
 

@@ -138,3 +138,13 @@ def sign_in(page: Any, address: str, key: str, *, at: str = "/dashboard") -> Non
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(f"**{at}")
+
+
+def act_on_all_jobs(page: Any, action: str, *, meant: int) -> None:
+    """Select the shown jobs, all 14, and have `action` done to the `meant` ones that it is for."""
+    page.get_by_label("Select all shown jobs").check()
+    page.get_by_text("14 selected").wait_for()
+    page.locator(f"[data-bulk-call={action}]").click()
+    page.get_by_text(f"{action.capitalize()} {meant} of 14 selected jobs?").wait_for()
+    page.get_by_role("button", name="Yes").click()
+    page.get_by_text(f"{meant} of {meant} done").wait_for()

@@ -15,7 +15,7 @@ from api.domain.database import Sessions
 from api.domain.job_log import LogLine
 from api.domain.models import ApiKey, Concept, Image, Job, JobState, Reference
 from api.domain.webhooks import WebhookDelivery
-from tests.browser.conftest import sign_in
+from tests.browser.conftest import act_on_all_jobs, sign_in
 
 NOON = "2026-01-31T12:00:00+00:00"
 
@@ -86,11 +86,7 @@ def test_bulk_cancel_stops_the_selected_jobs_that_wait(
     page = new_page()
     sign_in(page, served, admin_key, at="/dashboard/jobs")
 
-    page.get_by_label("Select all shown jobs").check()
-    page.locator("[data-bulk-call=cancel]").click()
-    page.get_by_text(f"Cancel {len(over)} of 14 selected jobs?").wait_for()
-    page.get_by_role("button", name="Yes").click()
-    page.get_by_text(f"{len(over)} of {len(over)} done").wait_for()
+    act_on_all_jobs(page, "cancel", meant=len(over))
 
     with sessions() as db:
         assert set(db.scalars(select(Job.state).where(Job.id.in_(over)))) == {JobState.cancelled}

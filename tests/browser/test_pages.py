@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from api.domain.database import Sessions
 from api.domain.models import Concept, Image, Job, JobState
 from api.domain.webhooks import Webhook
-from tests.browser.conftest import sign_in
+from tests.browser.conftest import act_on_all_jobs, sign_in
 
 AXE = Path(__file__).with_name("axe.min.js")
 ATTACK = '<img src=x onerror="window.attacked=1"><script>window.attacked=1</script>'
@@ -170,12 +170,7 @@ def test_bulk_retry_takes_the_selected_jobs_that_can_be(
     page = new_page()
     sign_in(page, served, admin_key, at="/dashboard/jobs")
 
-    page.get_by_label("Select all shown jobs").check()
-    page.get_by_text("14 selected").wait_for()
-    page.locator("[data-bulk-call=retry]").click()
-    page.get_by_text(f"Retry {over} of 14 selected jobs?").wait_for()
-    page.get_by_role("button", name="Yes").click()
-    page.get_by_text(f"{over} of {over} done").wait_for()
+    act_on_all_jobs(page, "retry", meant=over)
 
     with sessions() as db:
         assert len(db.scalars(select(Job.id).where(Job.state == JobState.queued)).all()) == over

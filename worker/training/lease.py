@@ -7,7 +7,6 @@ thread, in C: it ends the process even if every Python thread hangs, in a driver
 
 import faulthandler
 import os
-import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -19,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 from api.domain import jobs
 from api.domain.database import Sessions
 from api.domain.settings import Settings
+from worker.background import Background
 
 log = structlog.get_logger()
 
@@ -32,32 +32,29 @@ STALL_SECONDS = 120.0
 STALL_STEPS = 20
 
 
-class Lease:
+class Lease(Background):
     """`with Lease(...) as lease:` renews until the block ends; what follows has three quarters of the lease left."""
 
     def __init__(self, settings: Settings, sessions: Sessions, job_id: UUID, fence: int) -> None:
+        super().__init__("lease")
         self._settings, self._sessions = settings, sessions
         self._job_id, self._fence = job_id, fence
         self._progress: jobs.JobProgress | None = None
         self._told: jobs.JobProgress | None = None
         self._renewed_at = 0.0
         self._stalled_after: float | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self.cancel_wished = False
 
     def __enter__(self) -> Self:
         """The first renewal: a claim that took too long to come here may belong to another by now."""
         self._watch(time.monotonic())
         self._renew()
-        self._thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._thread.join()
+        super().__exit__(kind, error, traceback)
         if self._progress is not self._told:
             self._renew()  # the last iteration's news, its preview among them, would come too late for the thread
 
