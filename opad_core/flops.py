@@ -17,12 +17,26 @@ TERA = 1e12
 
 
 def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, Any]:
-    """TFLOP of one distillation iteration and its three steps at the full size of SD-Turbo.
+    """TFLOP of one distillation iteration and its three steps at the full size of SD-Turbo, on average over times.
 
     A multiplication and an addition count as two; operations other than matrix products, convolutions and attention
     are left out, as is usual.
     """
     config = override(config, {"bank": min(config.bank, config.batch_size)})  # drawn before any iteration, not counted
+    low, high = config.target_times
+    compared = min(1.0, max(0.0, (config.compared_below - low) / (high - low)))
+    parts = dict.fromkeys(("teacher", "student", "discriminators", "prompts"), 0.0)
+    for share, times in ((compared, (0.0, config.compared_below)), (1 - compared, (config.compared_below, 1.0))):
+        if share:
+            for part, tera in _iteration(override(config, {"target_times": times}), resolution).items():
+                parts[part] += share * tera
+    return {
+        "tflop_per_iteration": round(sum(parts.values()), 2),
+        "parts": {part: round(value, 2) for part, value in parts.items()},
+    }
+
+
+def _iteration(config: OpadConfig, resolution: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         base = FullSizeBase(Path(folder), torch.device("meta"), resolution=resolution)
         references = [Image.new("RGB", (resolution, resolution))] * 3
@@ -33,12 +47,8 @@ def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, A
         setattr(training, f"step_{part}", _counted(getattr(training, f"step_{part}"), part, parts))
     with FlopCounterMode(display=False) as counter:
         training.iterate()
-    total = counter.get_total_flops() / TERA
-    parts["prompts"] = total - sum(parts.values())
-    return {
-        "tflop_per_iteration": round(total, 2),
-        "parts": {part: round(value, 2) for part, value in parts.items()},
-    }
+    parts["prompts"] = counter.get_total_flops() / TERA - sum(parts.values())
+    return parts
 
 
 def _counted(step: Callable[..., Any], part: str, parts: dict[str, float]) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from opad_core.alignment import alignment_losses, alignment_weight, identity_tokens, teacher_target
 from opad_core.anchor import anchor_states, drift
 from opad_core.bases import Base
 from opad_core.bundle import read_bundle, write_bundle
@@ -32,9 +33,6 @@ from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.losses import (
     discriminator_loss,
     generator_loss,
-    identity_loss,
-    latent_loss,
-    ms_swd,
     reconstruction_loss,
 )
 from opad_core.random_streams import stream
@@ -203,7 +201,7 @@ class Training:
             assert batch.pixels is not None
             with torch.no_grad():
                 z_real = self.base.encode(batch.pixels.to(self.base.device), self._stream("vae"))
-        t = self._times("teacher-time", *config.rec_times)
+        t = self._times("teacher-time", *config.rec_times).to(self.base.device)
         prediction = teacher.predict(add_noise(z_real, eps, t, teacher.abar), t, self.state.teacher(text_states))
         target = training_target(z_real, eps, t, teacher.abar, teacher.prediction_type)
         loss = reconstruction_loss(prediction, target, batch.mask.to(prediction.device)).mean()
@@ -228,7 +226,7 @@ class Training:
         x_student = self.base.decode(z_student[decoded])
         losses: dict[str, Tensor] = {}
         total = x_student.new_zeros(())
-        identity = self._identity(x_student) if config.lambda_id else None
+        identity = identity_tokens(self.base, config, x_student) if config.lambda_id else None
         judged = Judged(x_student[self._scenes :])
         if identity is not None and config.identity_resize == config.discriminator_resize:
             judged.features["clip"] = identity[self._scenes :]
@@ -241,24 +239,27 @@ class Training:
                 total = total + weight * losses[f"adv_{name}"]
 
         if config.lambda_id or config.lambda_mse or config.lambda_swd:
-            t = self._times("student-time", *config.target_times)
-            z_target = self._teacher_target(z_student.detach(), eps, t, teacher_states)
-            with torch.no_grad():
-                x_target = self.base.decode(z_target[decoded])
-            abar = self.base.teacher.abar[t]
-            c_t = abar if config.target_weight == "abar" else torch.ones_like(abar)
-            aligned: dict[str, tuple[float, Tensor]] = {}
-            if identity is not None:
+            times = self._times("student-time", *config.target_times)
+            last = config.compared_below * len(self.base.teacher.abar)
+            rows = [row for row, time in enumerate(times.tolist()) if time < last]
+            if rows:
+                t = times[rows].to(self.base.device)
+                c_t = alignment_weight(config, self.base.teacher.abar[t])
+                z_target = teacher_target(
+                    self.base.teacher, self.state.teacher, z_student.detach()[rows], eps[rows], t,
+                    text_states=teacher_states[rows], null_states=self.null_states, guidance=config.guidance,
+                )  # fmt: skip
                 with torch.no_grad():
-                    target_identity = self._identity(x_target)
-                aligned["id"] = (config.lambda_id, identity_loss(identity, target_identity))
-            if config.lambda_mse:
-                aligned["mse"] = (config.lambda_mse, latent_loss(z_student, z_target))
-            if config.lambda_swd:
-                aligned["swd"] = (config.lambda_swd, self._swd(x_student, x_target))
-            for name, (weight, per_sample) in aligned.items():
-                losses[name] = per_sample.mean()
-                total = total + weight * (c_t * per_sample).mean()
+                    x_target = self.base.decode(z_target[decoded])
+                aligned = alignment_losses(
+                    self.base, config,
+                    z_student=z_student[rows], x_student=x_student[rows],
+                    identity=None if identity is None else identity[rows],
+                    z_target=z_target, x_target=x_target, filters=self._stream("swd"),
+                )  # fmt: skip
+                for name, (weight, per_sample) in aligned.items():
+                    losses[name] = per_sample.mean()
+                    total = total + weight * (c_t * per_sample).sum() / len(times)
         if losses:
             total = total + self._anchored(self.state.student, self.base.student)
             self._descend("student", total, list(self.state.student.parameters()))
@@ -414,36 +415,6 @@ class Training:
     def _encode(self, prompts: list[str], token_row: Tensor) -> Tensor:
         return self.base.text.encode(prompts, [self.class_noun] * len(prompts), [token_row] * len(prompts))
 
-    @torch.no_grad()
-    def _teacher_target(self, z_student: Tensor, eps: Tensor, t: Tensor, text_states: Tensor) -> Tensor:
-        """z_tc: the student's latents re-noised with the student's own noise, denoised once with guidance.
-
-        The same noise keeps z_t on the student's own line from noise to image: the teacher corrects, not re-invents.
-        """
-        teacher = self.base.teacher
-        z_t = add_noise(z_student, eps, t, teacher.abar)
-        if self.config.guidance == 1:  # the prediction without text would count nothing
-            return teacher.denoise(z_t, t, self.state.teacher(text_states))
-        both = torch.cat([self.null_states.expand_as(text_states), text_states])
-        x0_null, x0_text = teacher.denoise(torch.cat([z_t, z_t]), torch.cat([t, t]), self.state.teacher(both)).chunk(2)
-        return x0_null + self.config.guidance * (x0_text - x0_null)
-
-    def _identity(self, x: Tensor) -> Tensor:
-        tokens: Tensor = self.base.identity(
-            x, resize_mode=self.config.identity_resize, normalise=self.config.normalise_backbones
-        )
-        return tokens
-
-    def _swd(self, x: Tensor, y: Tensor) -> Tensor:
-        config = self.config
-        if config.swd_unit_range:
-            x, y = x * 0.5 + 0.5, y * 0.5 + 0.5
-        return ms_swd(
-            x, y,
-            levels=config.swd_levels, projections=config.swd_projections, patch=config.swd_patch,
-            generator=self._stream("swd"),
-        )  # fmt: skip
-
     def _descend(self, name: str, loss: Tensor, clipped: list[nn.Parameter]) -> None:
         optimizer = self.state.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
@@ -475,12 +446,11 @@ class Training:
         return self.config.lambda_anchor * drift(self.anchors, projections, denoiser)
 
     def _times(self, name: str, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Integer times [b], uniform over that share of the schedule."""
+        """Integer times [b] on the CPU, uniform over that share of the schedule."""
         count = len(self.base.teacher.abar)
-        t = torch.randint(
+        return torch.randint(
             round(low * count), round(high * count), (self.config.batch_size,), generator=self._stream(name)
         )
-        return t.to(self.base.device)
 
     def _stream(self, name: str) -> torch.Generator:
         return stream(self.seed, self.state.step, name)

@@ -339,14 +339,25 @@ def test_the_targets_time_comes_from_its_share_of_the_schedule(base, references)
     assert 950 < int(drawn.max()) <= 999
 
 
-def test_guidance_of_one_asks_the_teacher_with_text_alone(base, references):
-    """The short way gives what the long one does next to it; one float32 step away, rounding is the difference."""
-    targets = []
-    for guidance in (1.0, 1.0000001):
-        config = override(preset("default", base.manifest.presets), {"guidance": guidance})
-        training = Training(base, references, "dog", config, seed=1)
-        generator = torch.Generator().manual_seed(0)
-        z, eps = (torch.randn(2, *base.latent_shape, generator=generator) for _ in range(2))
-        states = training._encode(["a photo of a <concept>"] * 2, training.state.token_row.detach())
-        targets.append(training._teacher_target(z, eps, torch.tensor([300, 900]), states)[0])
-    torch.testing.assert_close(targets[0], targets[1], atol=1e-4, rtol=0)
+def test_a_picture_with_a_late_time_is_not_compared(base, references):
+    """Seed 2 draws the times 818 and 353 for the first iteration."""
+    aligned_alone = {"lambda_adv": (0.0, 0.0, 0.0), "lambda_id": 0.0, "lambda_swd": 0.0, "target_weight": "uniform"}
+    moved = {}
+    for name, changes in {
+        "all": {},
+        "none late": {"compared_below": 0.99},
+        "one late": {"compared_below": 0.6},
+        "both late": {"target_times": (0.6, 1.0), "compared_below": 0.6},
+    }.items():
+        config = override(preset("default", base.manifest.presets), {"compared_below": 1.0} | aligned_alone | changes)
+        training = Training(base, references, "dog", config, seed=2)
+        times = training._times("student-time", *config.target_times).tolist()
+        losses = training.iterate()
+        late = [time >= config.compared_below * 1000 for time in times]
+        moved[name] = (late, losses.get("mse"), [x.detach() for x in training.state.student.parameters()])
+    assert [sum(late) for late, *_ in moved.values()] == [0, 0, 1, 2]
+    start = base.student.new_projections().parameters()
+    assert moved["both late"][1] is None
+    assert all(torch.equal(*pair) for pair in zip(moved["both late"][2], start, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(moved["all"][2], moved["none late"][2], strict=True))
+    assert moved["one late"][1] not in (None, moved["all"][1])
