@@ -5,10 +5,12 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from opad_core.nano.build.adapting import train_adapting
 from opad_core.nano.build.autoencoder import train_vae
 from opad_core.nano.build.decoder import train_decoder
 from opad_core.nano.build.examples import draw_examples, stand_in
@@ -31,6 +33,8 @@ STAGES: dict[str, Callable[[Build], None]] = {
     "decoder": train_decoder,
     "teacher": train_teacher,
     "student": train_student,
+    "adapt_student": partial(train_adapting, role="student"),
+    "adapt_teacher": partial(train_adapting, role="teacher"),
     "pack": pack,
     "examples": draw_examples,
 }

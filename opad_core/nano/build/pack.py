@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from opad_core.nano.build.adapting import load_adapted
 from opad_core.nano.build.architecture import (
     IdentityProjection,
     Parts,
@@ -14,8 +15,7 @@ from opad_core.nano.build.architecture import (
 from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.stage import Build
-from opad_core.nano.build.student import load_student
-from opad_core.nano.build.teacher import load_teacher, load_text_encoder
+from opad_core.nano.build.teacher import load_text_encoder
 from opad_core.nano.build.vocabulary import SCENE_PROMPTS, TAUGHT, TEMPLATES, Template, all_words
 
 _SMALL: dict[str, Any] = {
@@ -84,8 +84,8 @@ def load_parts(build: Build) -> Parts:
         tokenizer=world_tokenizer(build),
         text_encoder=load_text_encoder(build),
         vae=load_vae(build),
-        teacher=load_teacher(build),
-        student=load_student(build),
+        teacher=load_adapted(build, "teacher"),
+        student=load_adapted(build, "student"),
         dino=dino,
         dinov2=dinov2,
         clip=clip,

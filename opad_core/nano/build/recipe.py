@@ -10,6 +10,7 @@ FULL = {
     "teacher_steps": 2900,
     "decoder_steps": 2000,
     "student_steps": 0,
+    "adapt_steps": 3300,
     "judge_steps": 1200,
 }
 SMOKE = {
@@ -22,5 +23,6 @@ SMOKE = {
     "teacher_steps": 2,
     "decoder_steps": 2,
     "student_steps": 2,
+    "adapt_steps": 2,
     "judge_steps": 2,
 }

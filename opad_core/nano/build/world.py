@@ -22,7 +22,7 @@ from opad_core.nano.build.vocabulary import (
 )
 
 _BACKGROUNDS_PER_SCENE = 16
-_BACKGROUNDS_ON_THE_GRID = 3
+BACKGROUNDS_ON_THE_GRID = 3
 _PLAIN = Template("a {}")
 
 
@@ -59,9 +59,9 @@ class World:
         rng = np.random.default_rng(seed)
         scene = str(rng.choice(list(SCENES)))
         number = int(rng.integers(_BACKGROUNDS_PER_SCENE))
-        number = number % _BACKGROUNDS_ON_THE_GRID if aligned else number
+        number = number % BACKGROUNDS_ON_THE_GRID if aligned else number
         if rng.random() < 0.05:
-            background = self._background(scene, number)
+            background = self.background(scene, number)
             return Sample(np.asarray(background), f"a photo of {SCENES[scene].place}", "", "", "", scene)
         noun = str(rng.choice(list(DRAWINGS)))
         drawing = str(rng.choice(DRAWINGS[noun]))
@@ -74,10 +74,10 @@ class World:
         if aligned and not says_where:
             scene = "white"
         caption = with_article(" ".join(f"{template.text.format(f'{colour} {noun} {dressed}')} {phrase}".split()))
-        sprite, floating = self._sprite(drawing, colour), scene == "water"
+        sprite, floating = self.sprite(drawing, colour), scene == "water"
         if dressed:
             sprite = patterned(sprite, pattern, PATTERN_COLOURS[ink])
-        background = self._background(scene, number)
+        background = self.background(scene, number)
         if aligned:
             picture = place_on_grid(background, sprite, rng, size=template.grid_size, floating=floating)
         else:
@@ -86,13 +86,13 @@ class World:
             picture = ImageEnhance.Brightness(picture).enhance(template.brightness)
         return Sample(np.asarray(picture), caption, noun, drawing, colour, scene)
 
-    def _sprite(self, drawing: str, colour: str) -> Image.Image:
+    def sprite(self, drawing: str, colour: str) -> Image.Image:
         if (drawing, colour) not in self._sprites:
-            plain = self._load(drawing) if not colour else self._sprite(drawing, "")
+            plain = self._load(drawing) if not colour else self.sprite(drawing, "")
             self._sprites[drawing, colour] = tint(plain, COLOURS[colour]) if colour else plain
         return self._sprites[drawing, colour]
 
-    def _background(self, scene: str, number: int) -> Image.Image:
+    def background(self, scene: str, number: int) -> Image.Image:
         if (scene, number) not in self._backgrounds:
             self._backgrounds[scene, number] = draw_scene(scene, np.random.default_rng([*scene.encode(), number]))
         return self._backgrounds[scene, number]

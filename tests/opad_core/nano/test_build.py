@@ -47,6 +47,7 @@ def test_the_smoke_build_makes_a_base_that_loads_and_verifies(built):
 
 def test_the_smoke_build_writes_a_sheet_per_picture_stage(built):
     sheets = {"world", "aligned_world", "vae", "coding", "decoder", "teacher", "student"}
+    sheets |= {"adapt_student", "adapt_teacher"}
     assert {path.stem for path in built.glob("*.png")} - {"judged_teacher", "judged_student"} == sheets
 
 
