@@ -30,11 +30,7 @@ from opad_core.discriminator import discriminator_head
 from opad_core.divergence import Watch
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation import ImageRequest, OneStepGenerator
-from opad_core.losses import (
-    discriminator_loss,
-    generator_loss,
-    reconstruction_loss,
-)
+from opad_core.losses import discriminator_loss, generator_loss, reconstruction_loss
 from opad_core.random_streams import stream
 from opad_core.schedule import add_noise, training_target
 from opad_core.selection import Selection
