@@ -40,7 +40,6 @@ class OpadConfig:
     rec_times: tuple[float, float] = (0.0, 1.0)  # share of the schedule that L_rec's t is drawn from [setting]
     target_times: tuple[float, float] = (0.0, 1.0)  # share of the schedule that the target's t is drawn from [setting]
     target_weight: Literal["abar", "uniform"] = "abar"  # c(t) of the alignment losses: abar_t [setting], or 1 [ours]
-
     compared_below: float = 1.0  # share of the schedule; where t is later, a picture is not compared at all [setting]
 
     # What the paper's ablations take away [tables 6, 8 and 9]; `ABLATIONS` names them
