@@ -46,7 +46,6 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "collaboration": ("collaboration",),
     "flips": ("flip_probability",),
     "bank": ("bank",),
-    "select_every": ("select_every",),
     "reuse_features": ("reuse_features",),
 }
 """Fields that go back to what the authors ran, by the name of the switch."""
