@@ -177,13 +177,19 @@ class Base:
         return decoded.float()
 
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
-        dtype = half if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
         unet = _pretrained(
-            UNet2DConditionModel, self._verified(f"{role}/unet"), torch_dtype=dtype, **_WITHOUT_ACCELERATE
+            UNet2DConditionModel,
+            self._verified(f"{role}/unet"),
+            torch_dtype=self._unet_dtype(half),
+            **_WITHOUT_ACCELERATE,
         )
         schedule = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
         abar = cumulative_alphas(schedule["beta_start"], schedule["beta_end"], schedule["num_train_timesteps"])
         return Denoiser(unet.to(self.device), abar.to(self.device), schedule["prediction_type"])
+
+    def _unet_dtype(self, half: torch.dtype) -> torch.dtype:
+        """The UNet's own half precision where one was asked for."""
+        return half if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
 
     def _class_token(self, name: str) -> Backbone:
         folder = self._verified(f"discriminators/{name}")

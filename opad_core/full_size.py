@@ -45,7 +45,9 @@ class FullSizeBase(Base):
     The tokenizer is a stand-in that knows letters; it costs the text encoder its 77 tokens like any other.
     """
 
-    def __init__(self, folder: Path, device: torch.device, *, resolution: int = 512) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, *, resolution: int = 512, dtype: torch.dtype = torch.float32
+    ) -> None:
         """`folder` receives the stand-in tokenizer. Raises ValueError for a resolution the UNet cannot halve."""
         if resolution % 64:
             raise ValueError(f"resolution must be a multiple of 64, got {resolution}")
@@ -62,7 +64,7 @@ class FullSizeBase(Base):
             licences={},
             files={},
         )
-        super().__init__(folder, manifest, device, torch.float32)
+        super().__init__(folder, manifest, device, dtype)
 
     @cached_property
     def text(self) -> TextSide:
@@ -79,7 +81,7 @@ class FullSizeBase(Base):
                     projection_dim=512,
                 )
             )
-        return TextSide(tokenizer, self._frozen(encoder))
+        return TextSide(tokenizer, self._frozen(encoder.to(self.dtype)))
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -91,15 +93,15 @@ class FullSizeBase(Base):
                 layers_per_block=2,
                 scaling_factor=0.18215,
             )
-        return self._frozen(vae)
+        return self._frozen(vae.to(self.dtype))
 
     @cached_property
     def teacher(self) -> Denoiser:
-        return self._unet("v_prediction")
+        return self._unet("v_prediction", half=torch.bfloat16)
 
     @cached_property
     def student(self) -> Denoiser:
-        return self._unet("epsilon")
+        return self._unet("epsilon", half=torch.float16)
 
     @cached_property
     def identity(self) -> Backbone:
@@ -140,7 +142,7 @@ class FullSizeBase(Base):
             self.identity,
         )
 
-    def _unet(self, prediction_type: str) -> Denoiser:
+    def _unet(self, prediction_type: str, *, half: torch.dtype) -> Denoiser:
         with self.device:
             unet = UNet2DConditionModel(
                 sample_size=self.manifest.resolution // 8,
@@ -149,7 +151,7 @@ class FullSizeBase(Base):
                 use_linear_projection=True,
             )
         abar = cumulative_alphas(BETA_START, BETA_END, TIMES)
-        return Denoiser(unet, abar.to(self.device), prediction_type)
+        return Denoiser(unet.to(self._unet_dtype(half)), abar.to(self.device), prediction_type)
 
 
 def _letters_tokenizer(folder: Path) -> Any:
