@@ -22,8 +22,6 @@ from opad_core.errors import OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
 from opad_core.export import DEFAULT_RANK, export
-from opad_core.fetch.assemble import fetch, open_mirror
-from opad_core.fetch.recipes import RECIPES
 from opad_core.flops import count_iteration
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.training import Progress, TrainingStopped, train
@@ -248,6 +246,10 @@ def _flops(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
+    # Its HTTP client is nothing that a machine without a network needs.
+    from opad_core.fetch.assemble import fetch, open_mirror
+    from opad_core.fetch.recipes import RECIPES
+
     folder = arguments.to or bases_folder() / arguments.base
     like = None if arguments.like is None else read_manifest(arguments.like)
     manifest = fetch(RECIPES[arguments.base], open_mirror(arguments.mirror), folder, like=like, say=print)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from opad_core.__main__ import main
@@ -47,3 +50,10 @@ def test_the_command_prints_a_table(base, capsys):
 def test_what_has_no_random_weights_is_said(arguments, sentence, capsys):
     assert main(["doctor", "--device", "cpu", *arguments]) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_it_asks_for_nothing_that_a_machine_without_a_network_need_not_have():
+    """On a lent GPU there may be neither a library for curves nor a client for downloads."""
+    command = "import sys, opad_core.__main__; print(*{'matplotlib', 'opad_core.fetch.mirrors'} & sys.modules.keys())"
+    printed = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True).stdout
+    assert printed.split() == []
