@@ -23,17 +23,23 @@ def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, A
     are left out, as is usual.
     """
     config = override(config, {"bank": min(config.bank, config.batch_size)})  # drawn before any iteration, not counted
-    low, high = config.target_times
-    compared = min(1.0, max(0.0, (config.compared_below - low) / (high - low)))
     parts = dict.fromkeys(("teacher", "student", "discriminators", "prompts"), 0.0)
-    for share, times in ((compared, (0.0, config.compared_below)), (1 - compared, (config.compared_below, 1.0))):
-        if share:
-            for part, tera in _iteration(override(config, {"target_times": times}), resolution).items():
-                parts[part] += share * tera
+    for share, sort in iterations_by_share(config):
+        for part, tera in _iteration(sort, resolution).items():
+            parts[part] += share * tera
     return {
         "tflop_per_iteration": round(sum(parts.values()), 2),
         "parts": {part: round(value, 2) for part, value in parts.items()},
     }
+
+
+def iterations_by_share(config: OpadConfig) -> list[tuple[float, OpadConfig]]:
+    """An iteration that compares all its pictures with a target and one that compares none, by the share of times at
+    which a picture is compared: weighted so, they cost what an iteration costs on average."""
+    low, high = config.target_times
+    compared = min(1.0, max(0.0, (config.compared_below - low) / (high - low)))
+    sorts = ((compared, (0.0, config.compared_below)), (1 - compared, (config.compared_below, 1.0)))
+    return [(share, override(config, {"target_times": times})) for share, times in sorts if share]
 
 
 def _iteration(config: OpadConfig, resolution: int) -> dict[str, float]:
