@@ -29,7 +29,7 @@ from opad_core.evaluation.identity import identity_score
 from opad_core.evaluation.sheet import FAINT, GAP, INK, MARGIN, PAPER
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.nano.build.judge import PLACES, name_scenes
-from opad_core.nano.build.recipe import FULL
+from opad_core.nano.build.recipe import CPU
 from opad_core.nano.build.stage import Build, build_folder
 from opad_core.nano.build.vocabulary import SCENE_PROMPTS
 from opad_core.training import Training, train
@@ -56,7 +56,7 @@ class CustomDiffusion(Training):
             photos = self._batch(self.photos, "photos")
             eps = torch.randn(
                 (self.config.batch_size, *self.base.latent_shape), generator=self._stream("noise")
-            )  # fmt: skip
+            ).to(self.base.device)  # fmt: skip
             self.step_teacher(photos, eps, self._encode(photos.prompts, self.state.token_row))
             self.state.step += 1
         self.state.student_average = [*self.state.teacher.parameters(), self.state.token_row]
@@ -159,7 +159,7 @@ def main() -> None:
     base = load_base(arguments.base)
     changes = {name: json.loads(value) for name, value in (text.split("=", 1) for text in arguments.set)}
     config = override(preset(arguments.preset, base.manifest.presets), changes)
-    build = Build(build_folder(), FULL)
+    build = Build(build_folder(), CPU)
     folders = sorted(path.parent for path in arguments.concepts.glob("*/class.txt"))
     folders = [folder for folder in folders if not arguments.only or folder.name in arguments.only]
     for folder in folders:
