@@ -476,10 +476,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--resolution", type=int, default=512, help="of random weights: pixels, a multiple of 64")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     arguments = parser.parse_args(argv)
+    device = device_named(arguments.device)
+    if arguments.device == "auto" and device.type == "cpu":
+        parser.error("PyTorch finds no GPU here; --device cpu measures the CPU")
     with tempfile.TemporaryDirectory() as folder:
-        bases = Bases(
-            arguments.base, device_named(arguments.device), Path(folder), resolution=arguments.resolution
-        )  # fmt: skip
+        bases = Bases(arguments.base, device, Path(folder), resolution=arguments.resolution)
         told = measure(arguments.parts, bases, seconds=arguments.seconds)
     print("\n" + table(told))
     return 1 if any("error" in figures for _, figures in told) else 0
