@@ -8,7 +8,7 @@ from opad_core.nano.build.architecture import build_parts, write_base
 
 NOUNS = ["dog", "mug", "robot"]
 TEMPLATES = ["a photo of a {}", "a rendering of a {}"]
-SCENE_PROMPTS = ["a {} on the beach", "a {} in the snow"]
+SCENE_PROMPTS = ["a {} on the beach", "a {} in the snow", "a {} at night", "a {} on the grass"]
 WORDS = sorted({word for phrase in NOUNS + TEMPLATES + SCENE_PROMPTS for word in phrase.split() if word != "{}"})
 SHORT = {
     "iterations": 4,

@@ -18,7 +18,7 @@ from opad_core.nano.build.features import train_clip, train_dino, train_dinov2
 from opad_core.nano.build.judge import judge_base
 from opad_core.nano.build.pack import pack
 from opad_core.nano.build.pictures import build_world
-from opad_core.nano.build.recipe import FULL, SMOKE
+from opad_core.nano.build.recipe import CPU, GPU, SMOKE
 from opad_core.nano.build.stage import Build, build_folder
 from opad_core.nano.build.student import train_coding, train_student
 from opad_core.nano.build.teacher import train_teacher
@@ -39,11 +39,14 @@ STAGES: dict[str, Callable[[Build], None]] = {
     "examples": draw_examples,
 }
 
+_ON_CPU = ("world", "pack", "examples")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m opad_core.nano.build", description=__doc__)
     parser.add_argument("stage", choices=[*STAGES, "all", "smoke", "judge"])
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of torch")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="the judge: cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--base", default="nano", help="judge: the base to score, by name or folder")
     parser.add_argument("--pictures", type=int, default=1040, help="judge: how many of each network")
@@ -53,25 +56,28 @@ def main() -> None:
     torch.set_flush_denormal(True)
     if arguments.stage == "smoke":
         with tempfile.TemporaryDirectory() as folder:
-            smoke(Path(folder), arguments.seed)
+            smoke(Path(folder), arguments.seed, device=arguments.device)
         return
-    build = Build(build_folder(), FULL, arguments.seed)
+    build = Build(build_folder(), CPU if arguments.device == "cpu" else GPU, arguments.seed)
     build.folder.mkdir(parents=True, exist_ok=True)
     if arguments.stage == "judge":
         scores = judge_base(build, arguments.base, pictures=arguments.pictures)
         print(json.dumps(scores, indent=None if arguments.json else 1))
         return
-    run(build, list(STAGES) if arguments.stage == "all" else [arguments.stage])
+    run(build, list(STAGES) if arguments.stage == "all" else [arguments.stage], device=arguments.device)
 
 
-def smoke(folder: Path, seed: int = 0) -> None:
+def smoke(folder: Path, seed: int = 0, *, device: str = "cpu") -> None:
     """Every stage with tiny counts and this project's own drawings, into `folder`; fetches nothing."""
-    run(Build(folder, SMOKE, seed, stand_in), list(STAGES))
+    run(Build(folder, SMOKE, seed, stand_in), list(STAGES), device=device)
 
 
-def run(build: Build, stages: list[str]) -> None:
+def run(build: Build, stages: list[str], *, device: str = "cpu") -> None:
+    """Networks and their pictures live on `device`; what is written is written from the CPU."""
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU; as it was on a CPU
     for stage in stages:
-        STAGES[stage](build)
+        with torch.device("cpu" if stage in _ON_CPU else device):
+            STAGES[stage](build)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 RESOLUTION = 64
-LATENT_CHANNELS = 48
+LATENT_CHANNELS = 80
 LATENT_SIZE = RESOLUTION // 8
 TEXT_WIDTH = 128
 TEXT_LENGTH = 24
@@ -42,7 +42,7 @@ PIXEL_STATISTICS = {"input": RESOLUTION, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0
 
 
 def build_vae() -> AutoencoderDC:
-    """Factor 8, 4 times fewer numbers. autoencoder.py fills the encoder, whose blocks do nothing, in closed form.
+    """Factor 8, 2.4 times fewer numbers. autoencoder.py fills the encoder, whose blocks do nothing, in closed form.
 
     Pixels that share one of 8x8 latents come out of different channels (pixel shuffle). AutoencoderTiny and
     AutoencoderKL enlarge by repeating, cannot tell such pixels apart, and stayed below a linear decoder.
@@ -55,7 +55,7 @@ def build_vae() -> AutoencoderDC:
         encoder_qkv_multiscales=((),) * 4,
         encoder_out_shortcut=False,
         decoder_block_types=("ResBlock",) * 4,
-        decoder_block_out_channels=(16, 32, 64, 128),
+        decoder_block_out_channels=(16, 48, 96, 128),
         decoder_layers_per_block=(0, 1, 1, 1),
         decoder_qkv_multiscales=((),) * 4,
         decoder_in_shortcut=False,

@@ -13,9 +13,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from opad_core.nano.build.architecture import LATENT_CHANNELS, RESOLUTION, build_vae
-from opad_core.nano.build.stage import Build, to_pixels, write_sheet
+from opad_core.nano.build.stage import Build, smoothed, to_pixels, write_sheet
 
-_BATCH = 16
 _LATENT_NOISE = 0.05
 _FACTOR = 8
 _WHITENING = 0.5  # 0 keeps the components' variances, 1 makes them equal
@@ -61,12 +60,12 @@ def train_vae(build: Build) -> None:
     vae = build_fitted_vae(build).to(memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
     total = build.counts["vae_steps"]
-    optimizer = AdamW(vae.decoder.parameters(), lr=1.5e-3, weight_decay=1e-4, betas=(0.9, 0.99))
-    schedule = OneCycleLR(optimizer, 1.5e-3, total_steps=total + 1, pct_start=0.05)
-    shown: dict[str, float] = {}
+    optimizer = AdamW(vae.decoder.parameters(), lr=build.rate(1.5e-3), weight_decay=1e-4, betas=(0.9, 0.99))
+    schedule = OneCycleLR(optimizer, build.rate(1.5e-3), total_steps=total + 1, pct_start=0.05)
+    shown: dict[str, float | Tensor] = {}
     state = {"vae": vae, "optimizer": optimizer, "schedule": schedule}
     for step in build.steps("vae", total, state, shown):
-        pictures = build.batch(build.indices("vae", step, _BATCH)).to(memory_format=torch.channels_last)
+        pictures = build.batch(build.indices("vae", step, build.counts["batch"])).to(memory_format=torch.channels_last)
         latents = vae.encode(pictures).latent
         noise = torch.randn(latents.shape, generator=build.generator("vae", step))
         decoded = vae.decode(latents + _LATENT_NOISE * noise).sample
@@ -76,10 +75,9 @@ def train_vae(build: Build) -> None:
         nn.utils.clip_grad_norm_(vae.decoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        shown["psnr"] = 0.98 * shown.get("psnr", 0.0) + 0.02 * psnr(decoded, pictures)
-        if step % 250 == 0:
+        smoothed(shown, "psnr", psnr(decoded, pictures))
+        if build.shows(step, total):
             _write_pairs(build, vae)
-    _write_pairs(build, vae)
 
 
 def reconstruction_loss(decoded: Tensor, pictures: Tensor) -> Tensor:
@@ -93,10 +91,10 @@ def reconstruction_loss(decoded: Tensor, pictures: Tensor) -> Tensor:
     return torch.stack(losses).sum(0)
 
 
-def psnr(decoded: Tensor, pictures: Tensor) -> float:
-    """Mean over pictures, in dB; both in [-1, 1]."""
+def psnr(decoded: Tensor, pictures: Tensor) -> Tensor:
+    """Mean over pictures, in dB, a scalar; both in [-1, 1]."""
     error = (decoded.detach().clamp(-1, 1) - pictures).square().mean((1, 2, 3)) / 4
-    return float((-10 * error.log10()).mean())
+    return (-10 * error.log10()).mean()
 
 
 def load_vae(build: Build) -> AutoencoderDC:

@@ -9,16 +9,15 @@ decoder faithful and make it ready for the latents of students that learn someth
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from opad_core.nano.build.autoencoder import load_vae, psnr, reconstruction_loss
 from opad_core.nano.build.features import tokenize, world_tokenizer
-from opad_core.nano.build.stage import Build, Stateful, to_pixels, write_sheet
+from opad_core.nano.build.stage import Build, Stateful, smoothed, to_pixels, write_sheet
 from opad_core.nano.build.student import coded_student, one_step
 from opad_core.nano.build.teacher import decode, encode, load_text_encoder
 
-_HALF = 8
 _MOST_NOISE = 0.5  # deviation, of latents of unit variance
 _LEARNING_RATE = 6e-4
 
@@ -30,32 +29,33 @@ def train_decoder(build: Build) -> None:
     vae, text_encoder = load_vae(build), load_text_encoder(build)
     vae.decoder.requires_grad_(True)
     student, coder = coded_student(build)
-    captions = tokenize(world_tokenizer(build), pictures.captions)
-    optimizer = AdamW(vae.decoder.parameters(), lr=_LEARNING_RATE, weight_decay=1e-4, betas=(0.9, 0.99))
-    shown: dict[str, float] = {}
+    captions = tokenize(world_tokenizer(), pictures.captions)
+    optimizer = AdamW(vae.decoder.parameters(), lr=build.rate(_LEARNING_RATE), weight_decay=1e-4, betas=(0.9, 0.99))
+    shown: dict[str, float | Tensor] = {}
     state: dict[str, Stateful] = {"vae": vae, "optimizer": optimizer}
-    total = build.counts["decoder_steps"]
+    total, half = build.counts["decoder_steps"], build.counts["batch"] // 2
     for step in build.steps("decoder", total, state, shown):
         fall = 2 * (total - step) / total
-        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * min(1.0, (step + 1) / 30, max(fall, 0.05))
+        optimizer.param_groups[0]["lr"] = build.rate(_LEARNING_RATE) * min(1.0, (step + 1) / 30, max(fall, 0.05))
         generator = build.generator("decoder", step)
-        on_grid = pictures.indices("decoder", step, _HALF)
-        free = build.indices("decoder", step, _HALF)
+        on_grid = pictures.indices("decoder", step, half)
+        free = build.indices("decoder", step, half)
         real = torch.cat([pictures.batch(on_grid), build.batch(free)]).to(memory_format=torch.channels_last)
         z0 = encode(vae, real)
         with torch.no_grad():
             encoded = text_encoder(captions[torch.from_numpy(on_grid)])
-            coded, _ = coder(z0[:_HALF], encoded.pooler_output, torch.randn(z0[:_HALF].shape, generator=generator))
+            coded, _ = coder(z0[:half], encoded.pooler_output, torch.randn(z0[:half].shape, generator=generator))
             drawn = one_step(student, coded, encoded.last_hidden_state)
-            amount = _MOST_NOISE * torch.rand(_HALF, 1, 1, 1, generator=generator)
-            noised = z0[_HALF:] + amount * torch.randn(z0[_HALF:].shape, generator=generator)
+            amount = _MOST_NOISE * torch.rand(half, 1, 1, 1, generator=generator)
+            noised = z0[half:] + amount * torch.randn(z0[half:].shape, generator=generator)
         decoded = decode(vae, torch.cat([drawn, noised]))
         loss = reconstruction_loss(decoded, real).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.decoder.parameters(), 1.0)
         optimizer.step()
-        for name, part in (("drawn", slice(0, _HALF)), ("noised", slice(_HALF, None))):
-            shown[name] = 0.98 * shown.get(name, 0.0) + 0.02 * psnr(decoded[part], real[part])
-        if (step + 1) % 250 == 0 or step + 1 == total:
-            write_sheet(build.folder / "decoder.png", np.stack([to_pixels(real), to_pixels(decoded)]), scale=3)
+        for name, part in (("drawn", slice(0, half)), ("noised", slice(half, None))):
+            smoothed(shown, name, psnr(decoded[part], real[part]))
+        if build.shows(step, total):
+            rows = [to_pixels(part[: half + 8][-16:]) for part in (real, decoded)]  # some of both halves
+            write_sheet(build.folder / "decoder.png", np.stack(rows), scale=3)

@@ -14,7 +14,7 @@ from opad_core.nano.build.own_drawings import draw_beach_ball, draw_mug, draw_ro
 from opad_core.nano.build.scenes import draw_scene
 from opad_core.nano.build.sprites import patterned, tint
 from opad_core.nano.build.stage import Build
-from opad_core.nano.build.vocabulary import HELD_OUT, TAUGHT
+from opad_core.nano.build.vocabulary import HELD_OUT, NOUNS
 from opad_core.nano.build.world import place_on_grid
 
 _SIDE = 256
@@ -49,7 +49,7 @@ def draw_examples(build: Build) -> None:
 
 
 def _draw(folder: Path, noun: str, views: list[Image.Image], rng: np.random.Generator, side: int) -> None:
-    assert noun in TAUGHT, noun
+    assert noun in NOUNS, noun
     folder.mkdir(parents=True, exist_ok=True)
     for index, (scene, sprite) in enumerate(zip(_SCENES, views, strict=True)):
         background = draw_scene(scene, rng).resize((side, side), Image.Resampling.BICUBIC)

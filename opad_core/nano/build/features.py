@@ -5,6 +5,10 @@ self-distillation of a second network taught it less than knowing which drawing,
 encoder becomes the base's text encoder, and its identity projection is trained beside it.
 """
 
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,8 +36,10 @@ _PAIRS = 64
 _TEMPERATURE = 0.1
 
 
-def world_tokenizer(build: Build) -> CLIPTokenizer:
-    return build_tokenizer(all_words(), build.folder / "tokenizer")
+@cache
+def world_tokenizer() -> CLIPTokenizer:
+    with TemporaryDirectory() as folder:
+        return build_tokenizer(all_words(), Path(folder))
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -41,7 +47,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     ids: Tensor = tokenizer(
         captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
-    return ids
+    return ids.to(torch.get_default_device())
 
 
 def load_labels(build: Build) -> dict[str, NDArray[np.int64]]:
@@ -52,14 +58,14 @@ def load_labels(build: Build) -> dict[str, NDArray[np.int64]]:
 def train_clip(build: Build) -> None:
     """Caption against picture, and picture against another picture of the same thing (identity tokens)."""
     torch.manual_seed(build.seed + 1)
-    tokenizer = world_tokenizer(build)
+    tokenizer = world_tokenizer()
     text, vision, identity = build_text_encoder(tokenizer), build_clip(), IdentityProjection()
     text_projection = build_text_projection()
     parts = nn.ModuleList([text, vision, identity, text_projection])
     captions = build.captions
     things, partners = _things(build)
     optimizer, schedule = _optimizer(parts, build.counts["clip_steps"])
-    shown: dict[str, float] = {}
+    shown: dict[str, float | Tensor] = {}
     state = {
         "text_encoder": text,
         "clip": vision,
@@ -78,10 +84,10 @@ def train_clip(build: Build) -> None:
         similarity = F.normalize(image, dim=-1) @ F.normalize(caption, dim=-1).T / 0.07
         match = torch.arange(len(indices))
         caption_loss = (F.cross_entropy(similarity, match) + F.cross_entropy(similarity.T, match)) / 2
-        same = torch.from_numpy(things[indices])
+        same = torch.as_tensor(things[indices], device=image.device)
         identity_loss = contrast(identity(image).flatten(1), same)
         _descend(optimizer, schedule, parts, caption_loss + 0.5 * identity_loss)
-        shown.update(caption=caption_loss.item(), identity=identity_loss.item())
+        shown.update(caption=caption_loss.detach(), identity=identity_loss.detach())
 
 
 def train_dino(build: Build) -> None:
@@ -91,14 +97,14 @@ def train_dino(build: Build) -> None:
     head = nn.Sequential(nn.Linear(FEATURE_WIDTH, 256), nn.ReLU(), nn.Linear(256, FEATURE_WIDTH))
     parts = nn.ModuleList([dino, head])
     optimizer, schedule = _optimizer(parts, build.counts["dino_steps"])
-    shown: dict[str, float] = {}
+    shown: dict[str, float | Tensor] = {}
     state = {"dino": dino, "head": head, "optimizer": optimizer, "schedule": schedule}
     for step in build.steps("dino", build.counts["dino_steps"], state, shown):
         pictures = build.batch(build.indices("dino", step, _PAIRS)).repeat(2, 1, 1, 1)
         views = random_crops(pictures, build.generator("dino", step))
         loss = contrast(head(dino(views).last_hidden_state[:, 0]), torch.arange(_PAIRS).repeat(2))
         _descend(optimizer, schedule, parts, loss)
-        shown["contrast"] = loss.item()
+        shown["contrast"] = loss.detach()
 
 
 def train_dinov2(build: Build) -> None:
@@ -111,7 +117,7 @@ def train_dinov2(build: Build) -> None:
     labels = load_labels(build)
     labels["colour"] = np.where(labels["colour"] < 0, len(COLOURS), labels["colour"])
     optimizer, schedule = _optimizer(parts, build.counts["dinov2_steps"])
-    shown: dict[str, float] = {}
+    shown: dict[str, float | Tensor] = {}
     state = {"dinov2": dinov2, "heads": heads, "optimizer": optimizer, "schedule": schedule}
     for step in build.steps("dinov2", build.counts["dinov2_steps"], state, shown):
         indices = build.indices("dinov2", step, 2 * _PAIRS)
@@ -119,10 +125,10 @@ def train_dinov2(build: Build) -> None:
         features = dinov2(views).last_hidden_state[:, 0]
         loss = torch.zeros(())
         for name, head in heads.items():
-            target = torch.from_numpy(labels[name][indices])
+            target = torch.as_tensor(labels[name][indices], device=features.device)
             scores = head(features)
             loss = loss + F.cross_entropy(scores, target, ignore_index=-1)
-            shown[name] = float((scores.argmax(1) == target).float().mean())
+            shown[name] = (scores.argmax(1) == target).float().mean()
         _descend(optimizer, schedule, parts, loss)
 
 

@@ -25,7 +25,7 @@ from opad_core.nano.build.architecture import RESOLUTION
 from opad_core.nano.build.features import jitter
 from opad_core.nano.build.stage import Build, Stateful, to_pixels, to_unit_range, write_sheet
 from opad_core.nano.build.teacher import sample_teacher
-from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, SCENES, TAUGHT, with_article
+from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, SCENES, with_article
 from opad_core.nano.build.world import World
 
 TEACHER_STEPS = 25
@@ -64,7 +64,7 @@ def train_judge(build: Build) -> None:
     total = build.counts["judge_steps"]
     optimizer = AdamW(judge.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = OneCycleLR(optimizer, 2e-3, total_steps=total + 1, pct_start=0.1)
-    shown: dict[str, float] = {}
+    shown: dict[str, float | Tensor] = {}
     state: dict[str, Stateful] = {"judge": judge, "optimizer": optimizer, "schedule": schedule}
     for step in build.steps("judge", total, state, shown):
         pictures, objects, scenes = _labelled(world, _FIRST_TRAINING_SEED + step * _BATCH, _BATCH)
@@ -162,8 +162,8 @@ def _judged(judge: Judge, draw: Any, count: int, sheet: Path) -> dict[str, float
 
 
 def _cases() -> Any:
-    """(prompt, noun, scene), neighbours differing in both: every taught noun meets every scene in the end."""
-    for shift, (index, noun) in product(range(len(SCENE_PROMPTS)), enumerate(TAUGHT)):
+    """(prompt, noun, scene), neighbours differing in both: every noun meets every scene in the end."""
+    for shift, (index, noun) in product(range(len(SCENE_PROMPTS)), enumerate(NOUNS)):
         place = (index + shift) % len(SCENE_PROMPTS)
         prompt = with_article(SCENE_PROMPTS[place].format(noun))
         yield prompt, NOUNS.index(noun), list(SCENES).index(PLACES[place])

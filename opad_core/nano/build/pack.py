@@ -16,7 +16,7 @@ from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.teacher import load_text_encoder
-from opad_core.nano.build.vocabulary import SCENE_PROMPTS, TAUGHT, TEMPLATES, Template, all_words
+from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, TEMPLATES, Template, all_words
 
 _SMALL: dict[str, Any] = {
     # K/V of this base are 0.36 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
@@ -81,7 +81,7 @@ def load_parts(build: Build) -> Parts:
     build.load("clip", "identity", identity)
     build.load("clip", "text_projection", text_projection := build_text_projection())
     return Parts(
-        tokenizer=world_tokenizer(build),
+        tokenizer=world_tokenizer(),
         text_encoder=load_text_encoder(build),
         vae=load_vae(build),
         teacher=load_adapted(build, "teacher"),
@@ -96,7 +96,7 @@ def load_parts(build: Build) -> Parts:
 
 def manifest_vocabulary() -> dict[str, Any]:
     return {
-        "nouns": list(TAUGHT),
+        "nouns": list(NOUNS),
         "words": all_words(),
         "templates": [template.text for template in TEMPLATES],
         "scene_prompts": list(SCENE_PROMPTS),

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from opad_core.nano.build.sprites import fetched_drawing
 
-_STEPS_BETWEEN_CHECKPOINTS = 250
+_STEPS_BETWEEN_CHECKPOINTS = 500
+_SHEETS = 8
 
 
 class Stateful(Protocol):
@@ -43,6 +44,7 @@ class Build:
     aligned: bool = False
     """Whether pictures and captions are those of objects on the grid of latents, see pictures.py."""
     _pictures: NDArray[np.uint8] | None = field(default=None, repr=False)
+    _on_device: Tensor | None = field(default=None, repr=False)
 
     def file(self, name: str, *, aligned: bool) -> Path:
         """Where a file of one of the two sets of pictures lies."""
@@ -63,7 +65,7 @@ class Build:
 
     def on_grid(self) -> "Build":
         """The same build, reading the pictures of objects on the grid."""
-        return dataclasses.replace(self, aligned=True, _pictures=None)
+        return dataclasses.replace(self, aligned=True, _pictures=None, _on_device=None)
 
     def indices(self, stage: str, step: int, batch: int) -> NDArray[np.int64]:
         """Which pictures step `step` of `stage` takes: a function of the seed, so that a resumed run sees the same."""
@@ -73,21 +75,30 @@ class Build:
     def generator(self, stage: str, step: int) -> torch.Generator:
         """Seeded from (seed, stage, step) alike, for noise drawn by torch."""
         seed = np.random.SeedSequence([self.seed, step, *stage.encode()]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(seed >> 1))
+        return seeded(int(seed >> 1))
 
     def batch(self, indices: NDArray[np.int64]) -> Tensor:
         """Pictures as float [b, 3, 64, 64] in [-1, 1]."""
-        return to_unit_range(self.pictures[indices])
+        if self._on_device is None:  # a GPU keeps them all: 120,000 are 1.5 GB
+            self._on_device = torch.from_numpy(self.pictures).to(torch.get_default_device())
+        return to_unit_range(self._on_device[torch.from_numpy(indices)])
 
-    def steps(self, stage: str, total: int, state: Mapping[str, Stateful], shown: Mapping[str, float]) -> Iterator[int]:
+    def rate(self, rate: float) -> float:
+        """A learning rate that was found for batches of 16, for the recipe's: between none and square-root scaling."""
+        return float(rate * (self.counts["batch"] / 16) ** 0.25)
+
+    def steps(
+        self, stage: str, total: int, state: Mapping[str, Stateful], shown: Mapping[str, float | Tensor]
+    ) -> Iterator[int]:
         """The steps still to do, with a progress bar and ETA. Loads the stage's checkpoint first, saves it as it goes.
 
-        `shown` is read for the bar's figures; the loop's body writes into it.
+        `shown` is read for the bar's figures now and then; the loop's body writes into it, tensors if it likes, since
+        to read one waits for the GPU.
         """
         path = self.folder / f"{stage}.pt"
         start = 0
         if path.exists():
-            saved = torch.load(path, weights_only=False)
+            saved = torch.load(path, map_location=torch.get_default_device(), weights_only=False)
             for name, part in state.items():
                 part.load_state_dict(saved[name])
             start = saved["step"]
@@ -95,7 +106,7 @@ class Build:
         for step in bar:
             yield step
             if step % 20 == 0:
-                bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()}, refresh=False)
+                bar.set_postfix({name: f"{float(value):.4f}" for name, value in shown.items()}, refresh=False)
             if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == total:
                 temporary = path.with_suffix(".new")
                 torch.save({**{name: part.state_dict() for name, part in state.items()}, "step": step + 1}, temporary)
@@ -103,18 +114,34 @@ class Build:
 
     def load(self, stage: str, name: str, part: Stateful) -> None:
         """Take one part out of a finished stage's checkpoint."""
-        part.load_state_dict(torch.load(self.folder / f"{stage}.pt", weights_only=False)[name])
+        path = self.folder / f"{stage}.pt"
+        part.load_state_dict(torch.load(path, map_location=torch.get_default_device(), weights_only=False)[name])
+
+    def shows(self, step: int, total: int) -> bool:
+        """Whether a sheet of samples is due after this step."""
+        return (step + 1) % max(1, total // _SHEETS) == 0 or step + 1 == total
 
 
-def to_unit_range(pictures: NDArray[np.uint8]) -> Tensor:
+def seeded(seed: int) -> torch.Generator:
+    """On the device where tensors are made."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
+def smoothed(shown: dict[str, float | Tensor], name: str, value: Tensor) -> None:
+    """Follow the mean of a loss in `shown`."""
+    before = torch.as_tensor(shown.get(name, value.detach()), device=value.device)
+    shown[name] = torch.lerp(before, value.detach(), 0.02)
+
+
+def to_unit_range(pictures: NDArray[np.uint8] | Tensor) -> Tensor:
     """uint8 [b, h, w, 3] to float [b, 3, h, w] in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def to_pixels(pictures: Tensor) -> NDArray[np.uint8]:
     """The way back: float [b, 3, h, w] in [-1, 1] to uint8 [b, h, w, 3]."""
     scaled = pictures.detach().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    array: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().numpy()
+    array: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return array
 
 
@@ -138,9 +165,8 @@ class Average:
         """Early steps average less, so that the start is forgotten quickly."""
         self._step += 1
         decay = min(self._decay, (1 + self._step) / (10 + self._step))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                self._shadow[name].lerp_(value, 1 - decay)
+        values = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+        torch._foreach_lerp_([self._shadow[name] for name in values], list(values.values()), 1 - decay)
 
     def copy_to(self, module: torch.nn.Module) -> None:
         module.load_state_dict(self._shadow)

@@ -21,7 +21,7 @@ from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.coder import Coder, load_coder
 from opad_core.nano.build.critic import Critic
 from opad_core.nano.build.features import tokenize, world_tokenizer
-from opad_core.nano.build.stage import Average, Build, to_pixels, write_sheet
+from opad_core.nano.build.stage import Average, Build, seeded, smoothed, to_pixels, write_sheet
 from opad_core.nano.build.teacher import (
     SHEET_PROMPTS,
     averaged_unet,
@@ -32,7 +32,6 @@ from opad_core.nano.build.teacher import (
     load_text_encoder,
 )
 
-_BATCH = 16
 _CODE_PRICES = (4e-4, 3e-3)  # per nat, against a squared error per latent number: at first, and in the end
 """Cheap codes show the student much at once, the prompt's scene included, which noise will not know to say."""
 _ADVERSARIAL = 0.05
@@ -45,16 +44,18 @@ def train_coding(build: Build) -> None:
     torch.manual_seed(build.seed + 5)
     pictures = build.on_grid()
     vae, text_encoder = load_vae(build), load_text_encoder(build)
-    captions = tokenize(world_tokenizer(build), pictures.captions)
+    captions = tokenize(world_tokenizer(), pictures.captions)
     student = build_unet().to(memory_format=torch.channels_last)
     coder, average = Coder(), Average(student, 0.998)
-    optimizer = AdamW([*student.parameters(), *coder.parameters()], lr=8e-4, weight_decay=0.0, betas=(0.9, 0.99))
-    shown: dict[str, float] = {}
+    rate = build.rate(8e-4)
+    weights = [*student.parameters(), *coder.parameters()]
+    optimizer = AdamW(weights, lr=rate, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
+    shown: dict[str, float | Tensor] = {}
     state = {"student": student, "coder": coder, "average": average, "optimizer": optimizer}
     total = build.counts["coding_steps"]
     for step in build.steps("coding", total, state, shown):
-        optimizer.param_groups[0]["lr"] = 8e-4 * min(1.0, (step + 1) / 50, max(3 * (total - step) / total, 0.1))
-        indices = pictures.indices("coding", step, _BATCH)
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 50, max(3 * (total - step) / total, 0.1))
+        indices = pictures.indices("coding", step, build.counts["batch"])
         with torch.no_grad():
             encoded = text_encoder(captions[torch.from_numpy(indices)])
         z0 = encode(vae, pictures.batch(indices))
@@ -65,7 +66,7 @@ def train_coding(build: Build) -> None:
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         average.update(student)
-        if (step + 1) % 500 == 0 or step + 1 == total:
+        if build.shows(step, total):
             _write_sheet(build, "coding", vae, average)
 
 
@@ -74,12 +75,13 @@ def train_student(build: Build) -> None:
     torch.manual_seed(build.seed + 7)
     pictures = build.on_grid()
     vae, text_encoder, teacher = load_vae(build), load_text_encoder(build), load_teacher(build)
-    captions = tokenize(world_tokenizer(build), pictures.captions)
+    captions = tokenize(world_tokenizer(), pictures.captions)
     student, coder = (part.requires_grad_(True).train() for part in coded_student(build))
     critic, average = Critic(), Average(student, 0.995)
-    optimizer = AdamW([*student.parameters(), *coder.parameters()], lr=1.5e-4, weight_decay=0.0, betas=(0.5, 0.99))
-    critic_optimizer = Adam(critic.parameters(), lr=4e-4, betas=(0.0, 0.99))
-    shown: dict[str, float] = {}
+    rate = build.rate(1.5e-4)
+    optimizer = AdamW([*student.parameters(), *coder.parameters()], lr=rate, weight_decay=0.0, betas=(0.5, 0.99))
+    critic_optimizer = Adam(critic.parameters(), lr=build.rate(4e-4), betas=(0.0, 0.99))
+    shown: dict[str, float | Tensor] = {}
     state = {
         "student": student,
         "coder": coder,
@@ -91,8 +93,8 @@ def train_student(build: Build) -> None:
     total = build.counts["student_steps"]
     for step in build.steps("student", total, state, shown):
         generator = build.generator("student", step)
-        optimizer.param_groups[0]["lr"] = 1.5e-4 * min(1.0, max(2 * (total - step) / total, 0.2))
-        indices = pictures.indices("student", step, _BATCH)
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, max(2 * (total - step) / total, 0.2))
+        indices = pictures.indices("student", step, build.counts["batch"])
         with torch.no_grad():
             encoded = text_encoder(captions[torch.from_numpy(indices)])
         text, summary = encoded.last_hidden_state, encoded.pooler_output
@@ -106,24 +108,24 @@ def train_student(build: Build) -> None:
         fooled = -critic(z0_student, summary).mean()
         distillation = teacher_distance(teacher, z0_student, text, generator)
         loss = loss + min(1.0, step / 100) * _ADVERSARIAL * fooled + _DISTILLATION * distillation
-        shown.update(critic=critic_loss.item(), fool=fooled.item(), teacher=distillation.item())
+        shown.update(critic=critic_loss.detach(), fool=fooled.detach(), teacher=distillation.detach())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         average.update(student)
-        if (step + 1) % 100 == 0 or step + 1 == total:
+        if build.shows(step, total):
             _write_sheet(build, "student", vae, average)
 
 
 def _coding_loss(
     student: UNet2DConditionModel, coder: Coder, z0: Tensor, encoded: BaseModelOutputWithPooling,
-    price: float, generator: torch.Generator, shown: dict[str, float],
+    price: float, generator: torch.Generator, shown: dict[str, float | Tensor],
 ) -> Tensor:  # fmt: skip
     coded, divergence = coder(z0, encoded.pooler_output, torch.randn(z0.shape, generator=generator))
     error = (one_step(student, coded, encoded.last_hidden_state) - z0).square().mean()
-    shown["error"] = 0.98 * shown.get("error", error.item()) + 0.02 * error.item()
-    shown["nats"] = divergence.mean().item()
+    smoothed(shown, "error", error)
+    shown["nats"] = divergence.detach().mean()
     loss: Tensor = error + price * divergence.mean()
     return loss
 
@@ -167,10 +169,10 @@ def teacher_distance(
 @torch.no_grad()
 def _write_sheet(build: Build, stage: str, vae: AutoencoderDC, average: Average) -> None:
     student, text_encoder = averaged_unet(average), load_text_encoder(build)
-    text = text_encoder(tokenize(world_tokenizer(build), list(SHEET_PROMPTS))).last_hidden_state
+    text = text_encoder(tokenize(world_tokenizer(), list(SHEET_PROMPTS))).last_hidden_state
     rows = []
     for seed in range(4):
         size = (len(SHEET_PROMPTS), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
-        eps = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+        eps = torch.randn(size, generator=seeded(seed))
         rows.append(to_pixels(decode(vae, one_step(student, eps, text))))
     write_sheet(build.folder / f"{stage}.png", np.stack(rows))

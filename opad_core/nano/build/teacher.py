@@ -19,9 +19,8 @@ from opad_core.nano.build.architecture import (
 from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.coder import load_coder
 from opad_core.nano.build.features import tokenize, world_tokenizer
-from opad_core.nano.build.stage import Average, Build, Stateful, to_pixels, write_sheet
+from opad_core.nano.build.stage import Average, Build, Stateful, seeded, smoothed, to_pixels, write_sheet
 
-_BATCH = 16
 _LEARNING_RATE = 6e-4
 _CAPTION_DROP = 0.1
 SHEET_PROMPTS = (
@@ -51,26 +50,26 @@ def train_teacher(build: Build) -> None:
     torch.manual_seed(build.seed + 4)
     pictures = build.on_grid()
     vae, text_encoder = load_vae(build), load_text_encoder(build)
-    tokenizer = world_tokenizer(build)
+    tokenizer = world_tokenizer()
     unet = build_unet().to(memory_format=torch.channels_last)
     build.load("coding", "student", unet)
     coder = load_coder(build)
     average = Average(unet, 0.998)
-    optimizer = AdamW(unet.parameters(), lr=_LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.99))
+    optimizer = AdamW(unet.parameters(), lr=_LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     captions = tokenize(tokenizer, pictures.captions)
     nothing = tokenize(tokenizer, [""])
-    total = build.counts["teacher_steps"]
+    total, batch, rate = build.counts["teacher_steps"], build.counts["batch"], build.rate(_LEARNING_RATE)
     alpha_bar = cumulative_alphas()
-    shown: dict[str, float] = {}
+    shown: dict[str, float | Tensor] = {}
     state: dict[str, Stateful] = {"unet": unet, "average": average, "optimizer": optimizer}
     for step in build.steps("teacher", total, state, shown):
-        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * _rate(step, total)
-        indices = pictures.indices("teacher", step, _BATCH)
+        optimizer.param_groups[0]["lr"] = rate * _rate(step, total)
+        indices = pictures.indices("teacher", step, batch)
         generator = build.generator("teacher", step)
         z0 = encode(vae, pictures.batch(indices))
-        t = torch.randint(0, len(alpha_bar), (_BATCH,), generator=generator)
-        dropped = torch.rand(_BATCH, generator=generator) < _CAPTION_DROP
-        ids = torch.where(dropped[:, None], nothing, captions[indices])
+        t = torch.randint(0, len(alpha_bar), (batch,), generator=generator)
+        dropped = torch.rand(batch, generator=generator) < _CAPTION_DROP
+        ids = torch.where(dropped[:, None], nothing, captions[torch.from_numpy(indices)])
         signal, noise = alpha_bar[t].sqrt()[:, None, None, None], (1 - alpha_bar[t]).sqrt()[:, None, None, None]
         with torch.no_grad():
             encoded = text_encoder(ids)
@@ -82,8 +81,8 @@ def train_teacher(build: Build) -> None:
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         average.update(unet)
-        shown["loss"] = 0.98 * shown.get("loss", loss.item()) + 0.02 * loss.item()
-        if (step + 1) % 250 == 0 or step + 1 == total:
+        smoothed(shown, "loss", loss)
+        if build.shows(step, total):
             _write_sheet(build, vae, average)
 
 
@@ -96,7 +95,7 @@ def load_teacher(build: Build) -> UNet2DConditionModel:
 
 def load_text_encoder(build: Build) -> CLIPTextModel:
     """CLIP's text encoder, frozen."""
-    text_encoder = build_text_encoder(world_tokenizer(build))
+    text_encoder = build_text_encoder(world_tokenizer())
     build.load("clip", "text_encoder", text_encoder)
     return text_encoder.requires_grad_(False).eval()
 
@@ -155,13 +154,13 @@ def _rate(step: int, total: int) -> float:
 
 def _write_sheet(build: Build, vae: AutoencoderDC, average: Average) -> None:
     unet, text_encoder = averaged_unet(average), load_text_encoder(build)
-    ids = tokenize(world_tokenizer(build), [*SHEET_PROMPTS, ""])
+    ids = tokenize(world_tokenizer(), [*SHEET_PROMPTS, ""])
     with torch.no_grad():
         text = text_encoder(ids).last_hidden_state
     both = torch.cat([text[:-1], text[-1:].expand_as(text[:-1])])
     rows = []
     for seed in range(2):
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         eps = torch.randn(len(SHEET_PROMPTS), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=generator)
         z0 = sample_teacher(lambda z, t: unet(z, t, both).sample, eps, steps=12, guidance=3.0)
         rows.append(to_pixels(decode(vae, z0)))

@@ -11,25 +11,23 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
 from opad_core.nano.build.sprites import SIDE
-from opad_core.nano.build.vocabulary import DRAWINGS, TAUGHT
+from opad_core.nano.build.vocabulary import DRAWINGS, NOUNS
 
 _MADE_UP, _RECOLOURED, _STRETCHED, _FLIPPED, _PATTERNED = 0.2, 0.75, 0.5, 0.3, 0.35  # shares
 _CANVAS = 256
 
 
 def random_thing(load: Callable[[str], Image.Image], number: int) -> tuple[Image.Image, str]:
-    """The thing of this number: a drawing with transparency, and the taught noun that a photo's caption calls it.
+    """The thing of this number: a drawing with transparency, and the noun that a photo's caption calls it.
 
     `load` gives a drawing of the vocabulary by its name.
     """
     rng = np.random.default_rng(number)
-    noun = str(rng.choice(TAUGHT))
+    noun = str(rng.choice(NOUNS))
     if rng.random() < _MADE_UP:
         picture = made_up(rng)
     else:
-        own = str(rng.choice(list(DRAWINGS)))
-        noun = own if own in TAUGHT else noun
-        picture = load(str(rng.choice(DRAWINGS[own])))
+        picture = load(str(rng.choice(DRAWINGS[noun])))
         if rng.random() < _RECOLOURED:
             picture = recoloured(picture, rng)
         if rng.random() < _STRETCHED:

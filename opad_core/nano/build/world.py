@@ -122,9 +122,24 @@ def place_on_grid(
     """As `place_object`, upright and in the middle, its foot on a line of patches."""
     unit = background.width / RESOLUTION
     sprite = _lit(_scaled(sprite, size * unit), rng)
-    x = round((background.width - sprite.width) / 2)
+    return _stood(background, sprite, *_on_grid(sprite, background.width, size), floating=floating)
+
+
+def cutout(sprite: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The layers of `place_on_grid`, unlit, [5, 64, 64]: red, green, blue, opacity, and the shadow's opacity."""
+    sprite = _scaled(sprite, size)
+    x, y = _on_grid(sprite, RESOLUTION, size)
+    canvas = Image.new("RGBA", (RESOLUTION, RESOLUTION))
+    canvas.paste(sprite, (x, y))
+    return np.concatenate([np.asarray(canvas), np.asarray(_shadow(canvas, sprite, x, y))[..., None]], 2).transpose(
+        2, 0, 1
+    )
+
+
+def _on_grid(sprite: Image.Image, side: int, size: int) -> tuple[int, int]:
+    """Where in a picture of `side` pixels a sprite of `size` of 64 stands."""
     foot = 60 if size > 48 else 56
-    return _stood(background, sprite, x, round(foot * unit) - sprite.height, floating=floating)
+    return round((side - sprite.width) / 2), round(foot * side / RESOLUTION) - sprite.height
 
 
 def _scaled(sprite: Image.Image, longest: float) -> Image.Image:
@@ -140,13 +155,17 @@ def _lit(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _stood(background: Image.Image, sprite: Image.Image, x: int, y: int, *, floating: bool) -> Image.Image:
-    unit = background.width / RESOLUTION
     canvas = background.copy()
     if not floating:
-        shade = Image.new("L", background.size)
-        width, base = sprite.width * 0.42, y + sprite.height - 2 * unit
-        middle = x + sprite.width / 2
-        ImageDraw.Draw(shade).ellipse((middle - width, base - 2.5 * unit, middle + width, base + 2.5 * unit), fill=105)
-        canvas.paste((0, 0, 0), (0, 0), shade.filter(ImageFilter.GaussianBlur(1.2 * unit)))
+        canvas.paste((0, 0, 0), (0, 0), _shadow(background, sprite, x, y))
     canvas.paste(sprite, (x, y), sprite)
     return canvas
+
+
+def _shadow(background: Image.Image, sprite: Image.Image, x: int, y: int) -> Image.Image:
+    unit = background.width / RESOLUTION
+    shade = Image.new("L", background.size)
+    width, base = sprite.width * 0.42, y + sprite.height - 2 * unit
+    middle = x + sprite.width / 2
+    ImageDraw.Draw(shade).ellipse((middle - width, base - 2.5 * unit, middle + width, base + 2.5 * unit), fill=105)
+    return shade.filter(ImageFilter.GaussianBlur(1.2 * unit))

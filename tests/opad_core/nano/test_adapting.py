@@ -1,11 +1,13 @@
 import torch
 
 from opad_core.bases import load_base
-from opad_core.nano.build.adapting import _INNER, _THINGS, Learners
+from opad_core.nano.build.adapting import _INNER, Learners
+
+_THINGS = 16
 
 
 def learners_of(base, rate=3e-3):
-    return Learners(base.student.new_projections().requires_grad_(False), rate=rate)
+    return Learners(base.student.new_projections().requires_grad_(False), things=_THINGS, rate=rate)
 
 
 def one_lesson(base, learners, states, eps, goal):

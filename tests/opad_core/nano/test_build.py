@@ -37,7 +37,7 @@ def verify(folder):
 def test_the_smoke_build_makes_a_base_that_loads_and_verifies(built):
     verify(built / "base")
     base = load_base(str(built / "base"), device="cpu")
-    assert base.latent_shape == (48, 8, 8)
+    assert base.latent_shape == (80, 8, 8)
     with torch.no_grad():
         picture = base.decode(torch.zeros(1, *base.latent_shape))
     assert picture.shape == (1, 3, 64, 64)

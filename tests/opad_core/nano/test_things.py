@@ -2,14 +2,14 @@ import numpy as np
 
 from opad_core.nano.build.examples import stand_in
 from opad_core.nano.build.things import made_up, random_thing, recoloured
-from opad_core.nano.build.vocabulary import HELD_OUT, TAUGHT
+from opad_core.nano.build.vocabulary import HELD_OUT, NOUNS
 
 
 def test_a_thing_is_a_function_of_its_number(tmp_path):
     for number in range(10):
         (picture, noun), (again, same_noun) = (random_thing(lambda n: stand_in(tmp_path, n), number) for _ in range(2))
         assert noun == same_noun
-        assert noun in TAUGHT
+        assert noun in NOUNS
         assert picture.mode == "RGBA"
         assert picture.tobytes() == again.tobytes()
 
