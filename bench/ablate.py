@@ -47,6 +47,7 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "flips": ("flip_probability",),
     "bank": ("bank",),
     "reuse_features": ("reuse_features",),
+    "select_every": ("select_every", "patience"),
 }
 """Fields that go back to what the authors ran, by the name of the switch."""
 
@@ -78,11 +79,13 @@ def learn(base: Base, folder: Path, config: OpadConfig, *, seed: int, label: str
         if step == config.distillation_iterations:
             training.draw_samples()
         training.iterate()
+        if training.look_is_due:
+            training.look()
         seconds += time.process_time() - began
         if (step + 1) % SCORED_EVERY == 0 or step + 1 == config.total_iterations:
             pictures = draw(base, training, scenes)
             curve.append((step + 1, round(seconds, 1), round(identity_score(pictures, references), 4)))
-    scores = report_card(read_bundle(training.bundle()), base, references).personalised
+    scores = report_card(read_bundle(training.bundle(training.state.best)), base, references).personalised
     return {"curve": curve, "seconds": curve[-1][1], **asdict(scores)}
 
 

@@ -114,7 +114,7 @@ def train(
             state.load(sound, fingerprint=training.fingerprint)
             state.rate, watch = ROLLBACK_RATE, Watch()
             continue
-        if config.select_every and (state.step % config.select_every == 0 or state.step == config.total_iterations):
+        if training.look_is_due:
             training.look()
         if state.step % SOUND_EVERY == 0:
             sound = state.save(fingerprint=training.fingerprint)
@@ -306,6 +306,12 @@ class Training:
         requests = [ImageRequest(bundle, prompt, PREVIEW_SEED + i) for i, prompt in enumerate(prompts)]
         return Image.fromarray(torch.from_numpy(OneStepGenerator(self.base).generate(requests)).permute(1, 0, 2, 3)
                                .flatten(1, 2).numpy())  # fmt: skip
+
+    @property
+    def look_is_due(self) -> bool:
+        """Whether `select_every` wants a look at the averaged student as it is now."""
+        every, step = self.config.select_every, self.state.step
+        return bool(every) and (step % every == 0 or step == self.config.total_iterations)
 
     def look(self) -> None:
         """Score the averaged student and keep it if it is the best so far."""

@@ -102,7 +102,7 @@ def test_progress_tells_stage_losses_and_shows_the_last_picture(base, references
     assert set(steps[0].losses) == {
         "rec", "adv_dino", "adv_dinov2", "adv_clip", "id", "mse", "swd", "d_dino", "d_dinov2", "d_clip",
     }  # fmt: skip
-    assert steps[-1].preview.size == (2 * 64, 64)  # two scene prompts
+    assert steps[-1].preview.size == (4 * 64, 64)  # four scene prompts
 
 
 def test_a_divergence_is_an_error_that_names_the_loss(base, references):

@@ -87,7 +87,7 @@ def judge_base(build: Build, base_name: str = "nano", *, pictures: int = 1040) -
     """Scores of a base over `pictures` pictures of the teacher (25 steps, guided) and as many of the student.
 
     The judge's own score on rendered pictures bounds the others.
-    Diversity is the mean distance (1 - cosine) between five pictures of one prompt, over twenty prompts.
+    Diversity is the mean distance (1 - cosine) between five pictures of one prompt, over forty prompts.
     """
     judge = load_judge(build)
     base = load_base(base_name, device="cpu")
@@ -153,8 +153,9 @@ def _judged(judge: Judge, draw: Any, count: int, sheet: Path) -> dict[str, float
     objects, scenes = (torch.tensor([case[k] for case in cases]) for k in (1, 2))
     network = load_embedding()
     distances = []
-    for prompt, _, _ in cases[: max(1, min(20, count // 16))]:
-        features = embed(draw([prompt] * 5, [10_000 + seed for seed in range(5)]), network)
+    for index, (prompt, _, _) in enumerate(cases[: max(1, min(40, count // 16))]):
+        # Seeds of its own: what a student makes of equal noise goes one way for many prompts.
+        features = embed(draw([prompt] * 5, [10_000 + 5 * index + seed for seed in range(5)]), network)
         similar = features @ features.T
         distances.append(float(1 - (similar.sum() - similar.trace()) / 20))
     scores = _accuracy(judge, to_unit_range(drawn), objects, scenes)

@@ -48,10 +48,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         # abar_t leaves the times at which the teacher knows the concept and the student does not hardly any weight;
         # of 100 iterations the mug's stripes came with this and a dark shape without.
         "target_weight": "uniform",
-        "target_times": [0.8, 1.0],
+        "target_times": [0.6, 1.0],
         "compared_below": 1.0,
         # What is decided at the other times reaches no target.
-        "rec_times": [0.6, 1.0],
+        "rec_times": [0.4, 1.0],
         # Feature networks of 0.8 M weights are fooled by colours that no photo has: at weight 1 they led there.
         "lambda_adv": [0.02, 0.02, 0.02],
         "lambda_id": 0.02,

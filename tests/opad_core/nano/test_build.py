@@ -51,6 +51,15 @@ def test_the_smoke_build_writes_a_sheet_per_picture_stage(built):
     assert {path.stem for path in built.glob("*.png")} - {"judged_teacher", "judged_student"} == sheets
 
 
+def test_pictures_lie_in_the_order_of_their_seeds(built):
+    pictures, captions = np.load(built / "pictures.npy"), json.loads((built / "captions.json").read_text())
+    world = World(lambda name: stand_in(built, name))
+    for seed in (0, 99, 100, 127):  # the first and the last of what one process draws at a time
+        sample = world.render(seed)
+        assert captions[seed] == sample.caption
+        assert np.array_equal(pictures[seed], sample.pixels)
+
+
 def test_a_finished_stage_is_not_trained_again(built):
     before = (built / "student.pt").read_bytes()
     run(Build(built, SMOKE, 0, stand_in), ["world", "vae", "coding", "student"])

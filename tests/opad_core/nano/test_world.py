@@ -11,7 +11,7 @@ from opad_core.nano.build.own_drawings import OWN_DRAWINGS, draw_beach_ball, dra
 from opad_core.nano.build.scenes import draw_scene
 from opad_core.nano.build.sprites import patterned
 from opad_core.nano.build.vocabulary import PATTERNS, SCENES
-from opad_core.nano.build.world import place_object
+from opad_core.nano.build.world import cutout, place_object, place_on_grid
 
 
 def placed(seed):
@@ -51,6 +51,18 @@ def test_an_object_covers_the_middle():
     picture = place_object(background, draw_mug(), np.random.default_rng(0), size=(40, 40), floating=True)
     assert picture.getpixel((30, 34)) != (0, 255, 0)
     assert picture.getpixel((2, 2)) == (0, 255, 0)
+
+
+@pytest.mark.parametrize("size", [32, 48, 56])
+def test_layers_put_together_are_the_placed_picture(size):
+    ground = draw_scene("grass", np.random.default_rng(1))
+    placed = np.asarray(place_on_grid(ground, draw_mug(), np.random.default_rng(2), size=size, floating=False))
+    light = np.random.default_rng(2).uniform(0.94, 1.06)
+    layers = cutout(draw_mug(), size).astype(float)
+    shaded = np.asarray(ground) * (1 - layers[4] / 255)[..., None]
+    opacity = (layers[3] / 255)[..., None]
+    joined = shaded * (1 - opacity) + (layers[:3].transpose(1, 2, 0) * light).clip(0, 255) * opacity
+    assert np.abs(joined - placed).max() <= 2  # three roundings to whole levels in the one, none in the other
 
 
 def test_the_fitted_encoder_gives_principal_components_of_unit_scale():
