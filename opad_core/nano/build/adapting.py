@@ -12,9 +12,6 @@ Which ground belongs to which noise is the student's choice: it is the drawing o
 it drew for this prompt and noise before.
 """
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
@@ -22,15 +19,14 @@ import numpy as np
 import torch
 from diffusers import AutoencoderDC, UNet2DConditionModel
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim import AdamW
-from tqdm import tqdm
 
 from opad_core.concept import PLACEHOLDER, Denoiser, KeysValues, KeyValueProjections, TextSide
 from opad_core.nano.build.architecture import LATENT_SIZE, build_unet
 from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.features import world_tokenizer
+from opad_core.nano.build.processes import draw_all
 from opad_core.nano.build.stage import Average, Build, Stateful, smoothed, to_pixels, to_unit_range, write_sheet
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import (
@@ -42,7 +38,7 @@ from opad_core.nano.build.teacher import (
     load_text_encoder,
 )
 from opad_core.nano.build.things import random_thing
-from opad_core.nano.build.vocabulary import COLOURS, NOUNS, SCENES, TEMPLATES, Template, with_article
+from opad_core.nano.build.vocabulary import COLOURS, DRAWINGS, NOUNS, SCENES, TEMPLATES, Template, with_article
 from opad_core.nano.build.world import BACKGROUNDS_ON_THE_GRID, World, cutout
 from opad_core.schedule import add_noise, training_target
 
@@ -172,26 +168,15 @@ class Lessons:
         return states, eps, z0
 
 
-_world: World  # of one process of `_draw_things`
-
-
 def _draw_things(build: Build, count: int) -> tuple[Tensor, Tensor]:
     """Layers [count, sizes, 5, 64, 64] uint8, see `cutout`, and the place of their nouns in NOUNS."""
-    build.drawing(build.folder, "own:mug")
-    with ProcessPoolExecutor(
-        os.cpu_count(), initializer=_start_drawing, initargs=(partial(build.drawing, build.folder),)
-    ) as processes:
-        drawn = list(tqdm(processes.map(_draw_thing, range(count), chunksize=20), "things", count, mininterval=5))
+    build.drawing(build.folder, DRAWINGS[NOUNS[0]][0])  # fetched once, before several processes ask for them
+    drawn = list(draw_all(_draw_thing, range(count), partial(build.drawing, build.folder), label="things"))
     return torch.from_numpy(np.stack([layers for layers, _ in drawn])), torch.tensor([noun for _, noun in drawn])
 
 
-def _start_drawing(load: Callable[[str], Image.Image]) -> None:
-    global _world
-    _world = World(load)
-
-
-def _draw_thing(number: int) -> tuple[NDArray[np.uint8], int]:
-    picture, noun = random_thing(lambda name: _world.sprite(name, ""), _FIRST_THING + number)
+def _draw_thing(world: World, number: int) -> tuple[NDArray[np.uint8], int]:
+    picture, noun = random_thing(lambda name: world.sprite(name, ""), _FIRST_THING + number)
     return np.stack([cutout(picture, size) for size in _SIZES]), NOUNS.index(noun)
 
 
@@ -229,9 +214,8 @@ def train_adapting(build: Build, role: Role) -> None:
     before, adapted = _denoiser(load(build)), _denoiser(load(build))
     total, things = build.counts["adapt_steps"], build.counts["things"]
     plain = things // 2
-    lessons = Lessons(
-        build, text, vae, _denoiser(load_student(build)), things=things * (2 + total // _INNER)
-    )  # fmt: skip
+    in_all = things * (2 + total // _INNER)
+    lessons = Lessons(build, text, vae, _denoiser(load_student(build)), things=in_all)
     own = {f"{layer}.{name}.weight" for layer in adapted.layers for name in ("to_k", "to_v")}
     weights = [weight.requires_grad_(True) for name, weight in adapted.unet.named_parameters() if name not in own]
     start = before.new_projections().requires_grad_(False)
