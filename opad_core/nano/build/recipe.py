@@ -1,6 +1,6 @@
 """How much each stage does: `GPU` made the weights in this repository, `SMOKE` only proves that the recipe runs.
 
-`CPU` takes about eight hours on two cores and sees a fifteenth as many pictures.
+`CPU` takes about eight hours on two cores and sees a fifth to an eighth as many pictures.
 """
 
 CPU = {
