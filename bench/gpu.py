@@ -55,8 +55,6 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
 """A preset and changes to it."""
 TFLOP = {"default": 25.8, "paper": 41.1, "window": 15.1}
 """Of an iteration at full size and 512 pixels, as `python -m opad_core flops` counts them in a minute on a CPU."""
-LATE = 30
-"""Seconds after `--seconds` at which a part that is still running is ended."""
 
 Figures = dict[str, Any]
 Draw = Callable[[Tensor, KeysValues], Tensor]
@@ -406,8 +404,11 @@ class Bases:
             torch.cuda.reset_peak_memory_stats(self.device)
 
 
-def measure(names: list[str], bases: Bases, *, seconds: float) -> list[tuple[str, Figures]]:
-    """Every part's figures, each printed as it comes; of a part that failed its error among them."""
+def measure(names: list[str], bases: Bases, *, seconds: float, late: float) -> list[tuple[str, Figures]]:
+    """Every part's figures, each printed as it comes; of a part that failed its error among them.
+
+    No part begins after `seconds`, and one that is still running `late` seconds later is ended.
+    """
     started = perf_counter()
     told: list[tuple[str, Figures]] = []
 
@@ -417,11 +418,11 @@ def measure(names: list[str], bases: Bases, *, seconds: float) -> list[tuple[str
         print(json.dumps({"part": part, "at_s": round(perf_counter() - started, 1), **rounded}), flush=True)
 
     def time_is_up(number: int, frame: FrameType | None) -> None:
-        raise TimeUp(f"still running {LATE} s after its time")
+        raise TimeUp(f"still running {late:.0f} s after its time")
 
     tell("machine", machine(bases.device))
     handler = signal.signal(signal.SIGALRM, time_is_up)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds + LATE)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds + late)
     try:
         for name in names:
             if perf_counter() - started > seconds:
@@ -472,6 +473,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART",
                         help=f"of {', '.join(PARTS)}")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=200, help="no part begins after these")
+    parser.add_argument("--late", type=float, default=30, help="so much later a part that still runs is ended")
     parser.add_argument("--base", help="a base's name or folder; without it SD-Turbo's networks with random weights")
     parser.add_argument("--resolution", type=int, default=512, help="of random weights: pixels, a multiple of 64")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -481,7 +483,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("PyTorch finds no GPU here; --device cpu measures the CPU")
     with tempfile.TemporaryDirectory() as folder:
         bases = Bases(arguments.base, device, Path(folder), resolution=arguments.resolution)
-        told = measure(arguments.parts, bases, seconds=arguments.seconds)
+        told = measure(arguments.parts, bases, seconds=arguments.seconds, late=arguments.late)
     print("\n" + table(told))
     return 1 if any("error" in figures for _, figures in told) else 0
 

@@ -69,9 +69,8 @@ def test_no_part_begins_after_its_time(run):
     assert figures["picture"]["skipped"] == "0 s are over"
 
 
-def test_a_part_that_does_not_end_is_ended(run, monkeypatch):
-    monkeypatch.setattr(gpu, "LATE", 0)
-    status, figures, _ = run("--parts", "train-default", "picture", "--seconds", "0.5")
+def test_a_part_that_does_not_end_is_ended(run):
+    status, figures, _ = run("--parts", "train-default", "picture", "--seconds", "0.5", "--late", "0")
     assert status == 1
     assert figures["train-default"]["error"].startswith("TimeUp")
     assert "skipped" in figures["picture"]

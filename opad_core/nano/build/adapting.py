@@ -220,7 +220,7 @@ def train_adapting(build: Build, role: Role) -> None:
     weights = [weight.requires_grad_(True) for name, weight in adapted.unet.named_parameters() if name not in own]
     start = before.new_projections().requires_grad_(False)
     learners, average = Learners(start, things=things, rate=_OWN_RATES[role]), Average(adapted.unet, 0.998)
-    rate = _LEARNING_RATE * (things / 16) ** 0.25  # as Build.rate
+    rate = build.rate(_LEARNING_RATE, of="things")
     optimizer = AdamW(weights, lr=rate, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
     shown: dict[str, float | Tensor] = {}
     stage = f"adapt_{role}"

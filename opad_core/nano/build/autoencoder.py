@@ -1,6 +1,6 @@
 """Stage `vae`: a linear encoder in closed form and a trained convolutional decoder.
 
-The 48 principal components of 8x8 patches keep 29.8 dB of the world's pictures, cost nothing to find, and let the
+The 80 principal components of 8x8 patches keep 34.2 dB of the world's pictures, cost nothing to find, and let the
 teacher start while the decoder still trains.
 """
 

@@ -14,7 +14,7 @@ from opad_core.nano.build.stage import Build
 
 
 class Coder(nn.Module):
-    """Latents [b, 48, 8, 8] of a real picture and its caption's summary [b, 128] to the noise that stands for it, and
+    """Latents [b, 80, 8, 8] of a real picture and its caption's summary [b, 128] to the noise that stands for it, and
     the code's divergence [b].
 
     Told the caption, it can spread the pictures of every caption over all codes. A coder that saw the picture alone

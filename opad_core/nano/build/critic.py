@@ -31,7 +31,7 @@ class Critic(nn.Module):
         self.worded = nn.ModuleList(nn.Linear(TEXT_WIDTH, _WIDTH) for _ in range(2))
 
     def forward(self, z: Tensor, summary: Tensor) -> Tensor:
-        """`z` [b, 48, 8, 8], `summary` [b, 128] the caption's embedding (projection of Miyato and Koyama 2018)."""
+        """`z` [b, 80, 8, 8], `summary` [b, 128] the caption's embedding (projection of Miyato and Koyama 2018)."""
         patches = self.patches(z)
         scores = []
         for plain, worded, states in zip(self.plain, self.worded, (patches, self.areas(patches)), strict=True):

@@ -83,9 +83,10 @@ class Build:
             self._on_device = torch.from_numpy(self.pictures).to(torch.get_default_device())
         return to_unit_range(self._on_device[torch.from_numpy(indices)])
 
-    def rate(self, rate: float) -> float:
-        """A learning rate that was found for batches of 16, for the recipe's: between none and square-root scaling."""
-        return float(rate * (self.counts["batch"] / 16) ** 0.25)
+    def rate(self, rate: float, *, of: str = "batch") -> float:
+        """A learning rate that was found for 16 of something, for the recipe's count of it: between no scaling and that
+        by the square root."""
+        return float(rate * (self.counts[of] / 16) ** 0.25)
 
     def steps(
         self, stage: str, total: int, state: Mapping[str, Stateful], shown: Mapping[str, float | Tensor]

@@ -2,7 +2,7 @@
 
 The student comes first. Stage `coding`: from nothing it learns to turn noise into real pictures as the decoder of a
 conditional variational autoencoder. A small network codes what the caption leaves open about a picture
-(which drawing, which ground) into 48 numbers that replace the noise's channel means, so that equal noise always asks
+(which drawing, which ground) into 80 numbers that replace the noise's channel means, so that equal noise always asks
 for the same picture. Stage `student`: a critic judges what it makes of plain noise, with the teacher's denoised opinion
 (Sauer et al. 2023) and the coded pictures as anchors. Regression on pictures that the teacher draws from the noise
 would be the usual first part (Yin et al. 2023); it costs sixteen evaluations a picture and can be no better than the

@@ -114,7 +114,7 @@ def cumulative_alphas() -> Tensor:
 
 
 def encode(vae: AutoencoderDC, pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1] to scaled latents [b, 48, 8, 8]."""
+    """Pictures in [-1, 1] to scaled latents [b, 80, 8, 8]."""
     with torch.no_grad():
         latents: Tensor = vae.encode(pictures).latent * vae.config.scaling_factor
     return latents
@@ -130,8 +130,8 @@ def decode(vae: AutoencoderDC, latents: Tensor) -> Tensor:
 def sample_teacher(predict_v: Callable[[Tensor, int], Tensor], eps: Tensor, *, steps: int, guidance: float) -> Tensor:
     """DDIM from pure noise with classifier-free guidance. Returns scaled latents.
 
-    `predict_v` answers for latents [2b, 48, 8, 8] at a time, the first half with captions and the second without;
-    `eps` [b, 48, 8, 8] is unit normal.
+    `predict_v` answers for latents [2b, 80, 8, 8] at a time, the first half with captions and the second without;
+    `eps` [b, 80, 8, 8] is unit normal.
     """
     alpha_bar = cumulative_alphas()
     times = np.linspace(len(alpha_bar) - 1, 0, steps + 1).round().astype(int)[:-1].tolist()
