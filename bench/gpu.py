@@ -393,7 +393,9 @@ class Bases:
             if self._name is None:
                 self._held = FullSizeBase(self._folder, self.device, resolution=self._resolution, dtype=dtype)
             else:
-                self._held = load_base(self._name, device=str(self.device), dtype=dtype)
+                self._held = load_base(
+                    self._name, device=str(self.device), precision="half" if dtype == HALF else "float32"
+                )
         return self._held
 
     def sweep(self) -> None:

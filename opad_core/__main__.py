@@ -9,12 +9,13 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import get_args
 
 from PIL import Image
 from tqdm import tqdm
 
 from opad_core import doctor
-from opad_core.bases import FETCHED, Base, bases_folder, device_named, load_base, read_manifest
+from opad_core.bases import FETCHED, Base, Precision, bases_folder, device_named, load_base, read_manifest
 from opad_core.bundle import Bundle, read_bundle
 from opad_core.config import ABLATIONS, PRESETS, OpadConfig, override, preset
 from opad_core.data import read_references
@@ -80,6 +81,10 @@ def main(argv: list[str] | None = None) -> int:
     for command in (learn, draw, judge, take, prove):
         command.add_argument("--base", default="nano", help="name of a base or path of its folder")
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    for command in (learn, draw, judge):
+        command.add_argument(
+            "--precision", default="float32", choices=get_args(Precision), help="half wants two thirds of the memory"
+        )
 
     install = commands.add_parser("fetch", help="download a base from the hub or a mirror; again to go on after a stop")
     install.add_argument("base", choices=list(FETCHED))
@@ -114,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    base = load_base(arguments.base, device=arguments.device)
+    base = load_base(arguments.base, device=arguments.device, precision=arguments.precision)
     references = read_references(arguments.images)
     changes = {
         name: value
@@ -195,7 +200,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     bundle = _bundle_in(arguments.concept)
     out = arguments.out or arguments.concept
     out.mkdir(parents=True, exist_ok=True)
-    base = load_base(arguments.base, device=arguments.device)
+    base = load_base(arguments.base, device=arguments.device, precision=arguments.precision)
     _write_report(out, base, bundle, read_references(arguments.images))
     return 0
 
@@ -223,7 +228,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.count < 1:
         raise OpadError(f"--count must be at least 1, got {arguments.count}")
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
-    generator = OneStepGenerator(load_base(arguments.base, device=arguments.device))
+    generator = OneStepGenerator(load_base(arguments.base, device=arguments.device, precision=arguments.precision))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seed, arguments.seed + arguments.count):
         [picture] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])

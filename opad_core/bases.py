@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -31,6 +31,7 @@ from opad_core.errors import OpadError
 from opad_core.schedule import cumulative_alphas
 
 SHIPPED = Path(__file__).parent / "nano" / "base"
+Precision = Literal["float32", "half"]
 FETCHED = ("sd-turbo", "sd-turbo-2.1-base")
 """Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base for a teacher."""
 
@@ -280,13 +281,14 @@ def base_folder(name: str) -> Path:
     return folder
 
 
-def load_base(name: str, *, device: str = "auto", dtype: torch.dtype = torch.float32) -> Base:
+def load_base(name: str, *, device: str = "auto", precision: Precision = "float32") -> Base:
     """A base by name (`nano`, `sd-turbo`) or by the path of its folder; "auto" takes a GPU when there is one.
 
     Raises OpadError when the folder is missing, damaged or of another format.
     """
     transformers_logging.disable_progress_bar()  # one bar per part, for loads of milliseconds
     folder = base_folder(name)
+    dtype = torch.float16 if precision == "half" else torch.float32
     return Base(folder, read_manifest(folder), device_named(device), dtype)
 
 

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     base: str = "nano"
     """Name of a shipped base or the path of a base folder."""
     device: str = "auto"
+    precision: Literal["float32", "half"] = "float32"
+    """Of the frozen networks, in trainer and engine; what is learned is float32 either way."""
 
     trains: list[Preset] = []
     """Presets that a trainer here takes jobs of, for hosts whose GPU is too small for the others; none named is all."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from opad_core.anchor import drift
+from opad_core.bases import load_base
 from opad_core.bundle import read_bundle
 from opad_core.collaboration import as_pixels
 from opad_core.config import ABLATIONS, override, preset
@@ -361,3 +362,25 @@ def test_a_picture_with_a_late_time_is_not_compared(base, references):
     assert all(torch.equal(*pair) for pair in zip(moved["both late"][2], start, strict=True))
     assert all(torch.equal(*pair) for pair in zip(moved["all"][2], moved["none late"][2], strict=True))
     assert moved["one late"][1] not in (None, moved["all"][1])
+
+
+def test_half_precision_learns_what_single_precision_learns(base, references):
+    """Of a loss so weak that its gradient, unscaled, is below what float16 can tell from nothing."""
+    weak = {
+        "lambda_mse": 1e-3,
+        "lambda_id": 0.0,
+        "lambda_swd": 0.0,
+        "lambda_adv": (0.0, 0.0, 0.0),
+        "lambda_anchor": 0.0,
+    }
+    gradients = []
+    for precision in ("float32", "half"):
+        at = load_base(str(base.folder), device="cpu", precision=precision)
+        training = Training(at, references, "dog", override(preset("default", at.manifest.presets), weak), seed=1)
+        eps = torch.randn(2, *at.latent_shape, generator=torch.Generator().manual_seed(0))
+        training.step_student(eps, ["a photo of a <concept>"] * 2)
+        gradients.append(torch.cat([p.grad.flatten() for p in training.state.student.parameters()]))
+    single, half = gradients
+    # Rounding of float16 and, in the teacher, bfloat16.
+    assert torch.cosine_similarity(single, half, dim=0) > 0.99
+    assert half.norm() == pytest.approx(float(single.norm()), rel=0.05)

@@ -114,7 +114,7 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        base = await asyncio.to_thread(load_base, settings.base, device=settings.device)
+        base = await asyncio.to_thread(load_base, settings.base, device=settings.device, precision=settings.precision)
         generator = OneStepGenerator(base)
         seconds = await asyncio.to_thread(_first_picture, generator)
         log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_picture_s=round(seconds, 3))

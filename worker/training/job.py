@@ -73,7 +73,7 @@ def train_job(
             .where(Job.id == claim.job_id)
             .options(selectinload(Job.concept).selectinload(Concept.references))
         ).one()
-    base = load_base(settings.base, device=settings.device)
+    base = load_base(settings.base, device=settings.device, precision=settings.precision)
     if base.manifest.name != job.concept.base:
         raise OpadError(
             f"the job is for the base {job.concept.base!r}, this trainer has {base.manifest.name!r}; set OPAD_BASE"
@@ -83,6 +83,7 @@ def train_job(
         "training.began",
         base=base.manifest.name,
         device=str(base.device),
+        precision=str(base.dtype),
         preset=job.preset,
         photos=len(job.concept.references),
         steps=config.total_iterations,

@@ -90,7 +90,7 @@ def test_prompts_go_through_clips_whole_text_tower(base, published):
 
 
 def test_half_precision_is_placed_by_network(base):
-    half = load_base(str(base.folder), device="cpu", dtype=torch.bfloat16)
+    half = load_base(str(base.folder), device="cpu", precision="half")
     assert (half.teacher.unet.dtype, half.student.unet.dtype) == (torch.bfloat16, torch.float16)
     assert half.identity.network.clip.dtype == torch.float32
 

@@ -47,6 +47,15 @@ def test_it_draws_the_pictures_of_the_generator(client, base, stored):
     assert first["timing"].keys() == {"queue_ms", "bundle_ms", "text_ms", "unet_decode_ms", "encode_ms"}
 
 
+def test_in_half_precision_it_draws_the_same_but_for_rounding(engine_settings, base, stored):
+    half = engine_settings.model_copy(update={"precision": "half"})
+    with TestClient(create_app(half, bind="test")) as client:
+        drawn = np.stack([pixels(image) for image in ask(client, stored[0].name).json()["images"]])
+    expected = OneStepGenerator(base).generate([ImageRequest(stored[0].bundle, BEACH, seed) for seed in (1, 2)])
+    assert not np.array_equal(drawn, expected)
+    assert np.abs(drawn.astype(int) - expected).max() <= 4  # levels of 255; float16 has eleven bits
+
+
 @pytest.mark.parametrize(("name", "media_type"), [("jpeg", "image/jpeg"), ("webp", "image/webp")])
 def test_it_encodes_as_asked(client, name, media_type):
     answer = ask(client, None, prompt="a dog", format=name).json()

@@ -49,6 +49,12 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
     assert storage.delete_prefix(f"jobs/{job.id}/f") == 0, "its checkpoints are gone"
 
 
+def test_a_training_in_half_precision_says_so_and_ends_with_a_bundle(quick, sessions, claimed, capfd):
+    assert run(claimed, quick.model_copy(update={"precision": "half"}), never) == 0
+    assert read_job(sessions, claimed.job_id).state == JobState.succeeded
+    assert "torch.float16" in capfd.readouterr().out
+
+
 def test_a_training_leaves_its_bundle_in_other_tools_layouts(quick, sessions, claimed):
     assert run(claimed, quick, never) == 0
     storage = Storage(quick)
