@@ -5,6 +5,7 @@ PY = .venv/bin/python
 IMAGES ?=
 CLASS ?=
 DEMO_ITERATIONS ?=
+WORKERS ?= 2
 FUZZ_EXAMPLES ?= 200
 FUZZ_FILES ?= 2000
 FILE ?=
@@ -19,7 +20,7 @@ up: setup
 	exec .venv/bin/opad up
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 # every fault that docs/reliability.md names, about ten minutes
 faults: setup
