@@ -5,12 +5,11 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from opad_core.nano.build.adapting import train_adapting
+from opad_core.nano.build.adapting import adapt_student, adapt_teacher
 from opad_core.nano.build.autoencoder import train_vae
 from opad_core.nano.build.decoder import train_decoder
 from opad_core.nano.build.examples import draw_examples, stand_in
@@ -20,7 +19,7 @@ from opad_core.nano.build.pack import pack
 from opad_core.nano.build.pictures import build_world
 from opad_core.nano.build.recipe import CPU, GPU, SMOKE
 from opad_core.nano.build.stage import Build, build_folder
-from opad_core.nano.build.student import train_coding, train_student
+from opad_core.nano.build.student import train_coding
 from opad_core.nano.build.teacher import train_teacher
 
 STAGES: dict[str, Callable[[Build], None]] = {
@@ -30,11 +29,10 @@ STAGES: dict[str, Callable[[Build], None]] = {
     "dinov2": train_dinov2,
     "dino": train_dino,
     "coding": train_coding,
-    "decoder": train_decoder,
     "teacher": train_teacher,
-    "student": train_student,
-    "adapt_student": partial(train_adapting, role="student"),
-    "adapt_teacher": partial(train_adapting, role="teacher"),
+    "adapt_teacher": adapt_teacher,
+    "adapt_student": adapt_student,
+    "decoder": train_decoder,
     "pack": pack,
     "examples": draw_examples,
 }

@@ -1,7 +1,7 @@
 import torch
 
 from opad_core.bases import load_base
-from opad_core.nano.build.adapting import _INNER, Learners
+from opad_core.nano.build.adapting import INNER, Learners
 
 _THINGS = 16
 
@@ -13,7 +13,7 @@ def learners_of(base, rate=3e-3):
 def one_lesson(base, learners, states, eps, goal):
     errors = (base.student.one_step(eps, learners(states)) - goal).square().mean((1, 2, 3))
     errors.sum().backward()
-    learners.step()
+    learners.step(torch.ones(_THINGS, dtype=torch.bool))
     return errors.detach()
 
 
@@ -42,7 +42,7 @@ def test_a_thing_that_is_through_gives_way_to_the_next():
     oldest = int(learners.ages.argmax())
     number = int(learners.numbers[oldest])
     eps = torch.randn(_THINGS, *base.latent_shape, generator=torch.Generator().manual_seed(0))
-    for _ in range(_INNER - int(learners.ages[oldest])):
+    for _ in range(INNER - int(learners.ages[oldest])):
         one_lesson(base, learners, states, eps, torch.zeros_like(eps))
     assert int(learners.ages[oldest]) == 0
     assert int(learners.numbers[oldest]) == number + _THINGS
@@ -62,3 +62,24 @@ def test_a_state_goes_on_where_it_was():
     assert resumed.ages.tolist() == learners.ages.tolist()
     after = [one_lesson(base, each, states, eps, torch.zeros_like(eps)) for each in (learners, resumed)]
     assert torch.equal(*after)
+
+
+def test_what_is_shown_elsewhere_teaches_a_thing_nothing():
+    """Its age stands still as well, and its Adam goes on as if that picture had not been."""
+    base = load_base("nano", device="cpu")
+    states = base.text.encode(["a mug"] * _THINGS, [""] * _THINGS, [None] * _THINGS)
+    generator = torch.Generator().manual_seed(0)
+    eps, goal, other_goal = (torch.randn(_THINGS, *base.latent_shape, generator=generator) for _ in range(3))
+    learners, undisturbed = learners_of(base), learners_of(base)
+    at_home = torch.arange(_THINGS) != 3
+    for of in (learners, undisturbed):
+        one_lesson(base, of, states, eps, goal)
+    (base.student.one_step(eps, learners(states)) - other_goal).square().mean((1, 2, 3)).sum().backward()
+    age = int(learners.ages[3])
+    learners.step(at_home)
+    assert int(learners.ages[3]) == age
+    for of in (learners, undisturbed):
+        one_lesson(base, of, states, eps, goal)
+    value, as_if, disturbed = (of(states)[base.student.layers[0]][1] for of in (learners, undisturbed, learners))
+    assert torch.allclose(value[3], as_if[3], atol=1e-6)
+    assert not torch.allclose(disturbed[4], as_if[4], atol=1e-4)

@@ -8,11 +8,18 @@ import torch
 
 import opad_core.nano
 from opad_core.bases import load_base
+from opad_core.concept import TextSide
 from opad_core.nano.build.__main__ import run, smoke
+from opad_core.nano.build.adapting import denoiser
+from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.examples import stand_in
+from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.judge import judge_base
+from opad_core.nano.build.lessons import Lessons
 from opad_core.nano.build.recipe import SMOKE
 from opad_core.nano.build.stage import Build
+from opad_core.nano.build.student import load_student
+from opad_core.nano.build.teacher import load_text_encoder
 from opad_core.nano.build.vocabulary import all_words
 from opad_core.nano.build.world import World
 
@@ -46,7 +53,7 @@ def test_the_smoke_build_makes_a_base_that_loads_and_verifies(built):
 
 
 def test_the_smoke_build_writes_a_sheet_per_picture_stage(built):
-    sheets = {"world", "aligned_world", "vae", "coding", "decoder", "teacher", "student"}
+    sheets = {"world", "aligned_world", "vae", "coding", "decoder", "teacher"}
     sheets |= {"adapt_student", "adapt_teacher"}
     assert {path.stem for path in built.glob("*.png")} - {"judged_teacher", "judged_student"} == sheets
 
@@ -61,9 +68,21 @@ def test_pictures_lie_in_the_order_of_their_seeds(built):
 
 
 def test_a_finished_stage_is_not_trained_again(built):
-    before = (built / "student.pt").read_bytes()
-    run(Build(built, SMOKE, 0, stand_in), ["world", "vae", "coding", "student"])
-    assert (built / "student.pt").read_bytes() == before
+    before = (built / "adapt_student.pt").read_bytes()
+    run(Build(built, SMOKE, 0, stand_in), ["world", "vae", "coding", "adapt_student"])
+    assert (built / "adapt_student.pt").read_bytes() == before
+
+
+def test_a_thing_is_at_home_in_few_scenes_and_elsewhere_in_all(built):
+    build = Build(built, SMOKE, 0, stand_in)
+    text = TextSide(world_tokenizer(), load_text_encoder(build))
+    lessons = Lessons(build, text, load_vae(build), denoiser(load_student(build)), things=1)
+    the_thing = torch.zeros(400, dtype=torch.long)
+    lesson = lessons.draw(the_thing, 1, torch.Generator().manual_seed(0))
+    shown = {at_home: lesson.states[:400][lesson.at_home == at_home].unique(dim=0) for at_home in (True, False)}
+    assert len(shown[True]) <= 16  # prompts, some of them alike: four in each of four scenes
+    assert len(shown[False]) > 32, "of 80, four in each of twenty"
+    assert 0.25 < float((~lesson.at_home).float().mean()) < 0.42  # a third, three deviations of 400 each way
 
 
 def test_the_judge_scores_teacher_and_student_of_a_built_base(built):
