@@ -20,7 +20,7 @@ up: setup
 	exec .venv/bin/opad up
 
 test: setup
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 # every fault that docs/reliability.md names, about ten minutes
 faults: setup
