@@ -21,7 +21,7 @@ from opad_core.nano.build.stage import Build, to_unit_range
 from opad_core.nano.build.teacher import encode
 from opad_core.nano.build.things import random_thing
 from opad_core.nano.build.vocabulary import DRAWINGS, NOUNS, SCENES, TEMPLATES, Template
-from opad_core.nano.build.world import BACKGROUNDS_ON_THE_GRID, World, cutout
+from opad_core.nano.build.world import BACKGROUNDS_ON_THE_GRID, World, cutout, upright
 
 _SIZES = (48, 56, 32)  # of things, pixels of 64
 _SHARES = (0.6, 0.2, 0.2)  # of these sizes
@@ -130,7 +130,7 @@ def _draw_things(build: Build, count: int) -> tuple[Tensor, Tensor]:
 def _draw_thing(world: World, number: int) -> tuple[NDArray[np.uint8], int]:
     picture, noun = random_thing(lambda name: world.sprite(name, ""), _FIRST_THING + number)
     size = int(np.random.default_rng([number, 1]).choice(_SIZES, p=_SHARES))
-    return cutout(picture, size), NOUNS.index(noun)
+    return cutout(picture, upright(size)), NOUNS.index(noun)
 
 
 @torch.no_grad()

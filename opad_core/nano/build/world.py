@@ -79,7 +79,7 @@ class World:
             sprite = patterned(sprite, pattern, PATTERN_COLOURS[ink])
         background = self.background(scene, number)
         if aligned:
-            picture = place_on_grid(background, sprite, rng, size=template.grid_size, floating=floating)
+            picture = place(background, sprite, rng, upright(template.grid_size), floating=floating)
         else:
             picture = place_object(background, sprite, rng, size=template.size, floating=floating)
         if template.brightness != 1.0:
@@ -116,30 +116,52 @@ def place_object(
     return _stood(background, sprite, x, y, floating=floating)
 
 
-def place_on_grid(
-    background: Image.Image, sprite: Image.Image, rng: np.random.Generator, *, size: int, floating: bool
+@dataclass(frozen=True)
+class Pose:
+    """How a thing stands, in the middle of a picture of 64 pixels; the default is on the grid of latents."""
+
+    size: float = 48
+    """Its longest side, pixels."""
+    tilt: float = 0.0
+    """Degrees, to the left."""
+    foot: float = 56
+    """Where it ends below, pixels from the top."""
+
+
+def upright(size: float) -> Pose:
+    """On the grid."""
+    return Pose(size, foot=60 if size > 48 else 56)
+
+
+def place(
+    background: Image.Image, sprite: Image.Image, rng: np.random.Generator, pose: Pose, *, floating: bool
 ) -> Image.Image:
-    """As `place_object`, upright and in the middle, its foot on a line of patches."""
-    unit = background.width / RESOLUTION
-    sprite = _lit(_scaled(sprite, size * unit), rng)
-    return _stood(background, sprite, *_on_grid(sprite, background.width, size), floating=floating)
+    """Stand the sprite so, in a light drawn from `rng` and, unless it floats, with a soft shadow.
+
+    Backgrounds larger than 64 pixels enlarge the pose.
+    """
+    posed, x, y = _posed(sprite, pose, background.width)
+    return _stood(background, _lit(posed, rng), x, y, floating=floating)
 
 
-def cutout(sprite: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The layers of `place_on_grid`, unlit, [5, 64, 64]: red, green, blue, opacity, and the shadow's opacity."""
-    sprite = _scaled(sprite, size)
-    x, y = _on_grid(sprite, RESOLUTION, size)
+def cutout(sprite: Image.Image, pose: Pose) -> NDArray[np.uint8]:
+    """The layers of `place`, unlit, [5, 64, 64]: red, green, blue, opacity, and the shadow's opacity."""
+    posed, x, y = _posed(sprite, pose, RESOLUTION)
     canvas = Image.new("RGBA", (RESOLUTION, RESOLUTION))
-    canvas.paste(sprite, (x, y))
-    return np.concatenate([np.asarray(canvas), np.asarray(_shadow(canvas, sprite, x, y))[..., None]], 2).transpose(
+    canvas.paste(posed, (x, y))
+    return np.concatenate([np.asarray(canvas), np.asarray(_shadow(canvas, posed, x, y))[..., None]], 2).transpose(
         2, 0, 1
     )
 
 
-def _on_grid(sprite: Image.Image, side: int, size: int) -> tuple[int, int]:
-    """Where in a picture of `side` pixels a sprite of `size` of 64 stands."""
-    foot = 60 if size > 48 else 56
-    return round((side - sprite.width) / 2), round(foot * side / RESOLUTION) - sprite.height
+def _posed(sprite: Image.Image, pose: Pose, side: int) -> tuple[Image.Image, int, int]:
+    """The sprite as large as it is in a picture of `side` pixels, and where its upper left corner belongs there."""
+    unit, longest = side / RESOLUTION, max(sprite.size)
+    if pose.tilt:
+        turned = sprite.rotate(pose.tilt, Image.Resampling.BICUBIC, expand=True)
+        sprite = turned.crop(turned.getchannel("A").getbbox())
+    sprite = _scaled(sprite, pose.size * unit * max(sprite.size) / longest)
+    return sprite, round((side - sprite.width) / 2), round(pose.foot * unit) - sprite.height
 
 
 def _scaled(sprite: Image.Image, longest: float) -> Image.Image:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import opad_core.nano
 from opad_core.bases import load_base
@@ -23,6 +24,7 @@ from opad_core.nano.build.teacher import load_text_encoder
 from opad_core.nano.build.vocabulary import all_words
 from opad_core.nano.build.world import World
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 SHIPPED = Path(opad_core.nano.__file__).parent / "base"
 MEGABYTES = 60
 
@@ -83,6 +85,20 @@ def test_a_thing_is_at_home_in_few_scenes_and_elsewhere_in_all(built):
     assert len(shown[True]) <= 16  # prompts, some of them alike: four in each of four scenes
     assert len(shown[False]) > 32, "of 80, four in each of twenty"
     assert 0.25 < float((~lesson.at_home).float().mean()) < 0.42  # a third, three and a half deviations of 400 each way
+
+
+def test_the_examples_show_a_thing_in_several_sizes_and_tilts():
+    """Read off the mug's lowest navy stripe: nothing else in its pictures is as dark and as blue."""
+    boxes = []
+    for number in range(4):
+        pixels = np.asarray(Image.open(EXAMPLES / "striped_mug" / f"{number}.png").convert("RGB")).astype(int)
+        navy = (pixels[..., 2] > pixels[..., 0] + 40) & (pixels[..., 0] < 50) & (pixels[..., 1] < 70)
+        columns = np.flatnonzero(navy.any(0))
+        lowest = [int(np.flatnonzero(navy[:, column]).max()) for column in columns[[10, -10]]]
+        boxes.append((len(columns), lowest[0] - lowest[1]))
+    widths, slopes = zip(*boxes, strict=True)
+    assert np.ptp(widths) > 8  # of 256 pixels: 46 to 50 of 64 differ by 12 for the widest part
+    assert min(slopes) < -3 < 0 < 3 < max(slopes)
 
 
 def test_the_judge_scores_teacher_and_student_of_a_built_base(built):

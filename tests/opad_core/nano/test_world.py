@@ -11,7 +11,7 @@ from opad_core.nano.build.own_drawings import OWN_DRAWINGS, draw_beach_ball, dra
 from opad_core.nano.build.scenes import draw_scene
 from opad_core.nano.build.sprites import patterned
 from opad_core.nano.build.vocabulary import PATTERNS, SCENES
-from opad_core.nano.build.world import cutout, place_object, place_on_grid
+from opad_core.nano.build.world import Pose, cutout, place, place_object, upright
 
 
 def placed(seed):
@@ -53,16 +53,38 @@ def test_an_object_covers_the_middle():
     assert picture.getpixel((2, 2)) == (0, 255, 0)
 
 
-@pytest.mark.parametrize("size", [32, 48, 56])
-def test_layers_put_together_are_the_placed_picture(size):
+_POSES = [upright(32), upright(48), upright(56), Pose(44, tilt=6, foot=57)]
+
+
+@pytest.mark.parametrize("pose", _POSES)
+def test_layers_put_together_are_the_placed_picture(pose):
     ground = draw_scene("grass", np.random.default_rng(1))
-    placed = np.asarray(place_on_grid(ground, draw_mug(), np.random.default_rng(2), size=size, floating=False))
+    placed = np.asarray(place(ground, draw_mug(), np.random.default_rng(2), pose, floating=False))
     light = np.random.default_rng(2).uniform(0.94, 1.06)
-    layers = cutout(draw_mug(), size).astype(float)
+    layers = cutout(draw_mug(), pose).astype(float)
     shaded = np.asarray(ground) * (1 - layers[4] / 255)[..., None]
     opacity = (layers[3] / 255)[..., None]
     joined = shaded * (1 - opacity) + (layers[:3].transpose(1, 2, 0) * light).clip(0, 255) * opacity
     assert np.abs(joined - placed).max() <= 2  # three roundings to whole levels in the one, none in the other
+
+
+def box(pose):
+    """Of a block of 128x64 pixels in that pose."""
+    picture = Image.fromarray(cutout(Image.new("RGBA", (128, 64), "red"), pose)[3])
+    return picture.point(lambda opacity: 255 * (opacity > 127)).getbbox()
+
+
+def test_a_pose_says_where_and_how_large():
+    assert box(Pose()) == (8, 32, 56, 56)
+    assert box(Pose(32, foot=58)) == (16, 42, 48, 58)
+
+
+def test_a_tilted_thing_keeps_its_size_and_its_foot():
+    left, top, right, foot = box(Pose(tilt=7))
+    # The diagonal box of 48x24 turned by 7 degrees, and a pixel for its soft corners.
+    assert right - left == pytest.approx(48 * np.cos(np.radians(7)) + 24 * np.sin(np.radians(7)), abs=1.5)
+    assert foot - top == pytest.approx(48 * np.sin(np.radians(7)) + 24 * np.cos(np.radians(7)), abs=1.5)
+    assert foot == pytest.approx(56, abs=1)
 
 
 def test_the_fitted_encoder_gives_principal_components_of_unit_scale():
