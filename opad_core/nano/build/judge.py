@@ -87,7 +87,7 @@ def judge_base(build: Build, base_name: str = "nano", *, pictures: int = 1040) -
     """Scores of a base over `pictures` pictures of the teacher (25 steps, guided) and as many of the student.
 
     The judge's own score on rendered pictures bounds the others.
-    Diversity is the mean distance (1 - cosine) between five pictures of one prompt, over forty prompts.
+    Diversity is the mean distance (1 - cosine) between five pictures of one prompt, over a prompt for each noun.
     """
     judge = load_judge(build)
     base = load_base(base_name, device="cpu")
@@ -153,7 +153,7 @@ def _judged(judge: Judge, draw: Any, count: int, sheet: Path) -> dict[str, float
     objects, scenes = (torch.tensor([case[k] for case in cases]) for k in (1, 2))
     network = load_embedding()
     distances = []
-    for index, (prompt, _, _) in enumerate(cases[: max(1, min(40, count // 16))]):
+    for index, (prompt, _, _) in enumerate(cases[: max(1, min(len(NOUNS), count // 10))]):
         # Seeds of its own: what a student makes of equal noise goes one way for many prompts.
         features = embed(draw([prompt] * 5, [10_000 + 5 * index + seed for seed in range(5)]), network)
         similar = features @ features.T
