@@ -1,0 +1,139 @@
+"""`python -m bench.compare`: OPAD beside what it has to beat, on equal information, with several seeds.
+
+Four ways to learn a concept on the one-step student: OPAD by the preset, OPAD without discriminators, Custom Diffusion
+with OPAD's captions and its preservation of other words' keys and values, and plain Custom Diffusion. All share batch,
+learning rates and iterations. Each run ends with the report card, whose prompts name scenes that no photo and no
+training prompt showed. A run is kept in OUT/METHOD-CONCEPT-SEED.json: a bench that was cut off continues with the next.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from bench.personalise import PLAIN, CustomDiffusion
+from opad_core.bases import Base, load_base
+from opad_core.bundle import Bundle, read_bundle
+from opad_core.config import ABLATIONS, OpadConfig, override, preset
+from opad_core.data import read_references
+from opad_core.evaluation.report import report_card
+from opad_core.training import train
+
+CONCEPTS = ("striped_mug", "blue_teapot", "orange_robot", "dotted_backpack")
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 8: 2.36, 12: 2.20}
+"""Student's t for a 95 % interval of a mean, by number of values."""
+
+
+def opad(base: Base, references: list[Image.Image], noun: str, config: OpadConfig, *, seed: int) -> Bundle:
+    bar = tqdm(total=config.total_iterations, desc="opad", mininterval=10)
+    data = train(
+        base, references, noun, config, seed=seed,
+        report=lambda progress: bar.update(progress.step - bar.n), should_stop=lambda: False,
+    )  # fmt: skip
+    bar.close()
+    return read_bundle(data)
+
+
+def custom_diffusion(base: Base, references: list[Image.Image], noun: str, config: OpadConfig, *, seed: int) -> Bundle:
+    return CustomDiffusion(base, references, noun, config, seed=seed).learn()
+
+
+METHODS: dict[str, tuple[Callable[..., Bundle], dict[str, Any]]] = {
+    "opad": (opad, {}),
+    "opad-no-discriminators": (opad, ABLATIONS["no-discriminators"]),
+    "custom-diffusion-informed": (custom_diffusion, {"rec_times": PLAIN["rec_times"]}),
+    "custom-diffusion": (custom_diffusion, PLAIN),
+}
+
+
+def measure(base: Base, folder: Path, method: str, changes: dict[str, Any], *, seed: int) -> dict[str, Any]:
+    """One run: the report card's scores of the untouched student and of the concept, and processor seconds."""
+    learn, own = METHODS[method]
+    references, noun = read_references(folder), (folder / "class.txt").read_text().strip()
+    config = override(preset("default", base.manifest.presets), own | changes)
+    began = time.process_time()
+    bundle = learn(base, references, noun, config, seed=seed)
+    seconds = time.process_time() - began
+    card = report_card(bundle, base, references)
+    return {
+        "method": method, "concept": folder.name, "seed": seed, "seconds": round(seconds),
+        "untouched": asdict(card.untouched), "personalised": asdict(card.personalised),
+    }  # fmt: skip
+
+
+def interval(values: list[float]) -> str:
+    """Mean and the half width of its 95 % interval (Student's t)."""
+    if len(values) not in T_95:
+        return f"{fmean(values):.3f}"
+    return f"{fmean(values):.3f} ± {T_95[len(values)] * stdev(values) / len(values) ** 0.5:.3f}"
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Markdown: identity / scene accuracy of each concept, mean over seeds; then means over concepts.
+
+    The difference to `opad` pairs runs of one concept and averages its seeds first, so that the interval is over
+    concepts.
+    """
+    concepts = list(dict.fromkeys(run["concept"] for run in runs))
+    lines = [
+        "| method | " + " | ".join(concepts) + " | identity | against opad | scene | seconds |",
+        "|---|" + "---|" * (len(concepts) + 4),
+    ]
+
+    def mean(method: str, concept: str, score: str) -> float | None:
+        values = [r["personalised"][score] for r in runs if (r["method"], r["concept"]) == (method, concept)]
+        return fmean(values) if values else None
+
+    for method in METHODS:
+        own = [run for run in runs if run["method"] == method]
+        if not own:
+            continue
+        cells, differences = [], []
+        for concept in concepts:
+            identity, scene = (mean(method, concept, score) for score in ("identity", "scene_accuracy"))
+            cells.append("" if identity is None else f"{identity:.3f} / {scene:.2f}")
+            ours = mean("opad", concept, "identity")
+            if identity is not None and ours is not None:
+                differences.append(identity - ours)
+        lines.append(
+            f"| {method} | {' | '.join(cells)} | {fmean(r['personalised']['identity'] for r in own):.3f} | "
+            f"{'' if method == 'opad' else interval(differences)} | "
+            f"{fmean(r['personalised']['scene_accuracy'] for r in own):.2f} | {fmean(r['seconds'] for r in own):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS), metavar="NAME", help="folders of examples/")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="change a setting, for all")
+    parser.add_argument("--base", default="nano")
+    parser.add_argument("--out", type=Path, default=Path("build/compare"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    base = load_base(arguments.base)
+    changes = {name: json.loads(value) for name, value in (text.split("=", 1) for text in arguments.set)}
+    runs = []
+    for seed in range(arguments.seeds):
+        for method in arguments.methods:
+            for concept in arguments.concepts:
+                kept = arguments.out / f"{method}-{concept}-{seed}.json"
+                if not kept.exists():
+                    run = measure(base, Path("examples") / concept, method, changes, seed=seed)
+                    kept.write_text(json.dumps(run))
+                runs.append(json.loads(kept.read_text()))
+        print(table(runs), flush=True)
+    (arguments.out / "results.json").write_text(json.dumps(runs, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
