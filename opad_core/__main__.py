@@ -9,15 +9,25 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import get_args
+from typing import Any, get_args
 
 from PIL import Image
 from tqdm import tqdm
 
 from opad_core import doctor
-from opad_core.bases import FETCHED, Base, Precision, bases_folder, device_named, load_base, read_manifest
+from opad_core.bases import (
+    FETCHED,
+    Base,
+    Precision,
+    base_folder,
+    bases_folder,
+    device_named,
+    load_base,
+    read_manifest,
+)
 from opad_core.bundle import Bundle, read_bundle
-from opad_core.config import ABLATIONS, PRESETS, OpadConfig, override, preset
+from opad_core.captions import TEMPLATES
+from opad_core.config import ABLATIONS, FULL_SIZE, PRESETS, OpadConfig, Setting, override, preset, settings_of
 from opad_core.data import read_references
 from opad_core.errors import OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
@@ -46,7 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     learn.add_argument("--preset", default="default", choices=list(PRESETS))
     learn.add_argument("--ablation", choices=list(ABLATIONS), help="take one part of the method away")
     learn.add_argument("--iterations", type=int, help="of the distillation stage")
-    learn.add_argument("--collaborative-iterations", type=int)
+    learn.add_argument(
+        "--collaborative-iterations", type=int, help="of the second stage; 0 is the training of the paper's tables"
+    )
+    learn.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting that `presets` prints"
+    )
     learn.add_argument("--seed", type=int, default=0)
     learn.set_defaults(run=_train)
 
@@ -99,7 +114,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     install.set_defaults(run=_fetch)
 
-    show = commands.add_parser("presets", help="every setting of the method in each preset")
+    show = commands.add_parser("presets", help="every value that a training would use, its source, and who set it")
+    show.add_argument("--base", default="nano", help="name of a base or path of its folder")
     show.set_defaults(run=_presets)
 
     flops = commands.add_parser("flops", help="what one iteration costs at full size, counted without weights")
@@ -127,7 +143,9 @@ def _train(arguments: argparse.Namespace) -> int:
         if (value := getattr(arguments, name)) is not None
     }
     without = ABLATIONS[arguments.ablation] if arguments.ablation else {}
-    config = override(preset(arguments.preset, base.manifest.presets), {**without, **changes})
+    config = override(
+        preset(arguments.preset, base.manifest.presets), {**without, **changes, **_set_by_hand(arguments.set)}
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.out / CHECKPOINT
     resume = checkpoint.read_bytes() if checkpoint.exists() else None
@@ -176,6 +194,20 @@ def _train(arguments: argparse.Namespace) -> int:
     print(f"learned: {arguments.out / BUNDLE} ({len(bundle) / 1e6:.1f} MB)")
     _write_report(arguments.out, base, read_bundle(bundle), references)
     return 0
+
+
+def _set_by_hand(assignments: list[str]) -> dict[str, Any]:
+    """The fields of `--set FIELD=JSON`; a value that is no JSON is taken as text."""
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise OpadError(f"--set takes FIELD=VALUE, got {assignment!r}")
+        try:
+            changes[name] = json.loads(value)
+        except ValueError:
+            changes[name] = value
+    return changes
 
 
 def _write_losses(folder: Path, losses: list[dict[str, float]]) -> None:
@@ -282,12 +314,44 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _presets(arguments: argparse.Namespace) -> int:
-    configs = {name: preset(name, {}) for name in PRESETS}
-    print(f"{'setting':<26}" + "".join(f"{name:<28}" for name in configs))
-    for setting in dataclasses.fields(OpadConfig):
-        values = [str(getattr(config, setting.name)) for config in configs.values()]
-        print(f"{setting.name:<26}" + "".join(f"{value:<28}" for value in values))
+    of_base, templates = _described(arguments.base)
+    columns = []
+    for name in PRESETS:
+        settings = settings_of(name, of_base)
+        cells = [f"{_shown(setting, templates)} ({setting.set_by})" for setting in settings]
+        columns.append((name, settings, cells, max(map(len, cells))))
+    first = max(len(constant.name) for constant in dataclasses.fields(OpadConfig))
+    print(
+        f"{'on ' + arguments.base:<{first}}  {'  '.join(f'{name:<{width}}' for name, _, _, width in columns)}  source"
+    )
+    for row, setting in enumerate(columns[0][1]):
+        values = "  ".join(f"{cells[row]:<{width}}" for _, _, cells, width in columns)
+        sources = dict.fromkeys(settings[row].source for _, settings, _, _ in columns)
+        print(f"{setting.name:<{first}}  {values}  {'; '.join(sources)}")
+    for name in PRESETS:
+        prompts = preset(name, of_base).templates or templates
+        print(f"\ntemplates of {name}: {'; '.join(prompts)}")
     return 0
+
+
+def _shown(setting: Setting, templates: list[str]) -> str:
+    """A value in few words."""
+    value = setting.value
+    if setting.name == "templates":
+        return f"{len(value or templates)} prompts, below"
+    if setting.name == "initializer_word":
+        return value or "class noun"
+    if isinstance(value, tuple):
+        return "-".join(f"{x:.4g}" for x in value) if len(value) == 2 else ", ".join(f"{x:g}" for x in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _described(name: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """A base's own presets and templates; for one that is still to be fetched, what its manifest will say."""
+    if name in FETCHED and not (bases_folder() / name / "manifest.json").is_file():
+        return FULL_SIZE, list(TEMPLATES)
+    manifest = read_manifest(base_folder(name))
+    return manifest.presets, manifest.templates
 
 
 def _replace(file: Path, data: bytes) -> None:

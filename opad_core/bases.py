@@ -47,6 +47,7 @@ class Manifest:
     templates: list[str]
     """Training prompts with one `{}` and no scene."""
     scene_prompts: list[str]
+    """Prompts of the evaluation, each with one `{}`; none of them is trained on."""
     presets: dict[str, dict[str, Any]]
     identity_tokens: int
     backbones: dict[str, dict[str, Any]]
@@ -55,6 +56,10 @@ class Manifest:
     """SHA-256 of every file of the base, by its path in the folder."""
     sources: dict[str, str | None] = field(default_factory=dict)
     """Of a fetched base, the commit of each repository it was assembled from; None where a mirror did not note it."""
+    caption_scenes: list[str] = field(default_factory=list)
+    """What a photo's caption may say of its scene, each with one `{}`; empty: photos have no scene in their prompts."""
+    training_scenes: list[str] = field(default_factory=list)
+    """What `scene_share` asks the student for, each with one `{}`."""
 
     @property
     def sha256(self) -> str:

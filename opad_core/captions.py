@@ -1,4 +1,7 @@
-"""What the photos' prompts say about where the thing is, so that keys and values need not learn the photos' grounds.
+"""Scenes in prompts: what captions say about the photos' grounds, and which scenes are trained and which only judged.
+
+A base's manifest keeps three lists. `scene_prompts` are for evaluation. `caption_scenes` are what a photo's prompt may
+say, `training_scenes` what `scene_share` asks the student for; neither repeats a prompt of the evaluation.
 
 A prompt that names only the thing makes a one-step student pay for every ground it was photographed on: on the nano
 base a mug learned from 560 iterations of "a photo of a <concept>" had neither handle nor edges, and 300 of
@@ -12,27 +15,39 @@ from torch import Tensor
 from opad_core.bases import Base
 from opad_core.data import reference_pixels
 
+TEMPLATES = (
+    "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}", "a photo of a clean {}",
+    "a photo of a dirty {}", "a dark photo of the {}", "a photo of my {}", "a photo of the cool {}",
+    "a bright photo of the {}", "a cropped photo of a {}", "a photo of the {}", "a good photo of the {}",
+    "a photo of one {}", "a rendition of the {}", "a photo of the clean {}", "a rendition of a {}",
+    "a photo of a nice {}", "a good photo of a {}", "a photo of the nice {}", "a photo of the small {}",
+    "a photo of the weird {}", "a photo of the large {}", "a photo of a cool {}", "a photo of a small {}",
+)  # fmt: skip
+"""The published training prompts: CLIP's 27 short ImageNet templates without the two that say "close-up", which
+augmented photos contradict."""
+
 
 @torch.no_grad()
 def scenes_of(base: Base, photos: Tensor, class_noun: str) -> list[str]:
-    """What the base's own CLIP sees on each of `photos` [k, 3, r, r] in [-1, 1]: words that follow the thing's name,
-    such as " on the grass"; empty where the base cannot compare pictures with words or names no scenes."""
-    scenes = base.manifest.scene_prompts
-    words = base.embedded_prompts([scene.format(class_noun) for scene in scenes]) if scenes else None
-    if words is None:
-        return [""] * len(photos)
-    best = (base.embedded_pictures(photos) @ words.T).argmax(1).tolist()
-    return [scenes[k].partition("{}")[2] for k in best]
+    """Which of the base's `caption_scenes` its own CLIP sees on each of `photos` [k, 3, r, r] in [-1, 1].
 
-
-def scenes_students_learn(base: Base) -> list[str]:
-    """The second half of the base's scene prompts: `scene_share` draws from them."""
-    return base.manifest.scene_prompts[len(base.manifest.scene_prompts) // 2 :]
+    Returns words that follow the thing's name, such as " on the grass"; empty where the base has no captions or
+    cannot compare pictures with words.
+    """
+    best = _best_fit(base, base.manifest.caption_scenes, photos, class_noun)
+    return [""] * len(photos) if best is None else [scene.partition("{}")[2] for scene in best]
 
 
 def held_out_scenes(base: Base, references: list[Image.Image], class_noun: str) -> list[str]:
-    """The other half without the scenes that the references show: no student of theirs was ever asked for these."""
+    """Return the scene prompts that no training asks for, without the scenes that the references show."""
     photos = reference_pixels(references, base.manifest.resolution, keep_aspect=True).to(base.device)
-    shown = set(scenes_of(base, photos, class_noun))
-    held_out = base.manifest.scene_prompts[: len(base.manifest.scene_prompts) // 2]
-    return [scene for scene in held_out if scene.partition("{}")[2] not in shown]
+    shown = _best_fit(base, base.manifest.scene_prompts, photos, class_noun) or []
+    return [s for s in base.manifest.scene_prompts if s not in shown and s not in base.manifest.training_scenes]
+
+
+def _best_fit(base: Base, scenes: list[str], photos: Tensor, class_noun: str) -> list[str] | None:
+    """The scene that fits each photo best; None where the base cannot tell."""
+    words = base.embedded_prompts([scene.format(class_noun) for scene in scenes]) if scenes else None
+    if words is None:
+        return None
+    return [scenes[k] for k in (base.embedded_pictures(photos) @ words.T).argmax(1).tolist()]

@@ -11,11 +11,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from opad_core.concept import KeyValueProjections
 from opad_core.errors import OpadError, OtherTrainingError
 
-FORMAT = 3
+FORMAT = 4
+_OF_SCALER = ("scale", "_growth_tracker")
+"""What changes in a `GradScaler`: the factor, and its steps without an overflow."""
 
 
 @dataclass
@@ -30,6 +33,10 @@ class TrainingState:
     optimizers: dict[str, torch.optim.AdamW]
     student_average: list[Tensor]
     """EMA of the student's projections and the token row, in the order of `averaged_parameters`."""
+    scaler: GradScaler
+    """Of the student's losses; disabled in float32."""
+    overflows: int = 0
+    """Student's steps in a row, the last ones, that the scaler skipped."""
     step: int = 0
     """Iterations done."""
     rate: float = 1.0
@@ -56,10 +63,14 @@ class TrainingState:
             "sample_prompts": self.sample_prompts,
             "best_score": self.best_score if self.best else None,
             "stale": self.stale,
+            "overflows": self.overflows,
         }
         tensors = self._tensors() | {f"best.{i}": kept for i, kept in enumerate(self.best or [])}
         if self.sample_pixels is not None:
             tensors["samples"] = self.sample_pixels
+        if self.scaler.is_enabled():
+            scaler = self.scaler.state_dict()
+            tensors["loss_scale"] = torch.tensor([scaler[name] for name in _OF_SCALER], dtype=torch.float64)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return save(tensors, metadata={"state": json.dumps(header)})
 
@@ -78,6 +89,9 @@ class TrainingState:
         for name, optimizer in self.optimizers.items():
             _prepare_moments(optimizer, started=f"optimizer.{name}.0.step" in saved)
         self.sample_pixels = saved.pop("samples", None)
+        if (loss_scale := saved.pop("loss_scale", None)) is not None:
+            scale = dict(zip(_OF_SCALER, loss_scale.tolist(), strict=True))
+            self.scaler.load_state_dict(self.scaler.state_dict() | scale)
         kept = [name for name in saved if name.startswith("best.")]
         best = [saved.pop(f"best.{i}").to(self.token_row.device) for i in range(len(kept))]
         self.best = best or None
@@ -90,7 +104,7 @@ class TrainingState:
         self.step, self.rate = header["step"], header["rate"]
         self.sample_prompts = header["sample_prompts"]
         self.best_score = -math.inf if header["best_score"] is None else header["best_score"]
-        self.stale = header["stale"]
+        self.stale, self.overflows = header["stale"], header["overflows"]
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {"token_row": self.token_row}

@@ -163,6 +163,14 @@ class TextSide:
         ids = self.tokenizer(word, add_special_tokens=False).input_ids
         return self.encoder.get_input_embeddings().weight[ids].detach().float().mean(0)
 
+    def entry_of(self, word: str) -> Tensor:
+        """Input embedding of the vocabulary's entry spelled exactly so, else of the end token, [d].
+
+        In CLIP's vocabulary such an entry is the beginning of longer words; whole words carry an end-of-word mark.
+        """
+        entry = self.tokenizer.get_vocab().get(word, self.tokenizer.eos_token_id)
+        return self.encoder.get_input_embeddings().weight[entry].detach().float()
+
     def token_ids(self, prompt: str, class_noun: str) -> tuple[list[int], int | None]:
         """Padded ids of a prompt and the position of V* in them; None for a prompt without the placeholder.
 

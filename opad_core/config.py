@@ -1,7 +1,8 @@
 """Every constant of the method, in one table with its source; two presets and nothing hidden.
 
-Sources: [paper] arXiv 2510.20512 with supplement; [setting] what the authors ran for the published table;
-[ours] a departure with its reason. Sizes are fractions of the base's resolution.
+Sources: "paper" is arXiv 2510.20512 with supplement; "setting" what the authors ran for the published table; "inferred"
+what neither names, and what we took for it; "ours" a switch of our own, whose default changes nothing. Sizes are
+fractions of the base's resolution. `python -m opad_core presets --base NAME` prints what a training would use.
 """
 
 import dataclasses
@@ -10,79 +11,94 @@ from typing import Any, Literal
 
 from opad_core.errors import OpadError
 
+PUBLISHED, OF_PRESET, OF_BASE = "published", "preset", "base"
+"""Who set a value: nobody (the published one), the preset, or the base's manifest."""
+
+
+def _constant(default: Any, source: str) -> Any:
+    """A field of the table: its published value and where that comes from."""
+    return field(default=default, metadata={"source": source})
+
 
 @dataclass(frozen=True)
 class OpadConfig:
     # Length and optimisers
-    iterations: int = 1000  # distillation stage [paper, table 5]
-    collaborative_iterations: int = 300  # collaborative stage; unpublished, inferred
-    batch_size: int = 2  # photos per iteration, as many fakes [setting]
-    lr_student: float = 2e-5  # student K/V: 1e-5 scaled by the batch [setting]
-    lr_teacher: float = 1e-5  # teacher K/V, not scaled [setting]
-    lr_token: float = 1e-5  # the V* row [setting]
-    lr_discriminator: float = 1e-4  # heads [setting]
-    weight_decay: float = 1e-2  # AdamW, betas .9/.999 [setting]
-    lr_decay: float = 0.0  # share of all iterations, the last, over which the rates fall to nothing; 0: never [setting]
-    clip_norm: float = 1.0  # teacher and student [setting]
-    ema_decay: float = 0.0  # EMA of the student's K/V; 0 keeps the last iterate [setting]
+    iterations: int = _constant(1000, "paper, table 5")  # distillation stage
+    # The stage is in the paper's text; whether its headline figures include it is unknown, and they probably do not:
+    # `--collaborative-iterations 0` is the training that they describe.
+    collaborative_iterations: int = _constant(300, "inferred: unpublished")
+    batch_size: int = _constant(2, "setting")  # photos per iteration, as many fakes
+    lr_student: float = _constant(2e-5, "setting")  # student K/V: 1e-5 scaled by the batch
+    lr_teacher: float = _constant(1e-5, "setting")  # teacher K/V, not scaled
+    lr_token: float = _constant(1e-5, "setting")  # the V* row
+    lr_discriminator: float = _constant(1e-4, "setting")  # heads
+    weight_decay: float = _constant(1e-2, "setting")  # AdamW, betas .9/.999
+    token_weight_decay: float = _constant(1e-2, "setting")  # of the V* row: 1e-4 of its length in 1000 iterations
+    lr_decay: float = _constant(0.0, "ours")  # last share of the iterations over which rates fall to 0; 0: never
+    clip_norm: float = _constant(1.0, "setting")  # teacher and student
+    ema_decay: float = _constant(0.0, "ours")  # EMA of the student's K/V and V*; 0 keeps the last iterate
+
+    # Where V* starts
+    initializer_word: str = _constant("", "setting")  # a word chosen by hand for each thing; empty: the class noun
+    # "entry" looks the bare word up in the vocabulary, as the authors' script does: that finds the entry without the
+    # end-of-word mark, which means a word's beginning, or the end token where there is none. "word" reads it as text.
+    initializer_lookup: Literal["entry", "word"] = _constant("entry", "setting")
 
     # Weights of the student's losses
-    lambda_adv: tuple[float, float, float] = (1.0, 1.0, 1.0)  # D1 DINO, D2 DINOv2, D3 CLIP [setting]
-    lambda_id: float = 1.0  # [setting]
-    lambda_mse: float = 1.0  # [setting]
-    lambda_swd: float = 0.1  # [setting]
-    lambda_anchor: float = 0.0  # K/V of other words stay what they were: relative squared change [ours]
-    swd_levels: int = 5  # [setting]
-    swd_projections: int = 128  # [setting]
-    swd_patch: int = 11  # pixels [setting]
-    guidance: float = 7.5  # classifier-free guidance of the teacher's target [setting]
+    lambda_adv: tuple[float, float, float] = _constant((1.0, 1.0, 1.0), "setting")  # D1 DINO, D2 DINOv2, D3 CLIP
+    lambda_id: float = _constant(1.0, "setting")
+    lambda_mse: float = _constant(1.0, "setting")
+    lambda_swd: float = _constant(0.1, "setting")
+    lambda_anchor: float = _constant(0.0, "ours")  # K/V of other words stay what they were: relative squared change
+    swd_levels: int = _constant(5, "setting")
+    swd_projections: int = _constant(128, "setting")
+    swd_patch: int = _constant(11, "setting")  # pixels
+    guidance: float = _constant(7.5, "setting")  # classifier-free guidance of the teacher's target
 
-    rec_times: tuple[float, float] = (0.0, 1.0)  # share of the schedule that L_rec's t is drawn from [setting]
-    target_times: tuple[float, float] = (0.0, 1.0)  # share of the schedule that the target's t is drawn from [setting]
-    target_weight: Literal["abar", "uniform"] = "abar"  # c(t) of the alignment losses: abar_t [setting], or 1 [ours]
-    compared_below: float = 1.0  # share of the schedule; where t is later, a picture is not compared at all [setting]
+    rec_times: tuple[float, float] = _constant((0.0, 1.0), "setting")  # share of the schedule that L_rec's t is from
+    target_times: tuple[float, float] = _constant((0.0, 1.0), "setting")  # the same of the target's t
+    target_weight: Literal["abar", "uniform"] = _constant("abar", "setting")  # c(t): abar_t, or 1
+    compared_below: float = _constant(1.0, "ours")  # share of the schedule; a picture with a later t has no target
 
-    # What the paper's ablations take away [tables 6, 8 and 9]; `ABLATIONS` names them
-    shared_text_encoder: bool = True  # False: the student starts from the class noun's row and never sees V* [inferred]
-    teacher_first: bool = False  # True: the teacher learns alone for `iterations`, then teaches at rest [inferred]
-    select_every: int = (
-        0  # iterations between two looks at the average, the best is kept; 0: the last iterate [setting]
-    )
-    patience: int = 0  # looks in a row without a better one that end the training; 0: never [setting]
+    # What the paper's ablations take away (tables 6, 8 and 9); `ABLATIONS` names them. False: the student reads the
+    # row where V* started, as if its text encoder were another one that never learned V*.
+    shared_text_encoder: bool = _constant(True, "paper; what False means is inferred")
+    # True: the teacher learns alone for `iterations`, then the student learns from it while it rests.
+    teacher_first: bool = _constant(False, "paper; what True means is inferred")
+    select_every: int = _constant(0, "ours")  # iterations between two looks at the average, the best is kept; 0: never
+    patience: int = _constant(0, "ours")  # looks in a row without a better one that end the training; 0: never
 
-    photos: int = 0  # how many of the references are used; 0 takes all, 1 is one-shot
+    photos: int = _constant(0, "ours")  # how many of the references are used; 0 takes all, 1 is one-shot
 
     # Pictures
-    templates: tuple[str, ...] = ()  # empty: the base's own training prompts (25 CLIP-ImageNet ones for sd-turbo)
-    keep_aspect: bool = False  # False squashes a photo to a square [setting]; True crops its middle [ours]
-    flip_probability: float = 0.5  # horizontal flips of photos [setting]
-    canvas_probability: float = 0.66  # how often a photo is shrunk onto a grey canvas [setting]
-    canvas_scale: tuple[float, float] = (170 / 512, 1.0)  # [setting]
-    far_below: float = 307 / 512  # shrunk below this the prompt says "far away" [setting]
-    crop_scale: tuple[float, float] = (614 / 512, 715 / 512)  # otherwise enlarged by this and cropped [setting]
-    scene_share: float = 0.0  # student's prompts that name one of the base's scenes; discriminators skip them
-    scene_captions: bool = False  # photos' prompts name the scene that the base's CLIP sees on them [ours]
-    size_words: bool = True  # "a far away", "very small", "zoomed in", "close up" in the prompt [setting]
-    canvas_for_discriminators: bool = True  # the reals carry the canvas's grey border [setting]
+    templates: tuple[str, ...] = _constant((), "setting")  # empty: the base's own training prompts
+    keep_aspect: bool = _constant(False, "setting")  # False squashes a photo to a square; True crops its middle
+    flip_probability: float = _constant(0.5, "setting")  # horizontal flips of photos
+    canvas_probability: float = _constant(0.66, "setting")  # how often a photo is shrunk onto a grey canvas
+    canvas_scale: tuple[float, float] = _constant((170 / 512, 1.0), "setting")
+    far_below: float = _constant(307 / 512, "setting")  # shrunk below this the prompt says "far away"
+    crop_scale: tuple[float, float] = _constant((614 / 512, 715 / 512), "setting")  # else enlarged by this and cropped
+    scene_share: float = _constant(0.0, "ours")  # student's prompts that name a scene; discriminators skip them
+    scene_captions: bool = _constant(False, "ours")  # photos' prompts name the scene that the base's CLIP sees there
+    size_words: bool = _constant(True, "setting")  # "a far away", "very small", "zoomed in", "close up" in the prompt
+    canvas_for_discriminators: bool = _constant(True, "setting")  # the reals carry the canvas's grey border
 
-    bank: int = 0  # views drawn once, with their latents and features; 0 draws fresh ones in every iteration [setting]
+    bank: int = _constant(0, "ours")  # views drawn once, with their latents and features; 0 draws fresh ones
 
     # Feature networks
-    normalise_backbones: bool = False  # False feeds [-1, 1] to networks that expect mean/std [setting]
-    discriminator_resize: Literal["area", "bilinear", "bicubic"] = "area"  # [setting]
-    identity_resize: Literal["area", "bilinear", "bicubic"] = (
-        "bilinear"  # as above: L_id and D3 share one pass [setting]
-    )
-    reuse_features: bool = False  # discriminators learn from the features of the student's step [setting: anew]
-    decode_share: float = 1.0  # side of the window that is decoded for the pixel losses, of the picture's [setting]
-    dinov2_size: int = 0  # pixels of D2's input; 0 takes the network's own, 518 [setting]
-    swd_unit_range: bool = False  # False gives MS-SWD [-1, 1] where it expects [0, 1] [setting]
+    normalise_backbones: bool = _constant(False, "setting")  # False feeds [-1, 1] to networks that expect mean/std
+    discriminator_resize: Literal["area", "bilinear", "bicubic"] = _constant("area", "setting")
+    identity_resize: Literal["area", "bilinear", "bicubic"] = _constant("bilinear", "setting")  # equal: one shared pass
+    reuse_features: bool = _constant(False, "setting")  # True: discriminators reuse the features of the student's step
+    decode_share: float = _constant(1.0, "ours")  # side of the window that is decoded for the pixel losses
+    dinov2_size: int = _constant(0, "setting")  # pixels of D2's input; 0 takes the network's own, 518
+    swd_unit_range: bool = _constant(False, "setting")  # False gives MS-SWD [-1, 1] where it expects [0, 1]
 
-    # Collaborative stage [inferred: the paper names none of these]
-    collaboration: Literal["strict", "gated"] = "strict"  # strict: samples replace all photos [paper, sec. 10]
-    samples: int = 100  # student pictures drawn for the stage
-    kept_share: float = 0.5  # gated: best share by identity to the photos
-    photo_share: float = 0.5  # gated: share of photos in the teacher's batches; discriminator reals stay photos
+    # Collaborative stage
+    collaboration: Literal["strict", "gated"] = _constant("strict", "paper, sec. 10")  # strict: samples replace photos
+    samples: int = _constant(100, "inferred: unpublished")  # student pictures drawn for the stage
+    kept_share: float = _constant(0.5, "inferred: unpublished")  # gated: best share by identity to the photos
+    photo_share: float = _constant(0.5, "inferred: unpublished")  # gated: photos in the teacher's batches
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.collaborative_iterations < 0:
@@ -120,51 +136,34 @@ class OpadConfig:
 
 
 @dataclass(frozen=True)
-class _Preset:
-    summary: str
-    changes: dict[str, Any] = field(default_factory=dict)
+class Departure:
+    """A value of a preset that is not the published one."""
+
+    value: Any
+    reason: str
 
 
-PRESETS = {
-    "paper": _Preset("the published setting, its accidents included"),
-    "default": _Preset(
-        "ours: steadier and cheaper, each departure a field with its reason",
-        {
-            # Without a canvas in the reals, a border cannot give the fakes away, nor be taught to the student.
-            "canvas_for_discriminators": False,
-            # The backbones see the statistics that they were trained on; [-1, 1] has 0.45 times their contrast.
-            "normalise_backbones": True,
-            "discriminator_resize": "bicubic",
-            # As D3 sees it, so that the student's pictures go through ViT-H once for both.
-            "identity_resize": "bicubic",
-            # Same pictures, frozen networks: the same features.
-            "reuse_features": True,
-            # A sixth of the work at 518; D2 is the discriminator that matters least [table 9].
-            "dinov2_size": 224,
-            # A target costs two passes of the teacher and a decoding. SD's last quarter of times has an
-            # abar_t below 0.05, and 1.3 % of all the weight.
-            "compared_below": 0.765,
-            # Lab is defined on [0, 1]; 0.17 there weighs what 0.1 did on [-1, 1].
-            "swd_unit_range": True,
-            "lambda_swd": 0.17,
-            # Fresh views cost an encoder and three feature networks in every iteration; a photo has few different ones.
-            "bank": 100,
-            # A one-step GAN's last iterate is noisy; the average over about 100 iterations is not.
-            "ema_decay": 0.99,
-            # Which iteration is best differs by concept; the authors needed "a few trials".
-            "select_every": 50,
-            "keep_aspect": True,
-            # What a prompt says of the ground, the concept need not learn: see captions.py.
-            "scene_captions": True,
-            # A student that meets the photos' scenes alone forgets to draw others.
-            "scene_share": 0.5,
-            # A mug's handle and any lettering have a side; flips ask one step for both at once.
-            "flip_probability": 0.0,
-            # Self-samples as "real" let the adversarial gradient vanish.
-            "collaboration": "gated",
-        },
-    ),
+PRESETS: dict[str, dict[str, Departure]] = {
+    # the published setting, its accidents included
+    "paper": {},
+    # The published setting, plus what arithmetic or counted draws justify at 512 pixels. What only a training with the
+    # published weights could show is off; a base for which it was shown sets it in its manifest.
+    "default": {
+        "reuse_features": Departure(
+            True, "the same pictures through the same frozen networks: the features are equal, a pass is saved"
+        ),
+        "canvas_for_discriminators": Departure(
+            False,
+            "66 % of the published reals have a grey border, and no fake has; without it as many are whole photos",
+        ),
+        "initializer_lookup": Departure(
+            "word", "the published lookup gives many words the end token's row, and no word its own"
+        ),
+    },
 }
+
+FULL_SIZE: dict[str, dict[str, Any]] = {}
+"""What the manifests of the fetched bases set: nothing, since the method's own numbers are for their size."""
 
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -184,10 +183,36 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str, base_presets: dict[str, dict[str, Any]]) -> OpadConfig:
-    """A preset with the base's own overrides (`manifest.presets`), where a number means nothing at its size."""
+    """A preset with the base's own values (`manifest.presets`), where a number means nothing at its size."""
     if name not in PRESETS:
         raise OpadError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-    return override(OpadConfig(), PRESETS[name].changes | base_presets.get(name, {}))
+    departures = {field: departure.value for field, departure in PRESETS[name].items()}
+    return override(OpadConfig(), departures | base_presets.get(name, {}))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value that a training would use, and who set it."""
+
+    name: str
+    value: Any
+    set_by: str
+    """PUBLISHED, OF_PRESET or OF_BASE."""
+    source: str
+
+
+def settings_of(name: str, base_presets: dict[str, dict[str, Any]]) -> list[Setting]:
+    """Every field of a preset on a base, in the order of the table."""
+    config, of_base = preset(name, base_presets), base_presets.get(name, {})
+    settings = []
+    for constant in dataclasses.fields(OpadConfig):
+        set_by, source = PUBLISHED, str(constant.metadata["source"])
+        if constant.name in of_base:
+            set_by, source = OF_BASE, "the base's manifest"
+        elif constant.name in PRESETS[name]:
+            set_by, source = OF_PRESET, f"ours: {PRESETS[name][constant.name].reason}"
+        settings.append(Setting(constant.name, getattr(config, constant.name), set_by, source))
+    return settings
 
 
 def override(config: OpadConfig, changes: dict[str, Any]) -> OpadConfig:

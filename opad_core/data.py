@@ -109,16 +109,29 @@ def indices_at(count: int, step: int, *, batch_size: int, seed: int) -> list[int
     return chosen
 
 
-def augmented(examples: list[Example], config: OpadConfig, *, latent: int, resolution: int, generator: torch.Generator
-              ) -> Batch:  # fmt: skip
-    """Custom Diffusion's augmentation: flip; shrink onto a grey canvas, or enlarge and crop; prompts tell the size."""
-    views = [_view(e, config, resolution=resolution, latent=latent, generator=generator) for e in examples]
+def augmented(
+    examples: list[Example],
+    config: OpadConfig,
+    *,
+    latent: int,
+    resolution: int,
+    generator: torch.Generator,
+    canvas: bool = True,
+) -> Batch:
+    """Custom Diffusion's augmentation: flip; shrink onto a grey canvas, or enlarge and crop; prompts tell the size.
+
+    Without `canvas` a photo that would be shrunk is shown whole, so that as many views are whole as with it.
+    """
+    views = [
+        _view(e, config, resolution=resolution, latent=latent, generator=generator, canvas=canvas) for e in examples
+    ]
     pixels, masks, prompts = zip(*views, strict=True)
     return Batch(torch.stack(masks), list(prompts), torch.stack(pixels))
 
 
-def _view(example: Example, config: OpadConfig, *, resolution: int, latent: int, generator: torch.Generator
-          ) -> tuple[Tensor, Tensor, str]:  # fmt: skip
+def _view(
+    example: Example, config: OpadConfig, *, resolution: int, latent: int, generator: torch.Generator, canvas: bool
+) -> tuple[Tensor, Tensor, str]:
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
@@ -127,6 +140,8 @@ def _view(example: Example, config: OpadConfig, *, resolution: int, latent: int,
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     shrink = uniform(0, 1) < config.canvas_probability
     scale = uniform(*(config.canvas_scale if shrink else config.crop_scale))
+    if shrink and not canvas:
+        scale = 1.0
     size = max(1, round(scale * resolution))
     pixels = to_pixels(picture.resize((size, size), Image.Resampling.BICUBIC))
     across, down = uniform(0, 1), uniform(0, 1)
@@ -135,8 +150,8 @@ def _view(example: Example, config: OpadConfig, *, resolution: int, latent: int,
     mask = torch.ones(1, latent, latent)
     if size <= resolution:
         left, top = round(across * (resolution - size)), round(down * (resolution - size))
-        canvas = torch.zeros(3, resolution, resolution)
-        canvas[:, top : top + size, left : left + size] = pixels
+        ground = torch.zeros(3, resolution, resolution)
+        ground[:, top : top + size, left : left + size] = pixels
         if size < resolution:
             # One cell smaller than the photo on each side: a cell at the border mixes photo and canvas.
             cell = resolution / latent
@@ -144,7 +159,7 @@ def _view(example: Example, config: OpadConfig, *, resolution: int, latent: int,
             last = [int((edge + size) / cell) - (edge + size < resolution) for edge in (top, left)]
             mask = torch.zeros(1, latent, latent)
             mask[:, first[0] : max(last[0], first[0] + 1), first[1] : max(last[1], first[1] + 1)] = 1
-        pixels = canvas
+        pixels = ground
         if config.size_words and scale < config.far_below:
             prompt = _with_size_words(prompt, "a far away" if word else "very small")
     else:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from opad_core.bases import Base
 from opad_core.bundle import Bundle
-from opad_core.captions import scenes_students_learn
 from opad_core.collaboration import as_pixels
 from opad_core.concept import PLACEHOLDER
 from opad_core.generation import ImageRequest, OneStepGenerator
@@ -26,7 +25,7 @@ class Selection:
 
     def __init__(self, base: Base, photos: Tensor, class_noun: str) -> None:
         """`photos` [k, 3, r, r] in [-1, 1]."""
-        scenes = scenes_students_learn(base) or ["a photo of a {}"]
+        scenes = base.manifest.training_scenes or ["a photo of a {}"]
         self._base, self._noun, self._photos = base, class_noun, photos
         self._prompts = [scenes[k % len(scenes)] for k in range(PICTURES)]
 

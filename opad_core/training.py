@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from opad_core.alignment import alignment_losses, alignment_weight, identity_tokens, teacher_target
 from opad_core.anchor import anchor_states, drift
 from opad_core.bases import Base
 from opad_core.bundle import read_bundle, write_bundle
-from opad_core.captions import scenes_of, scenes_students_learn
+from opad_core.captions import scenes_of
 from opad_core.checkpoint import TrainingState
 from opad_core.collaboration import draw_samples
 from opad_core.concept import PLACEHOLDER, Denoiser, KeyValueProjections
@@ -42,9 +43,13 @@ SOUND_EVERY = 50
 """Iterations between two states that a divergence is rolled back to."""
 ROLLBACK_RATE = 0.5
 """Factor on every learning rate after that."""
-HALF_SCALE = 1024.0
+FIRST_SCALE = 1024.0
 """Factor on the student's losses where the networks they go through are in half precision: a pixel's share of a mean
-over 512 x 512 of them is 1.3e-6, and float16 has nothing between 6e-8 and 0."""
+over 512 x 512 of them is 1.3e-6, and float16 has nothing between 6e-8 and 0. It halves with each overflow."""
+SCALE_GROWS_AFTER = 200
+"""Steps without an overflow after which the factor doubles."""
+MAX_OVERFLOWS = 20
+"""Overflows in a row that are a divergence: by then the factor is 2^-10, and no gradient overflows for its sake."""
 PREVIEW_SEED = 7
 PREVIEW_PICTURES = 4
 
@@ -110,7 +115,7 @@ def train(
         if state.step == config.distillation_iterations and state.sample_pixels is None:
             training.draw_samples()
         losses = training.iterate()
-        if trouble := watch.trouble(losses):
+        if trouble := watch.trouble(losses) or training.overflow_trouble():
             diverged = f"the training diverged at iteration {state.step}: {trouble}"
             if state.rate < 1:
                 raise DivergedError(f"{diverged}, also at lower rates; try other photos, or lower lr_student")
@@ -150,9 +155,14 @@ class Training:
                 f"swd_levels={config.swd_levels} leaves {coarsest} pixels of {decoded}, too few for "
                 f"patches of {config.swd_patch}; take fewer levels or a smaller swd_patch"
             )
+        if config.scene_share and not base.manifest.training_scenes:
+            raise OpadError(
+                f"scene_share={config.scene_share} asks for training scenes; the base {base.manifest.name!r} names none"
+            )
         templates = list(config.templates) or base.manifest.templates
         references = references[: config.photos or len(references)]
-        self.start_row = base.text.embedding_of(class_noun).to(base.device)
+        look_up = base.text.entry_of if config.initializer_lookup == "entry" else base.text.embedding_of
+        self.start_row = look_up(config.initializer_word or class_noun).to(base.device)
         self.null_states = base.text.encode([""], [""], [None]).detach()
         self.anchors = anchor_states(base, class_noun)
         self._views = Views(base, config, seed=seed)
@@ -182,12 +192,16 @@ class Training:
         losses: dict[str, Tensor] = {}
         alone = config.teacher_first and step < config.iterations
         at_rest = config.teacher_first and config.iterations <= step < config.distillation_iterations
+        # Prompts of the real side, so that the student is asked for the framing that the discriminators call real; and
+        # before the teacher's step moves V*, as published.
+        texts = self._student_texts(self._with_scenes(real.prompts))
         if not at_rest:
             losses["rec"] = self.step_teacher(learned, eps, self._encode(learned.prompts, self.state.token_row))
         if not alone:
-            student_losses, fakes = self.step_student(eps, self._with_scenes(learned.prompts))
-            losses |= student_losses
-            losses |= self.step_discriminators(real.rows(list(range(self._scenes, config.batch_size))), fakes)
+            student_losses, fakes = self.step_student(eps, *texts)
+            if not self._half or all(loss.isfinite() for loss in student_losses.values()):
+                losses |= student_losses
+                losses |= self.step_discriminators(real.rows(list(range(self._scenes, config.batch_size))), fakes)
             self._average_student()
         self.state.step += 1
         return losses
@@ -209,17 +223,15 @@ class Training:
         self._descend("teacher", anchored, [*self.state.teacher.parameters(), self.state.token_row])
         return loss.detach()
 
-    def step_student(self, eps: Tensor, prompts: list[str]) -> tuple[dict[str, Tensor], Judged]:
+    def step_student(
+        self, eps: Tensor, student_states: Tensor, teacher_states: Tensor
+    ) -> tuple[dict[str, Tensor], Judged]:
         """Lines 14-21: the student's K/V learn from the discriminators and from the teacher's correction.
 
-        The student never moves V*. Returns the losses and the pictures that were judged, detached: for the
-        discriminators' own step.
+        The text states [b, tokens, d] carry no gradient: the student never moves V*. Returns the losses and the
+        pictures that were judged, detached: for the discriminators' own step.
         """
         config = self.config
-        with torch.no_grad():
-            teacher_states = student_states = self._encode(prompts, self.state.token_row)
-            if not config.shared_text_encoder:
-                student_states = self._encode(prompts, self.start_row)
         z_student = self.base.student.one_step(eps, self.state.student(student_states))
         decoded = window(z_student.shape[-1], config.decode_share, self._stream("window"))
         x_student = self.base.decode(z_student[decoded])
@@ -261,8 +273,7 @@ class Training:
                     total = total + weight * (c_t * per_sample).sum() / len(times)
         if losses:
             total = total + self._anchored(self.state.student, self.base.student)
-            scale = 1.0 if self.base.dtype == torch.float32 else HALF_SCALE
-            self._descend("student", total, list(self.state.student.parameters()), scale=scale)
+            self._descend("student", total, list(self.state.student.parameters()), scaler=self.state.scaler)
         return {name: loss.detach() for name, loss in losses.items()}, judged.detached(features=config.reuse_features)
 
     def step_discriminators(self, photos: Batch, fakes: Judged) -> dict[str, Tensor]:
@@ -310,6 +321,15 @@ class Training:
         requests = [ImageRequest(bundle, prompt, PREVIEW_SEED + i) for i, prompt in enumerate(prompts)]
         return Image.fromarray(torch.from_numpy(OneStepGenerator(self.base).generate(requests)).permute(1, 0, 2, 3)
                                .flatten(1, 2).numpy())  # fmt: skip
+
+    def overflow_trouble(self) -> str | None:
+        """What is wrong, in words, when the student's step in half precision overflows again and again."""
+        overflows = self.state.overflows
+        return f"{overflows} steps in a row overflowed half precision" if overflows >= MAX_OVERFLOWS else None
+
+    @property
+    def _half(self) -> bool:
+        return self.base.dtype != torch.float32
 
     @property
     def look_is_due(self) -> bool:
@@ -369,11 +389,10 @@ class Training:
             return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay)
 
         optimizers = {
-            # The row's decay is off: AdamW would pull a token towards zero that no other row is pulled to.
             "teacher": adamw(
                 [
                     {"params": list(teacher.parameters()), "lr": config.lr_teacher},
-                    {"params": [token_row], "lr": config.lr_token, "weight_decay": 0.0},
+                    {"params": [token_row], "lr": config.lr_token, "weight_decay": config.token_weight_decay},
                 ]
             ),
             "student": adamw([{"params": list(student.parameters()), "lr": config.lr_student}]),
@@ -387,6 +406,9 @@ class Training:
             heads=heads,
             optimizers=optimizers,
             student_average=[parameter.detach().clone() for parameter in (*student.parameters(), token_row)],
+            scaler=GradScaler(
+                device.type, init_scale=FIRST_SCALE, growth_interval=SCALE_GROWS_AFTER, enabled=self._half
+            ),
         )
 
     def _collaborative_batches(self, photos: Batch) -> tuple[Batch, Batch]:
@@ -399,7 +421,9 @@ class Training:
             ]
         if self.config.collaboration == "strict":
             samples = self._batch(self._samples, "samples")
-            return samples, samples
+            if self.config.canvas_for_discriminators:
+                return samples, samples
+            return samples, self._batch(self._samples, "real-samples", canvas=False)
         own = torch.rand(self.config.batch_size, generator=self._stream("mix")) < self.config.photo_share
         learned = photos.mixed(self._batch(self._samples, "samples"), own.tolist())
         return learned, self._batch(self.photos, "real", canvas=self.config.canvas_for_discriminators)
@@ -414,26 +438,37 @@ class Training:
         return int(self.config.scene_share * self.config.batch_size)
 
     def _with_scenes(self, prompts: list[str]) -> list[str]:
-        scenes = scenes_students_learn(self.base)
+        scenes = self.base.manifest.training_scenes
         drawn = torch.randint(len(scenes), (self._scenes,), generator=self._stream("scenes")).tolist()
         return [scenes[k].format(PLACEHOLDER) for k in drawn] + prompts[self._scenes :]
+
+    @torch.no_grad()
+    def _student_texts(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Text states of the student's prompts: for the student, and for the teacher that corrects it."""
+        states = self._encode(prompts, self.state.token_row)
+        return states if self.config.shared_text_encoder else self._encode(prompts, self.start_row), states
 
     def _encode(self, prompts: list[str], token_row: Tensor) -> Tensor:
         return self.base.text.encode(prompts, [self.class_noun] * len(prompts), [token_row] * len(prompts))
 
-    def _descend(self, name: str, loss: Tensor, clipped: list[nn.Parameter], *, scale: float = 1.0) -> None:
+    def _descend(
+        self, name: str, loss: Tensor, clipped: list[nn.Parameter], *, scaler: GradScaler | None = None
+    ) -> None:
+        """One step of an optimizer; a `scaler` scales the loss on its way back and skips a step that overflows."""
         optimizer = self.state.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
-        (scale * loss).backward()
-        if scale != 1:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad /= scale
+        scaler = scaler or GradScaler(enabled=False)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         if clipped:
             nn.utils.clip_grad_norm_(clipped, self.config.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self._rate()
-        optimizer.step()
+        scaler.step(optimizer)
+        if scaler.is_enabled():
+            scale = scaler.get_scale()
+            scaler.update()
+            self.state.overflows = self.state.overflows + 1 if scaler.get_scale() < scale else 0
 
     def _rate(self) -> float:
         """Factor on every learning rate."""

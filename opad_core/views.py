@@ -67,7 +67,7 @@ class Views:
         self._banks: dict[str, Batch] = {}
 
     def batch(self, examples: list[Example], name: str, step: int, *, canvas: bool = True) -> Batch:
-        """`batch_size` views; without `canvas` no photo is shrunk onto one."""
+        """`batch_size` views; without `canvas` a photo that would be shrunk onto one is shown whole."""
         size = self._config.batch_size
         if not self._config.bank:
             chosen = [examples[i] for i in indices_at(len(examples), step, batch_size=size, seed=self._seed)]
@@ -77,13 +77,13 @@ class Views:
         return self._banks[name].rows(indices_at(self._config.bank, step, batch_size=size, seed=self._seed))
 
     def _drawn(self, examples: list[Example], generator: torch.Generator, *, canvas: bool) -> Batch:
-        config = self._config if canvas else dataclasses.replace(self._config, canvas_probability=0.0)
         return augmented(
             examples,
-            config,
+            self._config,
             latent=self._base.latent_shape[-1],
             resolution=self._base.manifest.resolution,
             generator=generator,
+            canvas=canvas,
         )
 
     @torch.no_grad()

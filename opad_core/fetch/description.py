@@ -6,14 +6,15 @@ from typing import Any
 
 from safetensors import safe_open
 
+from opad_core.captions import TEMPLATES
+from opad_core.config import FULL_SIZE
 from opad_core.errors import OpadError
 from opad_core.fetch.recipes import Recipe
 from opad_core.full_size import CLIP, IMAGENET
-from opad_core.nano.build.vocabulary import TEMPLATES
 
 MODEL_TYPES = {"dino": "vit", "dinov2": "dinov2", "clip": "clip_vision_model"}
 STATISTICS = {"dino": IMAGENET, "dinov2": IMAGENET, "clip": CLIP}
-# The scenes of DreamBooth's prompts for objects; the first half is what previews and scores ask for.
+# The scenes of DreamBooth's prompts for objects: what previews and scores ask for, and no training.
 SCENE_PROMPTS = tuple(
     f"a {{}} {scene}"
     for scene in (
@@ -23,7 +24,7 @@ SCENE_PROMPTS = tuple(
         "with a wheat field in the background", "with a tree and autumn leaves in the background",
         "with the Eiffel Tower in the background", "floating on top of water", "floating in an ocean of milk",
         "on top of green grass with sunflowers around it", "on top of a mirror",
-        "on top of the sidewalk in a crowded city", "on top of a dirt road", "on top of a white rug",
+        "on top of the sidewalk in a crowded street", "on top of a dirt road", "on top of a white rug",
     )
 )  # fmt: skip
 
@@ -60,9 +61,9 @@ def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "resolution": unets["student"]["sample_size"] << (len(vae["block_out_channels"]) - 1),
         "nouns": None,
         "words": None,
-        "templates": [template.text for template in TEMPLATES],
+        "templates": list(TEMPLATES),
         "scene_prompts": list(SCENE_PROMPTS),
-        "presets": {},
+        "presets": FULL_SIZE,
         "identity_tokens": identity["proj.weight"][0] // identity["norm.weight"][0],
         # 224 is the default of all three classes, which a configuration may leave out.
         "backbones": {

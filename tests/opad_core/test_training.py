@@ -73,7 +73,7 @@ def test_the_student_never_moves_the_token(base, references):
     training = Training(base, references, "dog", preset("default", base.manifest.presets), seed=1)
     before = training.state.token_row.detach().clone()
     eps = torch.randn(2, *base.latent_shape, generator=torch.Generator().manual_seed(0))
-    training.step_student(eps, ["a photo of a <concept>"] * 2)
+    training.step_student(eps, *training._student_texts(["a photo of a <concept>"] * 2))
     assert torch.equal(training.state.token_row, before)
 
 
@@ -172,13 +172,12 @@ def test_the_bundle_tells_how_it_was_made(base, references):
     assert bundle.manifest["config"]["iterations"] == expected["iterations"]
 
 
-def test_some_of_the_students_prompts_name_scenes_that_no_preview_asks_for(base, references):
-    scenes = base.manifest.scene_prompts
+def test_some_of_the_students_prompts_name_training_scenes(base, references):
     plain = ["a photo of a <concept>"] * 4
     training = Training(base, references, "dog", with_scenes(base, 0.5), seed=1)
     named = training._with_scenes(plain)
     assert named[2:] == plain[2:]
-    assert set(named[:2]) <= {scene.format("<concept>") for scene in scenes[len(scenes) // 2 :]}
+    assert set(named[:2]) <= {"a <concept> at sunset", "a <concept> in the desert"}
     without = Training(base, references, "dog", with_scenes(base, 0.0), seed=1)
     assert without._with_scenes(plain) == plain
 
@@ -186,7 +185,7 @@ def test_some_of_the_students_prompts_name_scenes_that_no_preview_asks_for(base,
 def test_the_discriminators_judge_no_picture_of_a_scene(base, references):
     training = Training(base, references, "dog", with_scenes(base, 0.5), seed=1)
     eps = torch.randn(4, *base.latent_shape, generator=torch.Generator().manual_seed(0))
-    _, fakes = training.step_student(eps, ["a photo of a <concept>"] * 4)
+    _, fakes = training.step_student(eps, *training._student_texts(["a photo of a <concept>"] * 4))
     assert {len(feature) for feature in fakes.features.values()} == {2}
 
 
@@ -378,7 +377,7 @@ def test_half_precision_learns_what_single_precision_learns(base, references):
         at = load_base(str(base.folder), device="cpu", precision=precision)
         training = Training(at, references, "dog", override(preset("default", at.manifest.presets), weak), seed=1)
         eps = torch.randn(2, *at.latent_shape, generator=torch.Generator().manual_seed(0))
-        training.step_student(eps, ["a photo of a <concept>"] * 2)
+        training.step_student(eps, *training._student_texts(["a photo of a <concept>"] * 2))
         gradients.append(torch.cat([p.grad.flatten() for p in training.state.student.parameters()]))
     single, half = gradients
     # Rounding of float16 and, in the teacher, bfloat16.

@@ -226,7 +226,8 @@ def build_parts(words: Sequence[str], folder: Path) -> Parts:
 def write_base(folder: Path, parts: Parts, *, vocabulary: Mapping[str, Any]) -> None:
     """Write the base in fp16 with a manifest that hashes every file.
 
-    `vocabulary` gives the manifest's `nouns`, `words`, `templates`, `scene_prompts`, `presets` and `licences`.
+    `vocabulary` gives the manifest's `nouns`, `words`, `templates`, the three lists of scenes, `presets` and
+    `licences`.
     The parts are converted to fp16 copies; the caller's weights stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)

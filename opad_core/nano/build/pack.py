@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from opad_core import captions
 from opad_core.nano.build.adapting import load_adapted
 from opad_core.nano.build.architecture import (
     IdentityProjection,
@@ -16,7 +17,15 @@ from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.teacher import load_text_encoder
-from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, TEMPLATES, Template, all_words
+from opad_core.nano.build.vocabulary import (
+    CAPTION_SCENES,
+    NOUNS,
+    SCENE_PROMPTS,
+    TEMPLATES,
+    TRAINING_SCENES,
+    Template,
+    all_words,
+)
 
 _SMALL: dict[str, Any] = {
     # K/V of this base are 0.36 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
@@ -27,10 +36,11 @@ _SMALL: dict[str, Any] = {
     # 64 and 32 pixels; below that a patch of 11 covers the picture. 32 projections were a quarter of an iteration.
     "swd_levels": 2,
     "swd_projections": 8,
-    # D2's part is played by a network for 64 pixels.
-    "dinov2_size": 0,
     # Its captions know no "far away" and no "zoomed in".
     "size_words": False,
+    # At 500 times the published rate the published decay would take 5 % of V*; its vocabulary has whole words alone.
+    "token_weight_decay": 0.0,
+    "initializer_lookup": "word",
 }
 # Fields of OpadConfig where the method's own number means nothing at 64 pixels.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -43,16 +53,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "templates": ["a {}", *(t.text for t in TEMPLATES if t == Template(t.text))],
         "samples": 64,
         "ema_decay": 0.98,
-        # What these feature networks like best is an early average (the teapot's identity .51 instead of .60), and with
-        # the anchor no later one forgets its prompts.
-        "select_every": 0,
         # A teacher of 10 M weights saturates at 7.5, and once it knows the concept its own opinion is enough.
         "guidance": 1.0,
         # abar_t leaves the times at which the teacher knows the concept and the student does not hardly any weight;
         # of 100 iterations the mug's stripes came with this and a dark shape without.
         "target_weight": "uniform",
         "target_times": [0.6, 1.0],
-        "compared_below": 1.0,
         # What is decided at the other times reaches no target.
         "rec_times": [0.4, 1.0],
         # Feature networks of 0.8 M weights are fooled by colours that no photo has: at weight 1 they led there.
@@ -64,6 +70,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         # The base draws on a grid of patches; a photo moved or scaled off it is another set of latents.
         "canvas_probability": 0.0,
         "crop_scale": [1.0, 1.0],
+        # A mug's handle and any lettering have a side; flips ask one step for both at once.
+        "flip_probability": 0.0,
+        # So that a view is one of the photos, which are square here, and no network looks at it twice.
+        "keep_aspect": True,
+        "bank": 100,
+        # What a prompt says of the ground, the concept need not learn.
+        "scene_captions": True,
+        # A student that meets the photos' scenes alone forgets to draw others.
+        "scene_share": 0.5,
+        # Pictures have the size and the statistics that the feature networks expect; so L_id and D3 share one pass.
+        "normalise_backbones": True,
+        "discriminator_resize": "bicubic",
+        "identity_resize": "bicubic",
+        # Lab is defined on [0, 1].
+        "swd_unit_range": True,
+        # Reals that the student drew let the adversarial gradient vanish.
+        "collaboration": "gated",
     },
     "paper": _SMALL,
 }
@@ -101,8 +124,10 @@ def manifest_vocabulary() -> dict[str, Any]:
     return {
         "nouns": list(NOUNS),
         "words": all_words(),
-        "templates": [template.text for template in TEMPLATES],
+        "templates": list(captions.TEMPLATES),
         "scene_prompts": list(SCENE_PROMPTS),
+        "caption_scenes": list(CAPTION_SCENES),
+        "training_scenes": list(TRAINING_SCENES),
         "presets": PRESETS,
         "licences": dict.fromkeys(_PARTS, "Apache-2.0"),
     }

@@ -161,33 +161,37 @@ PATTERN_COLOURS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """`phrases` follow the noun; `place` completes "a photo of ..." when nothing stands in the scene."""
+    """`phrases` follow the noun; `place` completes "a photo of ..." when nothing stands in the scene.
+
+    `caption` says the same in other words than the evaluation's prompts.
+    """
 
     phrases: tuple[str, ...]
     place: str
+    caption: str
 
 
 SCENES: dict[str, Scene] = {
-    "jungle": Scene(("in the jungle",), "the jungle"),
-    "snow": Scene(("in the snow",), "the snow"),
-    "beach": Scene(("on the beach",), "the beach"),
-    "cobblestone": Scene(("on a cobblestone street",), "a cobblestone street"),
-    "fabric": Scene(("on top of pink fabric",), "pink fabric"),
-    "wood": Scene(("on top of a wooden floor",), "a wooden floor"),
-    "city": Scene(("with a city in the background", "in the city"), "the city"),
-    "mountain": Scene(("with a mountain in the background", "in the mountains"), "the mountains"),
-    "wheat": Scene(("with a wheat field in the background", "in a wheat field"), "a wheat field"),
-    "water": Scene(("floating on top of water", "on the water"), "the water"),
-    "grass": Scene(("on top of green grass", "on the grass"), "the grass"),
-    "desert": Scene(("in the desert",), "the desert"),
-    "night": Scene(("at night", "under a night sky"), "the night sky"),
-    "brick": Scene(("in front of a brick wall",), "a brick wall"),
-    "white": Scene(("on a white background",), "a white background"),
-    "house": Scene(("with a blue house in the background",), "a blue house"),
-    "rug": Scene(("on top of a purple rug",), "a purple rug"),
-    "autumn": Scene(("with autumn leaves in the background", "in autumn"), "autumn leaves"),
-    "dirt": Scene(("on top of a dirt road",), "a dirt road"),
-    "sunset": Scene(("at sunset",), "the sunset"),
+    "jungle": Scene(("in the jungle",), "the jungle", "in a jungle"),
+    "snow": Scene(("in the snow",), "the snow", "in white snow"),
+    "beach": Scene(("on the beach",), "the beach", "on a beach"),
+    "cobblestone": Scene(("on a cobblestone street",), "a cobblestone street", "on a street"),
+    "fabric": Scene(("on top of pink fabric",), "pink fabric", "on a pink fabric"),
+    "wood": Scene(("on top of a wooden floor",), "a wooden floor", "on a wooden floor"),
+    "city": Scene(("with a city in the background", "in the city"), "the city", "in the city"),
+    "mountain": Scene(("with a mountain in the background", "in the mountains"), "the mountains", "in the mountains"),
+    "wheat": Scene(("with a wheat field in the background", "in a wheat field"), "a wheat field", "in a wheat field"),
+    "water": Scene(("floating on top of water", "on the water"), "the water", "on the water"),
+    "grass": Scene(("on top of green grass", "on the grass"), "the grass", "on the grass"),
+    "desert": Scene(("in the desert",), "the desert", "in the desert"),
+    "night": Scene(("at night", "under a night sky"), "the night sky", "at night"),
+    "brick": Scene(("in front of a brick wall",), "a brick wall", "in front of a brick wall"),
+    "white": Scene(("on a white background",), "a white background", "on a white background"),
+    "house": Scene(("with a blue house in the background",), "a blue house", "in front of a blue house"),
+    "rug": Scene(("on top of a purple rug",), "a purple rug", "on a purple rug"),
+    "autumn": Scene(("with autumn leaves in the background", "in autumn"), "autumn leaves", "in autumn"),
+    "dirt": Scene(("on top of a dirt road",), "a dirt road", "on a dirt road"),
+    "sunset": Scene(("at sunset",), "the sunset", "at sunset"),
 }
 
 
@@ -235,6 +239,15 @@ TEMPLATES: tuple[Template, ...] = (
 
 NOUNS = tuple(sorted(DRAWINGS))
 SCENE_PROMPTS = tuple(f"a {{}} {phrase}" for scene in SCENES.values() for phrase in scene.phrases)
+CAPTION_SCENES = tuple(f"a {{}} {scene.caption}" for scene in SCENES.values())
+# Scenes that a student is asked for while it learns: none whose wording DreamBooth's prompts share.
+TRAINING_SCENES = tuple(
+    f"a {{}} {phrase}"
+    for phrase in (
+        "on the water", "on the grass", "in the desert", "at night", "under a night sky", "in front of a brick wall",
+        "on a white background", "in autumn", "at sunset",
+    )
+)  # fmt: skip
 
 
 def with_article(prompt: str) -> str:
