@@ -47,7 +47,7 @@ class Manifest:
     templates: list[str]
     """Training prompts with one `{}` and no scene."""
     scene_prompts: list[str]
-    """Prompts of the evaluation, each with one `{}`; none of them is trained on."""
+    """Prompts that name a scene, each with one `{}`; the evaluation asks for those that no training asks for."""
     presets: dict[str, dict[str, Any]]
     identity_tokens: int
     backbones: dict[str, dict[str, Any]]

@@ -1,7 +1,7 @@
 """Scenes in prompts: what captions say about the photos' grounds, and which scenes are trained and which only judged.
 
-A base's manifest keeps three lists. `scene_prompts` are for evaluation. `caption_scenes` are what a photo's prompt may
-say, `training_scenes` what `scene_share` asks the student for; neither repeats a prompt of the evaluation.
+A base's manifest keeps three lists. `scene_prompts` are what evaluation chooses from. `caption_scenes` are what a
+photo's prompt may say, `training_scenes` what `scene_share` asks the student for. Neither repeats a DreamBooth prompt.
 
 A prompt that names only the thing makes a one-step student pay for every ground it was photographed on: on the nano
 base a mug learned from 560 iterations of "a photo of a <concept>" had neither handle nor edges, and 300 of
@@ -42,7 +42,9 @@ def held_out_scenes(base: Base, references: list[Image.Image], class_noun: str) 
     """Return the scene prompts that no training asks for, without the scenes that the references show."""
     photos = reference_pixels(references, base.manifest.resolution, keep_aspect=True).to(base.device)
     shown = _best_fit(base, base.manifest.scene_prompts, photos, class_noun) or []
-    return [s for s in base.manifest.scene_prompts if s not in shown and s not in base.manifest.training_scenes]
+    captions = [f"a {{}}{scene}" for scene in scenes_of(base, photos, class_noun)]
+    trained = {*base.manifest.training_scenes, *captions, *shown}
+    return [scene for scene in base.manifest.scene_prompts if scene not in trained]
 
 
 def _best_fit(base: Base, scenes: list[str], photos: Tensor, class_noun: str) -> list[str] | None:

@@ -438,6 +438,8 @@ class Training:
         return int(self.config.scene_share * self.config.batch_size)
 
     def _with_scenes(self, prompts: list[str]) -> list[str]:
+        if not self._scenes:
+            return prompts
         scenes = self.base.manifest.training_scenes
         drawn = torch.randint(len(scenes), (self._scenes,), generator=self._stream("scenes")).tolist()
         return [scenes[k].format(PLACEHOLDER) for k in drawn] + prompts[self._scenes :]

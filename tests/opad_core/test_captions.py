@@ -2,12 +2,15 @@ import copy
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 
-from opad_core.bases import load_base
+from opad_core.bases import Manifest, load_base
 from opad_core.captions import held_out_scenes, scenes_of
-from opad_core.config import preset
+from opad_core.config import override, preset
 from opad_core.data import read_references, reference_pixels
+from opad_core.errors import OpadError
+from opad_core.fetch.description import SCENE_PROMPTS
 from opad_core.training import Training
 
 MUG = Path(__file__).parents[2] / "examples" / "striped_mug"
@@ -35,6 +38,38 @@ def test_a_base_without_scenes_has_nothing_to_say(base):
     silent = copy.copy(base)
     silent.manifest = dataclasses.replace(base.manifest, caption_scenes=[])
     assert scenes_of(silent, torch.zeros(3, 3, 64, 64), "dog") == ["", "", ""]
+
+
+DREAMBOOTH = [
+    f"a {{}} {scene}"
+    for scene in (
+        "in the jungle", "in the snow", "on the beach", "on a cobblestone street", "on top of pink fabric",
+        "on top of a wooden floor", "with a city in the background", "with a mountain in the background",
+        "with a blue house in the background", "on top of a purple rug in a forest",
+        "with a wheat field in the background", "with a tree and autumn leaves in the background",
+        "with the Eiffel Tower in the background", "floating on top of water", "floating in an ocean of milk",
+        "on top of green grass with sunflowers around it", "on top of a mirror",
+        "on top of the sidewalk in a crowded street", "on top of a dirt road", "on top of a white rug",
+    )
+]  # fmt: skip
+"""The scenes of DreamBooth's prompts for objects, as published."""
+
+
+def test_no_prompt_of_the_evaluation_is_trained_on():
+    """On either base: DreamBooth's prompts, and nano's shorter wordings of them."""
+    nano = load_base("nano", device="cpu").manifest
+    shorter = {"a {} with autumn leaves in the background", "a {} on top of green grass", "a {} on top of a purple rug"}
+    assert not {*DREAMBOOTH, *shorter} & {*nano.caption_scenes, *nano.training_scenes}
+    assert list(SCENE_PROMPTS) == DREAMBOOTH  # sd-turbo, whose manifest names no scenes for training
+    assert not Manifest("", 512, None, None, [], DREAMBOOTH, {}, 4, {}, {}, {}).training_scenes
+
+
+def test_scene_prompts_need_a_base_that_names_some(base, references):
+    silent = copy.copy(base)
+    silent.manifest = dataclasses.replace(base.manifest, training_scenes=[])
+    config = override(preset("default", base.manifest.presets), {"scene_share": 0.5})
+    with pytest.raises(OpadError, match=r"scene_share=0\.5 asks for training scenes; the base 'nano' names none"):
+        Training(silent, references, "dog", config, seed=0)
 
 
 def test_scores_ask_for_scenes_that_no_student_was_asked_for():

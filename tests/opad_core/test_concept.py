@@ -3,8 +3,9 @@ import copy
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
+from transformers import CLIPTokenizer
 
-from opad_core.concept import KeyValueProjections
+from opad_core.concept import KeyValueProjections, TextSide
 from opad_core.errors import OpadError
 
 
@@ -39,6 +40,35 @@ def test_the_placeholder_becomes_the_learned_token_and_the_noun(base):
     assert position == 5  # after the start mark and four words
     assert ids[:5] == plain[:5]
     assert ids[6:12] == plain[5:11]
+
+
+def test_a_prompt_is_filled_up_with_the_tokenizers_own_padding(base, tmp_path):
+    """SD 2.1 pads with "!", not with the end token as CLIP's own tokenizer does."""
+    base.text.tokenizer.save_pretrained(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path, pad_token="!")
+    pad = tokenizer.convert_tokens_to_ids("!")
+    assert pad != tokenizer.eos_token_id
+    ids, _ = TextSide(tokenizer, base.text.encoder).token_ids("a dog", "")
+    assert ids[4:] == [pad] * 20  # of 24: start, "a", "dog", end
+    assert ids[3] == tokenizer.eos_token_id
+
+
+def test_a_prompt_that_is_too_long_loses_its_end_alone(base):
+    ids, _ = base.text.token_ids("a photo of a dog " * 8, "")
+    whole, _ = base.text.token_ids("a photo of a dog", "")
+    assert len(ids) == 24
+    assert ids[-1] == base.text.tokenizer.eos_token_id
+    assert ids[:23] == [whole[0], *(whole[1:6] * 5)[:22]]
+
+
+def test_an_exact_entry_is_a_words_beginning_or_the_end_token(base):
+    """Whole words end in a mark, so the entry "d" is another than the word "d", and "dog" is none."""
+    rows = base.text.encoder.get_input_embeddings().weight
+    vocabulary = base.text.tokenizer.get_vocab()
+    assert torch.equal(base.text.entry_of("d"), rows[vocabulary["d"]])
+    assert not torch.equal(base.text.entry_of("d"), base.text.embedding_of("d"))
+    assert torch.equal(base.text.entry_of("dog"), rows[base.text.tokenizer.eos_token_id])
+    assert torch.equal(base.text.embedding_of("dog"), rows[vocabulary["dog</w>"]])
 
 
 def test_a_token_row_equal_to_a_word_reads_as_that_word(base):

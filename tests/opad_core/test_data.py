@@ -1,10 +1,11 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from opad_core.config import OpadConfig
+from opad_core.config import FULL_SIZE, OpadConfig, preset
 from opad_core.data import Example, augmented, indices_at, photo_examples, read_references, squared
 from opad_core.errors import OpadError
 
@@ -36,6 +37,103 @@ def test_an_enlarged_photo_fills_the_picture():
     assert (batch.pixels == 1).all()
     assert (batch.mask == 1).all()
     assert batch.prompts == [WHITE.prompt]
+
+
+@pytest.mark.parametrize("scale", [0.35, 0.5, 0.61, 0.8, 0.95])
+def test_the_mask_is_the_cells_one_inside_the_photo(scale):
+    """Cells that are all photo, and whose neighbours are; beyond the picture's edge there is no canvas."""
+    config = replace(OpadConfig(), canvas_probability=1.0, canvas_scale=(scale, scale), size_words=False)
+    places = set()
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        batch = augmented([WHITE], config, latent=16, resolution=64, generator=generator)
+        photo = batch.pixels[0, 0] == 1
+        whole = photo.float().unfold(0, 4, 4).unfold(1, 4, 4).mean((2, 3)) == 1
+        around = torch.nn.functional.pad(whole.float()[None, None], (1, 1, 1, 1), value=1.0)
+        inside = -torch.nn.functional.max_pool2d(-around, 3, stride=1)[0, 0]
+        assert torch.equal(batch.mask[0, 0], inside)
+        places.add(tuple(photo.nonzero()[0].tolist()))
+    free = 64 - round(scale * 64)
+    tops, lefts = zip(*places, strict=True)
+    # anywhere, down and across alike: of 40 draws the outermost lie within an eighth of the ends
+    for found in (tops, lefts):
+        assert min(found) <= free / 8
+        assert free * 7 / 8 <= max(found) <= free
+    assert len(places) > min(30, free)
+
+
+def test_a_photo_of_less_than_three_cells_keeps_one_in_its_mask():
+    config = replace(OpadConfig(), canvas_probability=1.0, canvas_scale=(1 / 3, 1 / 3))
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        batch = augmented([WHITE], config, latent=8, resolution=64, generator=generator)
+        assert batch.mask.sum() in (1, 2, 4)  # 21 pixels are two cells and a bit, at the picture's edges no canvas
+
+
+def test_photos_are_flipped_as_often_as_asked():
+    half_white = Image.new("RGB", (64, 64))
+    half_white.paste("white", (0, 0, 32, 64))
+    example, flipped = Example(half_white, "a <concept>"), []
+    for probability in (0.0, 0.25, 1.0):
+        config = replace(
+            OpadConfig(), flip_probability=probability, canvas_probability=0.0, crop_scale=(1.0, 1.0)
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(0)
+        batch = augmented([example] * 400, config, latent=8, resolution=64, generator=generator)
+        flipped.append(float((batch.pixels[:, 0, 32, 0] == -1).float().mean()))
+    assert flipped == [0.0, pytest.approx(0.25, abs=0.07), 1.0]  # three standard errors of 400 draws
+
+
+def test_a_crop_lies_anywhere_on_the_enlarged_photo():
+    ramp = np.zeros((128, 128, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(128)[None], np.arange(128)[:, None]
+    config = replace(OpadConfig(), flip_probability=0.0, canvas_probability=0.0, crop_scale=(1.25, 1.25))
+    generator = torch.Generator().manual_seed(0)
+    examples = [Example(Image.fromarray(ramp), "a <concept>")] * 200
+    pixels = (augmented(examples, config, latent=8, resolution=64, generator=generator).pixels + 1) * 127.5
+    for channel in (0, 1):  # across, down: a fifth of the photo is cut off, in all on one side or shared
+        first = pixels[:, channel].flatten(1).min(1).values / 127
+        assert float(first.min()) < 0.02
+        assert 0.18 < float(first.max()) < 0.22
+    across, down = pixels[:, 0].amin((1, 2)), pixels[:, 1].amin((1, 2))
+    assert abs(float(torch.corrcoef(torch.stack([across, down]))[0, 1])) < 0.2  # each drawn for itself
+
+
+def shares_shown(config, *, canvas, resolution, draws=3000):
+    """Of so many draws: the mean share of the photo's area that is shown, and the share that shows all of it.
+
+    The photo is a ramp from black to white, so a crop tells by its brightest and darkest pixel what it shows.
+    """
+    ramp = np.tile(np.linspace(0, 255, 128, dtype=np.uint8)[None, :, None], (128, 1, 3))
+    example = Example(Image.fromarray(ramp), "a photo of a <concept>")
+    generator, sides, prompts = torch.Generator().manual_seed(0), [], []
+    for _ in range(draws):
+        batch = augmented([example], config, latent=8, resolution=resolution, generator=generator, canvas=canvas)
+        shown = batch.pixels[0, 0]
+        sides.append(min(1.0, float(shown.max() - shown.min()) / 2 * 128 / 127) if batch.mask.min() == 1 else 1.0)
+        prompts.append(batch.prompts[0])
+    whole = [side > 0.98 for side in sides]
+    return sum(side**2 for side in sides) / draws, sum(whole) / draws, prompts
+
+
+@pytest.mark.parametrize("name", ["paper", "default"])
+def test_the_discriminators_reals_show_the_whole_photo_as_often_as_published(name):
+    """66 % are shrunk, or whole where the reals have no canvas; the others show 1 / s^2 with s in 1.2-1.4: 0.60."""
+    config = preset(name, FULL_SIZE)
+    area, whole, _ = shares_shown(config, canvas=config.canvas_for_discriminators, resolution=64)
+    assert whole == pytest.approx(0.66, abs=0.03)  # 3.5 standard errors of 3000 draws
+    assert area == pytest.approx(0.66 + 0.34 * 0.597, abs=0.02)
+
+
+def test_without_a_canvas_a_prompt_names_no_size_that_the_photo_lacks():
+    """So the student is asked for plain and near views, as the reals show them, and for no far one."""
+    _, whole, prompts = shares_shown(preset("default", FULL_SIZE), canvas=False, resolution=64, draws=300)
+    assert not [prompt for prompt in prompts if "far away" in prompt or "very small" in prompt]
+    near = [prompt for prompt in prompts if "zoomed in" in prompt or "close up" in prompt]
+    assert len(near) == round((1 - whole) * 300)
+    assert {"a photo of a <concept>", "a zoomed in photo of a <concept>", "a close up photo of a <concept>"} == {
+        *prompts
+    }
 
 
 def test_an_epoch_shows_every_example_once_in_an_order_of_its_own():

@@ -49,6 +49,10 @@ def test_a_fooled_discriminator_pleases_the_student_and_costs_itself():
         ((1.0, 1.0, 1.0), (100.0, 0.0, 0.0)),
         ((1.0, 0.0, 0.0), (53.24, 80.09, 67.20)),  # the well-known Lab values of the sRGB primaries
         ((0.0, 0.0, 1.0), (32.30, 79.19, -107.86)),
+        ((0.0, 1.0, 0.0), (87.73, -86.18, 83.18)),
+        ((0.5, 0.5, 0.5), (53.39, 0.0, 0.0)),
+        # below both thresholds: 116 * (7.787 * 0.02 / 12.92 + 16 / 116) - 16 = 1.398
+        ((0.02, 0.02, 0.02), (1.398, 0.0, 0.0)),
     ],
 )
 def test_lab_of_known_colours(rgb, lab):

@@ -267,8 +267,10 @@ def test_an_ablation_takes_away_what_it_names(base, references, name, missing):
     assert set(training.iterate()) == LOSSES - missing
 
 
-def test_without_the_shared_text_encoder_the_student_keeps_the_nouns_row(base, references):
-    config = override(preset("paper", base.manifest.presets), ABLATIONS["no-shared-text-encoder"])
+def test_without_the_shared_text_encoder_the_student_keeps_the_row_where_v_star_starts(base, references):
+    config = override(
+        preset("paper", base.manifest.presets), ABLATIONS["no-shared-text-encoder"] | {"initializer_lookup": "word"}
+    )
     training = Training(base, references, "dog", config, seed=1)
     training.iterate()
     assert torch.equal(read_bundle(training.bundle()).token_row, base.text.embedding_of("dog"))
@@ -383,3 +385,76 @@ def test_half_precision_learns_what_single_precision_learns(base, references):
     # Rounding of float16 and, in the teacher, bfloat16.
     assert torch.cosine_similarity(single, half, dim=0) > 0.99
     assert half.norm() == pytest.approx(float(single.norm()), rel=0.05)
+
+
+def half(base):
+    return load_base(str(base.folder), device="cpu", precision="half")
+
+
+def test_a_gradient_that_overflows_skips_a_step_and_halves_the_loss_scale(base, references):
+    at = half(base)
+    training = Training(at, references, "dog", preset("default", at.manifest.presets), seed=1)
+    scale = 2.0**40  # of a loss near 1; float16 ends at 2^16
+    training.state.scaler.load_state_dict(training.state.scaler.state_dict() | {"scale": scale})
+    start = [p.detach().clone() for p in training.state.student.parameters()]
+    losses = training.iterate()
+    assert all(torch.equal(p, s) for p, s in zip(training.state.student.parameters(), start, strict=True))
+    assert all(loss.isfinite() for loss in losses.values())
+    assert (training.state.scaler.get_scale(), training.state.overflows) == (scale / 2, 1)
+
+
+def test_a_skipped_step_is_no_divergence(base, references):
+    """One iteration's pictures are no numbers, as when a network overflows half precision: nothing is rolled back."""
+    at, steps = half(base), []
+    weight, broken = at.student.unet.conv_in.bias, [False, False, True, False, False, False, False]
+    whole = weight.detach().clone()
+
+    def before_each_iteration():
+        with torch.no_grad():
+            weight.copy_(torch.full_like(whole, torch.inf) if broken[len(steps)] else whole)
+        return False
+
+    train(
+        at, references, "dog", preset("default", at.manifest.presets), seed=1,
+        report=steps.append, should_stop=before_each_iteration,
+    )  # fmt: skip
+    assert [p.step for p in steps] == [1, 2, 3, 4, 5, 6]
+    assert set(steps[2].losses) == {"rec"}
+    again = Training(at, references, "dog", preset("default", at.manifest.presets), seed=1)
+    again.state.load(steps[-1].save(), fingerprint=again.fingerprint)
+    assert (again.state.rate, again.state.scaler.get_scale(), again.state.overflows) == (1.0, 512.0, 0)
+
+
+def test_overflows_without_end_are_a_divergence(base, references):
+    at = half(base)
+    with torch.no_grad():
+        at.student.unet.conv_in.bias.fill_(torch.inf)
+    steps = []
+    with pytest.raises(DivergedError, match="20 steps in a row overflowed half precision, also at lower rates"):
+        train(
+            at, references, "dog", override(preset("default", at.manifest.presets), {"iterations": 60}), seed=1,
+            report=steps.append, should_stop=lambda: False,
+        )  # fmt: skip
+
+
+def test_half_precision_resumes_with_its_loss_scale_bit_for_bit(base, references):
+    """With a scale that overflows at first and grows back every second step."""
+    at, states = half(base), []
+    config = preset("default", at.manifest.presets)
+
+    def learn_from(state):
+        training = Training(at, references, "dog", config, seed=1)
+        training.state.scaler.load_state_dict(
+            training.state.scaler.state_dict() | {"scale": 2.0**20, "growth_interval": 2}
+        )
+        if state is not None:
+            training.state.load(state, fingerprint=training.fingerprint)
+        while training.state.step < config.iterations:
+            states.append((training.state.step, training.state.save(fingerprint=training.fingerprint)))
+            training.iterate()
+        return training.state.save(fingerprint=training.fingerprint), training.state.scaler.get_scale()
+
+    undisturbed, scale = learn_from(None)
+    assert scale < 2.0**20
+    for _, state in list(states[1:]):
+        assert learn_from(state) == (undisturbed, scale)
