@@ -1,5 +1,5 @@
-# Two commands to begin with: `make demo` shows the whole thing once, `make up` runs the service until Ctrl-C.
-# Each sets up .venv first, from the package index alone, and finds it ready the next time.
+# Two commands: `make demo` learns a concept and draws it, `make test` runs the tests. `make up` runs the service until
+# Ctrl-C. Each sets up .venv first, from the package index alone, and finds it ready the next time.
 
 PY = .venv/bin/python
 IMAGES ?=

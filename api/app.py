@@ -45,10 +45,9 @@ from api.routes import (
 from api.schemas import Problem
 from api.shedding import Shedding
 from api.tally import Tally
-from api.uploads import MAX_IMAGES
 
 DESCRIPTION = """\
-Put your own thing into pictures. Hand in 3-5 photos of it and its class noun; a training of some minutes makes it a
+Put your own thing into pictures. Hand in {photos} of it and its class noun; a training of some minutes makes it a
 **concept**; then `<concept>` in a prompt stands for it, and a picture takes one step.
 
 Every route needs `Authorization: Bearer opk_live_…`. Refusals are `application/problem+json` with a stable `code` and a
@@ -86,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="OPAD",
         version="0.1.0",
-        description=DESCRIPTION,
+        description=DESCRIPTION.format(photos=settings.reference_count("photo")),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -126,13 +125,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics.router, responses=problems)
     app.include_router(pages.router)
     pages.install_static(app)
-    describe(app)
+    describe(app, settings)
     install_reference(app)
     errors.install(app)
     app.add_middleware(Shedding, engines=len(settings.engine_urls))
     app.add_middleware(
         RequestFrame,
-        upload_bytes=(MAX_IMAGES + 2) * settings.max_upload_mb * 1024**2,
+        upload_bytes=settings.upload_bytes,
         body_seconds=settings.body_seconds,
     )
     return app

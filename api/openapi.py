@@ -4,11 +4,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from api.domain.settings import Settings
+
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
 
-def describe(app: FastAPI) -> None:
-    """Refusals are application/problem+json, not application/json."""
+def describe(app: FastAPI, settings: Settings) -> None:
+    """Refusals are application/problem+json, not application/json; how many photos are needed is a setting."""
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -18,6 +20,7 @@ def describe(app: FastAPI) -> None:
                 for operation in methods.values():
                     for answer in operation["responses"].values():
                         _retype(answer)
+            _count_images(schema, settings)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
@@ -28,3 +31,13 @@ def _retype(answer: dict[str, Any]) -> None:
     content = answer.get("content", {})
     if content.get("application/json", {}).get("schema") == _PROBLEM:
         content["application/problem+json"] = content.pop("application/json")
+
+
+def _count_images(schema: dict[str, Any], settings: Settings) -> None:
+    content = schema["paths"]["/v1/concepts"]["post"]["requestBody"]["content"]
+    images = content["multipart/form-data"]["schema"]["properties"]["images"]
+    images |= {
+        "minItems": settings.min_references,
+        "maxItems": settings.max_references,
+        "description": f"{settings.reference_count('photo')} {images['description']}",
+    }

@@ -401,10 +401,16 @@ class Problem(Out):
                     "type": "about:blank",
                     "title": "Unprocessable Content",
                     "status": 422,
-                    "code": "image_count",
-                    "detail": "needs 3-5 reference images in the field `images`, got 2; add more",
+                    "code": "image_too_small",
+                    "detail": 'image 2 ("mug.jpg") is 20x18; send one of at least 32x32 pixels',
                     "request_id": "9f2c4e6a1b3d5f70",
-                    "errors": [{"field": "images", "message": "needs 3-5 files, got 2"}],
+                    "errors": [
+                        {
+                            "field": "images[1]",
+                            "message": 'image 2 ("mug.jpg") is 20x18; send one of at least 32x32 pixels',
+                            "code": "too_small",
+                        }
+                    ],
                 }
             ]
         },

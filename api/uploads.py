@@ -17,8 +17,10 @@ from starlette.requests import Request
 
 from api import decode
 from api.domain.errors import Invalid, Malformed, TooLarge, Unavailable, UnsupportedMedia
+from api.domain.settings import Settings
 
-MIN_IMAGES, MAX_IMAGES = 3, 5
+_SURPLUS_FILES = 15
+"""How many files beyond the allowed ones a refusal still counts; a body with more is not read to its end."""
 _DECODE_SECONDS = 20
 _MAX_PNG_BYTES = 4 * decode.MAX_SIDE**2
 
@@ -36,8 +38,10 @@ class CleanImage:
 class _CountingParser(MultiPartParser):
     """Refuses a file while it comes in, not after; all names what it refuses."""
 
-    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], *, max_file_bytes: int) -> None:
-        super().__init__(headers, stream, max_files=20, max_fields=20, max_part_size=64 * 1024)
+    def __init__(
+        self, headers: Headers, stream: AsyncGenerator[bytes, None], *, max_files: int, max_file_bytes: int
+    ) -> None:
+        super().__init__(headers, stream, max_files=max_files, max_fields=20, max_part_size=64 * 1024)
         self._max_file_bytes = max_file_bytes
         self._file_bytes = 0
 
@@ -61,31 +65,35 @@ class _CountingParser(MultiPartParser):
             )
 
 
-async def read_form(request: Request, *, max_file_bytes: int) -> FormData:
+async def read_form(request: Request, settings: Settings) -> FormData:
     """Read a multipart body; close what it returns. Called by the route itself, so after the key was checked."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise UnsupportedMedia(
             f"the body is {content_type or 'of no declared type'}; send multipart/form-data "
-            "with the fields images (3-5 files), name and class_noun",
+            f"with the fields images ({settings.reference_count('file')}), name and class_noun",
             "not_multipart",
         )
+    max_file_bytes = settings.max_upload_mb * 1024**2
+    max_body_bytes = (settings.max_references + 1) * max_file_bytes
     body_bytes = 0
 
     async def counted() -> AsyncGenerator[bytes, None]:
         nonlocal body_bytes
         async for chunk in request.stream():
             body_bytes += len(chunk)
-            if body_bytes > (MAX_IMAGES + 1) * max_file_bytes:
+            if body_bytes > max_body_bytes:
                 raise TooLarge(
-                    f"the upload is larger than {(MAX_IMAGES + 1) * max_file_bytes // 1024**2} MB; "
-                    f"send {MIN_IMAGES}-{MAX_IMAGES} images of at most {max_file_bytes // 1024**2} MB each",
+                    f"the upload is larger than {max_body_bytes // 1024**2} MB; "
+                    f"send {settings.reference_count('image')} of at most {settings.max_upload_mb} MB each",
                     "body_too_large",
                 )
             yield chunk
 
+    max_files = settings.max_references + _SURPLUS_FILES
+    parser = _CountingParser(request.headers, counted(), max_files=max_files, max_file_bytes=max_file_bytes)
     try:
-        return await _CountingParser(request.headers, counted(), max_file_bytes=max_file_bytes).parse()
+        return await parser.parse()
     except MultiPartException as error:
         raise Malformed(f"the multipart body cannot be read: {error.message}", "malformed_multipart") from error
 
@@ -97,17 +105,19 @@ def describe(index: int, filename: str | None) -> str:
     return f'image {index + 1} ("{name}")' if name else f"image {index + 1}"
 
 
-async def clean_images(files: Sequence[UploadFile], decoders: asyncio.Semaphore) -> list[CleanImage]:
-    """Decode 3-5 uploads, or say of each bad one what is wrong with it and what to do.
+async def clean_images(
+    files: Sequence[UploadFile], decoders: asyncio.Semaphore, settings: Settings
+) -> list[CleanImage]:
+    """Decode as many uploads as the settings allow, or say of each bad one what is wrong with it and what to do.
 
     `decoders` bounds the decode processes of the whole api.
     """
-    if not MIN_IMAGES <= len(files) <= MAX_IMAGES:
+    if not settings.min_references <= len(files) <= settings.max_references:
         raise Invalid(
-            f"needs {MIN_IMAGES}-{MAX_IMAGES} reference images in the field `images`, got {len(files)}; "
-            + ("add more" if len(files) < MIN_IMAGES else "leave some out"),
+            f"needs {settings.reference_count('reference image')} in the field `images`, got {len(files)}; "
+            + ("add more" if len(files) < settings.min_references else "leave some out"),
             "image_count",
-            errors=[{"field": "images", "message": f"needs {MIN_IMAGES}-{MAX_IMAGES} files, got {len(files)}"}],
+            errors=[{"field": "images", "message": f"needs {settings.reference_count('file')}, got {len(files)}"}],
         )
     results = await asyncio.gather(*(_decode(file, decoders) for file in files))
     refusals = {index: result for index, result in enumerate(results) if isinstance(result, decode.Refused)}
@@ -115,10 +125,10 @@ async def clean_images(files: Sequence[UploadFile], decoders: asyncio.Semaphore)
         _raise_refusals(files, refusals)
     images = [result for result in results if isinstance(result, CleanImage)]
     different = len({image.sha256 for image in images})
-    if different < MIN_IMAGES:
+    if different < settings.min_references:
         raise Invalid(
             f"the {len(images)} images are only {different} different one{'s' * (different > 1)}; "
-            f"send {MIN_IMAGES}-{MAX_IMAGES} different pictures of the thing, from several sides",
+            f"send {settings.reference_count('different picture')} of the thing, from several sides",
             "identical_images",
             errors=[{"field": "images", "message": f"{different} different of {len(images)}"}],
         )

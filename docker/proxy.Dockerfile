@@ -19,7 +19,8 @@ LABEL org.opencontainers.image.title="opad-proxy" \
 COPY --from=packages /build/sbom.cdx.json /etc/opad/
 COPY docker/nginx.conf docker/proxy.sh /etc/opad/
 USER 10001:10001
-ENV OPAD_MAX_UPLOAD_MB=12 OPAD_PROXY_API=http://api:8000 OPAD_PROXY_S3=http://s3:8333
+ENV OPAD_MIN_REFERENCES=3 OPAD_MAX_REFERENCES=5 OPAD_MAX_UPLOAD_MB=12 \
+    OPAD_PROXY_API=http://api:8000 OPAD_PROXY_S3=http://s3:8333
 EXPOSE 8000 8333
 ENTRYPOINT ["sh", "/etc/opad/proxy.sh"]
 CMD []

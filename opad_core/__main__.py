@@ -28,7 +28,7 @@ from opad_core.bases import (
 from opad_core.bundle import Bundle, read_bundle
 from opad_core.captions import TEMPLATES
 from opad_core.config import ABLATIONS, FULL_SIZE, PRESETS, OpadConfig, Setting, override, preset, settings_of
-from opad_core.data import read_references
+from opad_core.data import MAX_REFERENCES, MIN_REFERENCES, read_references
 from opad_core.errors import OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
@@ -43,14 +43,15 @@ SHOWN = ("rec", "id", "mse", "swd")
 """Losses on the progress bar."""
 CHECKPOINT_EVERY = 50
 """Iterations; what an interrupted power supply may cost."""
+PHOTOS = f"{MIN_REFERENCES}-{MAX_REFERENCES} photos (JPEG, PNG, WebP), 3-5 recommended"
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m opad_core", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
-    learn = commands.add_parser("train", help="learn a concept from 3-5 photos; run it again to go on after a stop")
-    learn.add_argument("--images", type=Path, required=True, help="folder of 3-5 photos (JPEG, PNG, WebP)")
+    learn = commands.add_parser("train", help="learn a concept from photos of it; run it again to go on after a stop")
+    learn.add_argument("--images", type=Path, required=True, help=f"folder of {PHOTOS}")
     learn.add_argument("--class", dest="class_noun", required=True, help="what the thing is, for instance dog")
     learn.add_argument("--out", type=Path, required=True, help="folder for the bundle, previews and checkpoints")
     learn.add_argument("--preset", default="default", choices=list(PRESETS))
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
     judge = commands.add_parser("evaluate", help="the report card of a learned concept, beside the untouched student")
     judge.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
-    judge.add_argument("--images", type=Path, required=True, help="folder of the 3-5 photos")
+    judge.add_argument("--images", type=Path, required=True, help=f"folder of {PHOTOS}")
     judge.add_argument("--out", type=Path, help="folder for report.json and report.png; the concept's own by default")
     judge.set_defaults(run=_evaluate)
 

@@ -39,12 +39,16 @@ def scenes_of(base: Base, photos: Tensor, class_noun: str) -> list[str]:
 
 
 def held_out_scenes(base: Base, references: list[Image.Image], class_noun: str) -> list[str]:
-    """Return the scene prompts that no training asks for, without the scenes that the references show."""
+    """Return the scene prompts that no training asks for, without the scenes that the references show.
+
+    Where the references show all of these, as a hundred may, return all that no training asks for.
+    """
     photos = reference_pixels(references, base.manifest.resolution, keep_aspect=True).to(base.device)
     shown = _best_fit(base, base.manifest.scene_prompts, photos, class_noun) or []
     captions = [f"a {{}}{scene}" for scene in scenes_of(base, photos, class_noun)]
-    trained = {*base.manifest.training_scenes, *captions, *shown}
-    return [scene for scene in base.manifest.scene_prompts if scene not in trained]
+    trained = {*base.manifest.training_scenes, *captions}
+    untrained = [scene for scene in base.manifest.scene_prompts if scene not in trained]
+    return [scene for scene in untrained if scene not in shown] or untrained
 
 
 def _best_fit(base: Base, scenes: list[str], photos: Tensor, class_noun: str) -> list[str] | None:

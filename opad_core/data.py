@@ -13,7 +13,8 @@ from opad_core.config import OpadConfig
 from opad_core.errors import OpadError
 from opad_core.random_streams import stream
 
-MIN_REFERENCES, MAX_REFERENCES = 3, 5
+MIN_REFERENCES, MAX_REFERENCES = 1, 100
+"""One photo is one-shot personalization; DreamBooth's sets have 4-6 photos. We recommend 3-5."""
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -68,7 +69,10 @@ class Batch:
 
 
 def read_references(folder: Path) -> list[Image.Image]:
-    """The 3-5 photos of a folder, in the order of their names, RGB. Raises OpadError naming the file at fault."""
+    """Read the 1-100 photos of a folder as RGB, in the order of their names.
+
+    Raises OpadError that names the file at fault, or says how many photos there are.
+    """
     files = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES) if folder.is_dir() else []
     if not MIN_REFERENCES <= len(files) <= MAX_REFERENCES:
         raise OpadError(

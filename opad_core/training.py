@@ -90,7 +90,7 @@ def train(
     should_stop: Callable[[], bool],
     resume: bytes | None = None,
 ) -> bytes:
-    """Learns a concept from 3-5 references and returns its bundle, as bytes.
+    """Learns a concept from 1-100 references and returns its bundle, as bytes.
 
     `report` is called after every iteration, `should_stop` before each. The result depends on the arguments alone:
     a training that was stopped and resumed ends, on the CPU, bit for bit like one that was not.

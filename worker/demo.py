@@ -48,7 +48,9 @@ class Pictures:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.demo", description=__doc__)
-    parser.add_argument("--images", default="", help="folder of 3-5 photos; by default a shipped example")
+    parser.add_argument(
+        "--images", default="", help="folder of photos, 3-5 unless a setting allows more; by default a shipped example"
+    )
     parser.add_argument("--class", dest="class_noun", default="", help="what the thing is, for instance dog")
     parser.add_argument("--iterations", type=int, help="of the distillation stage, to look at the machinery only")
     parser.add_argument("--out", type=Path, default=Path("demo"))
@@ -56,9 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder, class_noun = _what_to_learn(arguments.images, arguments.class_noun)
         references = read_references(folder)
+        settings = Settings()
+        _check_count(settings, folder, len(references))
         if arguments.images:
             print(f"By handing in {folder} you state: {STATEMENT}")
-        settings = Settings()
         scenes = held_out_scenes(load_base(settings.base, device="cpu"), references, class_noun)
         prompts = [scene.format("<concept>") for scene in scenes[:PROMPTS]]
         with local_stack(settings, say=print) as running:
@@ -147,6 +150,17 @@ def _what_to_learn(images: str, class_noun: str) -> tuple[Path, str]:
     if not class_noun:
         raise OpadError("say what the thing is: make demo IMAGES=folder CLASS=dog")
     return folder, class_noun
+
+
+def _check_count(settings: Settings, folder: Path, count: int) -> None:
+    """Refuse before anything is started what the service would refuse. Raises OpadError."""
+    if settings.min_references <= count <= settings.max_references:
+        return
+    name = "OPAD_MIN_REFERENCES" if count < settings.min_references else "OPAD_MAX_REFERENCES"
+    raise OpadError(
+        f"the service needs {settings.reference_count('reference image')}; {folder} holds {count}; "
+        f"set {name}={count} to allow that"
+    )
 
 
 def _post_concept(

@@ -8,8 +8,8 @@ from api.db import SessionDep
 from api.decode import MAX_MEGAPIXELS, MIN_SIDE
 from api.domain.consent import STATEMENT
 from api.domain.errors import Unavailable
+from api.domain.settings import Settings
 from api.routes import system
-from api.uploads import MAX_IMAGES, MIN_IMAGES
 
 router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 
@@ -20,16 +20,17 @@ async def new_concept(request: Request, viewer: ViewerDep, session: SessionDep) 
         base = await system.read_base(request, viewer.who, session)
     except Unavailable:  # the form is there all the same, and says so
         base = None
+    settings: Settings = request.app.state.settings
     return page(
         request,
         viewer,
         "new_concept.html",
         base=base,
-        statement=STATEMENT if request.app.state.settings.consent == "ask" else None,
+        statement=STATEMENT if settings.consent == "ask" else None,
         limits={
-            "min_images": MIN_IMAGES,
-            "max_images": MAX_IMAGES,
-            "max_bytes": request.app.state.settings.max_upload_mb * 1024**2,
+            "min_images": settings.min_references,
+            "max_images": settings.max_references,
+            "max_bytes": settings.max_upload_mb * 1024**2,
             "min_side": MIN_SIDE,
             "max_pixels": MAX_MEGAPIXELS * 1_000_000,
         },

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Preset = Literal["default", "paper"]
 """Of `opad_core.config`, which the api does not import."""
+MOST_REFERENCES = 100
+"""`MAX_REFERENCES` of `opad_core.data`."""
 
 
 def default_home() -> Path:
@@ -76,6 +78,9 @@ class Settings(BaseSettings):
     keep_events_days: int = Field(default=90, ge=0)
     """What `api.domain.retention` removes after so many days; 0 is never."""
 
+    min_references: int = 3
+    max_references: int = 5
+    """How many photos a concept is learned from, within 1-100."""
     max_upload_mb: int = Field(default=12, ge=1)
     body_seconds: float = Field(default=30, gt=0)
     """How long the next piece of a request's body may take to come."""
@@ -98,6 +103,25 @@ class Settings(BaseSettings):
                 f"{self.heartbeat_seconds:g}; make it at least twice as long"
             )
         return self
+
+    @model_validator(mode="after")
+    def _references_are_a_range(self) -> Self:
+        if not 1 <= self.min_references <= self.max_references <= MOST_REFERENCES:
+            raise ValueError(
+                f"OPAD_MIN_REFERENCES={self.min_references} and OPAD_MAX_REFERENCES={self.max_references} are not a "
+                f"range within 1-{MOST_REFERENCES}; make the first at least 1 and at most the second"
+            )
+        return self
+
+    def reference_count(self, noun: str) -> str:
+        """Return `3-5 photos` for `photo`, or `1 photo` where no other number is allowed."""
+        least, most = self.min_references, self.max_references
+        return f"{least if least == most else f'{least}-{most}'} {noun}{'s' * (most > 1)}"
+
+    @property
+    def upload_bytes(self) -> int:
+        """Return the limit of a body with photos: room for two more than allowed, for the form around them."""
+        return (self.max_references + 2) * self.max_upload_mb * 1024**2
 
     @cached_property
     def sqlalchemy_url(self) -> str:

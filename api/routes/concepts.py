@@ -60,10 +60,8 @@ _FORM: dict[str, Any] = {
                     "properties": {
                         "images": {
                             "type": "array",
-                            "minItems": 3,
-                            "maxItems": 5,
                             "items": {"type": "string", "format": "binary"},
-                            "description": "photos of one thing: JPEG, PNG or WebP, 32x32 to 25 megapixels",
+                            "description": "of one thing: JPEG, PNG or WebP, 32x32 to 25 megapixels",
                         },
                         "name": {
                             "type": "string",
@@ -114,9 +112,9 @@ async def create_concept(
     trail: TrailDep,
     idempotency_key: IdempotencyHeader = None,
 ) -> ConceptAccepted:
-    """Hand in 3-5 pictures of one thing; answers at once with the job that learns it."""
+    """Hand in photos of one thing; answers at once with the job that learns it."""
     state = request.app.state
-    form = await read_form(request, max_file_bytes=state.settings.max_upload_mb * 1024**2)
+    form = await read_form(request, state.settings)
     try:
         asked, files = _split(form)
         _check_consent(state.settings, asked)
@@ -129,7 +127,7 @@ async def create_concept(
         base_name, class_noun = base.name, check_class_noun(base, asked.class_noun)
         await _refuse_taken_name(session, who.owner_id, asked.name)
         await session.rollback()  # gives the connection back while the images are decoded
-        images = await clean_images(files, state.decoders)
+        images = await clean_images(files, state.decoders, state.settings)
         scores = await state.image_check.photos(files, images)
     finally:
         await form.close()

@@ -78,7 +78,7 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
     generator, network = OneStepGenerator(base), load_embedding()
     scenes = held_out_scenes(base, references, bundle.class_noun)[:SCENES]
     if not scenes:
-        raise OpadError("the references show every scene that the report would ask for; judge with other photos")
+        raise OpadError(f"the base {base.manifest.name!r} names no scene that training leaves for the report")
     prompts = [text.format(PLACEHOLDER) for text in scenes]
     plain = [prompt.replace(PLACEHOLDER, bundle.class_noun) for prompt in prompts]
     seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS))

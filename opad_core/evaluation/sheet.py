@@ -1,5 +1,6 @@
 """The before/after sheet: references | the untouched student | the personalised student, same seeds."""
 
+import math
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
@@ -19,13 +20,15 @@ class Row:
 
 
 def draw_sheet(title: str, subtitle: str, references: list[Image.Image], rows: list[Row]) -> Image.Image:
-    """All rows must have equally many pictures; the references stand in a column beside them."""
+    """All rows must have equally many pictures. The references stand at the left and make the sheet no taller."""
     count = len(rows[0].untouched)
     step = TILE + GAP
-    lefts = [MARGIN, MARGIN + step + GAP * 3, MARGIN + step * (1 + count) + GAP * 6]
     top = MARGIN + 100
+    photos = _reference_tiles(references, len(rows))
+    right = MARGIN + max(x + tile.width for x, _, tile in photos)
+    lefts = [MARGIN, right + GAP * 4, right + step * count + GAP * 7]
     width = lefts[2] + step * count - GAP + MARGIN
-    height = top + (step + LABEL) * max(len(rows), len(references)) + MARGIN
+    height = top + (step + LABEL) * len(rows) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, MARGIN - 6), title, INK, ImageFont.load_default(30))
@@ -33,22 +36,38 @@ def draw_sheet(title: str, subtitle: str, references: list[Image.Image], rows: l
     for left, heading in zip(lefts, ("references", "before: the untouched student", "after: one step, your concept"),
                              strict=True):  # fmt: skip
         pen.text((left, top - 30), heading, INK, ImageFont.load_default(17))
-    for i, reference in enumerate(references):
-        sheet.paste(_tile(reference), (lefts[0], top + i * (step + LABEL)))
+    for x, y, tile in photos:
+        sheet.paste(tile, (MARGIN + x, top + y))
     for i, row in enumerate(rows):
         y = top + i * (step + LABEL)
         for left, pictures in zip(lefts[1:], (row.untouched, row.personalised), strict=True):
             for j, picture in enumerate(pictures):
-                sheet.paste(_tile(picture), (left + j * step, y))
+                sheet.paste(_tile(picture, TILE), (left + j * step, y))
             pen.text((left, y + TILE + 3), row.prompt, FAINT, ImageFont.load_default(15))
     return sheet
 
 
-def _tile(picture: Image.Image) -> Image.Image:
-    """A square of TILE pixels, the whole picture in it."""
+def _reference_tiles(references: list[Image.Image], rows: int) -> list[tuple[int, int, Image.Image]]:
+    """Return left, top and tile of each reference, in reading order.
+
+    Tiles have the size of the pictures as long as two columns hold them all. Beyond that they have half of it, and two
+    of them stand beside each row.
+    """
+    halves = 1 if len(references) <= 2 * rows else 2
+    side = (TILE + GAP) // halves - GAP
+    columns = math.ceil(len(references) / (rows * halves))
+    places = [divmod(i, columns) for i in range(len(references))]
+    return [
+        (column * (side + GAP), row // halves * (TILE + GAP + LABEL) + row % halves * (side + GAP), _tile(photo, side))
+        for (row, column), photo in zip(places, references, strict=True)
+    ]
+
+
+def _tile(picture: Image.Image, side: int) -> Image.Image:
+    """A square of `side` pixels, the whole picture in it."""
     fitted = picture.convert("RGB")
-    scale = TILE / max(fitted.size)
-    fitted = fitted.resize((round(fitted.width * scale), round(fitted.height * scale)), Image.Resampling.BICUBIC)
-    tile = Image.new("RGB", (TILE, TILE), "white")
-    tile.paste(fitted, ((TILE - fitted.width) // 2, (TILE - fitted.height) // 2))
+    scale = side / max(fitted.size)
+    fitted = fitted.resize([max(1, round(length * scale)) for length in fitted.size], Image.Resampling.BICUBIC)
+    tile = Image.new("RGB", (side, side), "white")
+    tile.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
     return tile

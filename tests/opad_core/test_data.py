@@ -158,12 +158,25 @@ def test_a_square_keeps_the_middle_or_all_of_it():
     assert squared(wide, keep_aspect=False).getpixel((0, 10)) == (255, 0, 0)
 
 
-@pytest.mark.parametrize("count", [2, 6])
-def test_a_folder_with_too_few_or_too_many_photos_is_refused(tmp_path, count):
-    for i in range(count):
-        Image.new("RGB", (40, 40)).save(tmp_path / f"{i}.png")
-    with pytest.raises(OpadError, match=rf"needs 3-5 reference images.*holds {count}"):
-        read_references(tmp_path)
+@pytest.fixture
+def folder_of(tmp_path):
+    def fill(count):
+        for i in range(count):
+            Image.new("RGB", (40, 40), (i, 0, 0)).save(tmp_path / f"{i:03}.png")
+        return tmp_path
+
+    return fill
+
+
+@pytest.mark.parametrize("count", [1, 6, 100])
+def test_a_folder_of_1_to_100_photos_is_read_in_the_order_of_their_names(folder_of, count):
+    assert [photo.getpixel((0, 0)) for photo in read_references(folder_of(count))] == [(i, 0, 0) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 101])
+def test_a_folder_with_no_photo_or_too_many_is_refused(folder_of, count):
+    with pytest.raises(OpadError, match=rf"needs 1-100 reference images.*holds {count}$"):
+        read_references(folder_of(count))
 
 
 def test_a_broken_photo_is_named(tmp_path):

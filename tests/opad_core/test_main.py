@@ -35,6 +35,19 @@ def test_train_then_generate_without_any_server(base, photos, tmp_path):
     assert [Image.open(out / f"{seed}.png").size for seed in (0, 1)] == [(64, 64), (64, 64)]
 
 
+@pytest.mark.parametrize("count", [1, 6])
+def test_one_photo_and_six_are_learned(base, references, tmp_path, count):
+    photos, concept = tmp_path / "photos", tmp_path / "concept"
+    photos.mkdir()
+    for i in range(count):
+        references[i % 4].rotate(90 * (i // 4), expand=True).save(photos / f"{i}.png")
+    common = ["--images", str(photos), "--base", str(base.folder)]
+    assert main(["train", "--class", "dog", "--out", str(concept), *common]) == 0
+    report = (concept / "report.json").read_text()
+    assert main(["evaluate", "--concept", str(concept), *common]) == 0
+    assert (concept / "report.json").read_text() == report
+
+
 def test_an_interrupted_training_goes_on_where_it_was(base, photos, tmp_path):
     arguments = ["--images", str(photos), "--class", "dog", "--base", str(base.folder), "--iterations", "12"]
     assert main(["train", *arguments, "--out", str(tmp_path / "undisturbed")]) == 0
@@ -72,7 +85,7 @@ def test_a_learned_concept_is_judged_and_exported(base, photos, tmp_path, capsys
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "--images", "/nowhere", "--class", "dog", "--out", "x"], "needs 3-5 reference images"),
+        (["train", "--images", "/nowhere", "--class", "dog", "--out", "x"], "needs 1-100 reference images"),
         (
             ["generate", "--concept", "/nowhere", "--prompt", "a <concept>", "--out", "x"],
             "holds no concept.safetensors",

@@ -77,7 +77,7 @@ function countWords() {
   if (wrong > 0) return `${wrong} of ${photos.length} cannot be used; remove ${wrong === 1 ? "it" : "them"}.`;
   if (photos.length < limits.minImages) return `${photos.length} of at least ${limits.minImages} photos.`;
   if (photos.length > limits.maxImages) return `${photos.length} photos are more than ${limits.maxImages}; remove some.`;
-  return `${photos.length} photos, all fine.`;
+  return photos.length === 1 ? "1 photo, fine." : `${photos.length} photos, all fine.`;
 }
 
 picker.addEventListener("change", () => { add([...picker.files]); picker.value = ""; });
