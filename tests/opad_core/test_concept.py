@@ -61,6 +61,12 @@ def test_a_prompt_that_is_too_long_loses_its_end_alone(base):
     assert ids[:23] == [whole[0], *(whole[1:6] * 5)[:22]]
 
 
+def test_the_concept_may_be_the_last_word_before_the_end(base):
+    ids, position = base.text.token_ids("a " * 21 + "<concept>", "dog")
+    assert position == 22
+    assert (len(ids), ids[23]) == (24, base.text.tokenizer.eos_token_id)
+
+
 def test_an_exact_entry_is_a_words_beginning_or_the_end_token(base):
     """Whole words end in a mark, so the entry "d" is another than the word "d", and "dog" is none."""
     rows = base.text.encoder.get_input_embeddings().weight
@@ -96,7 +102,11 @@ def test_the_start_token_teaches_the_projections_nothing():
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [("a <concept> and a <concept>", "2 times"), ("a " * 30 + "<concept>", "must be among the first")],
+    [
+        ("a <concept> and a <concept>", "names <concept> 2 times; name it once"),
+        # of 24 tokens the first is the start mark and the last the end mark
+        ("a " * 22 + "<concept>", "<concept> comes after 23 words; it must be among the first 22"),
+    ],
 )
 def test_a_prompt_that_cannot_be_read_says_why(base, prompt, message):
     with pytest.raises(OpadError, match=message):

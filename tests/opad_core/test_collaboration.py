@@ -1,0 +1,96 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from opad_core.bundle import read_bundle, write_bundle
+from opad_core.collaboration import as_pixels, draw_samples
+from opad_core.config import preset
+from opad_core.data import reference_pixels
+from opad_core.generation import ImageRequest, OneStepGenerator
+
+PROMPTS = [f"{phrase} <concept>" for phrase in ("a photo of a", "a rendering of a")] * 6
+SEEDS = list(range(120, 132))
+"""With these the three most alike are not all among those that fit, and no picture is near the gate."""
+
+
+@pytest.fixture
+def bundle(base, references):
+    """A student that is far enough from the untouched one for its pictures to fit now better, now worse."""
+    projections, noise = base.student.new_projections(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in projections.parameters():
+            parameter += 0.5 * torch.randn(parameter.shape, generator=noise) * parameter.std()
+    return read_bundle(
+        write_bundle(
+            token_row=base.text.embedding_of("mug"), projections=projections, class_noun="dog", base="nano",
+            base_sha256=base.manifest.sha256, config=preset("default", {}), seed=0,
+        )
+    )  # fmt: skip
+
+
+def drawn(base, bundle, references, **changes):
+    config = dataclasses.replace(preset("default", base.manifest.presets), **changes)
+    photos = reference_pixels(references, 64, keep_aspect=True)
+    return draw_samples(base, bundle, config, prompts=PROMPTS, seeds=SEEDS, photos=photos), photos, config
+
+
+def pictures_of(base, bundle, prompts):
+    """One at a time, as the generator draws them."""
+    generator = OneStepGenerator(base)
+    requests = [ImageRequest(bundle, prompt, seed) for prompt, seed in zip(prompts, SEEDS, strict=True)]
+    return torch.from_numpy(np.concatenate([generator.generate([request]) for request in requests]))
+
+
+def alike(one, other):
+    """Pictures drawn in batches of other sizes differ by a level now and then."""
+    return one.shape == other.shape and int((one.int() - other.int()).abs().max()) <= 1
+
+
+def test_strict_samples_are_all_that_were_asked_for(base, bundle, references):
+    (pictures, prompts), _, _ = drawn(base, bundle, references, collaboration="strict")
+    assert prompts == PROMPTS
+    assert alike(pictures, pictures_of(base, bundle, PROMPTS))
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.25, 3), (0.5, 6), (0.01, 1)])
+def test_gated_samples_are_those_most_like_the_photos_of_those_that_fit_their_prompt(
+    base, bundle, references, share, kept
+):
+    (pictures, prompts), photos, config = drawn(base, bundle, references, kept_share=share)
+    everything = pictures_of(base, bundle, PROMPTS)
+    plain = [prompt.replace("<concept>", "dog") for prompt in PROMPTS]
+
+    def tokens(x):
+        return base.identity(x, resize_mode="bilinear", normalise=config.normalise_backbones).flatten(1).numpy()
+
+    with torch.no_grad():
+        ours, theirs = tokens(as_pixels(everything, base)), tokens(photos)
+        fit = base.text_fit(as_pixels(everything, base), plain).tolist()
+        usual = base.text_fit(as_pixels(pictures_of(base, None, plain), base), plain).median()
+    cosines = (ours @ theirs.T) / np.linalg.norm(ours, axis=1)[:, None] / np.linalg.norm(theirs, axis=1)
+    likeness = cosines.mean(1).tolist()
+    fits = [value >= usual for value in fit]
+    best = sorted(range(12), key=lambda i: (not fits[i], -likeness[i]))[:kept]
+    assert 3 < sum(fits) < 9  # else the gate would decide nothing, or all
+    if kept == 3:
+        assert set(best) != set(np.argsort(likeness)[-3:])
+    assert prompts == [PROMPTS[i] for i in sorted(best)]
+    assert alike(pictures, everything[sorted(best)])
+
+
+def test_a_base_that_cannot_compare_pictures_with_words_gates_by_likeness_alone(base, bundle, references):
+    class Wordless(type(base)):
+        text_projection = None
+
+    wordless = Wordless(base.folder, base.manifest, base.device, base.dtype)
+    (pictures, _), photos, config = drawn(wordless, bundle, references, kept_share=0.25)
+    everything = pictures_of(base, bundle, PROMPTS)
+    with torch.no_grad():
+        ours, theirs = (
+            base.identity(x, resize_mode="bilinear", normalise=config.normalise_backbones).flatten(1)
+            for x in (as_pixels(everything, base), photos)
+        )
+    likeness = torch.nn.functional.normalize(ours, dim=1) @ torch.nn.functional.normalize(theirs, dim=1).T
+    assert alike(pictures, everything[likeness.mean(1).topk(3).indices.sort().values])

@@ -1,0 +1,49 @@
+import dataclasses
+
+import pytest
+import torch
+
+from opad_core.bases import load_base
+from opad_core.bundle import read_bundle, write_bundle
+from opad_core.config import preset
+from opad_core.data import reference_pixels
+from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.selection import Selection
+
+
+@pytest.fixture
+def bundle(base):
+    return read_bundle(
+        write_bundle(
+            token_row=base.text.embedding_of("mug"), projections=base.student.new_projections(), class_noun="dog",
+            base="nano", base_sha256=base.manifest.sha256, config=preset("default", {}), seed=0,
+        )
+    )  # fmt: skip
+
+
+def by_hand(base, bundle, photos, scenes):
+    """Eight pictures, the scenes in turn, seeds from 1000: mean cosine to the photos, and to the prompts."""
+    requests = [ImageRequest(bundle, scenes[k % len(scenes)].format("<concept>"), 1000 + k) for k in range(8)]
+    pictures = torch.from_numpy(OneStepGenerator(base).generate(requests)).permute(0, 3, 1, 2)
+    pixels = pictures.float() / 127.5 - 1
+    with torch.no_grad():
+        ours, theirs = (base.backbones[0](x, resize_mode="bicubic", normalise=True) for x in (pixels, photos))
+        fit = base.text_fit(pixels, [scenes[k % len(scenes)].format("dog") for k in range(8)])
+    cosines = [[float(a @ b / a.norm() / b.norm()) for b in theirs] for a in ours]
+    return sum(map(sum, cosines)) / (8 * len(photos)), None if fit is None else float(fit.mean())
+
+
+def test_a_score_is_likeness_to_the_photos_and_fit_to_training_scenes(base, bundle, references):
+    photos = reference_pixels(references, 64, keep_aspect=True)
+    likeness, fit = by_hand(base, bundle, photos, base.manifest.training_scenes)
+    assert Selection(base, photos, "dog").score(bundle) == pytest.approx(likeness + fit, abs=1e-5)
+
+
+def test_without_words_and_scenes_likeness_alone_counts(base, bundle, references):
+    bare = load_base(str(base.folder), device="cpu")
+    bare.manifest = dataclasses.replace(base.manifest, training_scenes=[])
+    bare.__dict__["text_projection"] = None
+    photos = reference_pixels(references, 64, keep_aspect=True)
+    likeness, fit = by_hand(bare, bundle, photos, ["a photo of a {}"])
+    assert fit is None
+    assert Selection(bare, photos, "dog").score(bundle) == pytest.approx(likeness, abs=1e-5)
