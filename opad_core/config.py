@@ -179,7 +179,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "teacher-first": {"teacher_first": True},
     "one-shot": {"photos": 1},
 }
-"""The paper's ablations by name, as changes of a preset. A term of weight 0 is not computed."""
+"""The paper's ablations by name, as changes of a preset. A term of weight 0 is not computed.
+
+Three are inferred, since the paper names them only. "no-teacher": nothing aligns the student; the teacher still learns,
+because V* comes from L_rec alone. "no-shared-text-encoder": the student reads the row where V* started. "teacher-first":
+see `teacher_first`.
+"""
 
 
 def preset(name: str, base_presets: dict[str, dict[str, Any]]) -> OpadConfig:
