@@ -279,15 +279,19 @@ class LineMap:
         self.lines, self.seconds, self.fixtures = written["lines"], written["seconds"], written["fixtures"]
 
     def tests_for(self, mutant: Mutant) -> list[str]:
-        """Quickest first; of a line that runs at import alone, all tests that execute its file."""
+        """Quickest first. A line that runs at import alone meets all tests of the files that execute its module, and
+        first those of its namesake: a test that reads a constant executes nothing."""
         lines = self.lines.get(mutant.file, {})
         contexts = [set(lines.get(str(number), ())) for number in range(mutant.first, mutant.last + 1)]
         here = set().union(*contexts)
         tests = self._tests(here)
+        namesake = ""
         if not tests and here:
-            tests = self._tests(set().union(*lines.values()))
+            files = {test.partition("::")[0] for test in self._tests(set().union(*lines.values()))}
+            tests = {test for test in self.fixtures if test.partition("::")[0] in files}
+            namesake = f"/test_{Path(mutant.file).stem}.py::"
         chosen, known, total = [], set(), 0.0
-        for test in sorted(tests, key=lambda test: (self._cost(test, set()), test)):
+        for test in sorted(tests, key=lambda test: (namesake not in test, self._cost(test, set()), test)):
             total += self._cost(test, known)
             if total > LONGEST and chosen:
                 break

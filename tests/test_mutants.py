@@ -19,16 +19,23 @@ def test_the_interval_is_wilsons():
 def test_a_mutant_meets_the_tests_of_its_statement_quickest_first():
     lines = LineMap(
         {
-            "lines": {"f.py": {"1": [""], "2": ["slow", "quick"], "3": ["fixture base"], "9": ["other"]}},
-            "seconds": {"slow": 9.0, "quick": 1.0, "other": 2.0, "uses base": 1.0, "fixture base": 5.0},
-            "fixtures": {"slow": [], "quick": [], "other": [], "uses base": ["fixture base"]},
+            "lines": {"f.py": {"1": [""], "2": ["a::slow", "a::quick"], "3": ["fixture base"]}},
+            "seconds": {"a::slow": 9.0, "a::quick": 1.0, "a::none": 2.0, "b/test_f.py::base": 1.0, "fixture base": 5.0},
+            "fixtures": {
+                "a::slow": [],
+                "a::quick": [],
+                "a::none": [],
+                "b/test_f.py::base": ["fixture base"],
+                "c::": [],
+            },
         }
     )
 
     def met(first: int, last: int) -> list[str]:
         return lines.tests_for(Mutant("f.py", first, first, last, "core/AddNot", 0))
 
-    assert met(2, 2) == ["quick", "slow"]
-    assert met(2, 3) == ["quick", "uses base", "slow"]
-    assert met(1, 1) == ["quick", "other", "uses base", "slow"], "run at import: all tests of the file"
+    assert met(2, 2) == ["a::quick", "a::slow"]
+    assert met(2, 3) == ["a::quick", "b/test_f.py::base", "a::slow"]
+    # run at import: all tests of both files, first those of test_f.py
+    assert met(1, 1) == ["b/test_f.py::base", "a::quick", "a::none", "a::slow"]
     assert met(5, 5) == [], "run by nothing"
