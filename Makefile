@@ -10,7 +10,7 @@ FUZZ_EXAMPLES ?= 200
 FUZZ_FILES ?= 2000
 FILE ?=
 
-.PHONY: demo up test faults fuzz check backup restore docker-test screenshots setup lock clean
+.PHONY: demo up test slow mutants faults fuzz check backup restore docker-test screenshots setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -23,9 +23,21 @@ up: setup
 test: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
+# the tests that learn for minutes (pytest answers 5 where there is none), then how many of thirty small faults are
+# noticed, which is told and fails nothing
+slow: setup
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow --timeout 1800 || [ $$? = 5 ]
+	$(PY) -m tests.mutants --group method --sample 30 --seed $$(date +%j) --minutes 4.5 || true
+
+# how many small faults in the method and in the service the tests notice; an hour or two, and an interrupted one goes on
+mutants: setup
+	$(PY) -m tests.mutants --group method --sample 200
+	$(PY) -m tests.mutants --group service --sample 100
+
 # every fault that docs/reliability.md names, about ten minutes
 faults: setup
-	$(PY) -m pytest tests/faults tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m ""
+	$(PY) -m pytest tests/faults tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m "not slow"
+
 # what CI does with few, fixed inputs, with many new ones; a failure prints the request that did it
 fuzz: setup
 	OPAD_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) OPAD_FUZZ_FILES=$(FUZZ_FILES) $(PY) -m pytest \

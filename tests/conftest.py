@@ -1,9 +1,11 @@
 """Real servers for the whole session, a fresh migrated database and an empty bucket for each test that asks."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -20,6 +22,7 @@ from migrations.run import migrate
 from worker.local import local_servers
 
 _numbers = count(1)
+_KEPT_SERVERS = os.environ.get("OPAD_TEST_SERVERS")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,8 +42,17 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def stack(short_folder: Path) -> Iterator[Settings]:
-    """PostgreSQL, Valkey and SeaweedFS with the database `template`."""
-    ours = Settings(home=short_folder / "stack", database_url=None, redis_url=None, s3_endpoint=None)
+    """PostgreSQL, Valkey and SeaweedFS with the database `template`; `tests.mutants` keeps some for many sessions."""
+    if _KEPT_SERVERS is not None:
+        yield Settings(**json.loads(_KEPT_SERVERS))
+        return
+    with running_servers(short_folder) as settings:
+        yield settings
+
+
+@contextmanager
+def running_servers(folder: Path) -> Iterator[Settings]:
+    ours = Settings(home=folder / "stack", database_url=None, redis_url=None, s3_endpoint=None)
     with local_servers(ours, say=lambda line: None, durable=False) as settings:
         make_template(settings)
         yield settings
@@ -57,7 +69,7 @@ def make_template(settings: Settings) -> None:
 @pytest.fixture
 def settings(stack: Settings, tmp_path: Path) -> Iterator[Settings]:
     """Settings of a service whose database and bucket hold nothing yet; `home` is the test's own folder."""
-    name = f"test_{next(_numbers)}"
+    name = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(stack.database_url or "", autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template").format(sql.Identifier(name)))
     _empty_bucket(stack)

@@ -3,8 +3,29 @@
 `test_lease_protocol` holds every rule against its SQL, step by step; `test_lease_simulation` runs on the rules alone.
 """
 
-from api.domain.jobs import LONGEST_PAUSE_SECONDS, TRANSITIONS
 from api.domain.models import JobState
+
+QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
+    JobState.queued,
+    JobState.running,
+    JobState.succeeded,
+    JobState.failed,
+    JobState.cancelled,
+)
+TRANSITIONS = {
+    "claim": ({QUEUED}, {RUNNING}),
+    "heartbeat": ({RUNNING}, {RUNNING}),
+    "finish": ({RUNNING}, {SUCCEEDED}),
+    "fail": ({RUNNING}, {FAILED}),
+    "lose_attempt": ({RUNNING}, {QUEUED, FAILED, CANCELLED}),
+    "requeue": ({RUNNING}, {QUEUED, CANCELLED}),
+    "cancel": ({RUNNING}, {CANCELLED}),
+    "request_cancel": ({QUEUED, RUNNING}, {CANCELLED, RUNNING}),
+    "retry": ({FAILED, CANCELLED}, {QUEUED}),
+}
+"""The states each change begins from and leads to. Written here once more: a model that read the table of
+`api.domain.jobs` would follow its mistakes."""
+LONGEST_PAUSE_SECONDS = 600.0
 
 
 class ModelJob:

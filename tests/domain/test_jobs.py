@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from api.domain import jobs
-from api.domain.models import Attempt, Bundle, Checkpoint, Job, JobState
+from api.domain.models import Attempt, Bundle, Checkpoint, Export, Job, JobState
 
 LEASE = {"lease_seconds": 60}
 CAP = {"max_attempts": 5}
@@ -42,6 +42,13 @@ def test_a_named_job_is_not_claimed_before_its_time(sessions, make_job):
         db.execute(update(Job).values(run_after=func.now() + timedelta(seconds=60)))
         assert db.execute(jobs.claim("w1", job_id=job_id, **LEASE)).one_or_none() is None
         assert db.scalars(jobs.waiting()).all() == []
+
+
+def test_a_named_job_is_claimed_before_older_ones(sessions, make_job):
+    first, second = make_job(), make_job()
+    with sessions.begin() as db:
+        assert db.execute(jobs.claim("w1", job_id=second, **LEASE)).one() == (second, 1, 1)
+        assert db.get_one(Job, first).state is JobState.queued
 
 
 def test_of_many_claims_at_once_each_job_is_won_once(sessions, make_job):
@@ -121,6 +128,22 @@ def test_finishing_makes_the_bundle_and_ends_the_job_together(sessions, make_job
     assert attempt.ended_at == job.finished_at
 
 
+def test_the_exports_of_a_bundle_are_stored_with_it(sessions, make_job):
+    job_id = make_job(state=JobState.running, fence=1)
+    exports = [
+        jobs.StoredExport(layout="diffusers", key="exports/d", sha256="d1", size=5, relative_error=None),
+        jobs.StoredExport(layout="comfyui", key="exports/c", sha256="c1", size=6, relative_error=0.25),
+    ]
+    with sessions.begin() as db:
+        bundle_id = db.scalar(jobs.finish(job_id, 1, key="k", sha256="00", size=1, exports=exports))
+        stored = db.scalars(select(Export).order_by(Export.size)).all()
+    assert {row.bundle_id for row in stored} == {bundle_id}
+    assert [(row.layout, row.key, row.sha256, row.size, row.relative_error) for row in stored] == [
+        ("diffusers", "exports/d", "d1", 5, None),
+        ("comfyui", "exports/c", "c1", 6, 0.25),
+    ]
+
+
 def test_a_cancel_wish_that_came_first_forbids_the_result(sessions, make_job):
     job_id = make_job(state=JobState.running, fence=1)
     with sessions.begin() as db:
@@ -146,6 +169,14 @@ def test_a_revived_worker_cannot_touch_a_requeued_job(sessions, make_job):
         assert db.scalar(jobs.lose_attempt(job_id, 1, cause="crashed", detail=None, **LEASE, **CAP)) is None
         assert db.scalar(jobs.finish(job_id, 2, key="ok", sha256="00", size=1)) is not None
         assert db.scalars(select(Bundle.key)).all() == ["ok"]
+
+
+def test_a_fence_that_the_job_has_not_reached_holds_nothing(sessions, make_job):
+    """A trainer may still run when the database is restored from a backup that does not know its claim."""
+    job_id = make_job(state=JobState.running, fence=1)
+    with sessions.begin() as db:
+        assert db.scalar(jobs.heartbeat(job_id, 2, **LEASE)) is None
+        assert db.scalar(jobs.finish(job_id, 2, key="k", sha256="00", size=1)) is None
 
 
 def test_a_second_bundle_of_a_job_is_refused_by_the_table_itself(sessions, make_job):

@@ -1,7 +1,8 @@
 import hashlib
 import re
+from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 
 from api.domain import keys
 from api.domain.database import Sessions
@@ -23,6 +24,23 @@ def test_a_typing_error_is_no_key() -> None:
     assert keys.parse(text[:20] + other + text[21:]) is None
     assert keys.parse(text + "\n") is None
     assert keys.parse("") is None
+
+
+def test_a_wrong_checksum_is_no_key() -> None:
+    body, _, checksum = keys.mint().text.rpartition("_")
+
+    for wrong in {"00000000", "ffffffff"} - {checksum}:
+        assert keys.parse(f"{body}_{wrong}") is None
+
+
+def test_the_grace_of_an_old_secret_ends_at_its_moment(sessions: Sessions) -> None:
+    with sessions.begin() as db:
+        key, old = keys.create(db, owner_name="alice", label="frame", scopes=["read"])
+        keys.rotate(db, key, grace=timedelta(seconds=60))
+        live = select(ApiKey.id).where(keys.has_secret(old.sha256))
+        assert db.scalar(live) == key.id
+        db.execute(update(ApiKey).values(previous_until=func.now()))  # the time of all of this transaction
+        assert db.scalar(live) is None
 
 
 def test_the_first_admin_key_is_made_once(sessions: Sessions) -> None:

@@ -21,16 +21,14 @@ from sqlalchemy import func, select, text, update
 
 from api.domain import jobs
 from api.domain.models import Attempt, Bundle, Checkpoint, Job, JobState
-from tests.domain.lease_model import ModelJob
+from tests.domain.lease_model import TRANSITIONS, ModelJob
 from tests.job_life import insert_job
 
 CAP = 3
 LEASE = 600.0
 TERMS = {"lease_seconds": LEASE, "max_attempts": CAP}
 """Leases, pauses (100, 200, 400 s) and leaps are so long that what the test itself takes never decides."""
-REACHABLE = {
-    (origin, target) for origins, targets in jobs.TRANSITIONS.values() for origin in origins for target in targets
-}
+REACHABLE = {(origin, target) for origins, targets in TRANSITIONS.values() for origin in origins for target in targets}
 workers = st.sampled_from(["w1", "w2", "w3"])
 
 
@@ -177,6 +175,10 @@ class JobLife(RuleBasedStateMachine):
             assert was_state is job.state or (was_state, job.state) in REACHABLE
             assert was_state is not JobState.succeeded or job.state is JobState.succeeded, "a result is for good"
         self.before = {job.id: (job.state, job.fence) for job in rows.values()}
+
+
+def test_each_change_begins_and_ends_where_the_model_says():
+    assert jobs.TRANSITIONS == TRANSITIONS
 
 
 def test_no_order_of_events_breaks_the_protocol(sessions):

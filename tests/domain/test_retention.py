@@ -96,6 +96,31 @@ def test_photos_go_when_their_time_is_over_and_not_before(strict, sessions, stor
     assert retention.sweep(strict, sessions, storage) == Outdated()
 
 
+def test_concepts_without_photos_do_not_hide_the_one_that_has_some(strict, sessions, storage, ended_job):
+    """They are looked at in batches of ten, and a batch without photos would end the sweep."""
+    for _ in range(11):
+        insert_job(sessions, [], state=JobState.failed, finished_at=datetime.now(UTC) - LONG_AGO)
+    job_id = ended_job(ago=LONG_AGO, photo=b"last", learned=False)
+
+    assert retention.sweep(strict, sessions, storage) == Outdated(failed_uploads=1)
+    assert photos_left(sessions, job_id) == 0
+
+
+def test_a_bundle_of_another_concept_makes_no_concept_learned(strict, sessions, storage, ended_job):
+    ended_job(ago=LONG_AGO, photo=b"first", learned=False)
+    ended_job(ago=LATELY, photo=b"second", learned=True)
+
+    assert retention.sweep(strict, sessions, storage) == Outdated(failed_uploads=1)
+
+
+@pytest.mark.parametrize("days", [0, 10], ids=["kept for ever", "nothing is old"])
+def test_where_nothing_goes_the_preview_says_zero(settings, sessions, days):
+    settings = settings.model_copy(update=dict.fromkeys(DAYS, days))
+    with sessions() as db:
+        amounts = retention.preview(Cutoffs.at(datetime.now(UTC), settings), db, {})
+    assert amounts == dict.fromkeys(("images", "photos", "failed_uploads", "events"), Amount(0, 0))
+
+
 def test_photos_that_a_training_needs_stay(strict, sessions, storage, ended_job):
     job_id = ended_job(ago=LONG_AGO, photo=b"again", learned=False)
     with sessions.begin() as db:

@@ -1,9 +1,11 @@
+import base64
 import json
 import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from uuid import UUID
 
 import pytest
 from sqlalchemy import func, select, update
@@ -175,6 +177,38 @@ def test_what_is_not_an_end_or_was_undone_or_is_not_wanted_leaves_no_message(hoo
     assert deliveries(sessions) == []
 
 
+def test_a_webhook_hears_of_the_events_that_it_named_alone(hook, sessions):
+    _, job_id = hook(events=["job.failed", "job.cancelled"])
+    with sessions.begin() as db:
+        db.execute(jobs.finish(job_id, claim(db, job_id), **BUNDLE)).one()
+    assert deliveries(sessions) == []
+
+
+def test_a_secret_is_32_random_bytes_in_base64():
+    assert new_secret().startswith("whsec_")
+    assert len(base64.b64decode(new_secret().removeprefix("whsec_"))) == 32
+
+
+def test_a_message_is_claimed_from_its_moment_on_and_no_other_with_it(hook, sessions):
+    webhook, _ = hook()
+    with sessions.begin() as db:
+        for number, delay in enumerate((timedelta(seconds=1), timedelta(0), timedelta(seconds=1)), 1):
+            db.add(WebhookDelivery(id=UUID(int=number), webhook_id=webhook.id, event="webhook.ping", payload={},
+                                   next_try_at=func.now() + delay))  # fmt: skip
+        db.flush()
+        claimed = webhooks.claim_due(db, limit=9, busy=timedelta(seconds=60))
+    assert [delivery.id for delivery, _ in claimed] == [UUID(int=2)]
+
+
+def test_an_arrival_counts_once(cancelled, sessions):
+    cancelled()
+    with sessions.begin() as db:
+        ((delivery, _),) = webhooks.claim_due(db, limit=1, busy=timedelta(seconds=60))
+        db.expunge_all()
+        assert webhooks.record_arrival(db, delivery, {"status": 200}) is True
+        assert webhooks.record_arrival(db, delivery, {"status": 200}) is False
+
+
 def test_a_message_arrives_signed(cancelled, settings, sessions, receiver):
     webhook, delivery = cancelled()
     assert sending.deliver_due(settings, sessions) == 1
@@ -220,6 +254,15 @@ def test_a_failed_try_comes_again_later_under_the_same_id(cancelled, settings, s
     sending.deliver_due(settings, sessions)
     assert [entry["status"] for entry in only_delivery(sessions).log] == [500, 200]
     assert len({headers["webhook-id"] for _, headers, _ in receiver.came}) == 1
+
+
+def test_the_pause_is_never_shorter_than_announced(cancelled, sessions):
+    cancelled()
+    with sessions.begin() as db:
+        ((delivery, _),) = webhooks.claim_due(db, limit=1, busy=timedelta(seconds=60))
+        assert webhooks.record_failure(db, delivery, {"status": 500}) == "pending"
+        pause = db.scalar(select(WebhookDelivery.next_try_at - func.now()))
+    assert timedelta(seconds=5) <= pause <= timedelta(seconds=5.5)
 
 
 def test_after_ten_tries_over_three_days_it_is_given_up(cancelled, settings, sessions, receiver):

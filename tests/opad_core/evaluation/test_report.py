@@ -46,8 +46,51 @@ def test_the_card_holds_every_figure_for_both_sides(base, untouched_bundle, refe
     assert figures["prompts"] == [scene.format("<concept>") for scene in held_out]
     assert len(figures["seeds"]) == SEEDS
     assert all(-1 <= value <= 2 for side in ("personalised", "untouched") for value in figures[side].values())
-    assert card.sheet.width > card.sheet.height / 4
-    assert np.asarray(card.sheet).std() > 0
+
+
+def test_the_sheet_shows_the_references_and_the_same_seeds_before_and_after(base, references):
+    bundle = changed_bundle(base)
+    card = report_card(bundle, base, references)
+    sheet, generator = np.asarray(card.sheet), OneStepGenerator(base)
+
+    def tile(column, row):
+        """Tiles of 160 pixels, 168 apart in a group and 194 from row to row; each group begins 24 further right."""
+        left, top = 28 + 168 * column + 24 * ((column > 0) + (column > 4)), 128 + 194 * row
+        return sheet[top : top + 160, left : left + 160]
+
+    last = len(card.prompts) - 1
+    for row in (0, last):
+        prompt = card.prompts[row]
+        for first_column, asked, text in ((1, None, prompt.replace("<concept>", "dog")), (5, bundle, prompt)):
+            drawn = generator.generate([ImageRequest(asked, text, seed) for seed in card.seeds])
+            for i, pixels in enumerate(drawn):
+                expected = Image.fromarray(pixels).resize((160, 160), Image.Resampling.BICUBIC)
+                assert np.array_equal(tile(first_column + i, row), expected)
+    for row, reference in enumerate(references):
+        height = round(80 * 160 / reference.width)  # all four are wider than their 80 pixels of height
+        above = (160 - height) // 2
+        expected = reference.resize((160, height), Image.Resampling.BICUBIC)
+        assert np.array_equal(tile(0, row)[above : above + height], expected)
+    assert not np.array_equal(tile(1, 0), tile(5, 0))
+
+
+def changed_bundle(base):
+    """A concept whose projections and token are none of the student's own, so that its pictures differ."""
+    random = torch.Generator().manual_seed(1)
+    projections = base.student.new_projections().requires_grad_(False)
+    for parameter in projections.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=random)
+    return read_bundle(
+        write_bundle(
+            token_row=torch.randn(base.text.encoder.config.hidden_size, generator=random),
+            projections=projections,
+            class_noun="dog",
+            base="nano",
+            base_sha256=base.manifest.sha256,
+            config=OpadConfig(),
+            seed=1,
+        )
+    )
 
 
 def test_diversity_is_the_mean_distance_within_a_prompt():

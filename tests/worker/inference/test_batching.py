@@ -1,9 +1,9 @@
 import time
 from concurrent.futures import wait
-from threading import Event
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from opad_core.errors import OpadError
 from opad_core.generation import ImageRequest, OneStepGenerator
@@ -19,8 +19,20 @@ def batcher(generator):
     running.close()
 
 
+@pytest.fixture
+def slow_batcher(generator):
+    """One that believes to need ten seconds for a picture."""
+    running = Batcher(generator, seconds_per_image=10.0)
+    yield running
+    running.close()
+
+
 def soon() -> float:
     return time.monotonic() + 60
+
+
+def pictures_drawn() -> float:
+    return REGISTRY.get_sample_value("opad_engine_batch_size_sum") or 0.0
 
 
 def test_pictures_drawn_in_mixed_batches_are_those_drawn_alone(batcher, base, stored):
@@ -79,15 +91,59 @@ def test_closing_finishes_what_is_queued_and_refuses_what_is_new(generator, stor
         batcher.submit([ImageRequest(stored[0].bundle, BEACH, 1)], deadline=soon())
 
 
-def test_nobody_waits_for_a_cancelled_picture(batcher, stored):
-    first, *rest = batcher.submit(
-        [ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(2 * MAX_BATCH)], deadline=soon()
+def test_a_cancelled_picture_is_not_drawn_and_spoils_no_other(batcher, stored):
+    before = pictures_drawn()
+    asked = batcher.submit(
+        [ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(4 * MAX_BATCH)], deadline=soon()
     )
-    rest[-1].cancel()
-    done = Event()
-    first.add_done_callback(lambda _: done.set())
-    assert done.wait(60)
-    assert rest[-2].result(60).pixels.shape == (64, 64, 3)
+    assert asked.pop(3 * MAX_BATCH).cancel()  # the first of the fourth batch, while three others come before it
+    assert all(future.result(60).pixels.shape == (64, 64, 3) for future in asked)
+    assert pictures_drawn() - before == 31
+
+
+def test_a_failure_that_is_no_prompts_fault_ends_its_batch_alone(batcher, stored):
+    (broken,) = batcher.submit([ImageRequest(stored[0].bundle, None, 1)], deadline=soon())
+    assert isinstance(broken.exception(60), TypeError | AttributeError)
+    (good,) = batcher.submit([ImageRequest(stored[0].bundle, BEACH, 1)], deadline=soon())
+    assert good.result(60).pixels.shape == (64, 64, 3)
+
+
+def test_what_comes_to_its_turn_in_time_is_taken(slow_batcher, stored):
+    ask = [ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(40)]
+    ahead = slow_batcher.submit(ask, deadline=time.monotonic() + 1000)
+    # 40 pictures of 10 s lie ahead, or 32 of 8 s where the first batch is drawn by now
+    assert 200 < slow_batcher.predicted_wait() <= 400
+    taken = slow_batcher.submit(ask[:1], deadline=time.monotonic() + 1000)
+    with pytest.raises(Overloaded):
+        slow_batcher.submit(ask[:1], deadline=time.monotonic() + 100)
+    assert not wait(ahead + taken, 60).not_done
+
+
+def test_the_estimate_follows_what_a_picture_takes(slow_batcher, stored):
+    slowest = 0.0
+    for seed in range(40):
+        began = time.monotonic()
+        slow_batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed)], deadline=soon())[0].result(60)
+        slowest = max(slowest, time.monotonic() - began)
+    ahead = slow_batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(40)], deadline=soon())
+    # a fifth of the error goes with each picture: of 10 s, 0.8 ** 40 of it is left, a millisecond
+    assert slow_batcher.predicted_wait() <= 40 * (slowest + 0.002)
+    assert not wait(ahead, 60).not_done
+
+
+def test_the_times_told_add_up_to_no_more_than_was_waited(batcher, stored):
+    began = time.monotonic()
+    futures = batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(20)], deadline=soon())
+    drawn = [future.result(60) for future in futures]
+    waited_ms = 1000 * (time.monotonic() - began)
+    assert all(0 < one.queue_ms + one.text_ms + one.unet_decode_ms <= waited_ms for one in drawn)
+    assert drawn[0].queue_ms < drawn[8].queue_ms < drawn[16].queue_ms
+
+
+def test_batches_are_counted_by_each_size_up_to_the_largest():
+    (family,) = (family for family in REGISTRY.collect() if family.name == "opad_engine_batch_size")
+    sizes = [sample.labels["le"] for sample in family.samples if sample.name.endswith("_bucket")]
+    assert sizes == ["1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "7.0", "8.0", "+Inf"]
 
 
 def test_the_predicted_wait_grows_with_what_lies_ahead_and_ends_with_it(batcher, stored):

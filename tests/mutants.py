@@ -1,0 +1,481 @@
+"""Measure how many small faults in the source the tests notice: `python -m tests.mutants --group method --sample 200`.
+
+A mutant is the source with one change that cosmic-ray makes: another operator, number or condition, a decorator less.
+Each mutant meets the tests that execute the changed statement, in a temporary copy of the repository.
+"""
+
+import argparse
+import contextlib
+import difflib
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+from coverage import Coverage
+
+
+@dataclass(frozen=True)
+class Group:
+    sources: list[str]
+    tests: list[str]
+    """Files, and folders of them."""
+    without: tuple[str, ...] = ()
+
+    def test_files(self) -> list[str]:
+        found = [sorted(Path(name).rglob("test_*.py")) if Path(name).is_dir() else [name] for name in self.tests]
+        return [str(file) for files in found for file in files if str(file) not in self.without]
+
+
+METHOD = ("training", "alignment", "losses", "views", "data", "collaboration", "schedule", "concept", "divergence",
+          "selection")  # fmt: skip
+GROUPS = {
+    "method": Group(
+        [f"opad_core/{name}.py" for name in METHOD],
+        ["tests/opad_core"],
+        # minutes each, and neither is about what the method computes
+        without=("tests/opad_core/nano/test_build.py", "tests/opad_core/test_flops.py"),
+    ),
+    "service": Group(
+        [f"api/domain/{name}.py" for name in ("jobs", "job_log", "keys", "retention", "webhooks")]
+        + ["worker/inference/batching.py"],
+        ["tests/domain", "tests/worker/inference/test_batching.py"]
+        + [f"tests/worker/test_{name}.py" for name in ("claiming", "nightly", "reconcile", "trainer_log", "webhooks")]
+        + [f"tests/api/test_{name}.py" for name in ("auth", "care", "job_history", "jobs", "keys", "webhooks")],
+    ),
+}
+OURS = ("api", "migrations", "opad_core", "tests", "worker")
+PRELOADED = [
+    "alembic.command", "boto3", "celery.app.task", "diffusers.models.autoencoders", "fastapi.testclient", "hypothesis",
+    "diffusers.models.unets.unet_2d_condition", "kombu.transport.redis", "limits", "numpy", "PIL.Image", "psycopg",
+    "pydantic_settings", "redis", "schemathesis.pytest.plugin", "simpy", "sqlalchemy.ext.asyncio", "structlog", "torch",
+    "transformers.models.clip.modeling_clip", "transformers.models.clip.tokenization_clip", "uvicorn",
+    "transformers.models.dinov2.modeling_dinov2", "transformers.models.vit.modeling_vit",
+]  # fmt: skip
+"""What the tests import of others, some ten seconds: imported once, before the processes are forked."""
+NO_FAULT = re.compile(
+    r"NoOp|Variable(Inserter|Replacer)|BinaryOperator_BitOr_"  # `|` is in annotations, which fail at import
+    r"|BinaryOperator_(?!Bit)\w+_(Bit\w+|LShift|RShift)$"  # bits of floats, tensors and times: always a TypeError
+    r"|ComparisonOperator_(?!Is)\w+_Is(Not)?$|ComparisonOperator_Is(Not)?_(?!Is)"  # identity: chance, or a TypeError
+    r"|UnaryOperator_\w+_Invert$"
+)
+"""Operators that are left out: their mutants die whatever the tests, or mean nothing."""
+LONGEST = 60.0
+"""Seconds of tests for one mutant, quickest first. Tests that do not fit are left out."""
+FORK = multiprocessing.get_context("fork")
+"""Not a fork server: its children would import this module, and with it `tests` from the working tree."""
+SIMPLE = {"simple_stmt", "if_stmt", "while_stmt", "for_stmt", "try_stmt", "with_stmt", "match_stmt"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str
+    line: int
+    first: int
+    last: int
+    """Lines of the statement around the change, of the whole function where it is in its head."""
+    operator: str
+    occurrence: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} {self.operator.removeprefix('core/')} {self.occurrence}"
+
+    def code(self, original: str) -> str:
+        return mutate_code(original, get_operator(self.operator)(), self.occurrence)
+
+
+def mutants_of(file: str) -> Iterator[Mutant]:
+    tree = get_ast(Path(file).read_text())
+    for name in sorted(operator_names()):
+        if NO_FAULT.search(name):
+            continue
+        operator, occurrence = get_operator(name)(), 0
+        for node in ast_nodes(tree):
+            for (line, column), _ in operator.mutation_positions(node):
+                leaf = tree.get_leaf_for_position((line, column))
+                if leaf.parent.type != "parameters":  # the `*` before keyword-only parameters
+                    around = leaf.search_ancestor("decorated", "funcdef", "classdef", *SIMPLE) or leaf
+                    # of an `if` or a loop only its head counts; what is below has statements of its own
+                    last = line if around.type in SIMPLE - {"simple_stmt"} else around.end_pos[0]
+                    yield Mutant(file, line, around.start_pos[0], last, name, occurrence)
+                occurrence += 1
+
+
+def draw(group: Group, size: int, seed: int) -> list[Mutant]:
+    """The first of all mutants in a random order, so a larger sample begins with the smaller one."""
+    everything = [mutant for file in group.sources for mutant in mutants_of(file)]
+    random.Random(seed).shuffle(everything)
+    drawn: list[Mutant] = []
+    for mutant in everything:
+        if len(drawn) == size:
+            break
+        try:
+            compile(mutant.code(Path(mutant.file).read_text()), mutant.file, "exec")
+        except SyntaxError:
+            continue
+        drawn.append(mutant)
+    print(f"{len(drawn)} of {len(everything)} mutants drawn", file=sys.stderr)
+    return drawn
+
+
+def changed(mutant: Mutant) -> tuple[str, str]:
+    """The changed lines before and after."""
+    original = Path(mutant.file).read_text()
+    lines = list(difflib.ndiff(original.splitlines(), mutant.code(original).splitlines()))
+    before, after = ("\n".join(line[2:].strip() for line in lines if line[0] == sign).strip() for sign in "-+")
+    return before, after
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of the repository that mutants are written to, one after the other."""
+
+    folder: Path
+    servers: dict[str, Any]
+    """Settings under which the tests reach servers that outlive them: starting some takes longer than most tests."""
+
+
+@contextlib.contextmanager
+def copies(count: int) -> Iterator[list[Copy]]:
+    keepers, made = [], []
+    with tempfile.TemporaryDirectory(prefix="opad-mutants-") as temporary:
+        try:
+            for number in range(count):
+                folder = copy_files(Path(temporary) / str(number))
+                receiver, sender = FORK.Pipe(duplex=False)
+                keepers.append(FORK.Process(target=keep_servers, args=(folder, sender)))
+                keepers[-1].start()
+                sender.close()
+                made.append(Copy(folder, receiver.recv()))
+            yield made
+        finally:
+            for keeper in keepers:
+                os.kill(keeper.pid, signal.SIGINT)
+            for keeper in keepers:
+                keeper.join()
+
+
+def copy_files(folder: Path) -> Path:
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard", "-z"], text=True)
+    for name in filter(os.path.exists, listed.split("\0")[:-1]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(name, folder / name)
+    return folder
+
+
+def move_to(folder: Path, output: Path) -> None:
+    """For a forked process: from here on nothing of the working tree is imported."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.chdir(folder)
+    sys.path[0] = str(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        del sys.modules[name]
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def keep_servers(folder: Path, connection: Connection) -> None:
+    """The body of a forked process: the servers of all sessions in a copy, for as long as its parent lives."""
+    parent = os.getppid()
+    move_to(folder, folder / "servers.log")
+    from tests.conftest import running_servers
+
+    with tempfile.TemporaryDirectory(prefix="opad-test-", dir="/tmp") as temporary:
+        Path(temporary).chmod(0o711)
+        with contextlib.suppress(KeyboardInterrupt), running_servers(Path(temporary)) as settings:
+            secret = {"s3_secret_key": settings.s3_secret_key.get_secret_value()}
+            connection.send(settings.model_dump(mode="json", exclude_none=True) | secret)
+            while os.getppid() == parent:
+                time.sleep(1)
+
+
+def run_tests(copy: Copy, tests: list[str], output: Path, map_file: Path | None = None) -> None:
+    """The body of a forked process; its exit code is pytest's."""
+    move_to(copy.folder, output)
+    os.environ["OPAD_TEST_SERVERS"] = json.dumps(copy.servers)
+    options = ["-x", "--timeout", "0", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    if map_file is None:
+        code = pytest.main([*options, *tests])
+    else:
+        tracing = Tracing(copy.folder)
+        code = pytest.main([*options, *tests], plugins=[tracing])
+        map_file.write_text(json.dumps(tracing.map()))
+    sys.stdout.flush()
+    os._exit(code)  # without waiting for threads that a mutant may have left
+
+
+class Tracing:
+    """A pytest plugin that notes which test or fixture executes which line, and the seconds of each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.context, self.since = "", time.monotonic()
+        self.seconds: dict[str, float] = {}
+        self.fixtures: dict[str, list[str]] = {}
+        include = [f"{folder}/{package}/*" for package in OURS if package != "tests"]
+        self.coverage = Coverage(data_file=None, config_file=False, include=include, concurrency=["thread", "greenlet"])
+        self.coverage.start()
+
+    def _enter(self, context: str) -> str:
+        now, left = time.monotonic(), self.context
+        self.seconds[left] = self.seconds.get(left, 0.0) + now - self.since
+        self.context, self.since = context, now
+        self.coverage.switch_context(context)
+        return left
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        self.fixtures[item.nodeid] = [f"fixture {name}" for name in item.fixturenames]
+        self._enter(item.nodeid)
+        result = yield
+        self._enter("")
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef):
+        """A fixture of a session or module belongs to all tests that use it, not to the first alone."""
+        if fixturedef.scope == "function":
+            return (yield)
+        outer = self._enter(f"fixture {fixturedef.argname}")
+        result = yield
+        self._enter(outer)
+        return result
+
+    def map(self) -> dict:
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        lines = {
+            str(Path(file).relative_to(self.folder)): data.contexts_by_lineno(file) for file in data.measured_files()
+        }
+        return {"lines": lines, "seconds": self.seconds, "fixtures": self.fixtures}
+
+
+class LineMap:
+    """The tests that execute each line, and what they cost."""
+
+    def __init__(self, written: dict) -> None:
+        self.lines, self.seconds, self.fixtures = written["lines"], written["seconds"], written["fixtures"]
+
+    def tests_for(self, mutant: Mutant) -> list[str]:
+        """Quickest first. A line that runs at import alone meets all tests of the files that execute its module, and
+        first those of its namesake: a test that reads a constant executes nothing."""
+        lines = self.lines.get(mutant.file, {})
+        contexts = [set(lines.get(str(number), ())) for number in range(mutant.first, mutant.last + 1)]
+        here = set().union(*contexts)
+        tests = self._tests(here)
+        namesake = ""
+        if not tests and here:
+            files = {test.partition("::")[0] for test in self._tests(set().union(*lines.values()))}
+            tests = {test for test in self.fixtures if test.partition("::")[0] in files}
+            namesake = f"/test_{Path(mutant.file).stem}.py::"
+        chosen, known, total = [], set(), 0.0
+        for test in sorted(tests, key=lambda test: (namesake not in test, self._cost(test, set()), test)):
+            total += self._cost(test, known)
+            if total > LONGEST and chosen:
+                break
+            known.update(self.fixtures[test])
+            chosen.append(test)
+        return chosen
+
+    def cost(self, tests: list[str]) -> float:
+        return sum(self.seconds[test] for test in tests) + sum(
+            self.seconds.get(fixture, 0.0) for fixture in {fixture for test in tests for fixture in self.fixtures[test]}
+        )
+
+    def _tests(self, contexts: set[str]) -> set[str]:
+        return {test for test, fixtures in self.fixtures.items() if test in contexts or contexts & set(fixtures)}
+
+    def _cost(self, test: str, known: set[str]) -> float:
+        return self.seconds[test] + sum(
+            self.seconds.get(fixture, 0.0) for fixture in self.fixtures[test] if fixture not in known
+        )
+
+
+def map_of(group: Group, copies: list[Copy], key: str) -> LineMap:
+    """Which tests execute what, from one run of all of them, which must pass; kept in build/mutants/."""
+    file = Path("build/mutants").absolute() / f"map-{key}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        print("one run of all tests, to see which of them execute which line", file=sys.stderr)
+        processes, parts = [], [file.with_name(f"{file.stem}-{number}.part") for number in range(len(copies))]
+        for number, (copy, part) in enumerate(zip(copies, parts, strict=True)):
+            tests = group.test_files()[number :: len(copies)]
+            processes.append(FORK.Process(target=run_tests, args=(copy, tests, part.with_suffix(".log"), part)))
+            processes[-1].start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            sys.exit(f"the tests fail on the unchanged source; see {file.with_name(f'{file.stem}-*.log')}")
+        file.write_text(json.dumps(merged([json.loads(part.read_text()) for part in parts])))
+    return LineMap(json.loads(file.read_text()))
+
+
+def merged(maps: list[dict]) -> dict:
+    whole: dict = {"lines": {}, "seconds": {}, "fixtures": {}}
+    for one in maps:
+        for source, lines in one["lines"].items():
+            for number, contexts in lines.items():
+                whole["lines"].setdefault(source, {}).setdefault(number, []).extend(contexts)
+        whole["seconds"] |= one["seconds"]
+        whole["fixtures"] |= one["fixtures"]
+    return whole
+
+
+def key_of(folder: Path, group: Group) -> str:
+    """A digest of all sources and tests, this module left out."""
+    digest = hashlib.sha256(repr(group).encode())
+    for file in sorted(folder.glob("*/**/*.py")):
+        if file != folder / "tests/mutants.py":
+            digest.update(f"{file.relative_to(folder)}\0{file.read_text()}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class Run:
+    mutant: Mutant
+    copy: Copy
+    process: multiprocessing.Process
+    started: float
+    limit: float
+
+
+def write(file: Path, code: str) -> None:
+    file.write_text(code)
+    # bytecode is kept by the source's second and length, which two mutants may share
+    Path(importlib.util.cache_from_source(file)).unlink(missing_ok=True)
+
+
+def start(mutant: Mutant, copy: Copy, tests: list[str], *, limit: float) -> Run:
+    write(copy.folder / mutant.file, mutant.code(Path(mutant.file).read_text()))
+    process = FORK.Process(target=run_tests, args=(copy, tests, copy.folder / "output.log"))
+    process.start()
+    return Run(mutant, copy, process, time.monotonic(), limit)
+
+
+def end(run: Run) -> tuple[str, str]:
+    """Return "killed", "timeout" or "survived", and pytest's line about the test that failed. Restores the copy."""
+    overdue = run.process.is_alive()
+    if overdue:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.process.pid, signal.SIGINT)  # pytest cleans up
+            run.process.join(10)
+            os.killpg(run.process.pid, signal.SIGKILL)
+    run.process.join()
+    write(run.copy.folder / run.mutant.file, Path(run.mutant.file).read_text())
+    if overdue:
+        return "timeout", ""
+    if run.process.exitcode == 0:
+        return "survived", ""
+    failure = re.search(r"^(FAILED|ERROR) .*", (run.copy.folder / "output.log").read_text(), re.MULTILINE)
+    return "killed", failure[0] if failure else f"exit code {run.process.exitcode}"
+
+
+def test_all(mutants: list[Mutant], test_map: LineMap, idle: list[Copy], *, seconds: float) -> Iterator[tuple]:
+    """Yield (mutant, what `end` says, seconds) as they come; after `seconds` none is begun any more."""
+    waiting, running = mutants[::-1], []
+    stop = time.monotonic() + seconds
+    try:
+        while running or (waiting and time.monotonic() < stop):
+            while waiting and idle and time.monotonic() < stop:
+                mutant = waiting.pop()
+                if tests := test_map.tests_for(mutant):
+                    running.append(start(mutant, idle.pop(), tests, limit=60 + 5 * test_map.cost(tests)))
+                else:
+                    yield mutant, ("not executed", ""), 0.0
+            wait([run.process.sentinel for run in running], timeout=1)
+            for run in list(running):
+                took = time.monotonic() - run.started
+                if not run.process.is_alive() or took > run.limit:
+                    running.remove(run)
+                    idle.append(run.copy)
+                    yield run.mutant, end(run), took
+    finally:
+        for run in running:
+            end(run)
+
+
+def wilson(killed: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share."""
+    z, share = 1.96, killed / total
+    middle = share + z * z / (2 * total)
+    half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
+    return (middle - half) / (1 + z * z / total), (middle + half) / (1 + z * z / total)
+
+
+def summary(results: dict[str, dict], group: str) -> str:
+    with Path("tests/mutants_equivalent.toml").open("rb") as file:
+        known = {(one["file"], one["before"], one["after"]) for one in tomllib.load(file).get("equivalent", [])}
+    counted = {name: one for name, one in results.items() if (one["file"], one["before"], one["after"]) not in known}
+    left = {name: one for name, one in counted.items() if one["status"] not in ("killed", "timeout")}
+    total, killed = len(counted), len(counted) - len(left)
+    low, high = wilson(killed, total) if total else (0.0, 1.0)
+    parts = [f"{group}: {killed} of {total} mutants die ({100 * killed / max(1, total):.0f} %, 95 % interval "]
+    parts += [f"{100 * low:.0f}-{100 * high:.0f} %), {len(results) - total} more are equivalent; "]
+    for status in ("timeout", "not executed"):
+        parts += [f"{status}: {sum(one['status'] == status for one in counted.values())}; "]
+    shown = [
+        f"\n{name} ({one['status']})\n  - {one['before']}\n  + {one['after']}" for name, one in sorted(left.items())
+    ]
+    return "".join(parts) + "survivors:" + "".join(shown)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--group", choices=GROUPS, required=True)
+    parser.add_argument("--sample", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after that")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--results", type=Path, help="JSON; a run that was interrupted goes on from it")
+    asked = parser.parse_args()
+    began, group = time.monotonic(), GROUPS[asked.group]
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes of tests end, too
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in PRELOADED:
+        importlib.import_module(name)
+    drawn = draw(group, asked.sample, asked.seed)
+    with copies(asked.workers) as idle:
+        key = key_of(idle[0].folder, group)
+        test_map = map_of(group, idle, key)
+        file = asked.results or Path(f"build/mutants/{asked.group}.json")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = json.loads(file.read_text()) if file.exists() else {}
+        results = kept["mutants"] if kept.get("key") == key else {}
+        todo = [mutant for mutant in drawn if str(mutant) not in results]
+        began_tests = time.monotonic()
+        tested = test_all(todo, test_map, idle, seconds=60 * asked.minutes - (began_tests - began))
+        for number, (mutant, (status, failure), seconds) in enumerate(tested, 1):
+            before, after = changed(mutant)
+            one = {"file": mutant.file, "line": mutant.line, "before": before, "after": after, "status": status}
+            results[str(mutant)] = one | {"failure": failure, "seconds": round(seconds, 1)}
+            file.write_text(json.dumps({"key": key, "mutants": results}, indent=1))
+            left = (time.monotonic() - began_tests) / number * (len(todo) - number) / 60
+            print(f"{number}/{len(todo)} {status} {mutant}; {left:.0f} minutes left", file=sys.stderr)
+    print(summary({str(m): results[str(m)] for m in drawn if str(m) in results}, asked.group))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+import pytest
+
+from tests.mutants import LineMap, Mutant, mutants_of, wilson
+
+
+def test_annotations_and_the_marker_of_keyword_parameters_are_not_mutated(tmp_path):
+    source = "def f(a: int | None, *, b: float) -> int | None:\n    return a + b\n"
+    file = tmp_path / "f.py"
+    file.write_text(source)
+    codes = {mutant.code(source) for mutant in mutants_of(str(file))}
+    assert codes == {source.replace("+", other) for other in ("-", "*", "/", "//", "%", "**")}
+
+
+def test_the_interval_is_wilsons():
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=5e-5)  # the textbook's example
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)
+
+
+def test_a_mutant_meets_the_tests_of_its_statement_quickest_first():
+    lines = LineMap(
+        {
+            "lines": {"f.py": {"1": [""], "2": ["a::slow", "a::quick"], "3": ["fixture base"]}},
+            "seconds": {"a::slow": 9.0, "a::quick": 1.0, "a::none": 2.0, "b/test_f.py::base": 1.0, "fixture base": 5.0},
+            "fixtures": {
+                "a::slow": [],
+                "a::quick": [],
+                "a::none": [],
+                "b/test_f.py::base": ["fixture base"],
+                "c::": [],
+            },
+        }
+    )
+
+    def met(first: int, last: int) -> list[str]:
+        return lines.tests_for(Mutant("f.py", first, first, last, "core/AddNot", 0))
+
+    assert met(2, 2) == ["a::quick", "a::slow"]
+    assert met(2, 3) == ["a::quick", "b/test_f.py::base", "a::slow"]
+    # run at import: all tests of both files, first those of test_f.py
+    assert met(1, 1) == ["b/test_f.py::base", "a::quick", "a::none", "a::slow"]
+    assert met(5, 5) == [], "run by nothing"
