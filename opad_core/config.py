@@ -181,9 +181,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 """The paper's ablations by name, as changes of a preset. A term of weight 0 is not computed.
 
-Three are inferred, since the paper names them only. "no-teacher": nothing aligns the student; the teacher still learns,
-because V* comes from L_rec alone. "no-shared-text-encoder": the student reads the row where V* started. "teacher-first":
-see `teacher_first`.
+Three are inferred, since the paper only names them. "no-teacher": nothing aligns the student, and the teacher still
+learns, because V* comes from L_rec alone. "no-shared-text-encoder": the student reads the row where V* started.
+"teacher-first": see `teacher_first`.
 """
 
 
