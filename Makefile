@@ -23,8 +23,7 @@ up: setup
 test: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
-# the tests that learn for minutes then how many of thirty small faults are
-# noticed, which is told and fails nothing
+# the tests that learn for minutes; then how many of thirty small faults the tests notice, which fails nothing
 slow: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n $(WORKERS) --timeout 1800
 	$(PY) -m tests.mutants --group method --sample 30 --seed $$(date +%j) --minutes 4.5 || true

@@ -16,6 +16,11 @@ def test_an_explosion_is_noticed_within_ten_iterations():
     assert said[21] == "mse rose to 11 times what it was"
 
 
+def test_ten_times_the_lowest_mean_is_an_explosion_and_less_is_not():
+    assert not any(seen([1.0] * 20 + [9.9] * 10))
+    assert seen([1.0] * 20 + [10.2] * 10)[-1] == "mse rose to 10 times what it was"
+
+
 def test_a_number_that_is_none_is_noticed_at_once():
     assert seen([1.0, float("nan")])[1] == "mse is not a finite number"
     assert seen([float("inf")], name="adv_dino")[0] == "adv_dino is not a finite number"

@@ -9,7 +9,9 @@ from opad_core.bases import load_base
 from opad_core.bundle import read_bundle
 from opad_core.collaboration import as_pixels
 from opad_core.config import ABLATIONS, override, preset
+from opad_core.discriminator import discriminator_head
 from opad_core.errors import DivergedError, OpadError
+from opad_core.random_streams import stream
 from opad_core.training import Training, TrainingStopped, train
 from opad_core.views import JUDGES
 
@@ -256,23 +258,60 @@ def test_half_the_side_is_decoded_and_judged(base, references, bank):
     assert (sides, cells) == ({32}, {base.latent_shape[-1] // 2})
 
 
-def test_the_bundle_is_the_best_that_was_looked_at(base, references):
-    data, steps = learn(base, references, select_every=2, lr_student=0.05)
-    config = override(preset("default", base.manifest.presets), {"select_every": 2, "lr_student": 0.05})
-    training, looked_at = Training(base, references, "dog", config, seed=1), {}
-    for step in range(1, len(steps) + 1):
+def looked_at(base, references, *, seed, every, steps, **changes):
+    """The score and the bundle of each look at a training's average, and its iteration, without the loop under test."""
+    config = override(
+        preset("default", base.manifest.presets), {"select_every": every, "lr_student": 0.05, **changes}
+    )  # fmt: skip
+    training, looks = Training(base, references, "dog", config, seed=seed), []
+    for step in range(1, steps + 1):
         if step > config.iterations and training.state.sample_pixels is None:
             training.draw_samples()
         training.iterate()
-        if step % 2 == 0:
-            looked_at[training.bundle()] = training._selection.score(read_bundle(training.bundle()))
-    assert len(set(looked_at.values())) == 3
-    assert data == max(looked_at, key=looked_at.__getitem__)
+        if step % every == 0:
+            bundle = training.bundle()
+            looks.append((training._selection.score(read_bundle(bundle)), bundle, step))
+    return looks
 
 
-def test_a_training_ends_when_looks_stop_getting_better(base, references):
-    _, steps = learn(base, references, select_every=1, patience=1, iterations=40, lr_student=0.05)
-    assert len(steps) < 42
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_bundle_is_the_best_that_was_looked_at(base, references, seed):
+    data, steps = learn(base, references, seed=seed, select_every=2, lr_student=0.05)
+    looks = looked_at(base, references, seed=seed, every=2, steps=len(steps))
+    assert len({score for score, _, _ in looks}) == 3
+    assert data == max(looks)[1]
+
+
+def test_a_training_ends_after_as_many_looks_without_a_better_one_as_patience_allows(base, references):
+    looks = looked_at(base, references, seed=2, every=1, steps=12, iterations=40)
+    ends = {}
+    for patience in (1, 2, 3):
+        without = 0
+        for i in range(12):
+            without = 0 if i == 0 or looks[i][0] > max(score for score, _, _ in looks[:i]) else without + 1
+            if without == patience:
+                ends[patience] = i + 1
+                break
+    assert ends.keys() >= {1, 2}, [score for score, _, _ in looks]
+    for patience, end in ends.items():
+        _, steps = learn(
+            base, references, seed=2, select_every=1, patience=patience, iterations=40, lr_student=0.05
+        )  # fmt: skip
+        assert len(steps) == end
+
+
+def test_a_preview_is_drawn_every_few_iterations_and_at_the_end(base, references, monkeypatch):
+    monkeypatch.setattr("opad_core.training.PREVIEW_EVERY", 4)
+    _, steps = learn(base, references)
+    assert [p.preview is not None for p in steps] == [False, False, False, True, False, True]
+
+
+def test_the_heads_start_from_their_own_streams(base, references):
+    """A bundle depends on the names of the streams: another name is another training."""
+    training = Training(base, references, "dog", preset("default", base.manifest.presets), seed=3)
+    for k, head in enumerate(training.state.heads):
+        again = discriminator_head(head[0].in_features, generator=stream(3, 0, f"head-{k}"))
+        assert all(map(torch.equal, head.parameters(), again.parameters()))
 
 
 LOSSES = {"rec", "adv_dino", "adv_dinov2", "adv_clip", "id", "mse", "swd", "d_dino", "d_dinov2", "d_clip"}
