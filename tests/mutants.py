@@ -137,6 +137,24 @@ def draw(group: Group, size: int, seed: int) -> list[Mutant]:
     return drawn
 
 
+def drawn_before(group: Group, results: Path) -> list[Mutant]:
+    """The mutants of an earlier run whose line is still in the source, in that run's order."""
+    earlier = [(name.split()[1], one) for name, one in json.loads(results.read_text())["mutants"].items()]
+    wanted = {(one["file"], operator, one["before"], one["after"]): i for i, (operator, one) in enumerate(earlier)}
+    lines = {(file, operator, line) for file, operator, before, _ in wanted for line in before.splitlines()}
+    found: dict[int, Mutant] = {}
+    for file in group.sources:
+        source = Path(file).read_text().splitlines()
+        for mutant in mutants_of(file):
+            operator = mutant.operator.removeprefix("core/")
+            if (file, operator, source[mutant.line - 1].strip()) in lines:
+                index = wanted.get((file, operator, *changed(mutant)))
+                if index is not None:
+                    found[index] = mutant
+    print(f"{len(found)} of {len(earlier)} mutants are still possible", file=sys.stderr)
+    return [found[index] for index in sorted(found)]
+
+
 def changed(mutant: Mutant) -> tuple[str, str]:
     """The changed lines before and after."""
     original = Path(mutant.file).read_text()
@@ -448,6 +466,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after that")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--again", type=Path, help="results of an earlier source: its sample instead of a new one")
     parser.add_argument("--results", type=Path, help="JSON; a run that was interrupted goes on from it")
     asked = parser.parse_args()
     began, group = time.monotonic(), GROUPS[asked.group]
@@ -456,7 +475,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in PRELOADED:
         importlib.import_module(name)
-    drawn = draw(group, asked.sample, asked.seed)
+    drawn = drawn_before(group, asked.again) if asked.again else draw(group, asked.sample, asked.seed)
     with copies(asked.workers) as idle:
         key = key_of(idle[0].folder, group)
         test_map = map_of(group, idle, key)
