@@ -80,7 +80,8 @@ NO_FAULT = re.compile(
 )
 """Operators that are left out: their mutants die whatever the tests, or mean nothing."""
 LONGEST = 60.0
-"""Seconds of tests for one mutant, quickest first. Tests that do not fit are left out."""
+"""Seconds of tests for one mutant, quickest first. Tests that do not fit are left out, more of them on a busy machine:
+two scores compare where few survivors lack tests."""
 FORK = multiprocessing.get_context("fork")
 """Not a fork server: its children would import this module, and with it `tests` from the working tree."""
 SIMPLE = {"simple_stmt", "if_stmt", "while_stmt", "for_stmt", "try_stmt", "with_stmt", "match_stmt"}
@@ -296,9 +297,12 @@ class LineMap:
     def __init__(self, written: dict) -> None:
         self.lines, self.seconds, self.fixtures = written["lines"], written["seconds"], written["fixtures"]
 
-    def tests_for(self, mutant: Mutant) -> list[str]:
-        """Quickest first. A line that runs at import alone meets all tests of the files that execute its module, and
-        first those of its namesake: a test that reads a constant executes nothing."""
+    def tests_for(self, mutant: Mutant) -> tuple[list[str], int]:
+        """Return the tests, quickest first, and how many slower ones are left out.
+
+        A line that runs at import alone meets all tests of the files that execute its module, and first those of its
+        namesake: a test that reads a constant executes nothing.
+        """
         lines = self.lines.get(mutant.file, {})
         contexts = [set(lines.get(str(number), ())) for number in range(mutant.first, mutant.last + 1)]
         here = set().union(*contexts)
@@ -315,7 +319,7 @@ class LineMap:
                 break
             known.update(self.fixtures[test])
             chosen.append(test)
-        return chosen
+        return chosen, len(tests) - len(chosen)
 
     def cost(self, tests: list[str]) -> float:
         return sum(self.seconds[test] for test in tests) + sum(
@@ -377,6 +381,7 @@ class Run:
     process: multiprocessing.Process
     started: float
     limit: float
+    left_out: int
 
 
 def write(file: Path, code: str) -> None:
@@ -385,15 +390,15 @@ def write(file: Path, code: str) -> None:
     Path(importlib.util.cache_from_source(file)).unlink(missing_ok=True)
 
 
-def start(mutant: Mutant, copy: Copy, tests: list[str], *, limit: float) -> Run:
+def start(mutant: Mutant, copy: Copy, tests: list[str], *, limit: float, left_out: int) -> Run:
     write(copy.folder / mutant.file, mutant.code(Path(mutant.file).read_text()))
     process = FORK.Process(target=run_tests, args=(copy, tests, copy.folder / "output.log"))
     process.start()
-    return Run(mutant, copy, process, time.monotonic(), limit)
+    return Run(mutant, copy, process, time.monotonic(), limit, left_out)
 
 
 def end(run: Run) -> tuple[str, str]:
-    """Return "killed", "timeout" or "survived", and pytest's line about the test that failed. Restores the copy."""
+    """Return "killed", "timeout" or "survived", and a remark: pytest's line about the failure. Restores the copy."""
     overdue = run.process.is_alive()
     if overdue:
         with contextlib.suppress(ProcessLookupError):
@@ -405,7 +410,7 @@ def end(run: Run) -> tuple[str, str]:
     if overdue:
         return "timeout", ""
     if run.process.exitcode == 0:
-        return "survived", ""
+        return "survived", f"{run.left_out} slower tests left out" if run.left_out else ""
     failure = re.search(r"^(FAILED|ERROR) .*", (run.copy.folder / "output.log").read_text(), re.MULTILINE)
     return "killed", failure[0] if failure else f"exit code {run.process.exitcode}"
 
@@ -418,8 +423,10 @@ def test_all(mutants: list[Mutant], test_map: LineMap, idle: list[Copy], *, seco
         while running or (waiting and time.monotonic() < stop):
             while waiting and idle and time.monotonic() < stop:
                 mutant = waiting.pop()
-                if tests := test_map.tests_for(mutant):
-                    running.append(start(mutant, idle.pop(), tests, limit=60 + 5 * test_map.cost(tests)))
+                tests, left_out = test_map.tests_for(mutant)
+                if tests:
+                    limit = 60 + 5 * test_map.cost(tests)
+                    running.append(start(mutant, idle.pop(), tests, limit=limit, left_out=left_out))
                 else:
                     yield mutant, ("not executed", ""), 0.0
             wait([run.process.sentinel for run in running], timeout=1)
@@ -453,6 +460,7 @@ def summary(results: dict[str, dict], group: str) -> str:
     parts += [f"{100 * low:.0f}-{100 * high:.0f} %), {len(results) - total} more are equivalent; "]
     for status in ("timeout", "not executed"):
         parts += [f"{status}: {sum(one['status'] == status for one in counted.values())}; "]
+    parts += [f"survivors that met some of their tests only: {sum(bool(one['remark']) for one in left.values())}; "]
     shown = [
         f"\n{name} ({one['status']})\n  - {one['before']}\n  + {one['after']}" for name, one in sorted(left.items())
     ]
@@ -486,10 +494,10 @@ def main() -> None:
         todo = [mutant for mutant in drawn if str(mutant) not in results]
         began_tests = time.monotonic()
         tested = test_all(todo, test_map, idle, seconds=60 * asked.minutes - (began_tests - began))
-        for number, (mutant, (status, failure), seconds) in enumerate(tested, 1):
+        for number, (mutant, (status, remark), seconds) in enumerate(tested, 1):
             before, after = changed(mutant)
             one = {"file": mutant.file, "line": mutant.line, "before": before, "after": after, "status": status}
-            results[str(mutant)] = one | {"failure": failure, "seconds": round(seconds, 1)}
+            results[str(mutant)] = one | {"remark": remark, "seconds": round(seconds, 1)}
             file.write_text(json.dumps({"key": key, "mutants": results}, indent=1))
             left = (time.monotonic() - began_tests) / number * (len(todo) - number) / 60
             print(f"{number}/{len(todo)} {status} {mutant}; {left:.0f} minutes left", file=sys.stderr)

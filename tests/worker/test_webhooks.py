@@ -256,6 +256,11 @@ def test_a_failed_try_comes_again_later_under_the_same_id(cancelled, settings, s
     assert len({headers["webhook-id"] for _, headers, _ in receiver.came}) == 1
 
 
+def test_the_pauses_are_those_of_standard_webhooks():
+    seconds = [pause.total_seconds() for pause in DELAYS]
+    assert seconds == [0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400]
+
+
 def test_the_pause_is_never_shorter_than_announced(cancelled, sessions):
     cancelled()
     with sessions.begin() as db:
