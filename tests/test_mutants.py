@@ -1,6 +1,10 @@
 import pytest
 
-from tests.mutants import LineMap, Mutant, mutants_of, wilson
+pytest.importorskip("cosmic_ray", reason="only `make slow` and `make mutants` install it")
+
+from tests.mutants import LineMap, Mutant, mutants_of, wilson  # noqa: E402  # imports it, too
+
+pytestmark = pytest.mark.slow
 
 
 def test_annotations_and_the_marker_of_keyword_parameters_are_not_mutated(tmp_path):
