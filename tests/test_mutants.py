@@ -2,7 +2,7 @@ import pytest
 
 pytest.importorskip("cosmic_ray", reason="only `make slow` and `make mutants` install it")
 
-from tests.mutants import LineMap, Mutant, mutants_of, wilson  # noqa: E402  # imports it, too
+from tests.mutants import LineMap, Mutant, mutants_of, wilson
 
 pytestmark = pytest.mark.slow
 
