@@ -55,23 +55,24 @@ def test_the_sheet_shows_the_references_and_the_same_seeds_before_and_after(base
 
     def tile(column, row):
         """Tiles of 160 pixels, 168 apart in a group and 194 from row to row; each group begins 24 further right."""
-        left, top = 28 + 168 * column + 24 * ((column > 0) + (column > 4)), 128 + 194 * row
+        left, top = 28 + 168 * column + 24 * ((column > 1) + (column > 5)), 128 + 194 * row
         return sheet[top : top + 160, left : left + 160]
 
     last = len(card.prompts) - 1
     for row in (0, last):
         prompt = card.prompts[row]
-        for first_column, asked, text in ((1, None, prompt.replace("<concept>", "dog")), (5, bundle, prompt)):
+        for first_column, asked, text in ((2, None, prompt.replace("<concept>", "dog")), (6, bundle, prompt)):
             drawn = generator.generate([ImageRequest(asked, text, seed) for seed in card.seeds])
             for i, pixels in enumerate(drawn):
                 expected = Image.fromarray(pixels).resize((160, 160), Image.Resampling.BICUBIC)
                 assert np.array_equal(tile(first_column + i, row), expected)
-    for row, reference in enumerate(references):
+    assert len(card.prompts) == 3  # so that four references take two columns
+    for i, reference in enumerate(references):
         height = round(80 * 160 / reference.width)  # all four are wider than their 80 pixels of height
         above = (160 - height) // 2
         expected = reference.resize((160, height), Image.Resampling.BICUBIC)
-        assert np.array_equal(tile(0, row)[above : above + height], expected)
-    assert not np.array_equal(tile(1, 0), tile(5, 0))
+        assert np.array_equal(tile(i % 2, i // 2)[above : above + height], expected)
+    assert not np.array_equal(tile(2, 0), tile(6, 0))
 
 
 def changed_bundle(base):
