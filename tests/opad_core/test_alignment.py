@@ -52,7 +52,7 @@ def test_the_three_distances_are_the_losses_with_their_weights(base, unit_range)
 
 
 def test_a_target_is_what_the_teacher_makes_of_the_students_picture(base):
-    """By hand from the schedule, with guidance: v = v_none + 7.5 (v_text - v_none), x0 = sqrt(a) z_t - sqrt(1 - a) v."""
+    """By hand: v = v_none + 7.5 (v_text - v_none), and x0 = sqrt(a) z_t - sqrt(1 - a) v."""
     generator = torch.Generator().manual_seed(0)
     z, eps = (torch.randn(2, *base.latent_shape, generator=generator) for _ in range(2))
     states, nothing = (base.text.encode([prompt] * 2, [""] * 2, [None] * 2) for prompt in ("a photo of a dog", ""))
