@@ -40,7 +40,7 @@ mutants: mutation-tool
 
 # every fault that docs/reliability.md names, about ten minutes
 faults: setup
-	$(PY) -m pytest tests/faults tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m "not slow"
+	$(PY) -m pytest tests/faults tests/launcher tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m "not slow"
 
 # what CI does with few, fixed inputs, with many new ones; a failure prints the request that did it
 fuzz: setup

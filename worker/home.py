@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -67,7 +68,7 @@ class Home:
     def secret(self, name: str) -> str:
         """A password of ours, made once and kept in `credentials.json` with mode 600."""
         path = self.folder / "credentials.json"
-        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        known: dict[str, str] = read_state(path, remedy="put it back from a backup; the servers know these passwords")
         if name not in known:
             known[name] = secrets.token_urlsafe(24)
             write_private(path, json.dumps(known, indent=1))
@@ -85,17 +86,26 @@ class Home:
                 running[pid] = psutil.Process(pid).create_time()
             except psutil.NoSuchProcess:
                 continue
-        write_private(self.folder / "running.json", json.dumps({"runtime": str(self.runtime), "processes": running}))
+        state = {"folder": folder_identity(self.folder), "runtime": str(self.runtime), "processes": running}
+        write_private(self.folder / "running.json", json.dumps(state))
 
     def publish(self, environment: dict[str, str]) -> None:
         """Leave the settings of what runs here to this user's other processes, such as `opad key create`."""
-        write_private(self.folder / "environment.json", json.dumps(environment, indent=1))
+        state = {"folder": folder_identity(self.folder), "environment": environment}
+        write_private(self.folder / "environment.json", json.dumps(state, indent=1))
 
     def _stop_leftovers(self) -> None:
+        """End what an earlier launcher of this very folder left; we hold its lock, so that launcher is dead.
+
+        In a copy of the folder the file names the processes and sockets of the original, which may be running.
+        """
         path = self.folder / "running.json"
-        if not path.exists():
+        left = read_state(path, remedy="remove it, and end what an earlier `opad up` left running")
+        if not left:
             return
-        left = json.loads(path.read_text())
+        if left.get("folder") != folder_identity(self.folder):
+            path.unlink()
+            return
         processes = []
         for pid, created in left["processes"].items():
             try:
@@ -164,6 +174,25 @@ def make_own_folder(folder: Path) -> None:
         folder.chmod(mode)
 
 
+def folder_identity(folder: Path) -> str:
+    """What tells a folder from its copy: its device and inode, which a move within a file system keeps."""
+    status = folder.stat()
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def read_state(path: Path, *, remedy: str) -> dict[str, Any]:
+    """A state file of ours, empty where there is none. Raises LocalError for one that is damaged."""
+    try:
+        state = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        state = None
+    if not isinstance(state, dict):
+        raise LocalError(f"{path} is damaged; {remedy}")
+    return state
+
+
 def write_private(path: Path, text: str) -> None:
     """Replace the file in one move; nobody but us can read it at any moment."""
     new = path.with_name(path.name + ".new")
@@ -195,6 +224,8 @@ def unprivileged_account(home: Path, data: Path) -> Account | None:
 
 def published_environment(folder: Path) -> dict[str, str]:
     """What the launcher of the folder has published; empty while none runs."""
-    path = folder / "environment.json"
-    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    published = read_state(folder / "environment.json", remedy="remove it, and start `opad up` again")
+    if not published or published.get("folder") != folder_identity(folder):
+        return {}  # in a copy of the folder it leads to the original's database
+    known: dict[str, str] = published["environment"]
     return known

@@ -26,6 +26,7 @@ from worker.home import (
     LocalError,
     end_processes,
     make_own_folder,
+    read_state,
     unprivileged_account,
     write_private,
 )
@@ -257,10 +258,9 @@ def _seaweedfs_ports(path: Path) -> dict[str, int]:
         "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
         "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc", "metricsPort",
     ]  # fmt: skip
-    if path.exists():
-        ports: dict[str, int] = json.loads(path.read_text())
-        if all(is_free(port) for port in ports.values()):
-            return ports
+    ports: dict[str, int] = read_state(path, remedy="remove it; other ports are chosen then")
+    if ports.keys() == set(names) and all(is_free(port) for port in ports.values()):
+        return ports
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     write_private(path, json.dumps(ports, indent=1))
     return ports

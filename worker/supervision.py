@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ class Part:
     name: str
     command: list[str]
     ready: Callable[[], str | None]
-    """A few words once it answers, None while it does not; must return within a second or so."""
+    """A few words once it answers, None while it does not. It may raise or hang: see `_Probe`."""
     environment: dict[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] = lambda: None
     """Run before every start; takes stale files out of the way."""
@@ -36,12 +37,40 @@ class Part:
     start_seconds: float = 60
 
 
+class _Probe:
+    """One question whether a part is ready, asked in a thread of its own.
+
+    A part that cannot be judged is not ready yet, whatever the question raised and however long it hangs: a server
+    that another part needs may be dead or frozen at that moment, and the supervisor has the others to tend.
+    """
+
+    def __init__(self, ready: Callable[[], str | None]) -> None:
+        self.words: str | None = None
+        self.trouble: str | None = None
+        self._ready = ready
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def is_answered(self, *, within: float) -> bool:
+        self._thread.join(within)
+        return not self._thread.is_alive()
+
+    def _ask(self) -> None:
+        try:
+            self.words = self._ready()
+        except Exception as error:  # noqa: BLE001  # of any client library; it is told if the part never gets ready
+            self.trouble = f"{type(error).__name__}: {error}"
+
+
 @dataclass
 class _Running:
     part: Part
     process: subprocess.Popen[bytes]
     started: float
     is_ready: bool = False
+    probe: _Probe | None = None
+    trouble: str | None = None
+    """What the last question whether it is ready ended with, if it could not be answered."""
     quick_deaths: int = 0
     start_again_at: float | None = None
 
@@ -79,6 +108,8 @@ class Supervisor:
         if code is None and waited < part.start_seconds:
             return
         what = f"was not ready after {waited:.0f} s" if code is None else f"ended with {_exit_words(code)}"
+        if running.trouble is not None:
+            what += f" ({running.trouble})"
         log = self.home.log(part.name)
         raise LocalError(f"{part.name} {what}; the end of {log}:\n{_tail(log)}")
 
@@ -100,6 +131,7 @@ class Supervisor:
             elif now >= running.start_again_at:
                 running.process = self._launch(part)
                 running.started, running.start_again_at, running.is_ready = now, None, False
+                running.probe = None  # of the process before
                 self._record()
 
     def tend_until_stopped(self) -> None:
@@ -145,7 +177,15 @@ class Supervisor:
             )
 
     def _check_ready(self, running: _Running) -> bool:
-        words = running.part.ready() if running.process.poll() is None else None
+        """Ask whether it is ready, or wait a moment for the answer to an earlier question."""
+        if running.process.poll() is not None:
+            return False
+        if running.probe is None:
+            running.probe = _Probe(running.part.ready)
+        if not running.probe.is_answered(within=0.05):
+            running.trouble = "whether it is ready is not answered"
+            return False
+        words, running.trouble, running.probe = running.probe.words, running.probe.trouble, None
         if words is not None:
             running.is_ready = True
             self.say(f"{running.part.name:<12} ready  {words}")
