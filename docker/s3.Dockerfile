@@ -18,13 +18,11 @@ LABEL org.opencontainers.image.title="opad-s3" \
       org.opencontainers.image.revision="${REVISION}"
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad && install -d -o opad -g opad /data /run/opad
 COPY --from=packages /opt/s3 /opt/s3
-COPY docker/entrypoint.sh /srv/entrypoint.sh
+COPY docker/entrypoint.sh docker/s3.sh /srv/
 
 USER 10001:10001
 WORKDIR /data
 ENV PATH=/opt/s3/bin:$PATH
 EXPOSE 8333
 ENTRYPOINT ["sh", "/srv/entrypoint.sh"]
-# all ports but 8333 ask for no password: they must stay inside the container's network
-CMD ["weed", "-logtostderr=true", "mini", "-dir=/data", "-ip=127.0.0.1", "-ip.bind=0.0.0.0", "-s3.port=8333", \
-     "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"]
+CMD ["bash", "/srv/s3.sh"]

@@ -29,7 +29,7 @@ from api.domain.storage import Storage
 from migrations.run import alembic_config
 from opad_core.bases import load_base
 from opad_core.errors import OpadError
-from worker import servers
+from worker import object_store, servers
 from worker.celery_app import create_app
 from worker.home import LocalError
 
@@ -119,7 +119,7 @@ def _redis(settings: Settings) -> str:
 
 def _s3(settings: Settings) -> str:
     if settings.s3_endpoint is None:
-        servers.seaweedfs_program()
+        object_store.seaweedfs_program()
         return "comes with `opad up`"
     storage, written = Storage(settings), b"what the doctor wrote"
     digest = hashlib.sha256(written).hexdigest()

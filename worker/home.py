@@ -34,16 +34,22 @@ class Account:
 
 
 class Home:
-    """Holds the lock of the folder and a short private run-time folder for sockets, from `open` to `close`."""
+    """Holds the lock of the folder and a short run-time folder, from `open` to `close`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.runtime = Path()
+        """Short enough for the address of a socket; PostgreSQL's account may pass through, and nobody may look in."""
         self._lock = -1
+
+    @property
+    def sockets(self) -> Path:
+        """The part of the run-time folder that is closed to everyone else."""
+        return self.runtime / "own"
 
     def open(self) -> None:
         """Raises LocalError when another launcher holds the folder or the folder cannot be used."""
-        make_own_folder(self.folder)
+        make_own_folder(self.folder, passable=True)
         self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,7 +63,9 @@ class Home:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         self._stop_leftovers()
+        self._close_to_others()
         self.runtime = self._make_runtime_folder()
+        self.sockets.mkdir(mode=0o700)
 
     def close(self) -> None:
         shutil.rmtree(self.runtime)
@@ -76,7 +84,9 @@ class Home:
 
     def log(self, name: str) -> Path:
         make_own_folder(self.folder / "logs")
-        return self.folder / "logs" / f"{name}.log"
+        log = self.folder / "logs" / f"{name}.log"
+        log.touch(mode=0o600)
+        return log
 
     def record(self, pids: Iterable[int]) -> None:
         """Remember the processes that run now, so that a later launcher can stop them should this one be killed."""
@@ -120,8 +130,17 @@ class Home:
             shutil.rmtree(runtime)
         path.unlink()
 
+    def _close_to_others(self) -> None:
+        """Close what an earlier version left readable. PostgreSQL closes its own folder; its programs are public."""
+        for entry in self.folder.iterdir():
+            if entry.name != "postgresql" and not entry.is_symlink():
+                for path in (entry, *entry.rglob("*")):
+                    mode = stat.S_IMODE(path.lstat().st_mode)
+                    if mode & 0o077 and not path.is_symlink() and path.lstat().st_uid == os.geteuid():
+                        path.chmod(mode & 0o700)
+
     def _make_runtime_folder(self) -> Path:
-        """A folder for sockets: private, and short enough for the 108 bytes of a socket's address."""
+        """A folder for sockets, short enough for the 108 bytes of a socket's address."""
         candidates = [Path("/tmp"), Path(tempfile.gettempdir())]
         if os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
             candidates.insert(0, Path(os.environ["XDG_RUNTIME_DIR"]))
@@ -154,12 +173,12 @@ def _signal_quietly(pid: int, number: signal.Signals) -> None:
         return
 
 
-def make_own_folder(folder: Path) -> None:
-    """Make the folder, closed to others; for root open to passing through, as PostgreSQL's account must pass.
+def make_own_folder(folder: Path, *, passable: bool = False) -> None:
+    """Make the folder, closed to others; a `passable` one lets PostgreSQL's account through where we are root.
 
     An empty folder that belongs to us is ours too. Permissions of any other folder are left as they are.
     """
-    mode = 0o711 if os.geteuid() == 0 else 0o700
+    mode = 0o711 if passable and os.geteuid() == 0 else 0o700
     if not folder.exists():
         try:
             folder.mkdir(parents=True)

@@ -15,6 +15,7 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     parent, death_signal, account, *command = sys.argv[1:]
+    os.umask(0o077)
     if account:
         uid, gid = (int(number) for number in account.split(":"))
         os.setgroups([])

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from api.domain.settings import Settings
 from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
-from worker import servers
+from worker import object_store, servers
 from worker.home import Home
 from worker.supervision import Part, Supervisor
 
@@ -20,20 +20,24 @@ _PROBE_KEY = "system/readable"
 def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool = True) -> Settings:
     """Start the servers whose address is not set; the settings with every address filled in. Raises LocalError."""
     home = supervisor.home
-    parts: list[Part] = []
+    first: list[Part] = []
+    later: list[list[Part]] = []
     complete = settings.model_copy(update={"home": home.folder})
     if settings.database_url is None:
         part, complete.database_url = servers.postgresql(home, durable=durable)
-        parts.append(part)
+        first.append(part)
     if settings.redis_url is None:
         part, complete.redis_url = servers.valkey(home)
-        parts.append(part)
+        first.append(part)
     if settings.s3_endpoint is None:
-        part, complete.s3_endpoint = servers.seaweedfs(home)
-        complete.s3_access_key, complete.s3_bucket = servers.S3_ACCESS_KEY, servers.S3_BUCKET
+        (masters, *later), complete.s3_endpoint = object_store.seaweedfs(home)
+        first += masters
+        complete.s3_access_key, complete.s3_bucket = object_store.S3_ACCESS_KEY, object_store.S3_BUCKET
         complete.s3_secret_key = SecretStr(home.secret("s3"))
-        parts.append(dataclasses.replace(part, ready=_once_objects_are_read(part.ready, Storage(complete))))
-    supervisor.start(*parts)
+        s3 = later[-1][0]
+        later[-1] = [dataclasses.replace(s3, ready=_once_objects_are_read(s3.ready, Storage(complete)))]
+    for parts in [first, *later]:
+        supervisor.start(*parts)
     return complete
 
 

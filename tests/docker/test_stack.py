@@ -108,6 +108,32 @@ def test_engines_and_trainers_reach_nothing_outside(stack: Stack) -> None:
         assert json.loads(run("docker", "network", "inspect", f"{PROJECT}_{network}"))[0]["Internal"]
 
 
+def test_a_neighbour_reaches_the_store_by_its_s3_port_alone(stack: Stack) -> None:
+    """`weed s3` opens a second port, which asks for a certificate that only the store has."""
+    (neighbour,) = stack.running("api")
+    (store,) = stack.running("s3")
+    listening = stack.exec(store, "sh", "-c", "cat /proc/net/tcp /proc/net/tcp6").splitlines()
+    ports = {int(line.split()[1].rpartition(":")[2], 16) for line in listening if line.split()[3] == "0A"}
+    assert len(ports) > 2
+    ask = (
+        "import socket, ssl, sys\n"
+        "for port in map(int, sys.argv[1:]):\n"
+        "    try: plain = socket.create_connection(('s3', port), timeout=5)\n"
+        "    except OSError: continue\n"
+        "    print(port, end=' ')\n"
+        "    context = ssl._create_unverified_context()\n"
+        "    context.set_alpn_protocols(['h2'])\n"
+        "    try: context.wrap_socket(plain).recv(1)\n"
+        "    except OSError as error: print(error)\n"
+        "    else: print('let in')\n"
+    )
+    reached = dict(
+        line.split(" ", 1) for line in stack.exec(neighbour, "python", "-c", ask, *map(str, ports)).splitlines()
+    )
+    assert reached.keys() == {"8333", "18333"}
+    assert "certificate required" in reached["18333"].lower()
+
+
 def test_the_demo_runs_against_the_published_port(stack: Stack, tmp_path) -> None:
     references = read_references(demo.EXAMPLE)
     class_noun = (demo.EXAMPLE / "class.txt").read_text().strip()

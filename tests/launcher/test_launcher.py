@@ -1,21 +1,30 @@
 """`opad up` as a user starts it, while its parts are killed, its folder is copied and its files are damaged."""
 
+import contextlib
+import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
 from api.domain.settings import Settings
+from tests.e2e.service import client_of, post_concept
+from tests.e2e.test_main_job import wait_for_job
 from tests.random_base import write_random_base
+from worker.home import Home
 from worker.local import environment
-from worker.stack import RunningStack, local_stack, surroundings
+from worker.stack import READY, RunningStack, local_stack, surroundings
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 SECONDS = 60
@@ -102,6 +111,134 @@ def test_a_copy_of_the_folder_leaves_the_original_alone(up, short_folder, base):
         assert httpx.get(f"{running.api_url}/readyz", timeout=10).is_success
     assert {child.pid for child in psutil.Process(running.pid).children()} == children
     assert httpx.get(f"{running.api_url}/readyz", timeout=10).is_success
+
+
+NAMES = ("s3", "logs", "valkey", "postgresql/18", "admin-key", "credentials.json", "environment.json")
+"""What another user may know of a data folder that they cannot list."""
+
+
+def as_nobody(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, user="nobody", group="nogroup", extra_groups=[], capture_output=True, text=True, check=False
+    )  # fmt: skip
+
+
+@pytest.mark.always
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as another user")
+def test_another_user_reads_nothing_below_the_data_folder(up):
+    """The data folder may be passed through, since PostgreSQL runs as another user: so known names are tried, too."""
+    running, _, home = up
+    with client_of(running) as client:
+        job = post_concept(client, "private", iterations=1)
+        wait_for_job(client, job["id"], "succeeded")
+    for place in (home, *(home / name for name in NAMES), *(home / "s3").iterdir(), *(home / "logs").iterdir()):
+        assert as_nobody("find", str(place), "-type", "f", "-readable").stdout == "", place
+        if place.is_file() and place.suffix != ".vif":  # SeaweedFS's settings of a volume, whose mode it sets itself
+            assert place.stat().st_mode & 0o077 == 0, place
+
+
+def listening(launcher: int, kind: str) -> set[Any]:
+    """The addresses, of "unix" or "inet", of everything that the launcher started."""
+    found = set()
+    for process in psutil.Process(launcher).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # short-lived ones: PostgreSQL's, and the trainer's
+            own = process.net_connections(kind)
+            found |= {c.laddr for c in own if c.laddr and c.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as another user")
+def test_every_unix_socket_is_in_the_run_time_folder_and_none_is_for_another_user(up):
+    running, _, home = up
+    runtime = json.loads((home / "running.json").read_text())["runtime"]
+    sockets = listening(running.pid, "unix")
+    assert {Path(path).name for path in sockets} == {
+        "valkey.sock", "engine.sock", ".s.PGSQL.5432", "filer.sock", "s3.sock"
+    }  # fmt: skip
+    assert as_nobody("find", runtime, "-readable").stdout == ""
+    assert as_nobody("test", "-r", f"{runtime}/own/s3.pem").returncode == 1
+    for path in sockets:
+        assert Path(path).is_relative_to(runtime)
+        assert as_nobody("test", "-w", path).returncode == 1, path  # to connect is to write
+
+
+@pytest.mark.always
+@pytest.mark.parametrize("host", ["127.0.0.1", "rebound.example"])
+def test_every_port_asks_a_stranger_for_credentials(up, host):
+    """`host` is what a web page's request would name whose own name has come to mean 127.0.0.1."""
+    running, _, home = up
+    ports = {address.port for address in listening(running.pid, "inet")}
+    named = json.loads((home / "s3-ports.json").read_text())
+    api = httpx.URL(running.api_url).port
+    assert ports == {api, *named.values()}
+    bucket = f"http://127.0.0.1:{named['s3.port']}/opad"
+    for method, url in (
+        ("GET", f"{running.api_url}/v1/concepts"), ("GET", bucket), ("GET", f"{bucket}/system/readable"),
+        ("PUT", f"{bucket}/new"), ("DELETE", f"{bucket}/system/readable"),
+    ):  # fmt: skip
+        answer = httpx.request(method, url, headers={"Host": host}, trust_env=False)
+        assert answer.status_code in (401, 403), url
+    for port in ports - {api, named["s3.port"]}:
+        assert "alert certificate required" in refusal_in_tls(port, host)
+        answer = refusal_in_clear(port, host)
+        assert answer == b"" or answer.startswith(b"HTTP/1.0 400 Bad Request")
+
+
+def refusal_in_tls(port: int, host: str) -> str:
+    """How a request ends that shows no certificate and takes any."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname=host) as secure:
+                secure.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                return f"answered with {secure.recv(1000)!r}"
+        except ssl.SSLError as error:
+            return str(error).lower()
+
+
+def refusal_in_clear(port: int, host: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+        plain.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        with contextlib.suppress(ConnectionResetError):
+            return plain.recv(1000)
+        return b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder read-only for a program")
+def test_a_read_only_tmp_stops_nothing(base):
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="opad-") as folder:
+        Path(folder).chmod(0o711)
+        settings = settings_for(Path(folder) / "home", base)
+        with subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c",
+             'mount --bind /tmp /tmp && mount -o remount,bind,ro /tmp && ! touch /tmp/x 2>&- && exec "$@"', "sh",
+             sys.executable, "-m", "worker.cli", "up"],
+            env={**os.environ, **surroundings(), **environment(settings), "TMPDIR": folder},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ) as launcher:  # fmt: skip
+            assert launcher.stdout is not None
+            lines = []
+            for line in launcher.stdout:
+                lines.append(line)
+                if "Operation not permitted" in line or "permission denied" in line:
+                    pytest.skip("this machine lets nobody mount")
+                if line.startswith(READY):
+                    launcher.terminate()
+        assert any(line.startswith(READY) for line in lines), "".join(lines)
+
+
+def test_files_that_an_earlier_version_left_readable_are_closed(short_folder):
+    home = Home(short_folder / "open")
+    (home.folder / "logs").mkdir(parents=True)
+    log = home.folder / "logs" / "api.log"
+    log.write_text("a line")
+    for path, mode in ((home.folder / "logs", 0o755), (log, 0o644)):
+        path.chmod(mode)
+    home.open()
+    home.close()
+    assert [path.stat().st_mode & 0o777 for path in (home.folder / "logs", log)] == [0o700, 0o600]
 
 
 def opad(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:

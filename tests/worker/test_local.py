@@ -126,7 +126,7 @@ def test_every_server_comes_back_after_kill_9(folder):
     home = Home(folder)
     home.open()
     lines: list[str] = []
-    supervisor = Supervisor(home, lines.append, should_stop=lambda: sum("ready" in line for line in lines) == 6)
+    supervisor = Supervisor(home, lines.append, should_stop=lambda: sum("ready" in line for line in lines) == 12)
     try:
         settings = start_servers(Settings(home=folder), supervisor)
         s3(settings).put_object(Bucket="opad", Key="kept", Body=b"7")
@@ -134,7 +134,7 @@ def test_every_server_comes_back_after_kill_9(folder):
         for pid in before.values():
             os.kill(pid, signal.SIGKILL)
         supervisor.tend_until_stopped()
-        assert supervisor.pids().keys() == {"postgresql", "valkey", "s3"}
+        assert supervisor.pids().keys() == {"postgresql", "valkey", "s3-master", "s3-volume", "s3-filer", "s3"}
         assert not before.items() & supervisor.pids().items()
         with psycopg.connect(settings.database_url):
             assert valkey(settings).ping()

