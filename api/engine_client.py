@@ -22,6 +22,8 @@ _GRACE_SECONDS = 0.5
 _CONNECT_SECONDS = 1
 """A host that is gone says nothing, for minutes; another engine should be asked long before."""
 _LOOK_UP_SECONDS = 5
+_SILENT_SECONDS = 15
+"""For so long an engine that let a deadline pass without a word is asked after all others."""
 _BY_NAME = "dns+"
 
 
@@ -51,6 +53,7 @@ class EngineClient:
         self._names = [url.removeprefix(_BY_NAME) for url in urls if url.startswith(_BY_NAME)]
         self._named: list[str] = []
         self._looked_up = -_LOOK_UP_SECONDS - 1.0
+        self._silent_until: dict[str, float] = {}
         self._by_socket = {url: _connect(url) for url in self._fixed if url.startswith("unix:")}
         self._by_network = httpx.AsyncClient(limits=_limits(), trust_env=False)
 
@@ -85,14 +88,15 @@ class EngineClient:
                     json={**body, "deadline_ms": int(left * 1000)},
                     timeout=httpx.Timeout(left + _GRACE_SECONDS, connect=min(left, _CONNECT_SECONDS)),
                 )
-            except httpx.ReadTimeout:
-                raise self._late() from None
+            except httpx.ReadTimeout:  # an engine that lives says itself that it is late
+                log.error("engine.silent", engine=url, seconds=_SILENT_SECONDS)
+                self._silent_until[url] = time.monotonic() + _SILENT_SECONDS
+                failure = _nobody_answers()
+                break
             except httpx.TransportError as error:  # not there, or went away under a kept-alive connection
                 log.warning("engine.unreachable", engine=url, error=type(error).__name__)
                 self._looked_up = -_LOOK_UP_SECONDS - 1.0
-                failure = Unavailable(
-                    "no engine answers at present; please try again in a few seconds", "no_engine", retry_after=3
-                )
+                failure = _nobody_answers()
                 continue
             if answer.is_success:
                 return Generated(**answer.json())
@@ -139,7 +143,12 @@ class EngineClient:
     def _tries(self, concept_id: UUID, urls: list[str]) -> list[str]:
         """Two engines by rendezvous hashing, so a concept stays where its bundle is warm; the only one twice, as its
         kept-alive connection may have died with its last process."""
-        ranked = sorted(urls, key=lambda url: hashlib.sha256(f"{concept_id} {url}".encode()).digest())
+        now = time.monotonic()
+
+        def rank(url: str) -> tuple[bool, bytes]:
+            return self._silent_until.get(url, now) > now, hashlib.sha256(f"{concept_id} {url}".encode()).digest()
+
+        ranked = sorted(urls, key=rank)
         return ranked * 2 if len(ranked) == 1 else ranked[:2]
 
     def _refusal(self, answer: httpx.Response) -> DomainError:
@@ -165,6 +174,10 @@ class EngineClient:
             f"the picture was not ready within {self._timeout_seconds:g} s; ask for fewer at once or try again later",
             "deadline_exceeded",
         )
+
+
+def _nobody_answers() -> Unavailable:
+    return Unavailable("no engine answers at present; please try again in a few seconds", "no_engine", retry_after=3)
 
 
 def _limits() -> httpx.Limits:

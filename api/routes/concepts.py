@@ -114,6 +114,7 @@ async def create_concept(
 ) -> ConceptAccepted:
     """Hand in photos of one thing; answers at once with the job that learns it."""
     state = request.app.state
+    await session.rollback()  # gives the connection back while the body comes
     form = await read_form(request, state.settings)
     try:
         asked, files = _split(form)
