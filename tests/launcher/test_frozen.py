@@ -6,6 +6,7 @@ part could give comes too late.
 
 import os
 import signal
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -51,12 +52,13 @@ def draw(client: httpx.Client) -> httpx.Response:
 
 
 def upload(client: httpx.Client, name: str) -> httpx.Response:
-    """The same request each time, by its Idempotency-Key."""
+    """Photos of its own, since the store is not asked to write what it has; the same each time."""
+    first = zlib.crc32(name.encode()) % 1000
     return client.post(
         "/v1/concepts",
         data={"name": name, "class_noun": "dog", "consent": "true", "seed": "7",
               "overrides": '{"iterations": 1, "collaborative_iterations": 1}'},
-        files=[("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(3)],
+        files=[("images", (f"{number}.jpg", photo(first + number), "image/jpeg")) for number in range(3)],
         headers={"Idempotency-Key": name},
     )  # fmt: skip
 
@@ -95,7 +97,7 @@ STORE = {"s3": "-allowedOrigins", "filer": "-defaultStoreDir", "volume": "-preSt
 """An option that no other of its programs has."""
 
 
-@pytest.mark.parametrize("program", ["s3", "filer", "volume"])
+@pytest.mark.parametrize("program", STORE)
 def test_with_a_frozen_store_what_needs_it_is_refused_soon_and_the_rest_works(up, client, program):
     running, _, _ = up
     with frozen(part(running.pid, STORE[program])):
@@ -103,15 +105,6 @@ def test_with_a_frozen_store_what_needs_it_is_refused_soon_and_the_rest_works(up
         assert draw(client).is_success  # the engine has the bundle in memory
         assert client.get("/v1/concepts").is_success
     assert_is_once(client, f"without {program}")
-
-
-def test_with_a_frozen_master_of_the_store_all_works(up, client):
-    """The S3 gateway asks it for places in advance, and where things are it knows by itself."""
-    running, _, _ = up
-    with frozen(part(running.pid, STORE["master"])):
-        upload(client, "without master").raise_for_status()
-        assert draw(client).is_success
-    assert_is_once(client, "without master")
 
 
 def test_with_a_frozen_broker_all_works(up, client):

@@ -1,8 +1,11 @@
 """Pictures through the api from a real engine process."""
 
 import base64
+import hashlib
 import io
+import socket
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +175,27 @@ def test_a_second_engine_steps_in_with_the_same_picture(
     client.app.state.engines = EngineClient([f"unix:{tmp_path}/none.sock", engine_url], timeout_seconds=30)
 
     assert client.post("/v1/generate", json=asked).json()["images"] == before
+
+
+def test_an_engine_that_says_nothing_is_asked_after_the_others(
+    client: TestClient, ready: dict[str, Any], engine_url: str, tmp_path: Path
+) -> None:
+    """Of the two, the concept hashes to the silent one."""
+
+    def place(url: str) -> bytes:
+        return hashlib.sha256(f"{ready['id']} {url}".encode()).digest()
+
+    path = next(path for number in count() if place(f"unix:{(path := tmp_path / str(number))}") < place(engine_url))
+    asked = {"concept": "my mug", "prompt": BEACH, "seed": 3}
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        client.app.state.engines = EngineClient([f"unix:{path}", engine_url], timeout_seconds=4)
+        refused = client.post("/v1/generate", json=asked)
+        answered = client.post("/v1/generate", json=asked)
+
+    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "no_engine", "3")
+    assert answered.status_code == 200
 
 
 def test_a_passed_deadline_is_a_504(client: TestClient, ready: dict[str, Any], engine_url: str) -> None:
