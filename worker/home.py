@@ -131,13 +131,12 @@ class Home:
         path.unlink()
 
     def _close_to_others(self) -> None:
-        """Close what an earlier version left readable. PostgreSQL closes its own folder; its programs are public."""
-        for entry in self.folder.iterdir():
-            if entry.name != "postgresql" and not entry.is_symlink():
-                for path in (entry, *entry.rglob("*")):
-                    mode = stat.S_IMODE(path.lstat().st_mode)
-                    if mode & 0o077 and not path.is_symlink() and path.lstat().st_uid == os.geteuid():
-                        path.chmod(mode & 0o700)
+        """Close what an earlier version left readable. PostgreSQL closes its own folder."""
+        for place in (self.folder / name for name in ("s3", "logs", "valkey", "cache")):
+            for path in (place, *place.rglob("*")) if place.exists() else ():
+                info = path.lstat()
+                if not path.is_symlink() and info.st_uid == os.geteuid() and info.st_mode & 0o077:
+                    path.chmod(stat.S_IMODE(info.st_mode) & 0o700)
 
     def _make_runtime_folder(self) -> Path:
         """A folder for sockets, short enough for the 108 bytes of a socket's address."""

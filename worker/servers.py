@@ -1,5 +1,5 @@
-"""PostgreSQL and Valkey out of wheels, as parts for the supervisor. How each is started was measured; the
-comments say what went wrong otherwise."""
+"""PostgreSQL and Valkey out of wheels, as parts for the supervisor. How each is started was measured; the comments say
+what went wrong otherwise."""
 
 import os
 import shutil

@@ -155,12 +155,14 @@ def test_credentials_are_for_the_owner_alone_and_needed(stack):
 
 def test_a_folder_of_someone_else_keeps_its_permissions(folder):
     folder.mkdir()
-    (folder / "theirs.txt").write_text("mine")
+    theirs = folder / "theirs.txt"
+    theirs.write_text("mine")
+    theirs.chmod(0o644)
     folder.chmod(0o755)
     home = Home(folder)
     home.open()
     home.close()
-    assert folder.stat().st_mode & 0o777 == 0o755
+    assert [path.stat().st_mode & 0o777 for path in (folder, theirs)] == [0o755, 0o644]
 
 
 def processes_using(folder: Path) -> list[psutil.Process]:
