@@ -67,7 +67,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
 def test_photos_become_pictures_and_a_killed_launcher_loses_nothing(own_settings):
     lines: list[str] = []
     with local_stack(own_settings, say=lines.append) as running, client_of(running) as client:
-        assert sum(" ready  " in line for line in lines) == 7, lines
+        assert sum(" ready  " in line for line in lines) == 10, lines
         assert (own_settings.home / "admin-key").stat().st_mode & 0o777 == 0o600
         job = post_concept(client, "rex", iterations=3)
         assert draw(client, "rex").status_code == 409
