@@ -65,7 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         state = app.state
         state.settings = settings
         state.sessions = async_sessionmaker(engine, expire_on_commit=False)
-        state.storage = Storage(settings, answer_seconds=4, tries=2)  # a request waits for it
+        state.storage = Storage(settings, impatient=True)
         state.engines = EngineClient(settings.engine_urls, timeout_seconds=settings.generate_timeout_seconds)
         state.limiter = RateLimiter(settings.redis_url)
         state.doorbell = create_doorbell(settings)

@@ -100,14 +100,15 @@ class StorageUnavailable(Unavailable):
 class Storage:
     """One bucket. Holds a connection pool; safe to share between threads."""
 
-    def __init__(self, settings: Settings, *, answer_seconds: int = 30, tries: int = 4) -> None:
-        """Each of the `tries` waits so long for the store's next byte, after 3 s at most for a connection."""
+    def __init__(self, settings: Settings, *, impatient: bool = False) -> None:
+        """`impatient` is for those who have a client waiting: a silent store is given up after two tries of 4 s, not
+        after four of 30 s."""
         if settings.s3_endpoint is None:
             raise ValueError("OPAD_S3_ENDPOINT is not set; start the embedded servers with `opad up` or set it")
         self._bucket = settings.s3_bucket
-        self._client = _connect(settings, settings.s3_endpoint, answer_seconds, tries)
+        self._client = _connect(settings, settings.s3_endpoint, impatient=impatient)
         public = settings.s3_public_endpoint
-        self._signer = _connect(settings, public, answer_seconds, tries) if public else self._client
+        self._signer = _connect(settings, public, impatient=impatient) if public else self._client
 
     def put_once(self, key: str, data: bytes, sha256: str) -> None:
         """Write `data` unless the key exists; equal bytes already there are success.
@@ -219,7 +220,7 @@ class Storage:
 _session, _making = boto3.session.Session(), Lock()
 
 
-def _connect(settings: Settings, endpoint: str, answer_seconds: int, tries: int) -> "S3Client":
+def _connect(settings: Settings, endpoint: str, *, impatient: bool) -> "S3Client":
     with _making:
         return _session.client(
             "s3",
@@ -231,8 +232,8 @@ def _connect(settings: Settings, endpoint: str, answer_seconds: int, tries: int)
                 signature_version="s3v4",
                 s3={"addressing_style": "path"},
                 connect_timeout=3,
-                read_timeout=answer_seconds,
-                retries={"mode": "standard", "total_max_attempts": tries},
+                read_timeout=4 if impatient else 30,
+                retries={"mode": "standard", "total_max_attempts": 2 if impatient else 4},
             ),
         )
 

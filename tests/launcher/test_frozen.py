@@ -43,12 +43,13 @@ def client(up) -> Iterator[httpx.Client]:
     with client_of(running) as opened:
         wait_for_job(opened, post_concept(opened, "learned", iterations=1)["id"], "succeeded")
         draw(opened).raise_for_status()
+        wait_for_job(opened, upload(opened, "never drawn").json()["job"]["id"], "succeeded")
         opened.timeout = httpx.Timeout(PATIENCE)
         yield opened
 
 
-def draw(client: httpx.Client) -> httpx.Response:
-    return client.post("/v1/generate", json={"concept": "learned", "prompt": "<concept>", "seed": 3})
+def draw(client: httpx.Client, name: str = "learned") -> httpx.Response:
+    return client.post("/v1/generate", json={"concept": name, "prompt": "<concept>", "seed": 3})
 
 
 def upload(client: httpx.Client, name: str) -> httpx.Response:
@@ -102,6 +103,8 @@ def test_with_a_frozen_store_what_needs_it_is_refused_soon_and_the_rest_works(up
     running, _, _ = up
     with frozen(part(running.pid, STORE[program])):
         assert_refused(upload(client, f"without {program}"), "storage_unreachable")
+        if program != "master":  # which is asked before something is written, not before it is read
+            assert_refused(draw(client, "never drawn"), "storage_unavailable")
         assert draw(client).is_success  # the engine has the bundle in memory
         assert client.get("/v1/concepts").is_success
     assert_is_once(client, f"without {program}")

@@ -122,7 +122,7 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         PREDICTED_WAIT.set_function(batcher.predicted_wait)
         app.state.engine = Engine(
             base.manifest.name,
-            Bundles(Storage(settings), settings.home / "cache" / "bundles"),
+            Bundles(Storage(settings, impatient=True), settings.home / "cache" / "bundles"),
             batcher,
             ThreadPoolExecutor(4),
         )
