@@ -40,8 +40,8 @@ from api.domain.storage import Storage, bundle_key
 from opad_core.bases import load_base
 from opad_core.bundle import write_bundle
 from opad_core.config import OpadConfig
-from worker.home import published_environment
-from worker.stack import RunningStack, local_stack
+from worker.stack.home import published_environment
+from worker.stack.launcher import RunningStack, local_stack
 
 CONCEPTS, ZIPF = 32, 1.1
 CLIENTS = 48

@@ -28,7 +28,7 @@ from api.domain.storage import Storage
 from api.domain.webhooks import Webhook
 from bench.furnish import furnish
 from migrations.run import migrate
-from worker.local import environment, local_servers
+from worker.stack.embedded import environment, local_servers
 
 TARGET_MS = 150
 TIMES = 30

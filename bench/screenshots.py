@@ -25,8 +25,8 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.webhooks import Webhook
 from bench.furnish import EXAMPLES, furnish
-from worker.home import published_environment
-from worker.stack import local_stack
+from worker.stack.home import published_environment
+from worker.stack.launcher import local_stack
 
 OUT = Path(__file__).parents[1] / "docs" / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -19,7 +19,7 @@ from psycopg import sql
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from migrations.run import migrate
-from worker.local import local_servers
+from worker.stack.embedded import local_servers
 
 _numbers = count(1)
 _KEPT_SERVERS = os.environ.get("OPAD_TEST_SERVERS")

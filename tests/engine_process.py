@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from api.domain.settings import Settings
-from worker.local import environment
+from worker.stack.embedded import environment
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from api.domain.jobs import ring_queue
 from api.domain.models import Checkpoint, Concept, Job, JobState, Owner, Reference
 from api.domain.settings import Preset, Settings
 from api.domain.storage import Storage, reference_key
-from worker.local import environment
-from worker.supervision import LEASH
+from worker.stack.embedded import environment
+from worker.stack.supervision import LEASH
 
 _T = TypeVar("_T")
 

@@ -21,7 +21,7 @@ from api.domain.jobs import RING_TASK, ring_queue
 from api.domain.logs import configure_logs
 from api.domain.settings import Preset, Settings
 from worker.claiming import train_next
-from worker.leash import PR_SET_PDEATHSIG
+from worker.stack.leash import PR_SET_PDEATHSIG
 
 
 def create_app(settings: Settings) -> Celery:

@@ -16,7 +16,7 @@ from api.domain import failpoints, jobs
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from worker.slot import Slot, take_slot
-from worker.supervision import LEASH
+from worker.stack.supervision import LEASH
 from worker.trainer_log import TrainerLog
 
 log = structlog.get_logger()

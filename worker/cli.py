@@ -19,9 +19,9 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage
 from migrations.run import migrate
 from worker.backup import restore_backup, write_backup
-from worker.home import LocalError, published_environment
-from worker.local import local_servers
-from worker.stack import run_stack, surroundings
+from worker.stack.embedded import local_servers
+from worker.stack.home import LocalError, published_environment
+from worker.stack.launcher import run_stack, surroundings
 
 
 def main(argv: list[str] | None = None) -> int:

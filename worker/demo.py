@@ -28,8 +28,8 @@ from opad_core.data import read_references
 from opad_core.errors import OpadError
 from opad_core.evaluation.identity import identity_score
 from opad_core.evaluation.sheet import Row, draw_sheet
-from worker.home import LocalError
-from worker.stack import local_stack
+from worker.stack.home import LocalError
+from worker.stack.launcher import local_stack
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "striped_mug"
 PROMPTS, SEEDS_PER_PROMPT, FIRST_SEED = 4, 3, 100

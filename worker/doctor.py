@@ -29,9 +29,9 @@ from api.domain.storage import Storage
 from migrations.run import alembic_config
 from opad_core.bases import load_base
 from opad_core.errors import OpadError
-from worker import object_store, servers
 from worker.celery_app import create_app
-from worker.home import LocalError
+from worker.stack import object_store, servers
+from worker.stack.home import LocalError
 
 _PROBE_KEY = "system/doctor"
 _FREE_BYTES = 2 << 30

@@ -23,7 +23,7 @@ from api.domain.settings import Settings
 from worker.claiming import train_next
 from worker.presence import Presence, machine_facts
 from worker.slot import trainer_pid
-from worker.supervision import LEASH
+from worker.stack.supervision import LEASH
 
 log = structlog.get_logger()
 

@@ -13,8 +13,8 @@ from playwright.sync_api import expect
 
 from api.domain.settings import Settings
 from tests.browser.conftest import sign_in
-from worker.home import published_environment
-from worker.stack import RunningStack, local_stack
+from worker.stack.home import published_environment
+from worker.stack.launcher import RunningStack, local_stack
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PHOTOS = sorted((EXAMPLES / "blue_teapot").glob("*.png"))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import httpx
 
 from tests.api.pictures import photo
-from worker.stack import RunningStack
+from worker.stack.launcher import RunningStack
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tests.e2e.service import client_of, post_concept
 from tests.job_life import wait_until
 from tests.random_base import write_random_base
 from worker import cli
-from worker.stack import local_stack
+from worker.stack.launcher import local_stack
 
 
 def settings_in(home: Path, base: Path) -> Settings:

@@ -12,7 +12,7 @@ import pytest
 from api.domain.settings import Settings
 from tests.e2e.service import client_of, post_concept
 from tests.random_base import write_random_base
-from worker.stack import local_stack
+from worker.stack.launcher import local_stack
 
 BEACH = "a <concept> on the beach"
 

@@ -37,10 +37,10 @@ from tests.job_life import (  # noqa: F401  pytest finds fixtures by their names
     start_process,
     wait_until,
 )
-from worker.home import Home
-from worker.local import start_servers
-from worker.servers import free_ports
-from worker.supervision import Supervisor
+from worker.stack.embedded import start_servers
+from worker.stack.home import Home
+from worker.stack.servers import free_ports
+from worker.stack.supervision import Supervisor
 
 
 @dataclass

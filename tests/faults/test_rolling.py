@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from api.domain.models import Attempt, Job, JobState
 from tests.faults.test_api import FILES
 from tests.job_life import ENDED, read_job, wait_until
-from worker.servers import free_ports
+from worker.stack.servers import free_ports
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
 

@@ -9,7 +9,7 @@ import pytest
 
 from api.domain.settings import Settings
 from tests.random_base import write_random_base
-from worker.stack import RunningStack, local_stack
+from worker.stack.launcher import RunningStack, local_stack
 
 SECONDS = 60
 """How long a part may take to come back: a trainer host imports Celery and starts within a few."""

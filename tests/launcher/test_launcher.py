@@ -19,9 +19,9 @@ import pytest
 from tests.e2e.service import client_of, post_concept
 from tests.e2e.test_main_job import wait_for_job
 from tests.launcher.conftest import SECONDS, Lines, part, settings_for
-from worker.home import Home
-from worker.local import environment
-from worker.stack import READY, local_stack, surroundings
+from worker.stack.embedded import environment
+from worker.stack.home import Home
+from worker.stack.launcher import READY, local_stack, surroundings
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 

@@ -16,7 +16,7 @@ import psutil
 import psycopg
 import redis
 
-from worker.home import (
+from worker.stack.home import (
     LONGEST_SOCKET_PATH,
     Account,
     Home,
@@ -26,7 +26,7 @@ from worker.home import (
     unprivileged_account,
     write_private,
 )
-from worker.supervision import LEASH, Part
+from worker.stack.supervision import LEASH, Part
 
 POSTGRESQL_MAJOR = 18
 

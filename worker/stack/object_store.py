@@ -16,9 +16,9 @@ from pathlib import Path
 
 import httpx
 
-from worker.home import Home, LocalError, make_own_folder, read_state, write_private
-from worker.servers import free_ports, is_free, package_folder
-from worker.supervision import Part
+from worker.stack.home import Home, LocalError, make_own_folder, read_state, write_private
+from worker.stack.servers import free_ports, is_free, package_folder
+from worker.stack.supervision import Part
 
 S3_BUCKET = "opad"
 S3_ACCESS_KEY = "opad"

@@ -20,10 +20,10 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage
 from migrations.run import migrate
 from worker.celery_app import create_app
-from worker.home import Home, LocalError, write_private
-from worker.local import environment, start_servers
-from worker.servers import free_ports, is_free
-from worker.supervision import LEASH, Interrupted, Part, Supervisor
+from worker.stack.embedded import environment, start_servers
+from worker.stack.home import Home, LocalError, write_private
+from worker.stack.servers import free_ports, is_free
+from worker.stack.supervision import LEASH, Interrupted, Part, Supervisor
 
 READY = "OPAD is ready:"
 """How the line begins after which everything answers."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worker.home import Account, Home, LocalError
+from worker.stack.home import Account, Home, LocalError
 
 LEASH = Path(__file__).with_name("leash.py")
 

@@ -10,9 +10,9 @@ from pydantic import SecretStr
 
 from api.domain.settings import Settings
 from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
-from worker import object_store, servers
-from worker.home import Home
-from worker.supervision import Part, Supervisor
+from worker.stack import object_store, servers
+from worker.stack.home import Home
+from worker.stack.supervision import Part, Supervisor
 
 _PROBE_KEY = "system/readable"
 

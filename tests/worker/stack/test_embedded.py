@@ -18,16 +18,16 @@ from psycopg.rows import scalar_row
 from pydantic import SecretStr
 
 from api.domain.settings import Settings
-from worker.home import Home, LocalError
-from worker.local import local_servers, start_servers
-from worker.supervision import Supervisor
+from worker.stack.embedded import local_servers, start_servers
+from worker.stack.home import Home, LocalError
+from worker.stack.supervision import Supervisor
 
 REPOSITORY = Path(__file__).parents[2]
 LAUNCHER = """
 import sys
 from pathlib import Path
 from api.domain.settings import Settings
-from worker.local import local_servers
+from worker.stack.embedded import local_servers
 with local_servers(Settings(home=Path(sys.argv[1])), say=lambda line: None) as settings:
     print(settings.database_url, flush=True)
     sys.stdin.read()
