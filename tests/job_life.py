@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from api.domain.models import Checkpoint, Concept, Job, JobState, Owner, Referen
 from api.domain.settings import Preset, Settings
 from api.domain.storage import Storage, reference_key
 from worker.stack.embedded import environment
-from worker.stack.supervision import LEASH
+from worker.stack.parent_death import ending_with_us
 
 _T = TypeVar("_T")
 
@@ -100,12 +99,11 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byt
     """`start_process(settings, "worker.host")`; killed after the test, and what it wrote is shown if that failed."""
     started: list[subprocess.Popen[bytes]] = []
     log = tmp_path / "processes.log"
-    leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGKILL)), ""]
 
     def start(settings: Settings, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [*leash, sys.executable, "-m", module, *arguments],
+                ending_with_us(sys.executable, "-m", module, *arguments),
                 env={**os.environ, **process_environment(settings)},
                 cwd=Path(__file__).parents[1],
                 stdout=output,

@@ -21,7 +21,7 @@ from api.domain.jobs import RING_TASK, ring_queue
 from api.domain.logs import configure_logs
 from api.domain.settings import Preset, Settings
 from worker.claiming import train_next
-from worker.stack.leash import PR_SET_PDEATHSIG
+from worker.stack.parent_death import PR_SET_PDEATHSIG
 
 
 def create_app(settings: Settings) -> Celery:
@@ -54,7 +54,7 @@ def main() -> None:
     parent = os.getpid()
 
     def die_with_worker(**_: Any) -> None:
-        """The pool's child, which is forked and not executed, on a leash of its own."""
+        """For the pool's child, which is forked and not executed: it ends with its parent, too."""
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:

@@ -1,10 +1,9 @@
 """Take one job and see it through in a process of its own.
 
 Called by the Celery task when the doorbell rings and by the host's poll when it does not. No torch here: the trainer
-is executed, so the device is free again when it exits. It is on a leash: the kernel kills it when its parent dies.
+is executed, so the device is free again when it exits. The kernel kills it when its parent dies.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from api.domain import failpoints, jobs
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from worker.slot import Slot, take_slot
-from worker.stack.supervision import LEASH
+from worker.stack.parent_death import ending_with_us
 from worker.trainer_log import TrainerLog
 
 log = structlog.get_logger()
@@ -63,9 +62,9 @@ def _give_back_orphans(settings: Settings, sessions: Sessions, slot: Slot) -> No
 
 
 def _run_trainer(slot: Slot, sessions: Sessions, job_id: UUID, fence: int) -> int:
-    leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGKILL)), ""]
+    command = [sys.executable, "-m", "worker.training.run", "--job", str(job_id), "--fence", str(fence)]
     trainer = subprocess.Popen(
-        [*leash, sys.executable, "-m", "worker.training.run", "--job", str(job_id), "--fence", str(fence)],
+        ending_with_us(*command),
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         pass_fds=(slot.fd,),

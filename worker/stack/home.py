@@ -32,6 +32,9 @@ class Account:
     uid: int
     gid: int
 
+    def __str__(self) -> str:
+        return f"{self.uid}:{self.gid}"
+
 
 class Home:
     """Holds the lock of the folder and a short run-time folder, from `open` to `close`."""

@@ -22,8 +22,9 @@ from migrations.run import migrate
 from worker.celery_app import create_app
 from worker.stack.embedded import environment, start_servers
 from worker.stack.home import Home, LocalError, write_private
+from worker.stack.parent_death import ending_with_us
 from worker.stack.servers import free_ports, is_free
-from worker.stack.supervision import LEASH, Interrupted, Part, Supervisor
+from worker.stack.supervision import Interrupted, Part, Supervisor
 
 READY = "OPAD is ready:"
 """How the line begins after which everything answers."""
@@ -80,9 +81,8 @@ def local_stack(settings: Settings, *, say: Callable[[str], None]) -> Iterator[R
     """
     port = settings.port if is_free(settings.port) and settings.port else free_ports(1)[0]
     chosen = settings.model_copy(update={"port": port})
-    leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGTERM)), ""]
     launcher = subprocess.Popen(
-        [*leash, sys.executable, "-m", "worker.cli", "up"],
+        ending_with_us(sys.executable, "-m", "worker.cli", "up", death_signal=signal.SIGTERM),
         env={**os.environ, **surroundings(), **environment(chosen)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -190,7 +190,7 @@ def _ours(
 def surroundings() -> dict[str, str]:
     """Environment in which our own packages are found wherever we stand, no folder `api` that happens to be there in
     their place, and no proxy between our parts."""
-    ours = str(Path(__file__).parents[1])
+    ours = str(Path(__file__).parents[2])
     no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost"]))
     return {
         "PYTHONSAFEPATH": "1",

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +25,8 @@ from worker.stack.home import (
     unprivileged_account,
     write_private,
 )
-from worker.stack.supervision import LEASH, Part
+from worker.stack.parent_death import ending_with_us
+from worker.stack.supervision import Part
 
 POSTGRESQL_MAJOR = 18
 
@@ -132,12 +132,11 @@ def _initdb(home: Home, programs: Path, data: Path, account: Account | None, pas
     log = home.log("postgresql")
     with log.open("ab") as output:
         done = subprocess.run(
-            [
-                sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(signal.SIGKILL)),
-                f"{account.uid}:{account.gid}" if account else "",
+            ending_with_us(
                 str(programs / "initdb"), "--pgdata", str(new), "--username", "opad", f"--pwfile={password_file}",
                 "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions",
-            ],
+                account=str(account or ""),
+            ),
             cwd=new, env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             check=False,
         )  # fmt: skip

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.stack.home import Account, Home, LocalError
-
-LEASH = Path(__file__).with_name("leash.py")
+from worker.stack.parent_death import ending_with_us
 
 
 @dataclass(frozen=True)
@@ -163,11 +161,9 @@ class Supervisor:
 
     def _launch(self, part: Part) -> subprocess.Popen[bytes]:
         part.prepare()
-        account = f"{part.account.uid}:{part.account.gid}" if part.account else ""
-        leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(part.death_signal)), account]
         with self.home.log(part.name).open("ab") as log:
             return subprocess.Popen(
-                [*leash, *part.command],
+                ending_with_us(*part.command, death_signal=part.death_signal, account=str(part.account or "")),
                 cwd=part.folder,
                 env={**os.environ, **part.environment},
                 stdin=subprocess.DEVNULL,

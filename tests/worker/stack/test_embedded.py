@@ -22,7 +22,7 @@ from worker.stack.embedded import local_servers, start_servers
 from worker.stack.home import Home, LocalError
 from worker.stack.supervision import Supervisor
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 LAUNCHER = """
 import sys
 from pathlib import Path

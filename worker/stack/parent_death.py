@@ -1,8 +1,9 @@
-"""Become a program that ends with its parent: `leash.py PARENT SIGNAL ACCOUNT PROGRAM ARGUMENTS...`.
+"""Become a program that ends with its parent: `parent_death.py PARENT SIGNAL ACCOUNT PROGRAM ARGUMENTS...`.
 
 Run by path under `python -I -S`, so it needs the standard library alone. A program between fork and exec instead of
 `preexec_fn`, which is unsafe in a process with threads. On Linux the kernel sends SIGNAL when the thread that started
-us ends; elsewhere the next launcher stops what an earlier one left. ACCOUNT is `uid:gid` or empty.
+us ends; elsewhere the next launcher stops what an earlier one left. ACCOUNT is `uid:gid` or empty. The files that the
+program makes are for its own account alone.
 """
 
 import ctypes
@@ -11,6 +12,12 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+
+
+def ending_with_us(*command: str, death_signal: signal.Signals = signal.SIGKILL, account: str = "") -> list[str]:
+    """The command line that runs `command` as a program of this process, which the kernel sends `death_signal` when
+    the thread that starts it ends. `account` is `uid:gid`, or empty for our own."""
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(death_signal)), account, *command]
 
 
 def main() -> None:
