@@ -51,6 +51,14 @@ class JobState(enum.StrEnum):
     failed = "failed"
     cancelled = "cancelled"
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended; a retry of its owner's may begin it again."""
+        return self in FINAL_STATES
+
+
+FINAL_STATES = (JobState.succeeded, JobState.failed, JobState.cancelled)
+
 
 class ServedBase(Table):
     """What the engines and trainers of this installation can do; announced by each engine at its start."""

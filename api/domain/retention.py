@@ -21,7 +21,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.domain import audit
 from api.domain.database import Sessions
-from api.domain.models import Bundle, Concept, Image, Job, JobEvent, JobState, Reference, Table
+from api.domain.models import FINAL_STATES, Bundle, Concept, Image, Job, JobEvent, Reference, Table
 from api.domain.settings import Settings
 from api.domain.storage import ERASURE, Storage
 
@@ -210,7 +210,7 @@ def _events(cutoffs: Cutoffs) -> Select[int] | None:
 
 
 def _is_over() -> ColumnElement[bool]:
-    return Job.state.in_((JobState.succeeded, JobState.failed, JobState.cancelled))
+    return Job.state.in_(FINAL_STATES)
 
 
 def _learned(cutoffs: Cutoffs) -> Select[UUID] | None:

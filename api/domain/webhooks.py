@@ -35,7 +35,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sqlalchemy.sql.selectable import CTE
 from uuid_utils.compat import uuid7
 
-from api.domain.models import JobState, Table
+from api.domain.models import FINAL_STATES, Table
 
 JOB_EVENTS = ("job.succeeded", "job.failed", "job.cancelled")
 PING = "webhook.ping"
@@ -45,7 +45,6 @@ DELAYS = tuple(
 )
 """Standard Webhooks 1.0.0: before each try, from the one before; ten tries over three days."""
 _KEPT = timedelta(days=30)
-_FINAL = (JobState.succeeded, JobState.failed, JobState.cancelled)
 
 
 class Webhook(Table):
@@ -112,7 +111,7 @@ def announced(moved: CTE) -> CTE:
     wanted = (
         select(Webhook.id, event, moved.c.id, payload)
         .join(moved, moved.c.owner_id == Webhook.owner_id)
-        .where(moved.c.state.in_(_FINAL), Webhook.disabled_at.is_(None), event == any_(Webhook.events))
+        .where(moved.c.state.in_(FINAL_STATES), Webhook.disabled_at.is_(None), event == any_(Webhook.events))
     )
     columns = ["webhook_id", "event", "job_id", "payload"]
     return insert(WebhookDelivery).from_select(columns, wanted, include_defaults=False).cte("announced")

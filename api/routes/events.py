@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth import Reader
 from api.db import SessionDep, Sessions
 from api.domain.errors import NotFound
-from api.domain.models import Job, JobEvent, JobState
+from api.domain.models import Job, JobEvent
 
 LOOK_SECONDS = 0.5
 """Trainers tell their progress once a second."""
@@ -26,7 +26,6 @@ HEARTBEAT_SECONDS = 15.0
 AT_ONCE = 500
 """Events of one look; a training of an hour has some thousands."""
 
-OVER = frozenset({JobState.succeeded, JobState.failed, JobState.cancelled})
 
 router = APIRouter(tags=["jobs"])
 
@@ -122,7 +121,7 @@ async def _look(session: AsyncSession, owner_id: UUID, job_id: UUID, last_event_
     ).all()
     if not rows:
         return None
-    return _News([event for _, event in rows if event is not None], rows[0].state in OVER and len(rows) < AT_ONCE)
+    return _News([event for _, event in rows if event is not None], rows[0].state.is_final and len(rows) < AT_ONCE)
 
 
 def _told(event: JobEvent) -> bytes:
