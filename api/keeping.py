@@ -13,10 +13,10 @@ from uuid_utils.compat import uuid7
 from api.domain.errors import NotFound
 from api.domain.models import Concept, Image
 from api.domain.storage import Storage, image_key
-from api.drawing import Subject
 from api.engine_client import Generated
 from api.erasure import while_storing
 from api.schemas import GenerateIn
+from api.subject import Subject
 
 
 async def keep_images(

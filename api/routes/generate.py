@@ -11,13 +11,12 @@ from api.audit import TrailDep
 from api.auth import Generator
 from api.db import SessionDep
 from api.domain.errors import NotAcceptable
-from api.drawing import draw, find_subject
 from api.engine_client import Generated
-from api.keeping import keep_images
-from api.limits import count_images
+from api.generation import generate_images
 from api.metrics import observe_generate
 from api.negotiation import IMAGES, JSON, wanted_format
 from api.schemas import GenerateIn, GenerateOut, ImageOut
+from api.subject import find_subject
 
 router = APIRouter(tags=["images"])
 
@@ -47,27 +46,18 @@ async def generate(
     state = request.app.state
     state.denied_words.refuse("prompt", asked.prompt)
     subject = await find_subject(session, who.owner_id, asked)
-    await count_images(request, who, asked.count)
-    await session.rollback()  # gives the connection back while the engine draws
-    looked_up = time.perf_counter()
-    with state.tally.observed(who.owner_id):
-        generated = await draw(state.engines, subject, asked, image_format=IMAGES.get(media_type, asked.format))
-    scores = await state.image_check.drawn(generated)
-    is_flagged = any(map(state.image_check.flags, scores))
-    drawn = time.perf_counter()
-    ids: list[UUID | None] = [None] * asked.count
-    if asked.store:
-        kept = await keep_images(
-            session, state.storage, generated, owner_id=who.owner_id, subject=subject, asked=asked, scores=scores
-        )
-        ids = [image.id for image in kept]
-    if is_flagged:
-        await trail.record("image.flag", subject.concept_id, "drawn")
+    image_format = IMAGES.get(media_type, asked.format)
+    answer = await generate_images(request, who, session, trail, subject, asked, image_format=image_format)
+    generated, scores = answer.generated, answer.scores
+    ids: list[UUID | None] = [image.id for image in answer.kept] or [None] * asked.count
     total = time.perf_counter() - began
     observe_generate(generated.cache, total)
     headers = {
         "Server-Timing": _server_timing(
-            generated, database=looked_up - began, store=time.perf_counter() - drawn, total=total
+            generated,
+            database=answer.asked_at - began,
+            store=answer.kept_at - answer.generated_at,
+            total=total,
         ),
         "X-Cache": ", ".join(f"{name}={state}" for name, state in generated.cache.items()),
         "X-Seed": ", ".join(map(str, generated.seeds)),
@@ -77,7 +67,7 @@ async def generate(
         headers["X-Warnings"] = "; ".join(subject.warnings).encode("ascii", "backslashreplace").decode()
     if media_type != JSON:
         if scores[0] is not None:
-            headers["X-Check-Score"], headers["X-Flagged"] = str(scores[0]), str(is_flagged).lower()
+            headers["X-Check-Score"], headers["X-Flagged"] = str(scores[0]), str(answer.is_flagged).lower()
         if asked.store:
             headers["X-Image-Id"] = str(ids[0])
         headers["Vary"] = "Accept"

@@ -12,12 +12,11 @@ from api.db import SessionDep
 from api.domain.errors import Invalid, NotFound
 from api.domain.models import Bundle, Concept, Owner
 from api.domain.storage import Storage
-from api.drawing import Subject, draw, find_subject
-from api.keeping import keep_images
-from api.limits import count_images
+from api.generation import generate_images
 from api.metrics import observe_generate
 from api.openai_schemas import ImagesIn, ImagesOut, ModelList, ModelOut, OneImage
 from api.schemas import GenerateIn
+from api.subject import Subject, find_subject
 
 PREFIX = "concept:"
 LINK_SECONDS = 3600
@@ -46,37 +45,24 @@ async def create_images(
     state.denied_words.refuse("prompt", settings.prompt)
     subject = await find_subject(session, who.owner_id, settings)
     _check_size(asked.size, subject)
-    await count_images(request, who, asked.n)
-    await session.rollback()  # gives the connection back while the engine draws
-    with state.tally.observed(who.owner_id):
-        generated = await draw(state.engines, subject, settings, image_format=asked.output_format)
-    scores = await state.image_check.drawn(generated)
-    is_flagged = any(map(state.image_check.flags, scores))
-    observe_generate(generated.cache, time.perf_counter() - began)
-    created = int(time.time())
-    if not settings.store:
-        if is_flagged:
-            await trail.record("image.flag", subject.concept_id, "drawn")
+    answer = await generate_images(request, who, session, trail, subject, settings, image_format=asked.output_format)
+    observe_generate(answer.generated.cache, time.perf_counter() - began)
+    storage: Storage = state.storage
+    if settings.store:
+        images = [
+            OneImage(
+                b64_json=None,
+                url=storage.presigned_get(image.key, LINK_SECONDS, filename=f"{image.id}.{image.format}"),
+                seed=image.seed,
+            )
+            for image in answer.kept
+        ]
+    else:
         images = [
             OneImage(b64_json=data, url=None, seed=seed)
-            for seed, data in zip(generated.seeds, generated.images, strict=True)
+            for seed, data in zip(answer.generated.seeds, answer.generated.images, strict=True)
         ]
-        return ImagesOut(created=created, data=images, output_format=asked.output_format)
-    storage: Storage = state.storage
-    kept = await keep_images(
-        session, storage, generated, owner_id=who.owner_id, subject=subject, asked=settings, scores=scores
-    )
-    if is_flagged:
-        await trail.record("image.flag", subject.concept_id, "drawn")
-    images = [
-        OneImage(
-            b64_json=None,
-            url=storage.presigned_get(image.key, LINK_SECONDS, filename=f"{image.id}.{image.format}"),
-            seed=image.seed,
-        )
-        for image in kept
-    ]
-    return ImagesOut(created=created, data=images, output_format=asked.output_format)
+    return ImagesOut(created=int(time.time()), data=images, output_format=asked.output_format)
 
 
 @router.get("/models", response_model=ModelList)

@@ -1,4 +1,4 @@
-"""From a request to pictures: which concept is meant, and what the engine made of it."""
+"""Which concept a request for images means, and what it takes to draw it."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.domain.errors import NotFound
 from api.domain.models import Bundle, Concept, Job, ServedBase
-from api.engine_client import BundleKey, EngineClient, Generated
+from api.engine_client import BundleKey
 from api.readiness import not_ready
-from api.schemas import PLACEHOLDER, GenerateIn
+from api.schemas import GenerateIn
 from api.vocabulary import prompt_warnings
 
 
@@ -78,15 +78,4 @@ async def find_subject(session: AsyncSession, owner_id: UUID, asked: GenerateIn)
         version=None if asked.untouched else row.version,
         resolution=row.ServedBase.resolution if row.ServedBase else None,
         warnings=prompt_warnings(row.ServedBase, asked.prompt),
-    )
-
-
-async def draw(engines: EngineClient, subject: Subject, asked: GenerateIn, *, image_format: str) -> Generated:
-    """Raises what `EngineClient.generate` raises."""
-    return await engines.generate(
-        subject.concept_id,
-        bundle=subject.bundle,
-        prompt=asked.prompt.replace(PLACEHOLDER, subject.class_noun) if asked.untouched else asked.prompt,
-        seeds=list(range(asked.seed, asked.seed + asked.count)),
-        image_format=image_format,
     )
