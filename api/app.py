@@ -13,6 +13,7 @@ from api import db, errors
 from api.auth import bearer
 from api.dashboard import pages
 from api.dispatch import create_doorbell
+from api.docs_page import install_docs_page
 from api.domain.denied_words import DeniedWords
 from api.domain.settings import Settings
 from api.domain.storage import Storage
@@ -22,7 +23,6 @@ from api.json_bodies import without_repeated_keys
 from api.limits import RateLimiter, count_request
 from api.middleware import RequestFrame
 from api.openapi import describe
-from api.reference import install_reference
 from api.routes import (
     audit,
     concepts,
@@ -126,7 +126,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(pages.router)
     pages.install_static(app)
     describe(app, settings)
-    install_reference(app)
+    install_docs_page(app)
     errors.install(app)
     app.add_middleware(Shedding, engines=len(settings.engine_urls))
     app.add_middleware(

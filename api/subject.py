@@ -6,10 +6,10 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.concept_refusals import not_ready
 from api.domain.errors import NotFound
 from api.domain.models import Bundle, Concept, Job, ServedBase
 from api.engine_client import BundleKey
-from api.readiness import not_ready
 from api.schemas import GenerateIn
 from api.vocabulary import prompt_warnings
 

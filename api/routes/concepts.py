@@ -18,6 +18,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
+from api.concept_refusals import photos_gone
 from api.db import SessionDep
 from api.dispatch import ring
 from api.domain import failpoints
@@ -29,7 +30,6 @@ from api.domain.storage import Storage, reference_key
 from api.erasure import erase_concept, while_storing
 from api.idempotency import IdempotencyHeader, Once
 from api.quotas import check_concepts, check_training
-from api.readiness import photos_gone
 from api.routes.jobs import described_jobs
 from api.schemas import (
     BundleOut,

@@ -9,12 +9,12 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Reader
+from api.concept_refusals import not_ready
 from api.db import SessionDep
 from api.domain.errors import NotFound
 from api.domain.models import Bundle, Concept, Export, Job
 from api.domain.storage import Storage
 from api.output_schemas import DownloadOut, Layout
-from api.readiness import not_ready
 from api.schemas import PLACEHOLDER
 
 LINK_SECONDS = 900

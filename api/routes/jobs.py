@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
+from api.concept_refusals import photos_gone
 from api.db import SessionDep
 from api.dispatch import ring
 from api.domain import jobs
@@ -18,7 +19,6 @@ from api.domain.errors import Conflict, NotFound
 from api.domain.models import Attempt, Concept, Job, JobState, Reference
 from api.domain.settings import Preset
 from api.quotas import check_training
-from api.readiness import photos_gone
 from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
 
 router = APIRouter(tags=["jobs"])

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from api.dashboard.page import templates
 
 
-def install_reference(app: FastAPI) -> None:
+def install_docs_page(app: FastAPI) -> None:
     async def reference(request: Request) -> Response:
         document = app.openapi()
         return templates.TemplateResponse(
