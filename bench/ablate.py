@@ -18,15 +18,21 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from opad_core.bases import Base, load_base
-from opad_core.bundle import read_bundle
-from opad_core.captions import held_out_scenes
+from opad_core import (
+    Base,
+    ImageRequest,
+    OneStepGenerator,
+    OpadConfig,
+    held_out_scenes,
+    identity_score,
+    load_base,
+    override,
+    preset,
+    read_bundle,
+    read_references,
+    report_card,
+)
 from opad_core.concept import PLACEHOLDER
-from opad_core.config import OpadConfig, override, preset
-from opad_core.data import read_references
-from opad_core.evaluation.identity import identity_score
-from opad_core.evaluation.report import report_card
-from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.training import Training
 
 SCORED_EVERY = 50

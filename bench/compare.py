@@ -19,12 +19,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from bench.personalise import PLAIN, CustomDiffusion
-from opad_core.bases import Base, load_base
-from opad_core.bundle import Bundle, read_bundle
-from opad_core.config import ABLATIONS, OpadConfig, override, preset
-from opad_core.data import read_references
-from opad_core.evaluation.report import report_card
-from opad_core.training import train
+from opad_core import (
+    Base,
+    Bundle,
+    OpadConfig,
+    load_base,
+    override,
+    preset,
+    read_bundle,
+    read_references,
+    report_card,
+    train,
+)
+from opad_core.config import ABLATIONS
 
 CONCEPTS = ("striped_mug", "blue_teapot", "orange_robot", "dotted_backpack")
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 8: 2.36, 12: 2.20}

@@ -38,7 +38,7 @@ from api.domain.models import (
 )
 from api.domain.storage import Storage, bundle_key, export_key, image_key, preview_key, reference_key
 from api.domain.webhooks import Webhook, WebhookDelivery, new_secret
-from opad_core.config import PRESETS, preset
+from opad_core import PRESETS, preset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOUNS = ["ball", "teapot", "backpack", "robot", "dog", "mug", "car", "cat"]

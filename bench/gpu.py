@@ -31,15 +31,25 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
-from opad_core.bases import Base, device_named, load_base
-from opad_core.bundle import Bundle, read_bundle, write_bundle
+from opad_core import (
+    Base,
+    Bundle,
+    ImageRequest,
+    OneStepGenerator,
+    OpadConfig,
+    OpadError,
+    load_base,
+    override,
+    preset,
+    read_bundle,
+    write_bundle,
+)
+from opad_core.bases import device_named
 from opad_core.concept import PLACEHOLDER, KeysValues
-from opad_core.config import OpadConfig, override, preset
 from opad_core.data import to_uint8
-from opad_core.errors import OpadError
 from opad_core.flops import iterations_by_share
 from opad_core.full_size import FullSizeBase
-from opad_core.generation import ImageRequest, OneStepGenerator, noise_of
+from opad_core.generation import noise_of
 from opad_core.training import PREVIEW_EVERY, PREVIEW_PICTURES, SOUND_EVERY, Training
 
 GIB = 2**30

@@ -37,9 +37,7 @@ from api.domain.keys import ADMIN_OWNER
 from api.domain.models import Bundle, Concept, Job, JobState, Owner
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
-from opad_core.bases import load_base
-from opad_core.bundle import write_bundle
-from opad_core.config import OpadConfig
+from opad_core import OpadConfig, load_base, write_bundle
 from worker.stack.home import published_environment
 from worker.stack.launcher import RunningStack, local_stack
 

@@ -9,8 +9,6 @@ import time
 _LOAD = """
 import time; started = time.perf_counter()
 import torch; torch.set_num_threads(1)
-from opad_core.bases import load_base
-from opad_core.generation import ImageRequest, OneStepGenerator
 imported = time.perf_counter()
 generator = OneStepGenerator(load_base("nano", device="cpu"))
 generator.generate([ImageRequest(None, "a dog on the beach", 0)])

@@ -20,19 +20,28 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from opad_core.bases import Base, load_base
-from opad_core.bundle import Bundle, read_bundle
-from opad_core.captions import held_out_scenes
-from opad_core.config import OpadConfig, override, preset
-from opad_core.data import read_references, squared
-from opad_core.evaluation.identity import identity_score
+from opad_core import (
+    Base,
+    Bundle,
+    ImageRequest,
+    OneStepGenerator,
+    OpadConfig,
+    held_out_scenes,
+    identity_score,
+    load_base,
+    override,
+    preset,
+    read_bundle,
+    read_references,
+    train,
+)
+from opad_core.data import squared
 from opad_core.evaluation.sheet import FAINT, GAP, INK, MARGIN, PAPER
-from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.nano.build.judge import PLACES, name_scenes
 from opad_core.nano.build.recipe import CPU
 from opad_core.nano.build.stage import Build, build_folder
 from opad_core.nano.build.vocabulary import SCENE_PROMPTS
-from opad_core.training import Training, train
+from opad_core.training import Training
 
 TILE = 96
 SEEDS = (0, 1)

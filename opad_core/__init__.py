@@ -1,1 +1,74 @@
-"""OPAD: adversarial concept distillation for one-step diffusion personalization."""
+"""OPAD: adversarial concept distillation for one-step diffusion personalization.
+
+The names in `__all__` are what README and the service use. Each is imported from its module when it is first asked for,
+so that one that needs no torch does not load it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opad_core.bases import Base, Manifest, load_base
+    from opad_core.bundle import Bundle, read_bundle, write_bundle
+    from opad_core.captions import held_out_scenes
+    from opad_core.config import PRESETS, OpadConfig, override, preset
+    from opad_core.data import read_references
+    from opad_core.errors import DivergedError, OpadError, OtherTrainingError
+    from opad_core.evaluation.identity import identity_score
+    from opad_core.evaluation.report import report_card
+    from opad_core.evaluation.sheet import Row, draw_sheet
+    from opad_core.export import export_bundle
+    from opad_core.generation import MAX_SEED, ImageRequest, OneStepGenerator
+    from opad_core.training import Progress, TrainingStopped, train
+
+__all__ = [
+    "MAX_SEED",
+    "PRESETS",
+    "Base",
+    "Bundle",
+    "DivergedError",
+    "ImageRequest",
+    "Manifest",
+    "OneStepGenerator",
+    "OpadConfig",
+    "OpadError",
+    "OtherTrainingError",
+    "Progress",
+    "Row",
+    "TrainingStopped",
+    "draw_sheet",
+    "export_bundle",
+    "held_out_scenes",
+    "identity_score",
+    "load_base",
+    "override",
+    "preset",
+    "read_bundle",
+    "read_references",
+    "report_card",
+    "train",
+    "write_bundle",
+]
+
+_MODULES = {
+    "bases": ("Base", "Manifest", "load_base"),
+    "bundle": ("Bundle", "read_bundle", "write_bundle"),
+    "captions": ("held_out_scenes",),
+    "config": ("PRESETS", "OpadConfig", "override", "preset"),
+    "data": ("read_references",),
+    "errors": ("DivergedError", "OpadError", "OtherTrainingError"),
+    "evaluation.identity": ("identity_score",),
+    "evaluation.report": ("report_card",),
+    "evaluation.sheet": ("Row", "draw_sheet"),
+    "export": ("export_bundle",),
+    "generation": ("MAX_SEED", "ImageRequest", "OneStepGenerator"),
+    "training": ("Progress", "TrainingStopped", "train"),
+}
+
+if not TYPE_CHECKING:  # a type checker would take it for a module that has every name
+
+    def __getattr__(name: str) -> object:
+        for module, names in _MODULES.items():
+            if name in names:
+                return getattr(import_module(f"{__name__}.{module}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

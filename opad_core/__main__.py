@@ -32,7 +32,7 @@ from opad_core.data import MAX_REFERENCES, MIN_REFERENCES, read_references
 from opad_core.errors import OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
-from opad_core.export import DEFAULT_RANK, export
+from opad_core.export import DEFAULT_RANK, export_bundle
 from opad_core.flops import count_iteration
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.training import Progress, TrainingStopped, train
@@ -239,7 +239,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    files = export(_bundle_in(arguments.concept), load_base(arguments.base, device=arguments.device),
+    files = export_bundle(_bundle_in(arguments.concept), load_base(arguments.base, device=arguments.device),
                    rank=arguments.rank)  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -34,7 +34,7 @@ class LowRank:
     down: Tensor
 
 
-def export(bundle: Bundle, base: Base, *, rank: int = DEFAULT_RANK) -> dict[str, bytes]:
+def export_bundle(bundle: Bundle, base: Base, *, rank: int = DEFAULT_RANK) -> dict[str, bytes]:
     """File name -> content. Raises OpadError for a bundle of another base and for a rank below 1.
 
     A rank beyond a projection's smaller side is that side: nothing is lost then but half precision.

@@ -22,12 +22,7 @@ from tqdm import tqdm
 
 from api.domain.consent import STATEMENT
 from api.domain.settings import Settings
-from opad_core.bases import load_base
-from opad_core.captions import held_out_scenes
-from opad_core.data import read_references
-from opad_core.errors import OpadError
-from opad_core.evaluation.identity import identity_score
-from opad_core.evaluation.sheet import Row, draw_sheet
+from opad_core import OpadError, Row, draw_sheet, held_out_scenes, identity_score, load_base, read_references
 from worker.stack.home import LocalError
 from worker.stack.launcher import local_stack
 

@@ -27,8 +27,7 @@ from api.domain.image_scorer import load_scorer
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from migrations.run import alembic_config
-from opad_core.bases import load_base
-from opad_core.errors import OpadError
+from opad_core import OpadError, load_base
 from worker.celery_app import create_app
 from worker.stack import object_store, servers
 from worker.stack.home import LocalError

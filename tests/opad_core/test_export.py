@@ -9,7 +9,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from opad_core.bundle import read_bundle
 from opad_core.errors import OpadError
-from opad_core.export import export, truncated
+from opad_core.export import export_bundle, truncated
 from opad_core.generation import ImageRequest, OneStepGenerator, noise_of
 from tests.opad_core.test_generation import random_bundle
 
@@ -38,7 +38,7 @@ def stock_pipeline(base):
 
 @pytest.mark.parametrize("file", ["unet_lora.safetensors", "kohya_lora.safetensors"])
 def test_a_stock_pipeline_draws_the_same_picture(base, bundle, tmp_path, file):
-    for name, content in export(bundle, base, rank=FULL_RANK).items():
+    for name, content in export_bundle(bundle, base, rank=FULL_RANK).items():
         (tmp_path / name).write_bytes(content)
     pipeline = stock_pipeline(base)
     pipeline.load_lora_weights(tmp_path, weight_name=file)
@@ -67,13 +67,15 @@ def test_a_truncated_matrix_keeps_its_largest_directions():
 
 
 def test_the_export_says_what_its_rank_lost(base, bundle):
-    errors = [json.loads(export(bundle, base, rank=r)["export.json"])["relative_error"] for r in (1, 16, FULL_RANK)]
+    errors = [
+        json.loads(export_bundle(bundle, base, rank=r)["export.json"])["relative_error"] for r in (1, 16, FULL_RANK)
+    ]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-3
 
 
 def test_kohya_files_carry_the_metadata_that_tools_look_for(base, bundle, tmp_path):
-    (tmp_path / "x.safetensors").write_bytes(export(bundle, base, rank=4)["kohya_lora.safetensors"])
+    (tmp_path / "x.safetensors").write_bytes(export_bundle(bundle, base, rank=4)["kohya_lora.safetensors"])
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         metadata = file.metadata()
     assert (metadata["ss_network_dim"], metadata["ss_v2"]) == ("4", "True")
@@ -86,9 +88,9 @@ def test_kohya_files_carry_the_metadata_that_tools_look_for(base, bundle, tmp_pa
 def test_a_bundle_of_another_base_is_refused(base):
     foreign = read_bundle(random_bundle(base, 3, base_sha256="0" * 64))
     with pytest.raises(OpadError, match="learned on another base"):
-        export(foreign, base)
+        export_bundle(foreign, base)
 
 
 def test_a_rank_below_one_is_refused(base, bundle):
     with pytest.raises(OpadError, match="at least 1, got 0"):
-        export(bundle, base, rank=0)
+        export_bundle(bundle, base, rank=0)

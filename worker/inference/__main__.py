@@ -11,8 +11,7 @@ import uvicorn
 
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
-from opad_core.bases import load_base
-from opad_core.errors import OpadError
+from opad_core import OpadError, load_base
 from worker.inference.app import create_app
 
 

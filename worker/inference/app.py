@@ -28,11 +28,18 @@ from api.domain.errors import Unavailable
 from api.domain.models import ServedBase
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
-from opad_core.bases import Base, Manifest, load_base
-from opad_core.bundle import Bundle
-from opad_core.config import PRESETS, preset
-from opad_core.errors import OpadError
-from opad_core.generation import MAX_SEED, ImageRequest, OneStepGenerator
+from opad_core import (
+    MAX_SEED,
+    PRESETS,
+    Base,
+    Bundle,
+    ImageRequest,
+    Manifest,
+    OneStepGenerator,
+    OpadError,
+    load_base,
+    preset,
+)
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, Drawn, Overloaded
 from worker.inference.bundles import Bundles
 from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode

@@ -11,8 +11,7 @@ import numpy as np
 import structlog
 from prometheus_client import Gauge, Histogram
 
-from opad_core.errors import OpadError
-from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core import ImageRequest, OneStepGenerator, OpadError
 
 log = structlog.get_logger()
 

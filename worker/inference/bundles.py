@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from api.domain.storage import Storage
-from opad_core.bundle import Bundle, read_bundle
+from opad_core import Bundle, read_bundle
 
 log = structlog.get_logger()
 

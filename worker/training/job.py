@@ -20,13 +20,20 @@ from api.domain.jobs import JobProgress
 from api.domain.models import Concept, Job, Reference
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDiffers, Storage, StorageUnavailable, preview_key
-from opad_core.bases import Base, load_base
-from opad_core.bundle import read_bundle
-from opad_core.config import override, preset
-from opad_core.errors import OpadError, OtherTrainingError
-from opad_core.evaluation.report import report_card
-from opad_core.export import export
-from opad_core.training import Progress, TrainingStopped, train
+from opad_core import (
+    Base,
+    OpadError,
+    OtherTrainingError,
+    Progress,
+    TrainingStopped,
+    export_bundle,
+    load_base,
+    override,
+    preset,
+    read_bundle,
+    report_card,
+    train,
+)
 from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
 from worker.training.lease import Lease
 from worker.training.patience import patiently
@@ -145,7 +152,7 @@ def _picture(reference: Reference, data: bytes) -> Image.Image:
 
 
 def _exports(bundle: bytes, base: Base) -> list[Exported]:
-    files = export(read_bundle(bundle), base)
+    files = export_bundle(read_bundle(bundle), base)
     lost = float(json.loads(files["export.json"])["relative_error"])
     return [
         Exported("diffusers", files["unet_lora.safetensors"], lost),

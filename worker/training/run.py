@@ -34,9 +34,7 @@ from api.domain.storage import (
     checkpoint_prefix,
     export_key,
 )
-from opad_core.bundle import read_bundle
-from opad_core.errors import DivergedError, OpadError
-from opad_core.training import TrainingStopped
+from opad_core import DivergedError, OpadError, TrainingStopped, read_bundle
 from worker.training.job import BadImageError, Claim, Exported, Learned, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
 from worker.training.patience import patiently

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
 from opad_core.concept import Denoiser, KeysValues, KeyValueProjections, TextSide
+from opad_core.data import to_uint8
 from opad_core.nano.build.architecture import build_unet
 from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.critic import Critic
 from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.lessons import Lesson, Lessons
-from opad_core.nano.build.stage import Average, Build, Stateful, smoothed, to_pixels, write_sheet
+from opad_core.nano.build.stage import Average, Build, Stateful, smoothed, write_sheet
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import (
     averaged_unet,
@@ -252,5 +253,5 @@ def _write_sheet(
     """What was to be drawn, and what the network makes of it in one step."""
     z0, drawn = lesson.z0, adapted.one_step(lesson.eps, learned)
     shown = torch.cat([torch.arange(16), torch.arange(len(z0))[-8:]])[: len(z0)]
-    rows = [to_pixels(decode(vae, z[shown])) for z in (z0, drawn)]
+    rows = [to_uint8(decode(vae, z[shown])) for z in (z0, drawn)]
     write_sheet(build.folder / f"{stage}.png", np.stack(rows), scale=3)

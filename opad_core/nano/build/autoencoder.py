@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
+from opad_core.data import to_uint8
 from opad_core.nano.build.architecture import LATENT_CHANNELS, RESOLUTION, build_vae
-from opad_core.nano.build.stage import Build, smoothed, to_pixels, write_sheet
+from opad_core.nano.build.stage import Build, smoothed, write_sheet
 
 _LATENT_NOISE = 0.05
 _FACTOR = 8
@@ -112,4 +113,4 @@ def load_vae(build: Build) -> AutoencoderDC:
 def _write_pairs(build: Build, vae: AutoencoderDC) -> None:
     pictures = build.batch(np.arange(16))
     decoded = vae(pictures).sample
-    write_sheet(build.folder / "vae.png", np.stack([to_pixels(pictures), to_pixels(decoded)]), scale=3)
+    write_sheet(build.folder / "vae.png", np.stack([to_uint8(pictures), to_uint8(decoded)]), scale=3)

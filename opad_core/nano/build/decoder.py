@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from opad_core.concept import TextSide
+from opad_core.data import to_uint8
 from opad_core.nano.build.adapting import INNER, OWN_RATES, Learners, denoiser, load_adapted
 from opad_core.nano.build.autoencoder import load_vae, psnr, reconstruction_loss
 from opad_core.nano.build.coder import load_coder
 from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.lessons import Lessons
-from opad_core.nano.build.stage import Build, Stateful, smoothed, to_pixels, write_sheet
+from opad_core.nano.build.stage import Build, Stateful, smoothed, write_sheet
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import decode, encode, load_text_encoder
 
@@ -68,5 +69,5 @@ def train_decoder(build: Build) -> None:
         for name, part in (("drawn", slice(0, half)), ("noised", slice(half, None))):
             smoothed(shown, name, psnr(decoded[part], real[part]))
         if build.shows(step, total):
-            rows = [to_pixels(part[: half + 4][-16:]) for part in (real, decoded)]  # some of both halves
+            rows = [to_uint8(part[: half + 4][-16:]) for part in (real, decoded)]  # some of both halves
             write_sheet(build.folder / "decoder.png", np.stack(rows), scale=3)

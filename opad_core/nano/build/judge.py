@@ -19,11 +19,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from opad_core.bases import Base, load_base
+from opad_core.data import to_uint8
 from opad_core.evaluation.embedding import embed, load_embedding
 from opad_core.generation import ImageRequest, OneStepGenerator, noise_of
 from opad_core.nano.build.architecture import RESOLUTION
 from opad_core.nano.build.features import jitter
-from opad_core.nano.build.stage import Build, Stateful, to_pixels, to_unit_range, write_sheet
+from opad_core.nano.build.stage import Build, Stateful, to_unit_range, write_sheet
 from opad_core.nano.build.teacher import sample_teacher
 from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, SCENES, with_article
 from opad_core.nano.build.world import World
@@ -136,7 +137,7 @@ def draw_teacher(base: Base, prompts: list[str], seeds: list[int]) -> NDArray[np
         return base.teacher.predict(z, torch.full((len(z),), t), keys_values)
 
     z0 = sample_teacher(predict, eps, steps=TEACHER_STEPS, guidance=GUIDANCE)
-    return to_pixels(base.decode(z0))
+    return to_uint8(base.decode(z0))
 
 
 def _judged(judge: Judge, draw: Any, count: int, sheet: Path) -> dict[str, float]:

@@ -139,13 +139,6 @@ def to_unit_range(pictures: NDArray[np.uint8] | Tensor) -> Tensor:
     return torch.as_tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def to_pixels(pictures: Tensor) -> NDArray[np.uint8]:
-    """The way back: float [b, 3, h, w] in [-1, 1] to uint8 [b, h, w, 3]."""
-    scaled = pictures.detach().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    array: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return array
-
-
 def write_sheet(path: Path, rows: NDArray[np.uint8], *, scale: int = 2) -> None:
     """Pictures [rows, columns, h, w, 3] as one PNG, enlarged without smoothing."""
     r, c, h, w, _ = rows.shape

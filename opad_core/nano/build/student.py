@@ -14,11 +14,12 @@ from diffusers import AutoencoderDC, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from opad_core.data import to_uint8
 from opad_core.nano.build.architecture import LATENT_CHANNELS, LATENT_SIZE, build_unet
 from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.coder import Coder
 from opad_core.nano.build.features import tokenize, world_tokenizer
-from opad_core.nano.build.stage import Average, Build, seeded, smoothed, to_pixels, write_sheet
+from opad_core.nano.build.stage import Average, Build, seeded, smoothed, write_sheet
 from opad_core.nano.build.teacher import (
     SHEET_PROMPTS,
     averaged_unet,
@@ -91,5 +92,5 @@ def _write_sheet(build: Build, vae: AutoencoderDC, average: Average) -> None:
     for seed in range(4):
         size = (len(SHEET_PROMPTS), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
         eps = torch.randn(size, generator=seeded(seed))
-        rows.append(to_pixels(decode(vae, one_step(student, eps, text))))
+        rows.append(to_uint8(decode(vae, one_step(student, eps, text))))
     write_sheet(build.folder / "coding.png", np.stack(rows))

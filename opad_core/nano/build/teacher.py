@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import CLIPTextModel
 
+from opad_core.data import to_uint8
 from opad_core.nano.build.architecture import (
     LATENT_CHANNELS,
     LATENT_SIZE,
@@ -19,7 +20,7 @@ from opad_core.nano.build.architecture import (
 from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.coder import load_coder
 from opad_core.nano.build.features import tokenize, world_tokenizer
-from opad_core.nano.build.stage import Average, Build, Stateful, seeded, smoothed, to_pixels, write_sheet
+from opad_core.nano.build.stage import Average, Build, Stateful, seeded, smoothed, write_sheet
 
 _LEARNING_RATE = 6e-4
 _CAPTION_DROP = 0.1
@@ -163,5 +164,5 @@ def _write_sheet(build: Build, vae: AutoencoderDC, average: Average) -> None:
         generator = seeded(seed)
         eps = torch.randn(len(SHEET_PROMPTS), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=generator)
         z0 = sample_teacher(lambda z, t: unet(z, t, both).sample, eps, steps=12, guidance=3.0)
-        rows.append(to_pixels(decode(vae, z0)))
+        rows.append(to_uint8(decode(vae, z0)))
     write_sheet(build.folder / "teacher.png", np.stack(rows))
