@@ -32,7 +32,7 @@ from opad_core import (
     read_references,
     report_card,
 )
-from opad_core.concept import PLACEHOLDER
+from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training import Training
 
 SCORED_EVERY = 50

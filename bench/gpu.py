@@ -44,12 +44,14 @@ from opad_core import (
     read_bundle,
     write_bundle,
 )
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases import device_named
-from opad_core.concept import PLACEHOLDER, KeysValues
 from opad_core.data import to_uint8
 from opad_core.flops import iterations_by_share
 from opad_core.full_size import FullSizeBase
 from opad_core.generation import noise_of
+from opad_core.networks.denoiser import KeysValues
+from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training import PREVIEW_EVERY, PREVIEW_PICTURES, SOUND_EVERY, Training
 
 GIB = 2**30
@@ -328,7 +330,7 @@ def bundle_bytes(base: Base, *, seed: int) -> bytes:
     noun = noun_of(base)
     return write_bundle(
         token_row=base.text.embedding_of(noun),
-        projections=base.student.new_projections(),
+        projections=pretrained_projections(base.student),
         class_noun=noun,
         base=base.manifest.name,
         base_sha256=base.manifest.sha256,
@@ -354,7 +356,7 @@ def inputs_of(base: Base, size: int) -> tuple[Tensor, KeysValues]:
     eps = torch.stack([noise_of(request.seed, base.latent_shape) for request in requests]).to(base.device)
     row = base.text.embedding_of(noun_of(base))
     states = base.text.encode([request.prompt for request in requests], [noun_of(base)] * size, [row] * size)
-    return eps, base.student.new_projections().to(base.device).requires_grad_(False)(states)
+    return eps, pretrained_projections(base.student).to(base.device).requires_grad_(False)(states)
 
 
 def milliseconds(base: Base, run: Callable[[], Any]) -> float:

@@ -38,6 +38,7 @@ from api.domain.models import Bundle, Concept, Job, JobState, Owner
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
 from opad_core import OpadConfig, load_base, write_bundle
+from opad_core.adapters.key_value import pretrained_projections
 from worker.stack.home import published_environment
 from worker.stack.launcher import RunningStack, local_stack
 
@@ -219,7 +220,7 @@ def make_concepts(settings: Settings) -> list[str]:
     ids = []
     for seed in range(CONCEPTS):
         generator = torch.Generator().manual_seed(seed)
-        projections = base.student.new_projections().requires_grad_(False)
+        projections = pretrained_projections(base.student).requires_grad_(False)
         for parameter in projections.parameters():
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
         data = write_bundle(

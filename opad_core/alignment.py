@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from opad_core.adapters.key_value import KeyValueProjections
 from opad_core.bases import Base
-from opad_core.concept import Denoiser, KeyValueProjections
 from opad_core.config import OpadConfig
 from opad_core.losses import identity_loss, latent_loss, ms_swd
-from opad_core.schedule import add_noise
+from opad_core.networks.denoiser import Denoiser
+from opad_core.networks.schedule import add_noise
 
 
 def alignment_weight(config: OpadConfig, abar: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from opad_core.adapters.key_value import KeyValueProjections
 from opad_core.bases import Base
-from opad_core.concept import Denoiser, KeyValueProjections
+from opad_core.networks.denoiser import Denoiser
 
 
 @torch.no_grad()

@@ -25,10 +25,11 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, Dinov2Model, ViTModel
 from transformers.utils import logging as transformers_logging
 
-from opad_core.concept import Denoiser, TextSide
-from opad_core.discriminator import Backbone, ClassToken, IdentityTokens
 from opad_core.errors import OpadError
-from opad_core.schedule import cumulative_alphas
+from opad_core.networks.denoiser import Denoiser
+from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
+from opad_core.networks.schedule import cumulative_alphas
+from opad_core.networks.text_encoder import TextSide
 
 SHIPPED = Path(__file__).parent / "nano" / "base"
 Precision = Literal["float32", "half"]

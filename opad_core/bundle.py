@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from opad_core.concept import KeyValueProjections, projections_of
+from opad_core.adapters.key_value import KeyValueProjections, projections_of
 from opad_core.config import OpadConfig
 from opad_core.errors import OpadError
 

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from opad_core.concept import KeyValueProjections
+from opad_core.adapters.key_value import KeyValueProjections
 from opad_core.errors import OpadError, OtherTrainingError
 
 FORMAT = 4

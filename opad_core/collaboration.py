@@ -5,9 +5,9 @@ from torch import Tensor
 
 from opad_core.bases import Base
 from opad_core.bundle import Bundle
-from opad_core.concept import PLACEHOLDER
 from opad_core.config import OpadConfig
 from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.networks.text_encoder import PLACEHOLDER
 
 
 @torch.no_grad()

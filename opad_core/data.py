@@ -8,9 +8,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from opad_core.concept import PLACEHOLDER
 from opad_core.config import OpadConfig
 from opad_core.errors import OpadError
+from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.random_streams import stream
 
 MIN_REFERENCES, MAX_REFERENCES = 1, 100

@@ -1,81 +1,9 @@
-"""Three discriminators: a frozen pretrained backbone, a small trainable head (method of the paper, section 3.3)."""
-
-from typing import Self
+"""Three discriminators: a frozen feature network, a small trainable head (method of the paper, section 3.3)."""
 
 import torch
-from torch import Tensor, nn
-
-from opad_core.resampling import resize
+from torch import nn
 
 HEAD_WIDTH = 512
-
-
-class Backbone(nn.Module):
-    """A frozen feature network with its input treatment: pixels [-1, 1], [b, 3, r, r], to pooled features [b, ...].
-
-    Gradients flow to the pixels and never to the weights: `train()` and `requires_grad_()` cannot thaw it.
-    """
-
-    def __init__(self, network: nn.Module, *, input_size: int, mean: list[float], std: list[float]) -> None:
-        super().__init__()
-        self.network = network.eval()
-        for parameter in self.network.parameters():
-            parameter.requires_grad = False
-        self.input_size = input_size
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-
-    def train(self, mode: bool = True) -> Self:
-        return self
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        return self
-
-    def forward(self, x: Tensor, *, resize_mode: str, normalise: bool, size: int = 0) -> Tensor:
-        """`resize_mode` as in `resize`; `normalise=False` feeds [-1, 1] as it is, which is what the authors ran.
-
-        `size` in pixels replaces the network's own, for those that take any (DINOv2).
-        """
-        features: Tensor = self.network(self._prepared(x, size or self.input_size, resize_mode, normalise=normalise))
-        return features
-
-    def embedding(self, x: Tensor) -> Tensor:
-        """CLIP's image embedding [b, d] of the identity network, its input treated as it was in its training."""
-        assert isinstance(self.network, IdentityTokens)
-        prepared = self._prepared(x, self.input_size, "bicubic", normalise=True)
-        embedding: Tensor = self.network.clip(pixel_values=prepared).image_embeds
-        return embedding
-
-    def _prepared(self, x: Tensor, size: int, resize_mode: str, *, normalise: bool) -> Tensor:
-        x = resize(x, size, resize_mode)
-        return (x * 0.5 + 0.5 - self.mean) / self.std if normalise else x
-
-
-class ClassToken(nn.Module):
-    """The final [CLS] state of a vision transformer, [b, d]."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        state: Tensor = self.network(pixel_values=pixels).last_hidden_state[:, 0]
-        return state
-
-
-class IdentityTokens(nn.Module):
-    """IP-Adapter's front end phi: CLIP image embedding -> Linear -> `tokens` x d -> LayerNorm, [b, tokens, d]."""
-
-    def __init__(self, clip: nn.Module, projection: nn.Linear, norm: nn.LayerNorm, tokens: int) -> None:
-        super().__init__()
-        self.clip, self.projection, self.norm, self.tokens = clip, projection, norm, tokens
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        embedding = self.clip(pixel_values=pixels).image_embeds
-        identity: Tensor = self.norm(self.projection(embedding).unflatten(1, (self.tokens, -1)))
-        return identity
 
 
 def discriminator_head(features: int, *, generator: torch.Generator) -> nn.Sequential:

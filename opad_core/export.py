@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases import Base
 from opad_core.bundle import Bundle
-from opad_core.concept import PLACEHOLDER
 from opad_core.errors import OpadError
+from opad_core.networks.text_encoder import PLACEHOLDER
 
 DEFAULT_RANK = 32
 
@@ -46,7 +47,7 @@ def export_bundle(bundle: Bundle, base: Base, *, rank: int = DEFAULT_RANK) -> di
             f"the concept was learned on another base ({bundle.base} {bundle.base_sha256[:12]}) than the one loaded "
             f"({base.manifest.name} {base.manifest.sha256[:12]}); load that base to export it"
         )
-    pretrained = base.student.new_projections().tensors()
+    pretrained = pretrained_projections(base.student).tensors()
     differences = {
         name.removesuffix(".weight"): learned - pretrained[name].to(learned)
         for name, learned in bundle.projections.tensors().items()

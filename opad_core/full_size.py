@@ -25,10 +25,11 @@ from transformers import (
 )
 
 from opad_core.bases import Base, Manifest
-from opad_core.concept import Denoiser, TextSide
-from opad_core.discriminator import Backbone, ClassToken, IdentityTokens
 from opad_core.nano.build.architecture import build_tokenizer
-from opad_core.schedule import cumulative_alphas
+from opad_core.networks.denoiser import Denoiser
+from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
+from opad_core.networks.schedule import cumulative_alphas
+from opad_core.networks.text_encoder import TextSide
 
 BETA_START, BETA_END, TIMES = 0.00085, 0.012, 1000
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

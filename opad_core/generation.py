@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases import Base
 from opad_core.bundle import Bundle
-from opad_core.concept import PLACEHOLDER, KeysValues
 from opad_core.data import to_uint8
 from opad_core.errors import OpadError
+from opad_core.networks.denoiser import KeysValues
+from opad_core.networks.text_encoder import PLACEHOLDER
 
 MAX_SEED = 2**63 - 1
 
@@ -33,7 +35,7 @@ class OneStepGenerator:
 
     def __init__(self, base: Base, *, cached_prompts: int = 256) -> None:
         self.base = base
-        self._untouched = base.student.new_projections().to(base.device).requires_grad_(False)
+        self._untouched = pretrained_projections(base.student).to(base.device).requires_grad_(False)
         self._cached_prompts = cached_prompts
         self._keys_values: OrderedDict[tuple[str | None, str], KeysValues] = OrderedDict()
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opad_core.resampling import pyramid_down, reflect_pad
+from opad_core.networks.resampling import pyramid_down, reflect_pad
 
 REAL, FAKE = 1, 0
 """Class indices of the two discriminator logits."""

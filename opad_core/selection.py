@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from opad_core.bases import Base
 from opad_core.bundle import Bundle
 from opad_core.collaboration import as_pixels
-from opad_core.concept import PLACEHOLDER
 from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.networks.text_encoder import PLACEHOLDER
 
 PICTURES = 8
 """Of one look; on the nano base they cost a third of an iteration."""

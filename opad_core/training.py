@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from opad_core.adapters.key_value import KeyValueProjections, pretrained_projections
 from opad_core.alignment import alignment_losses, alignment_weight, identity_tokens, teacher_target
 from opad_core.anchor import anchor_states, drift
 from opad_core.bases import Base
@@ -24,7 +25,6 @@ from opad_core.bundle import read_bundle, write_bundle
 from opad_core.captions import scenes_of
 from opad_core.checkpoint import TrainingState
 from opad_core.collaboration import draw_samples
-from opad_core.concept import PLACEHOLDER, Denoiser, KeyValueProjections
 from opad_core.config import OpadConfig
 from opad_core.data import Batch, Example, indices_at, photo_examples, reference_pixels
 from opad_core.discriminator import discriminator_head
@@ -32,8 +32,10 @@ from opad_core.divergence import Watch
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation import ImageRequest, OneStepGenerator
 from opad_core.losses import discriminator_loss, generator_loss, reconstruction_loss
+from opad_core.networks.denoiser import Denoiser
+from opad_core.networks.schedule import add_noise, training_target
+from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.random_streams import stream
-from opad_core.schedule import add_noise, training_target
 from opad_core.selection import Selection
 from opad_core.views import JUDGES, Judged, Views, feature_of, window
 
@@ -372,8 +374,8 @@ class Training:
     def _initial_state(self) -> TrainingState:
         config, device = self.config, self.base.device
         token_row = nn.Parameter(self.start_row.clone())
-        teacher = self.base.teacher.new_projections().to(device)
-        student = self.base.student.new_projections().to(device)
+        teacher = pretrained_projections(self.base.teacher).to(device)
+        student = pretrained_projections(self.base.student).to(device)
         probe = torch.zeros(1, 3, self.base.manifest.resolution, self.base.manifest.resolution, device=device)
         with torch.no_grad():
             widths = [

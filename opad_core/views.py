@@ -14,7 +14,7 @@ from torch import Tensor
 from opad_core.bases import Base
 from opad_core.config import OpadConfig
 from opad_core.data import Batch, Example, augmented, indices_at
-from opad_core.discriminator import Backbone
+from opad_core.networks.feature_networks import Backbone
 from opad_core.random_streams import stream
 
 JUDGES = ("dino", "dinov2", "clip")

@@ -46,8 +46,8 @@ class Group:
         return [str(file) for files in found for file in files if str(file) not in self.without]
 
 
-METHOD = ("training", "alignment", "losses", "views", "data", "collaboration", "schedule", "concept", "divergence",
-          "selection")  # fmt: skip
+METHOD = ("training", "alignment", "losses", "views", "data", "collaboration", "divergence", "selection",
+          "networks/schedule", "networks/denoiser", "networks/text_encoder", "adapters/key_value")  # fmt: skip
 GROUPS = {
     "method": Group(
         [f"opad_core/{name}.py" for name in METHOD],

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from opad_core.bases import Base
 from opad_core.bundle import Bundle
 from opad_core.captions import held_out_scenes
-from opad_core.concept import PLACEHOLDER
 from opad_core.data import squared, to_pixels
 from opad_core.errors import OpadError
 from opad_core.evaluation.embedding import EfficientNetLite0, embed, load_embedding
 from opad_core.evaluation.sheet import Row, draw_sheet
 from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.networks.text_encoder import PLACEHOLDER
 
 SCENES, SEEDS = 8, 4
 """Scene prompts asked for and pictures of each."""

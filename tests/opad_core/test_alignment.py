@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.alignment import alignment_losses, alignment_weight, teacher_target
 from opad_core.config import OpadConfig
 from opad_core.losses import ms_swd
@@ -15,7 +16,7 @@ def test_guidance_of_one_asks_the_teacher_with_text_alone(base):
     states, null_states = (base.text.encode([prompt] * 2, [""] * 2, [None] * 2) for prompt in ("a photo of a dog", ""))
     targets = [
         teacher_target(
-            base.teacher, base.teacher.new_projections(), z, eps, torch.tensor([300, 900]),
+            base.teacher, pretrained_projections(base.teacher), z, eps, torch.tensor([300, 900]),
             text_states=states, null_states=null_states[:1], guidance=guidance,
         )
         for guidance in (1.0, 1.0000001)
@@ -56,7 +57,7 @@ def test_a_target_is_what_the_teacher_makes_of_the_students_picture(base):
     generator = torch.Generator().manual_seed(0)
     z, eps = (torch.randn(2, *base.latent_shape, generator=generator) for _ in range(2))
     states, nothing = (base.text.encode([prompt] * 2, [""] * 2, [None] * 2) for prompt in ("a photo of a dog", ""))
-    projections, t = base.teacher.new_projections(), torch.tensor([300, 900])
+    projections, t = pretrained_projections(base.teacher), torch.tensor([300, 900])
     target = teacher_target(
         base.teacher, projections, z, eps, t, text_states=states, null_states=nothing[:1], guidance=7.5
     )  # fmt: skip

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bundle import read_bundle, write_bundle
 from opad_core.collaboration import as_pixels, draw_samples
 from opad_core.config import preset
@@ -18,7 +19,7 @@ SEEDS = list(range(120, 132))
 @pytest.fixture
 def bundle(base, references):
     """A student that is far enough from the untouched one for its pictures to fit now better, now worse."""
-    projections, noise = base.student.new_projections(), torch.Generator().manual_seed(0)
+    projections, noise = pretrained_projections(base.student), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in projections.parameters():
             parameter += 0.5 * torch.randn(parameter.shape, generator=noise) * parameter.std()

@@ -5,8 +5,9 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from transformers import CLIPTokenizer
 
-from opad_core.concept import KeyValueProjections, TextSide
+from opad_core.adapters.key_value import KeyValueProjections, pretrained_projections
 from opad_core.errors import OpadError
+from opad_core.networks.text_encoder import TextSide
 
 
 def test_keys_and_values_as_inputs_equal_stock_cross_attention_in_a_mixed_batch(base):
@@ -18,7 +19,7 @@ def test_keys_and_values_as_inputs_equal_stock_cross_attention_in_a_mixed_batch(
     z_t = torch.randn(3, *student.latent_shape, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([999, 500, 20])
     # Each request's keys and values are computed alone, as for three concepts, then batched.
-    projections = student.new_projections()
+    projections = pretrained_projections(student)
     alone = [projections(text_states[i : i + 1]) for i in range(3)]
     mixed = {n: tuple(torch.cat([kv[n][side] for kv in alone]) for side in (0, 1)) for n in student.layers}
     with torch.no_grad():

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from opad_core.__main__ import main
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.config import override, preset
 from opad_core.doctor import examine
 
@@ -20,7 +21,7 @@ def test_a_whole_run_tells_what_each_part_costs(base):
     config = override(preset("default", base.manifest.presets), {"batch_size": 1})
     rows = {row.part: row for row in examine(base, config, report=reported.append)}
     assert [row.part for row in reported] == list(rows) == PARTS
-    student = base.student.new_projections()
+    student = pretrained_projections(base.student)
     kv = sum(parameter.numel() for parameter in student.parameters())
     row_of_the_token = 128
     heads = (

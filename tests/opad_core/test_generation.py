@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bundle import read_bundle, write_bundle
 from opad_core.config import OpadConfig
 from opad_core.errors import OpadError
@@ -10,7 +11,7 @@ from opad_core.generation import ImageRequest, OneStepGenerator
 
 def random_bundle(base, seed, **changes):
     generator = torch.Generator().manual_seed(seed)
-    projections = base.student.new_projections().requires_grad_(False)
+    projections = pretrained_projections(base.student).requires_grad_(False)
     for parameter in projections.parameters():
         parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     fields = {"class_noun": "dog", "base": "nano", "base_sha256": base.manifest.sha256, "seed": seed} | changes

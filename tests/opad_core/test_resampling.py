@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from opad_core.resampling import pyramid_down, reflect_pad, resize
+from opad_core.networks.resampling import pyramid_down, reflect_pad, resize
 
 X = torch.rand(2, 3, 20, 14, generator=torch.Generator().manual_seed(0))
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
-from opad_core.schedule import T_MAX, add_noise, cumulative_alphas, first_latents, predict_x0, training_target
+from opad_core.networks.schedule import T_MAX, add_noise, cumulative_alphas, first_latents, predict_x0, training_target
 
 ABAR = cumulative_alphas(0.00085, 0.012, 1000)
 

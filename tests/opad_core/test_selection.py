@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases import load_base
 from opad_core.bundle import read_bundle, write_bundle
 from opad_core.config import preset
@@ -15,7 +16,7 @@ from opad_core.selection import Selection
 def bundle(base):
     return read_bundle(
         write_bundle(
-            token_row=base.text.embedding_of("mug"), projections=base.student.new_projections(), class_noun="dog",
+            token_row=base.text.embedding_of("mug"), projections=pretrained_projections(base.student), class_noun="dog",
             base="nano", base_sha256=base.manifest.sha256, config=preset("default", {}), seed=0,
         )
     )  # fmt: skip

@@ -4,6 +4,7 @@ import time
 import pytest
 import torch
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.anchor import drift
 from opad_core.bases import load_base
 from opad_core.bundle import read_bundle
@@ -429,7 +430,7 @@ def test_a_picture_with_a_late_time_is_not_compared(base, references):
         late = [time >= config.compared_below * 1000 for time in times]
         moved[name] = (late, losses.get("mse"), [x.detach() for x in training.state.student.parameters()])
     assert [sum(late) for late, *_ in moved.values()] == [0, 0, 1, 2]
-    start = base.student.new_projections().parameters()
+    start = pretrained_projections(base.student).parameters()
     assert moved["both late"][1] is None
     assert all(torch.equal(*pair) for pair in zip(moved["both late"][2], start, strict=True))
     assert all(torch.equal(*pair) for pair in zip(moved["all"][2], moved["none late"][2], strict=True))

@@ -24,7 +24,7 @@ from diffusers import AutoencoderDC, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
-from opad_core.concept import Denoiser, KeysValues, KeyValueProjections, TextSide
+from opad_core.adapters.key_value import KeyValueProjections, pretrained_projections
 from opad_core.data import to_uint8
 from opad_core.nano.build.architecture import build_unet
 from opad_core.nano.build.autoencoder import load_vae
@@ -40,7 +40,9 @@ from opad_core.nano.build.teacher import (
     load_teacher,
     load_text_encoder,
 )
-from opad_core.schedule import add_noise, training_target
+from opad_core.networks.denoiser import Denoiser, KeysValues
+from opad_core.networks.schedule import add_noise, training_target
+from opad_core.networks.text_encoder import TextSide
 
 Role = Literal["student", "teacher"]
 
@@ -128,7 +130,7 @@ class Adapting:
         own = {f"{layer}.{name}.weight" for layer in self.adapted.layers for name in ("to_k", "to_v")}
         named = self.adapted.unet.named_parameters()
         self._weights = [weight.requires_grad_(True) for name, weight in named if name not in own]
-        self.start = self.before.new_projections().requires_grad_(False)
+        self.start = pretrained_projections(self.before).requires_grad_(False)
         self.learners = Learners(self.start, things=self.things, rate=OWN_RATES[role])
         self._average = Average(self.adapted.unet, 0.998)
         self._rate = build.rate(_LEARNING_RATE, of="things")
@@ -186,7 +188,7 @@ def adapt_student(build: Build) -> None:
     adapting = Adapting(build, "student", load_student)
     things = adapting.things
     teacher = denoiser(load_adapted(build, "teacher"))
-    teachers_own = teacher.new_projections().requires_grad_(False)
+    teachers_own = pretrained_projections(teacher).requires_grad_(False)
     critic = Critic()
     optimizer = Adam(critic.parameters(), lr=build.rate(_CRITICS_RATE, of="things"), betas=(0.0, 0.99))
     for step, lesson, generator in adapting.steps({"critic": critic, "critics_optimizer": optimizer}):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from opad_core.concept import TextSide
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.data import to_uint8
 from opad_core.nano.build.adapting import INNER, OWN_RATES, Learners, denoiser, load_adapted
 from opad_core.nano.build.autoencoder import load_vae, psnr, reconstruction_loss
@@ -22,6 +22,7 @@ from opad_core.nano.build.lessons import Lessons
 from opad_core.nano.build.stage import Build, Stateful, smoothed, write_sheet
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import decode, encode, load_text_encoder
+from opad_core.networks.text_encoder import TextSide
 
 _MOST_NOISE = 0.5  # deviation, of latents of unit variance
 _LEARNING_RATE = 6e-4
@@ -35,7 +36,7 @@ def train_decoder(build: Build) -> None:
     student, coder = denoiser(load_adapted(build, "student")), load_coder(build)
     in_all = things * (2 + total // INNER)
     lessons = Lessons(build, text, vae, denoiser(load_student(build)), things=in_all)
-    learners = Learners(student.new_projections().requires_grad_(False), things=things, rate=OWN_RATES["student"])
+    learners = Learners(pretrained_projections(student).requires_grad_(False), things=things, rate=OWN_RATES["student"])
     vae.decoder.requires_grad_(True)
     rate = build.rate(_LEARNING_RATE, of="things")
     optimizer = AdamW(vae.decoder.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))

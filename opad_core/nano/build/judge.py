@@ -18,6 +18,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases import Base, load_base
 from opad_core.data import to_uint8
 from opad_core.evaluation.embedding import embed, load_embedding
@@ -131,7 +132,7 @@ def draw_teacher(base: Base, prompts: list[str], seeds: list[int]) -> NDArray[np
     """[n, 64, 64, 3] in `TEACHER_STEPS` guided steps from the same noise."""
     states = base.text.encode([*prompts, ""], [""] * (len(prompts) + 1), [None] * (len(prompts) + 1))
     eps = torch.stack([noise_of(seed, base.latent_shape) for seed in seeds])
-    keys_values = base.teacher.new_projections()(torch.cat([states[:-1], states[-1:].expand_as(states[:-1])]))
+    keys_values = pretrained_projections(base.teacher)(torch.cat([states[:-1], states[-1:].expand_as(states[:-1])]))
 
     def predict(z: Tensor, t: int) -> Tensor:
         return base.teacher.predict(z, torch.full((len(z),), t), keys_values)

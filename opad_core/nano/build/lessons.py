@@ -14,7 +14,7 @@ from diffusers import AutoencoderDC
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opad_core.concept import PLACEHOLDER, Denoiser, TextSide
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.nano.build.architecture import LATENT_SIZE
 from opad_core.nano.build.processes import draw_all
 from opad_core.nano.build.stage import Build, to_unit_range
@@ -22,6 +22,8 @@ from opad_core.nano.build.teacher import encode
 from opad_core.nano.build.things import random_thing
 from opad_core.nano.build.vocabulary import DRAWINGS, NOUNS, SCENES, TEMPLATES, Template
 from opad_core.nano.build.world import BACKGROUNDS_ON_THE_GRID, World, cutout, upright
+from opad_core.networks.denoiser import Denoiser
+from opad_core.networks.text_encoder import PLACEHOLDER, TextSide
 
 _SIZES = (48, 56, 32)  # of things, pixels of 64
 _SHARES = (0.6, 0.2, 0.2)  # of these sizes
@@ -61,7 +63,7 @@ class Lessons:
     def __init__(self, build: Build, text: TextSide, vae: AutoencoderDC, student: Denoiser, *, things: int) -> None:
         """`things` is how many there will be in all."""
         self._vae, self._student, device = vae, student, torch.get_default_device()
-        self._projections = student.new_projections().requires_grad_(False)
+        self._projections = pretrained_projections(student).requires_grad_(False)
         self._border = torch.zeros(LATENT_SIZE, LATENT_SIZE)
         self._border[0], self._border[:6, 0], self._border[:6, -1] = 1, 1, 1  # nothing stands before the ground there
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bundle import read_bundle, write_bundle
 from opad_core.captions import held_out_scenes
 from opad_core.config import OpadConfig
@@ -16,7 +17,7 @@ def untouched_bundle(base):
     return read_bundle(
         write_bundle(
             token_row=base.text.embedding_of("dog"),
-            projections=base.student.new_projections(),
+            projections=pretrained_projections(base.student),
             class_noun="dog",
             base="nano",
             base_sha256=base.manifest.sha256,
@@ -78,7 +79,7 @@ def test_the_sheet_shows_the_references_and_the_same_seeds_before_and_after(base
 def changed_bundle(base):
     """A concept whose projections and token are none of the student's own, so that its pictures differ."""
     random = torch.Generator().manual_seed(1)
-    projections = base.student.new_projections().requires_grad_(False)
+    projections = pretrained_projections(base.student).requires_grad_(False)
     for parameter in projections.parameters():
         parameter += 0.05 * torch.randn(parameter.shape, generator=random)
     return read_bundle(

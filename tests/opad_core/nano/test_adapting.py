@@ -1,5 +1,6 @@
 import torch
 
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases import load_base
 from opad_core.nano.build.adapting import INNER, Learners
 
@@ -7,7 +8,7 @@ _THINGS = 16
 
 
 def learners_of(base, rate=3e-3):
-    return Learners(base.student.new_projections().requires_grad_(False), things=_THINGS, rate=rate)
+    return Learners(pretrained_projections(base.student).requires_grad_(False), things=_THINGS, rate=rate)
 
 
 def one_lesson(base, learners, states, eps, goal):
@@ -28,7 +29,7 @@ def test_each_thing_is_learned_by_keys_and_values_of_its_own():
     goal_of_others[0] = 0
     one_lesson(base, learners, states, eps, goal)
     one_lesson(base, others, states, eps, goal_of_others)
-    start = base.student.new_projections()(states)
+    start = pretrained_projections(base.student)(states)
     for layer, (key, value) in learners(states).items():
         assert torch.allclose(key[1], others(states)[layer][0][1], atol=1e-6)  # another batch mate, another rounding
         assert not torch.allclose(value[0, 1:], others(states)[layer][1][0, 1:], atol=1e-4)
@@ -46,7 +47,7 @@ def test_a_thing_that_is_through_gives_way_to_the_next():
         one_lesson(base, learners, states, eps, torch.zeros_like(eps))
     assert int(learners.ages[oldest]) == 0
     assert int(learners.numbers[oldest]) == number + _THINGS
-    start = base.student.new_projections()(states)
+    start = pretrained_projections(base.student)(states)
     for layer, (key, value) in learners(states).items():
         assert torch.equal(key[oldest], start[layer][0][oldest])
         assert torch.equal(value[oldest], start[layer][1][oldest])

@@ -9,7 +9,6 @@ from PIL import Image
 
 import opad_core.nano
 from opad_core.bases import load_base
-from opad_core.concept import TextSide
 from opad_core.nano.build.__main__ import run, smoke
 from opad_core.nano.build.adapting import denoiser
 from opad_core.nano.build.autoencoder import load_vae
@@ -23,6 +22,7 @@ from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import load_text_encoder
 from opad_core.nano.build.vocabulary import all_words
 from opad_core.nano.build.world import World
+from opad_core.networks.text_encoder import TextSide
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SHIPPED = Path(opad_core.nano.__file__).parent / "base"

@@ -7,6 +7,7 @@ import torch
 
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
+from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases import Base, load_base
 from opad_core.bundle import Bundle, read_bundle, write_bundle
 from opad_core.config import OpadConfig
@@ -30,7 +31,7 @@ class Stored:
 
 def random_bundle(base: Base, seed: int) -> bytes:
     generator = torch.Generator().manual_seed(seed)
-    projections = base.student.new_projections().requires_grad_(False)
+    projections = pretrained_projections(base.student).requires_grad_(False)
     for parameter in projections.parameters():
         parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     return write_bundle(

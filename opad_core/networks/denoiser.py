@@ -1,0 +1,95 @@
+"""The UNet with its schedule, whose text comes in as keys and values.
+
+Text reaches a UNet through cross-attention and nowhere else. Here the keys and values of every layer are inputs, so one
+frozen UNet serves all concepts, mixed in one batch.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor
+
+from opad_core.networks.schedule import T_MAX, first_latents, predict_x0
+
+KeysValues = dict[str, tuple[Tensor, Tensor]]
+"""Per cross-attention layer: keys and values, each [b, tokens, inner]."""
+
+
+class _SelfAttention(AttnProcessor2_0):  # type: ignore[misc]  # diffusers has no types
+    """diffusers hands `cross_attention_kwargs` to self-attention too and warns of unknown names: accept, ignore."""
+
+    def __call__(  # type: ignore[no-untyped-def]  # passed through as it is
+        self, attn: Attention, hidden_states: Tensor, *args, keys_values: KeysValues | None = None, **kwargs
+    ) -> Tensor:
+        attended: Tensor = super().__call__(attn, hidden_states, *args, **kwargs)
+        return attended
+
+
+class _CrossAttention:
+    """Cross-attention of one layer whose keys and values are given from outside."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        keys_values: KeysValues,
+    ) -> Tensor:
+        query, key, value = (
+            x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for x in (attn.to_q(hidden_states), *keys_values[self.layer])
+        )
+        attended = F.scaled_dot_product_attention(query, key.to(query), value.to(query))
+        projected: Tensor = attn.to_out[0](attended.transpose(1, 2).flatten(2))
+        return projected
+
+
+class Denoiser:
+    """A frozen UNet with its schedule; text comes in as keys and values."""
+
+    def __init__(self, unet: UNet2DConditionModel, abar: Tensor, prediction_type: str) -> None:
+        self.unet = unet.eval()
+        for parameter in unet.parameters():
+            parameter.requires_grad = False
+        self.abar = abar
+        self.prediction_type = prediction_type
+        self.layers = [name.removesuffix(".processor") for name in unet.attn_processors if ".attn2." in name]
+        unet.set_attn_processor(
+            {
+                name: _CrossAttention(name.removesuffix(".processor")) if ".attn2." in name else _SelfAttention()
+                for name in unet.attn_processors
+            }
+        )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        size = self.unet.config.sample_size
+        return (self.unet.config.in_channels, size, size)
+
+    def predict(self, z_t: Tensor, t: Tensor, keys_values: KeysValues) -> Tensor:
+        """The raw prediction (epsilon or v) for latents [b, 4, h, w] at integer times [b]."""
+        # The UNet wants a text tensor; no layer of ours reads it.
+        unread = z_t.new_zeros(z_t.shape[0], 1, self.unet.config.cross_attention_dim)
+        prediction: Tensor = self.unet(
+            z_t.to(self.unet.dtype),
+            t,
+            encoder_hidden_states=unread.to(self.unet.dtype),
+            cross_attention_kwargs={"keys_values": keys_values},
+            return_dict=False,
+        )[0]
+        return prediction
+
+    def denoise(self, z_t: Tensor, t: Tensor, keys_values: KeysValues) -> Tensor:
+        """x0 in one query, float32."""
+        return predict_x0(self.predict(z_t, t, keys_values), z_t, t, self.abar, self.prediction_type)
+
+    def one_step(self, eps: Tensor, keys_values: KeysValues) -> Tensor:
+        """The student's picture: noise [b, 4, h, w] ~ N(0, 1) to clean latents, float32."""
+        t = torch.full((eps.shape[0],), T_MAX, device=eps.device)
+        return self.denoise(first_latents(eps, self.abar), t, keys_values)

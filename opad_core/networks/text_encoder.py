@@ -1,0 +1,103 @@
+"""Prompts to text states: the tokenizer and text encoder that teacher and student share, and V* among the words."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from opad_core.errors import OpadError
+
+PLACEHOLDER = "<concept>"
+"""In a prompt it stands for the learned thing; it expands to V* followed by the class noun."""
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """Tokenizer and frozen text encoder, shared by teacher and student."""
+
+    tokenizer: CLIPTokenizer
+    encoder: CLIPTextModel
+
+    def embedding_of(self, word: str) -> Tensor:
+        """Mean input embedding of a word's tokens (with the end-of-word mark), [d]: where V* starts."""
+        ids = self.tokenizer(word, add_special_tokens=False).input_ids
+        return self.encoder.get_input_embeddings().weight[ids].detach().float().mean(0)
+
+    def entry_of(self, word: str) -> Tensor:
+        """Input embedding of the vocabulary's entry spelled exactly so, else of the end token, [d].
+
+        In CLIP's vocabulary such an entry is the beginning of longer words; whole words carry an end-of-word mark.
+        """
+        entry = self.tokenizer.get_vocab().get(word, self.tokenizer.eos_token_id)
+        return self.encoder.get_input_embeddings().weight[entry].detach().float()
+
+    def token_ids(self, prompt: str, class_noun: str) -> tuple[list[int], int | None]:
+        """Padded ids of a prompt and the position of V* in them; None for a prompt without the placeholder.
+
+        Raises OpadError for more than one placeholder, or one beyond the encoder's length.
+        """
+        if prompt.count(PLACEHOLDER) > 1:
+            raise OpadError(f"the prompt names {PLACEHOLDER} {prompt.count(PLACEHOLDER)} times; name it once")
+        before, found, after = prompt.partition(PLACEHOLDER)
+        tokenizer = self.tokenizer
+        length = self.encoder.config.max_position_embeddings
+        if found:
+            head = [tokenizer.bos_token_id, *tokenizer(before.strip(), add_special_tokens=False).input_ids]
+            tail = tokenizer(f"{class_noun} {after.strip()}", add_special_tokens=False).input_ids
+            position = len(head)
+            ids = [*head, tokenizer.bos_token_id, *tail]  # the id under V* is never read
+            if position >= length - 1:
+                raise OpadError(f"{PLACEHOLDER} comes after {position} words; it must be among the first {length - 2}")
+        else:
+            position = None
+            ids = [tokenizer.bos_token_id, *tokenizer(prompt.strip(), add_special_tokens=False).input_ids]
+        ids = [*ids[: length - 1], tokenizer.eos_token_id]
+        return ids + [tokenizer.pad_token_id] * (length - len(ids)), position
+
+    def encode(self, prompts: list[str], class_nouns: list[str], rows: list[Tensor | None]) -> Tensor:
+        """Text states [b, tokens, d]; `rows[i]` is V* of prompt i, [d], or None where it has no placeholder.
+
+        The gradient reaches the rows and nothing else.
+        """
+        text_states: Tensor = self.encoder.final_layer_norm(self._hidden(prompts, class_nouns, rows))
+        return text_states.float()
+
+    def _hidden(self, prompts: list[str], class_nouns: list[str], rows: list[Tensor | None]) -> Tensor:
+        """What the encoder's last layer makes of the prompts, before the final norm."""
+        encoder = self.encoder
+        embedded = []
+        for prompt, class_noun, row in zip(prompts, class_nouns, rows, strict=True):
+            ids, position = self.token_ids(prompt, class_noun)
+            vectors = encoder.get_input_embeddings()(torch.tensor(ids, device=encoder.device))
+            if position is not None:
+                if row is None:
+                    raise OpadError(f"the prompt names {PLACEHOLDER} but no concept was given")
+                is_concept = torch.arange(len(ids), device=encoder.device)[:, None] == position
+                vectors = torch.where(is_concept, row.to(vectors), vectors)
+            embedded.append(vectors)
+        states = encoder.embeddings(inputs_embeds=torch.stack(embedded))
+        encoded = encoder.encoder(inputs_embeds=states, attention_mask=self._causal_mask(states), is_causal=True)
+        hidden: Tensor = encoded.last_hidden_state
+        return hidden
+
+    @torch.no_grad()
+    def summarise(self, prompts: list[str], last_layer: nn.Module | None = None) -> Tensor:
+        """The text state at the end of each prompt, [b, d], float32; prompts without a placeholder.
+
+        `last_layer` goes between the encoder and its final norm.
+        """
+        hidden = self._hidden(prompts, [""] * len(prompts), [None] * len(prompts)).float()
+        if last_layer is not None:
+            hidden = last_layer(hidden, self._causal_mask(hidden), is_causal=True)
+        norm = self.encoder.final_layer_norm
+        states = F.layer_norm(hidden, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+        ends = [self.token_ids(prompt, "")[0].index(self.tokenizer.eos_token_id) for prompt in prompts]
+        return states[torch.arange(len(prompts)), ends]
+
+    @staticmethod
+    def _causal_mask(states: Tensor) -> Tensor:
+        tokens = states.shape[1]
+        mask = states.new_full((tokens, tokens), torch.finfo(states.dtype).min).triu(1)
+        return mask.expand(states.shape[0], 1, tokens, tokens)
