@@ -45,10 +45,10 @@ from opad_core import (
     write_bundle,
 )
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.bases import device_named
+from opad_core.bases.full_size import FullSizeBase
+from opad_core.bases.loading import device_named
 from opad_core.data import to_uint8
 from opad_core.flops import iterations_by_share
-from opad_core.full_size import FullSizeBase
 from opad_core.generation import noise_of
 from opad_core.networks.denoiser import KeysValues
 from opad_core.networks.text_encoder import PLACEHOLDER

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from opad_core.bases import Base, Manifest, load_base
+    from opad_core.bases.loading import Base, load_base
+    from opad_core.bases.manifest import Manifest
     from opad_core.bundle import Bundle, read_bundle, write_bundle
     from opad_core.captions import held_out_scenes
     from opad_core.config import PRESETS, OpadConfig, override, preset
@@ -51,7 +52,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "bases": ("Base", "Manifest", "load_base"),
+    "bases.loading": ("Base", "load_base"),
+    "bases.manifest": ("Manifest",),
     "bundle": ("Bundle", "read_bundle", "write_bundle"),
     "captions": ("held_out_scenes",),
     "config": ("PRESETS", "OpadConfig", "override", "preset"),

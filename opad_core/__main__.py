@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from opad_core import doctor
-from opad_core.bases import (
+from opad_core.bases.loading import (
     FETCHED,
     Base,
     Precision,
@@ -23,8 +23,8 @@ from opad_core.bases import (
     bases_folder,
     device_named,
     load_base,
-    read_manifest,
 )
+from opad_core.bases.manifest import read_manifest
 from opad_core.bundle import Bundle, read_bundle
 from opad_core.captions import TEMPLATES
 from opad_core.config import ABLATIONS, FULL_SIZE, PRESETS, OpadConfig, Setting, override, preset, settings_of
@@ -285,8 +285,8 @@ def _flops(arguments: argparse.Namespace) -> int:
 
 def _fetch(arguments: argparse.Namespace) -> int:
     # Its HTTP client is nothing that a machine without a network needs.
-    from opad_core.fetch.assemble import fetch, open_mirror
-    from opad_core.fetch.recipes import RECIPES
+    from opad_core.bases.fetch.assemble import fetch, open_mirror
+    from opad_core.bases.fetch.recipes import RECIPES
 
     folder = arguments.to or bases_folder() / arguments.base
     like = None if arguments.like is None else read_manifest(arguments.like)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from opad_core.adapters.key_value import KeyValueProjections
-from opad_core.bases import Base
+from opad_core.bases.loading import Base
 from opad_core.networks.denoiser import Denoiser
 
 

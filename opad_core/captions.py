@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opad_core.bases import Base
+from opad_core.bases.loading import Base
 from opad_core.data import reference_pixels
 
 TEMPLATES = (

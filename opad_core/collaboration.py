@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from opad_core.bases import Base
+from opad_core.bases.loading import Base
 from opad_core.bundle import Bundle
 from opad_core.config import OpadConfig
 from opad_core.generation import ImageRequest, OneStepGenerator

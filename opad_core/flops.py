@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from opad_core.bases.full_size import FullSizeBase
 from opad_core.config import OpadConfig, override
-from opad_core.full_size import FullSizeBase
 from opad_core.training import Training
 
 TERA = 1e12

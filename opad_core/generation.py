@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.bases import Base
+from opad_core.bases.loading import Base
 from opad_core.bundle import Bundle
 from opad_core.data import to_uint8
 from opad_core.errors import OpadError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from opad_core.bases import Base
+from opad_core.bases.loading import Base
 from opad_core.bundle import Bundle
 from opad_core.collaboration import as_pixels
 from opad_core.generation import ImageRequest, OneStepGenerator

@@ -20,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 from opad_core.adapters.key_value import KeyValueProjections, pretrained_projections
 from opad_core.alignment import alignment_losses, alignment_weight, identity_tokens, teacher_target
 from opad_core.anchor import anchor_states, drift
-from opad_core.bases import Base
+from opad_core.bases.loading import Base
 from opad_core.bundle import read_bundle, write_bundle
 from opad_core.captions import scenes_of
 from opad_core.checkpoint import TrainingState

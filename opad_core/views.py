@@ -11,7 +11,7 @@ from types import EllipsisType
 import torch
 from torch import Tensor
 
-from opad_core.bases import Base
+from opad_core.bases.loading import Base
 from opad_core.config import OpadConfig
 from opad_core.data import Batch, Example, augmented, indices_at
 from opad_core.networks.feature_networks import Backbone

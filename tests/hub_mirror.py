@@ -17,10 +17,10 @@ from transformers import (
     ViTModel,
 )
 
-from opad_core.fetch.description import SCENE_PROMPTS
-from opad_core.fetch.recipes import CLIP, DINO, DINOV2, IP_ADAPTER, SD_2_1, SD_TURBO
-from opad_core.nano.build.architecture import build_tokenizer
+from opad_core.bases.fetch.description import SCENE_PROMPTS
+from opad_core.bases.fetch.recipes import CLIP, DINO, DINOV2, IP_ADAPTER, SD_2_1, SD_TURBO
 from opad_core.nano.build.vocabulary import TEMPLATES
+from opad_core.networks.tokenizer import build_tokenizer
 
 WORDS = sorted({word for text in (*(t.text for t in TEMPLATES), *SCENE_PROMPTS, "dog !") for word in text.split()})
 WIDTH, EMBEDDING, IDENTITY_WIDTH = 32, 24, 16
@@ -56,7 +56,7 @@ def write_mirror(folder: Path) -> Path:
 
 
 def _write_stable_diffusion(folder: Path) -> None:
-    tokenizer = build_tokenizer(WORDS, folder / "tokenizer")
+    tokenizer = build_tokenizer(WORDS, folder / "tokenizer", length=24)
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     added = {
         name: {"content": token, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}

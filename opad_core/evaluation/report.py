@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from opad_core.bases import Base
+from opad_core.bases.loading import Base
 from opad_core.bundle import Bundle
 from opad_core.captions import held_out_scenes
 from opad_core.data import squared, to_pixels

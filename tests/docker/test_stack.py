@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from opad_core.captions import held_out_scenes
 from opad_core.data import read_references
 from tests.docker.stack import PORT, PROJECT, S3_PORT, Stack, eventually, run

@@ -17,7 +17,7 @@ import torch
 from api.domain import keys, webhooks
 from api.domain.models import ApiKey, Job, Owner, ServedBase
 from api.domain.settings import Settings
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from opad_core.config import override, preset
 from opad_core.training import train
 from tests.conftest import make_template

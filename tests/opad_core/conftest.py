@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from tests.random_base import write_random_base
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from opad_core.bases import Manifest, load_base
+from opad_core.bases.fetch.description import SCENE_PROMPTS
+from opad_core.bases.loading import load_base
+from opad_core.bases.manifest import Manifest
 from opad_core.captions import held_out_scenes, scenes_of
 from opad_core.config import override, preset
 from opad_core.data import read_references, reference_pixels
 from opad_core.errors import OpadError
-from opad_core.fetch.description import SCENE_PROMPTS
 from opad_core.training import Training
 
 MUG = Path(__file__).parents[2] / "examples" / "striped_mug"

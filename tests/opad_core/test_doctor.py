@@ -55,6 +55,8 @@ def test_what_has_no_random_weights_is_said(arguments, sentence, capsys):
 
 def test_it_asks_for_nothing_that_a_machine_without_a_network_need_not_have():
     """On a lent GPU there may be neither a library for curves nor a client for downloads."""
-    command = "import sys, opad_core.__main__; print(*{'matplotlib', 'opad_core.fetch.mirrors'} & sys.modules.keys())"
+    command = (
+        "import sys, opad_core.__main__; print(*{'matplotlib', 'opad_core.bases.fetch.mirrors'} & sys.modules.keys())"
+    )
     printed = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True).stdout
     assert printed.split() == []

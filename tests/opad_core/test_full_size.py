@@ -1,6 +1,6 @@
 import torch
 
-from opad_core.full_size import FullSizeBase
+from opad_core.bases.full_size import FullSizeBase
 
 
 def test_half_precision_is_placed_by_network_as_in_a_loaded_base(tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from opad_core.config import ABLATIONS, override, preset
 from opad_core.data import Example
 from opad_core.random_streams import stream

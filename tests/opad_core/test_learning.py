@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from opad_core.alignment import teacher_target
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from opad_core.bundle import read_bundle
 from opad_core.config import override, preset
 from opad_core.data import read_references

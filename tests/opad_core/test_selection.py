@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from opad_core.bundle import read_bundle, write_bundle
 from opad_core.config import preset
 from opad_core.data import reference_pixels

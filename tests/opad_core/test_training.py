@@ -6,7 +6,7 @@ import torch
 
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.anchor import drift
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from opad_core.bundle import read_bundle
 from opad_core.collaboration import as_pixels
 from opad_core.config import ABLATIONS, override, preset

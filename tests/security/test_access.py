@@ -26,7 +26,7 @@ from api.domain.database import Sessions
 from api.domain.models import ApiKey
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from opad_core.bundle import read_bundle
 from opad_core.errors import OpadError
 from tests.api.test_auth import bearer

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
+
+from opad_core.networks.tokenizer import build_tokenizer
 
 RESOLUTION = 64
 LATENT_CHANNELS = 80
@@ -84,44 +85,6 @@ def build_unet() -> UNet2DConditionModel:
         attention_head_dim=8,  # diffusers reads it as the number of heads
         norm_num_groups=16,
     )
-
-
-def build_tokenizer(words: Sequence[str], folder: Path) -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer in which each of `words` is exactly one token; other words fall into pieces.
-
-    Each word in turn appends the merges that join its present pieces. Later merges rank lower, so they never
-    disturb a word that is whole already. Writes vocab.json and merges.txt into `folder`.
-    """
-    letters = [*map(chr, range(33, 127)), *map(chr, range(161, 173)), *map(chr, range(174, 256))]
-    letters += [chr(256 + index) for index in range(256 - len(letters))]
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
-    ranks: dict[tuple[str, str], int] = {}
-    for word in dict.fromkeys(words):
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while candidates := [(ranks[pair], pair) for pair in pairwise(pieces) if pair in ranks]:
-            pieces = _merge(pieces, min(candidates)[1])
-        while len(pieces) > 1:
-            pair = (pieces[0], pieces[1])
-            ranks[pair] = len(ranks)
-            pieces = _merge(pieces, pair)
-            vocabulary.append("".join(pair))
-    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in ranks))
-    return CLIPTokenizer(
-        vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=TEXT_LENGTH
-    )
-
-
-def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
-    merged: list[str] = []
-    for piece in pieces:
-        if merged and (merged[-1], piece) == pair:
-            merged[-1] += piece
-        else:
-            merged.append(piece)
-    return merged
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -208,7 +171,7 @@ class Parts:
 
 def build_parts(words: Sequence[str], folder: Path) -> Parts:
     """All networks with fresh weights; `folder` receives the tokenizer's two files."""
-    tokenizer = build_tokenizer(words, folder)
+    tokenizer = build_tokenizer(words, folder, length=TEXT_LENGTH)
     return Parts(
         tokenizer=tokenizer,
         text_encoder=build_text_encoder(tokenizer),

@@ -27,10 +27,10 @@ from opad_core.nano.build.architecture import (
     build_dinov2,
     build_text_encoder,
     build_text_projection,
-    build_tokenizer,
 )
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.vocabulary import COLOURS, DRAWINGS, SCENES, all_words
+from opad_core.networks.tokenizer import build_tokenizer
 
 _PAIRS = 64
 _TEMPERATURE = 0.1
@@ -39,7 +39,7 @@ _TEMPERATURE = 0.1
 @cache
 def world_tokenizer() -> CLIPTokenizer:
     with TemporaryDirectory() as folder:
-        return build_tokenizer(all_words(), Path(folder))
+        return build_tokenizer(all_words(), Path(folder), length=TEXT_LENGTH)
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

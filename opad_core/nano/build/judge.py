@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.bases import Base, load_base
+from opad_core.bases.loading import Base, load_base
 from opad_core.data import to_uint8
 from opad_core.evaluation.embedding import embed, load_embedding
 from opad_core.generation import ImageRequest, OneStepGenerator, noise_of

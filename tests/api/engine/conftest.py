@@ -15,7 +15,7 @@ from api.domain.database import Sessions
 from api.domain.models import Bundle, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from tests.engine_process import engine_process
 from tests.random_base import write_random_base
 from tests.worker.inference.conftest import random_bundle

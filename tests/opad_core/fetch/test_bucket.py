@@ -5,7 +5,7 @@ import pytest
 from botocore.config import Config
 
 from opad_core.__main__ import main
-from opad_core.bases import read_manifest
+from opad_core.bases.manifest import read_manifest
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub.utils import close_session
 
 from opad_core.__main__ import main
-from opad_core.bases import read_manifest
-from opad_core.fetch.recipes import CLIP, RECIPES
+from opad_core.bases.fetch.recipes import CLIP, RECIPES
+from opad_core.bases.manifest import read_manifest
 
 
 class Answer(BaseHTTPRequestHandler):

@@ -1,7 +1,7 @@
 import torch
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from opad_core.nano.build.adapting import INNER, Learners
 
 _THINGS = 16

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import opad_core.nano
-from opad_core.bases import load_base
+from opad_core.bases.loading import load_base
 from opad_core.nano.build.__main__ import run, smoke
 from opad_core.nano.build.adapting import denoiser
 from opad_core.nano.build.autoencoder import load_vae

@@ -1,6 +1,6 @@
 import itertools
 
-from opad_core.nano.build.architecture import TEXT_LENGTH, build_tokenizer
+from opad_core.nano.build.architecture import TEXT_LENGTH
 from opad_core.nano.build.vocabulary import (
     DRAWINGS,
     HELD_OUT,
@@ -13,6 +13,7 @@ from opad_core.nano.build.vocabulary import (
     all_words,
     with_article,
 )
+from opad_core.networks.tokenizer import build_tokenizer
 
 
 def captions():
@@ -23,7 +24,7 @@ def captions():
 
 
 def test_every_word_of_every_caption_is_one_token(tmp_path):
-    tokenizer = build_tokenizer(all_words(), tmp_path)
+    tokenizer = build_tokenizer(all_words(), tmp_path, length=24)
     for caption in captions():
         words = caption.replace("-", " - ").split()
         assert len(tokenizer(caption).input_ids) == len(words) + 2, caption  # start and end
@@ -31,19 +32,19 @@ def test_every_word_of_every_caption_is_one_token(tmp_path):
 
 
 def test_ids_turn_back_into_the_caption(tmp_path):
-    tokenizer = build_tokenizer(all_words(), tmp_path)
+    tokenizer = build_tokenizer(all_words(), tmp_path, length=24)
     for caption in ("a photo of a teddy bear", "an owl floating on top of water", "a cactus"):
         assert tokenizer.decode(tokenizer(caption).input_ids, skip_special_tokens=True).strip() == caption
 
 
 def test_an_unknown_word_becomes_letters_and_no_unknown_token(tmp_path):
-    tokenizer = build_tokenizer(["cat"], tmp_path)
+    tokenizer = build_tokenizer(["cat"], tmp_path, length=24)
     assert tokenizer.tokenize("cat zoo") == ["cat</w>", "z", "o", "o</w>"]
 
 
 def test_words_with_common_beginnings_do_not_break_each_other(tmp_path):
     words = ["bear", "beach", "each", "ear", "car", "cart", "art"]
-    tokenizer = build_tokenizer(words, tmp_path)
+    tokenizer = build_tokenizer(words, tmp_path, length=24)
     assert [tokenizer.tokenize(word) for word in words] == [[f"{word}</w>"] for word in words]
 
 

@@ -8,7 +8,7 @@ import torch
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.bases import Base, load_base
+from opad_core.bases.loading import Base, load_base
 from opad_core.bundle import Bundle, read_bundle, write_bundle
 from opad_core.config import OpadConfig
 from opad_core.generation import OneStepGenerator

@@ -6,11 +6,11 @@ from typing import Any
 
 from safetensors import safe_open
 
+from opad_core.bases.fetch.recipes import Recipe
+from opad_core.bases.full_size import CLIP, IMAGENET
 from opad_core.captions import TEMPLATES
 from opad_core.config import FULL_SIZE
 from opad_core.errors import OpadError
-from opad_core.fetch.recipes import Recipe
-from opad_core.full_size import CLIP, IMAGENET
 
 MODEL_TYPES = {"dino": "vit", "dinov2": "dinov2", "clip": "clip_vision_model"}
 STATISTICS = {"dino": IMAGENET, "dinov2": IMAGENET, "clip": CLIP}

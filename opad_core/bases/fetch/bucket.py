@@ -13,9 +13,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
+from opad_core.bases.fetch.mirrors import Listed, noted
+from opad_core.bases.fetch.recipes import Repository
 from opad_core.errors import OpadError
-from opad_core.fetch.mirrors import Listed, noted
-from opad_core.fetch.recipes import Repository
 
 
 class Bucket:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from opad_core.bases import FETCHED
+from opad_core.bases.loading import FETCHED
 
 
 @dataclass(frozen=True)

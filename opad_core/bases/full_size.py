@@ -7,7 +7,6 @@ Widths are those of the published configurations: `sd2-community/stable-diffusio
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -24,12 +23,13 @@ from transformers import (
     ViTModel,
 )
 
-from opad_core.bases import Base, Manifest
-from opad_core.nano.build.architecture import build_tokenizer
+from opad_core.bases.loading import Base
+from opad_core.bases.manifest import Manifest
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
 from opad_core.networks.schedule import cumulative_alphas
 from opad_core.networks.text_encoder import TextSide
+from opad_core.networks.tokenizer import build_tokenizer
 
 BETA_START, BETA_END, TIMES = 0.00085, 0.012, 1000
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -155,8 +155,6 @@ class FullSizeBase(Base):
         return Denoiser(unet.to(self._unet_dtype(half)), abar.to(self.device), prediction_type)
 
 
-def _letters_tokenizer(folder: Path) -> Any:
+def _letters_tokenizer(folder: Path) -> CLIPTokenizer:
     words = sorted({word for text in (*TEMPLATES, *SCENE_PROMPTS, "dog") for word in text.split() if word != "{}"})
-    tokenizer: CLIPTokenizer = build_tokenizer(words, folder)
-    tokenizer.model_max_length = 77
-    return tokenizer
+    return build_tokenizer(words, folder, length=77)

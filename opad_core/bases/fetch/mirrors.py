@@ -24,8 +24,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
     http_backoff,
 )
 
+from opad_core.bases.fetch.recipes import Repository
 from opad_core.errors import OpadError
-from opad_core.fetch.recipes import Repository
 
 NOTES, NOTE = ".cache/huggingface/download/", ".metadata"
 

@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from opad_core.bases import Manifest, hash_of, read_manifest
+from opad_core.bases.fetch.description import describe
+from opad_core.bases.fetch.mirrors import Folder, Hub, Listed, Mirror
+from opad_core.bases.fetch.recipes import Picked, Recipe, Repository
+from opad_core.bases.manifest import Manifest, hash_of, read_manifest
 from opad_core.errors import OpadError
-from opad_core.fetch.description import describe
-from opad_core.fetch.mirrors import Folder, Hub, Listed, Mirror
-from opad_core.fetch.recipes import Picked, Recipe, Repository
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 MAX_HEADER_BYTES = 100 << 20
@@ -26,7 +26,7 @@ def open_mirror(address: str | None) -> Mirror:
     if address is None or address.startswith(("https://", "http://")):
         return Hub(address)
     if address.startswith("s3://"):
-        from opad_core.fetch.bucket import Bucket  # half a second that no other fetch waits for
+        from opad_core.bases.fetch.bucket import Bucket
 
         return Bucket(address)
     return Folder(Path(address))

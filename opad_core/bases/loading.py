@@ -9,10 +9,8 @@ so an engine never reads the teacher. Nothing is unpickled: safetensors only.
 """
 
 import copy
-import hashlib
 import json
 import os
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,47 +23,17 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, Dinov2Model, ViTModel
 from transformers.utils import logging as transformers_logging
 
+from opad_core.bases.manifest import Manifest, hash_of, read_manifest
 from opad_core.errors import OpadError
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
 from opad_core.networks.schedule import cumulative_alphas
 from opad_core.networks.text_encoder import TextSide
 
-SHIPPED = Path(__file__).parent / "nano" / "base"
+SHIPPED = Path(__file__).parents[1] / "nano" / "base"
 Precision = Literal["float32", "half"]
 FETCHED = ("sd-turbo", "sd-turbo-2.1-base")
 """Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base for a teacher."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    name: str
-    resolution: int
-    """Side of a picture in pixels."""
-    nouns: list[str] | None
-    """Class nouns the base knows; None when it reads any."""
-    words: list[str] | None
-    templates: list[str]
-    """Training prompts with one `{}` and no scene."""
-    scene_prompts: list[str]
-    """Prompts that name a scene, each with one `{}`; the evaluation asks for those that no training asks for."""
-    presets: dict[str, dict[str, Any]]
-    identity_tokens: int
-    backbones: dict[str, dict[str, Any]]
-    licences: dict[str, str]
-    files: dict[str, str]
-    """SHA-256 of every file of the base, by its path in the folder."""
-    sources: dict[str, str | None] = field(default_factory=dict)
-    """Of a fetched base, the commit of each repository it was assembled from; None where a mirror did not note it."""
-    caption_scenes: list[str] = field(default_factory=list)
-    """What a photo's caption may say of its scene, each with one `{}`; empty: photos have no scene in their prompts."""
-    training_scenes: list[str] = field(default_factory=list)
-    """What `scene_share` asks the student for, each with one `{}`."""
-
-    @property
-    def sha256(self) -> str:
-        """Names the base in bundles; changes with any weight."""
-        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
 
 class Base:
@@ -242,25 +210,6 @@ def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
     if missing := sorted(report["missing_keys"]):
         raise OpadError(f"{folder} lacks {len(missing)} tensors of a {network.__name__}, the first is {missing[0]}")
     return loaded
-
-
-def hash_of(file: Path) -> str:
-    """SHA-256, read piece by piece: a network may be larger than what memory is left beside the others."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def read_manifest(folder: Path) -> Manifest:
-    path = folder / "manifest.json"
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise OpadError(f"no base at {folder}: it has no manifest.json") from None
-    except ValueError as error:
-        raise OpadError(f"{path} is not JSON: {error}") from error
-    if content.pop("format", None) != 1:
-        raise OpadError(f"{path} has a format that this version does not read")
-    return Manifest(**content)
 
 
 def bases_folder() -> Path:

@@ -1,0 +1,45 @@
+"""A tokenizer of given words, for bases whose vocabulary is ours: nano's, and the stand-ins without weights."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+
+def build_tokenizer(words: Sequence[str], folder: Path, *, length: int) -> CLIPTokenizer:
+    """A CLIP byte-pair tokenizer in which each of `words` is exactly one token; other words fall into pieces.
+
+    Each word in turn appends the merges that join its present pieces. Later merges rank lower, so they never
+    disturb a word that is whole already. Writes vocab.json and merges.txt into `folder`. A prompt has
+    at most `length` tokens.
+    """
+    letters = [*map(chr, range(33, 127)), *map(chr, range(161, 173)), *map(chr, range(174, 256))]
+    letters += [chr(256 + index) for index in range(256 - len(letters))]
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    ranks: dict[tuple[str, str], int] = {}
+    for word in dict.fromkeys(words):
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while candidates := [(ranks[pair], pair) for pair in pairwise(pieces) if pair in ranks]:
+            pieces = _merge(pieces, min(candidates)[1])
+        while len(pieces) > 1:
+            pair = (pieces[0], pieces[1])
+            ranks[pair] = len(ranks)
+            pieces = _merge(pieces, pair)
+            vocabulary.append("".join(pair))
+    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in ranks))
+    return CLIPTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=length)
+
+
+def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for piece in pieces:
+        if merged and (merged[-1], piece) == pair:
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    return merged
