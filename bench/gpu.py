@@ -49,7 +49,7 @@ from opad_core.bases.full_size import FullSizeBase
 from opad_core.bases.loading import device_named
 from opad_core.data import to_uint8
 from opad_core.flops import iterations_by_share
-from opad_core.generation import noise_of
+from opad_core.generation.generator import noise_of
 from opad_core.networks.denoiser import KeysValues
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training import PREVIEW_EVERY, PREVIEW_PICTURES, SOUND_EVERY, Training

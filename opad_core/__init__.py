@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from opad_core.bases.loading import Base, load_base
     from opad_core.bases.manifest import Manifest
-    from opad_core.bundle import Bundle, read_bundle, write_bundle
     from opad_core.captions import held_out_scenes
     from opad_core.config import PRESETS, OpadConfig, override, preset
     from opad_core.data import read_references
@@ -18,8 +17,9 @@ if TYPE_CHECKING:
     from opad_core.evaluation.identity import identity_score
     from opad_core.evaluation.report import report_card
     from opad_core.evaluation.sheet import Row, draw_sheet
-    from opad_core.export import export_bundle
-    from opad_core.generation import MAX_SEED, ImageRequest, OneStepGenerator
+    from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
+    from opad_core.generation.export import export_bundle
+    from opad_core.generation.generator import MAX_SEED, ImageRequest, OneStepGenerator
     from opad_core.training import Progress, TrainingStopped, train
 
 __all__ = [
@@ -54,7 +54,6 @@ __all__ = [
 _MODULES = {
     "bases.loading": ("Base", "load_base"),
     "bases.manifest": ("Manifest",),
-    "bundle": ("Bundle", "read_bundle", "write_bundle"),
     "captions": ("held_out_scenes",),
     "config": ("PRESETS", "OpadConfig", "override", "preset"),
     "data": ("read_references",),
@@ -62,8 +61,9 @@ _MODULES = {
     "evaluation.identity": ("identity_score",),
     "evaluation.report": ("report_card",),
     "evaluation.sheet": ("Row", "draw_sheet"),
-    "export": ("export_bundle",),
-    "generation": ("MAX_SEED", "ImageRequest", "OneStepGenerator"),
+    "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
+    "generation.export": ("export_bundle",),
+    "generation.generator": ("MAX_SEED", "ImageRequest", "OneStepGenerator"),
     "training": ("Progress", "TrainingStopped", "train"),
 }
 

@@ -25,16 +25,16 @@ from opad_core.bases.loading import (
     load_base,
 )
 from opad_core.bases.manifest import read_manifest
-from opad_core.bundle import Bundle, read_bundle
 from opad_core.captions import TEMPLATES
 from opad_core.config import ABLATIONS, FULL_SIZE, PRESETS, OpadConfig, Setting, override, preset, settings_of
 from opad_core.data import MAX_REFERENCES, MIN_REFERENCES, read_references
 from opad_core.errors import OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
-from opad_core.export import DEFAULT_RANK, export_bundle
 from opad_core.flops import count_iteration
-from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.generation.bundle import Bundle, read_bundle
+from opad_core.generation.export import DEFAULT_RANK, export_bundle
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.training import Progress, TrainingStopped, train
 
 BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from opad_core.bases.loading import Base
-from opad_core.bundle import Bundle
 from opad_core.config import OpadConfig
-from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.generation.bundle import Bundle
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.networks.text_encoder import PLACEHOLDER
 
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from opad_core.bases.full_size import FullSizeBase
 from opad_core.bases.loading import Base
-from opad_core.bundle import Bundle, read_bundle
 from opad_core.config import OpadConfig, override
 from opad_core.errors import DivergedError, OpadError
-from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.generation.bundle import Bundle, read_bundle
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training import Training
 

@@ -21,7 +21,6 @@ from opad_core.adapters.key_value import KeyValueProjections, pretrained_project
 from opad_core.alignment import alignment_losses, alignment_weight, identity_tokens, teacher_target
 from opad_core.anchor import anchor_states, drift
 from opad_core.bases.loading import Base
-from opad_core.bundle import read_bundle, write_bundle
 from opad_core.captions import scenes_of
 from opad_core.checkpoint import TrainingState
 from opad_core.collaboration import draw_samples
@@ -30,7 +29,8 @@ from opad_core.data import Batch, Example, indices_at, photo_examples, reference
 from opad_core.discriminator import discriminator_head
 from opad_core.divergence import Watch
 from opad_core.errors import DivergedError, OpadError
-from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.generation.bundle import read_bundle, write_bundle
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.losses import discriminator_loss, generator_loss, reconstruction_loss
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.schedule import add_noise, training_target

@@ -12,7 +12,7 @@ from api.domain.models import Attempt, Bundle, Checkpoint, Export, Job, Referenc
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.webhooks import Webhook, WebhookDelivery
-from opad_core.bundle import read_bundle
+from opad_core.generation.bundle import read_bundle
 from tests.job_life import ENDED
 from worker.garbage import collect
 

@@ -7,10 +7,10 @@ from safetensors import safe_open
 from safetensors.torch import load
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from opad_core.bundle import read_bundle
 from opad_core.errors import OpadError
-from opad_core.export import export_bundle, truncated
-from opad_core.generation import ImageRequest, OneStepGenerator, noise_of
+from opad_core.generation.bundle import read_bundle
+from opad_core.generation.export import export_bundle, truncated
+from opad_core.generation.generator import ImageRequest, OneStepGenerator, noise_of
 from tests.opad_core.test_generation import random_bundle
 
 FULL_RANK = 1000

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.bundle import read_bundle, write_bundle
 from opad_core.config import OpadConfig
 from opad_core.errors import OpadError
-from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.generation.bundle import read_bundle, write_bundle
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
 
 
 def random_bundle(base, seed, **changes):

@@ -20,11 +20,11 @@ import pytest
 
 from opad_core.alignment import teacher_target
 from opad_core.bases.loading import load_base
-from opad_core.bundle import read_bundle
 from opad_core.config import override, preset
 from opad_core.data import read_references
 from opad_core.errors import DivergedError
 from opad_core.evaluation.report import report_card
+from opad_core.generation.bundle import read_bundle
 from opad_core.losses import generator_loss
 from opad_core.training import train
 

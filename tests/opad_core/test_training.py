@@ -7,11 +7,11 @@ import torch
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.anchor import drift
 from opad_core.bases.loading import load_base
-from opad_core.bundle import read_bundle
 from opad_core.collaboration import as_pixels
 from opad_core.config import ABLATIONS, override, preset
 from opad_core.discriminator import discriminator_head
 from opad_core.errors import DivergedError, OpadError
+from opad_core.generation.bundle import read_bundle
 from opad_core.random_streams import stream
 from opad_core.training import Training, TrainingStopped, train
 from opad_core.views import JUDGES

@@ -27,8 +27,8 @@ from api.domain.models import ApiKey
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from opad_core.bases.loading import load_base
-from opad_core.bundle import read_bundle
 from opad_core.errors import OpadError
+from opad_core.generation.bundle import read_bundle
 from tests.api.test_auth import bearer
 
 
@@ -137,7 +137,7 @@ def test_a_weights_file_that_is_not_ours_is_refused_when_it_is_read(
 
 
 def test_weights_of_another_shape_are_refused_before_they_are_used(bundle: bytes, base_folder: Any) -> None:
-    from opad_core.generation import ImageRequest, OneStepGenerator
+    from opad_core.generation.generator import ImageRequest, OneStepGenerator
 
     def widen(tensors: dict[str, torch.Tensor]) -> None:
         name = next(name for name in tensors if name.endswith("to_k.weight"))

@@ -22,7 +22,7 @@ from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases.loading import Base, load_base
 from opad_core.data import to_uint8
 from opad_core.evaluation.embedding import embed, load_embedding
-from opad_core.generation import ImageRequest, OneStepGenerator, noise_of
+from opad_core.generation.generator import ImageRequest, OneStepGenerator, noise_of
 from opad_core.nano.build.architecture import RESOLUTION
 from opad_core.nano.build.features import jitter
 from opad_core.nano.build.stage import Build, Stateful, to_unit_range, write_sheet

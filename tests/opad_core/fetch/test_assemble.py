@@ -12,9 +12,9 @@ from opad_core.bases.fetch.mirrors import NOTE, NOTES
 from opad_core.bases.fetch.recipes import CLIP, DINO, DINOV2, SD_2_1, SD_TURBO
 from opad_core.bases.loading import load_base
 from opad_core.bases.manifest import read_manifest
-from opad_core.bundle import read_bundle
 from opad_core.config import override, preset
-from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.generation.bundle import read_bundle
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.training import train
 from tests.hub_mirror import EMBEDDING, WIDTH
 

@@ -9,9 +9,9 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases.loading import Base, load_base
-from opad_core.bundle import Bundle, read_bundle, write_bundle
 from opad_core.config import OpadConfig
-from opad_core.generation import OneStepGenerator
+from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
+from opad_core.generation.generator import OneStepGenerator
 from tests.random_base import write_random_base
 
 

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from api.domain.database import make_sessions
 from api.domain.models import ServedBase
 from opad_core.config import OpadConfig, preset
-from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from tests.engine_process import engine_process
 from worker.inference.app import announce, create_app
 

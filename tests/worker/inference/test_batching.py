@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from opad_core.errors import OpadError
-from opad_core.generation import ImageRequest, OneStepGenerator
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from worker.inference.batching import MAX_BATCH, MAX_WAITING, Batcher, DeadlinePassed, Overloaded
 
 BEACH = "a <concept> on the beach"

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases.loading import Base
-from opad_core.bundle import Bundle
 from opad_core.errors import OpadError
+from opad_core.generation.bundle import Bundle
 from opad_core.networks.text_encoder import PLACEHOLDER
 
 DEFAULT_RANK = 32
