@@ -11,7 +11,7 @@ from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle
 from opad_core.generation.export import export_bundle, truncated
 from opad_core.generation.generator import ImageRequest, OneStepGenerator, noise_of
-from tests.opad_core.test_generation import random_bundle
+from tests.opad_core.generation.test_generation import random_bundle
 
 FULL_RANK = 1000
 
