@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.db import SessionDep
 from api.domain import keys
 from api.domain.errors import Forbidden, Unauthorized
-from api.domain.models import ApiKey, DashboardSession, Owner
+from api.domain.tables import ApiKey, DashboardSession, Owner
 
 IDLE = timedelta(minutes=30)
 LIFETIME = timedelta(hours=8)

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from api.domain.errors import Conflict
-from api.domain.models import JobState
+from api.domain.tables import JobState
 
 
 def not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, error_detail: str | None) -> Conflict:

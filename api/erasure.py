@@ -13,13 +13,14 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
-from api.domain.consent import Consent
 from api.domain.errors import Conflict, NotFound
-from api.domain.models import (
+from api.domain.storage import ERASURE, Storage, image_prefix, job_prefix
+from api.domain.tables import (
     Attempt,
     Bundle,
     Checkpoint,
     Concept,
+    Consent,
     Export,
     IdempotencyKey,
     Image,
@@ -28,9 +29,8 @@ from api.domain.models import (
     JobState,
     PreferenceVote,
     Reference,
+    WebhookDelivery,
 )
-from api.domain.storage import ERASURE, Storage, image_prefix, job_prefix
-from api.domain.webhooks import WebhookDelivery
 from api.engine_client import EngineClient
 from api.quotas import keep_erased_training
 from api.schemas import ErasureReceipt

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.audit import Trail
 from api.auth import Caller
-from api.domain.models import Image
+from api.domain.tables import Image
 from api.engine_client import Generated
 from api.keeping import keep_images
 from api.limits import count_images

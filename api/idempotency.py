@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.datastructures import UploadFile
 
 from api.domain.errors import Invalid
-from api.domain.models import IdempotencyKey
+from api.domain.tables import IdempotencyKey
 
 KEPT = timedelta(hours=24)
 _PIECE = 1 << 20

@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from uuid_utils.compat import uuid7
 
 from api.domain.errors import NotFound
-from api.domain.models import Concept, Image
 from api.domain.storage import Storage, image_key
+from api.domain.tables import Concept, Image
 from api.engine_client import Generated
 from api.erasure import while_storing
 from api.schemas import GenerateIn

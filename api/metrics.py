@@ -12,8 +12,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.domain.models import Attempt, Job, JobState
-from api.domain.webhooks import WebhookDelivery
+from api.domain.tables import Attempt, Job, JobState, WebhookDelivery
 
 GENERATE_SECONDS = Histogram(
     "opad_generate_seconds",

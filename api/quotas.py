@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller
 from api.domain.errors import Conflict, TooManyRequests
-from api.domain.models import Attempt, Concept, ErasedTraining, Job, Owner
+from api.domain.tables import Attempt, Concept, ErasedTraining, Job, Owner
 from api.limits import Window, allowance, tell
 
 _DAY_SECONDS = 24 * 3600

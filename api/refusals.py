@@ -18,8 +18,7 @@ from api.auth import Caller
 from api.db import Sessions
 from api.domain import audit, keys
 from api.domain.errors import DomainError, Forbidden, NotFound, Unauthorized
-from api.domain.models import ApiKey, Concept, Image, Job
-from api.domain.webhooks import Webhook
+from api.domain.tables import ApiKey, Concept, Image, Job, Webhook
 from api.limits import RateLimiter
 
 log = structlog.get_logger()

@@ -8,9 +8,8 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, model_validator
 
-from api.domain.consent import Consent, ConsentSource
-from api.domain.models import Concept, Job, JobState
 from api.domain.settings import Preset
+from api.domain.tables import Concept, Consent, ConsentSource, Job, JobState
 
 MAX_SEED = 2**63 - 1
 PLACEHOLDER = "<concept>"

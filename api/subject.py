@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.concept_refusals import not_ready
 from api.domain.errors import NotFound
-from api.domain.models import Bundle, Concept, Job, ServedBase
+from api.domain.tables import Bundle, Concept, Job, ServedBase
 from api.engine_client import BundleKey
 from api.schemas import GenerateIn
 from api.vocabulary import prompt_warnings

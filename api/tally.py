@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.db import Sessions
 from api.domain.errors import DeadlineExceeded, DomainError, Unavailable
-from api.domain.models import GenerateTally
+from api.domain.tables import GenerateTally
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.domain.errors import Invalid, Unavailable
-from api.domain.models import ServedBase
+from api.domain.tables import ServedBase
 from api.schemas import PLACEHOLDER
 
 _MAX_NEAR = 8

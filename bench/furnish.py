@@ -21,7 +21,8 @@ from uuid_utils.compat import uuid7
 
 from api.domain import job_log
 from api.domain.database import Sessions
-from api.domain.models import (
+from api.domain.storage import Storage, bundle_key, export_key, image_key, preview_key, reference_key
+from api.domain.tables import (
     Attempt,
     Bundle,
     Concept,
@@ -35,9 +36,10 @@ from api.domain.models import (
     Presence,
     Reference,
     ServedBase,
+    Webhook,
+    WebhookDelivery,
 )
-from api.domain.storage import Storage, bundle_key, export_key, image_key, preview_key, reference_key
-from api.domain.webhooks import Webhook, WebhookDelivery, new_secret
+from api.domain.webhooks import new_secret
 from opad_core import PRESETS, preset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -34,9 +34,9 @@ from uuid_utils.compat import uuid7
 
 from api.domain.database import make_sessions
 from api.domain.keys import ADMIN_OWNER
-from api.domain.models import Bundle, Concept, Job, JobState, Owner
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
+from api.domain.tables import Bundle, Concept, Job, JobState, Owner
 from opad_core import OpadConfig, load_base, write_bundle
 from opad_core.adapters.key_value import pretrained_projections
 from worker.stack.home import published_environment

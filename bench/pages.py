@@ -22,10 +22,9 @@ from sqlalchemy import select
 from api.domain.database import make_sessions
 from api.domain.keys import create
 from api.domain.logs import configure_logs
-from api.domain.models import Job, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.webhooks import Webhook
+from api.domain.tables import Job, JobState, Webhook
 from bench.furnish import furnish
 from migrations.run import migrate
 from worker.stack.embedded import environment, local_servers

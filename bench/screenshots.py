@@ -20,10 +20,9 @@ from playwright.sync_api import expect, sync_playwright
 from sqlalchemy import select
 
 from api.domain.database import make_sessions
-from api.domain.models import Job, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.webhooks import Webhook
+from api.domain.tables import Job, JobState, Webhook
 from bench.furnish import EXAMPLES, furnish
 from worker.stack.home import published_environment
 from worker.stack.launcher import local_stack

@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 
 from api.domain import audit, consent, retention, webhooks  # noqa: F401  their tables join the others
-from api.domain.models import Table
+from api.domain.tables import Table
 
 
 def run(connection: Connection) -> None:

@@ -20,9 +20,9 @@ from uuid_utils.compat import uuid7
 
 from api.domain.database import Sessions, make_sessions
 from api.domain.jobs import ring_queue
-from api.domain.models import Checkpoint, Concept, Job, JobState, Owner, Reference
 from api.domain.settings import Preset, Settings
 from api.domain.storage import Storage, reference_key
+from api.domain.tables import Checkpoint, Concept, Job, JobState, Owner, Reference
 from worker.stack.embedded import environment
 from worker.stack.parent_death import ending_with_us
 

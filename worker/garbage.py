@@ -15,8 +15,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.domain.database import Sessions
-from api.domain.models import Bundle, Checkpoint, Export, Image, Job, JobState, Reference
 from api.domain.storage import ERASURE, Storage
+from api.domain.tables import Bundle, Checkpoint, Export, Image, Job, JobState, Reference
 
 log = structlog.get_logger()
 

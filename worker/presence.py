@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from api.domain.database import Sessions
-from api.domain.models import Presence as PresenceRow
 from api.domain.settings import Settings
+from api.domain.tables import Presence as PresenceRow
 from worker.background import Background
 
 log = structlog.get_logger()

@@ -20,7 +20,7 @@ from api.domain import webhook_address, webhooks
 from api.domain.database import Sessions
 from api.domain.errors import Invalid
 from api.domain.settings import Settings
-from api.domain.webhooks import Webhook, WebhookDelivery
+from api.domain.tables import Webhook, WebhookDelivery
 
 log = structlog.get_logger()
 

@@ -12,8 +12,8 @@ from api.dashboard.hints import HINTS
 from api.dashboard.page import PageRoute, Viewer, ViewerDep, page
 from api.db import SessionDep
 from api.domain.errors import Unavailable
-from api.domain.models import JobState
 from api.domain.storage import StorageUnavailable
+from api.domain.tables import JobState
 from api.routes import concepts, job_history, jobs, system
 
 SHOWN = 25

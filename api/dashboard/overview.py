@@ -5,7 +5,7 @@ from fastapi.responses import Response
 
 from api.dashboard.page import PageRoute, ViewerDep, page
 from api.db import SessionDep
-from api.domain.models import JobState
+from api.domain.tables import JobState
 from api.routes import jobs
 from api.routes.overview import read_overview
 

@@ -24,7 +24,7 @@ from api.dashboard.page import SIGN_IN, PageRoute, bare_page
 from api.db import SessionDep
 from api.domain import audit
 from api.domain.errors import Forbidden, TooManyRequests, Unauthorized
-from api.domain.models import DashboardSession
+from api.domain.tables import DashboardSession
 from api.limits import RateLimiter
 from api.refusals import noting_sign_in
 

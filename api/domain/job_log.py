@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import Select, column, delete, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 
-from api.domain.models import Job, JobEvent
 from api.domain.redaction import redacted
+from api.domain.tables import Job, JobEvent
 
 KIND = "log"
 KEPT = 200

@@ -45,7 +45,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.sql.selectable import CTE
 from uuid_utils.compat import uuid7
 
-from api.domain.models import Attempt, Bundle, Checkpoint, Export, Job, JobState
+from api.domain.tables import Attempt, Bundle, Checkpoint, Export, Job, JobState
 from api.domain.webhooks import announced
 
 RING_TASK = "job.ring"

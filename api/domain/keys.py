@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from api.domain import audit
 from api.domain.errors import Conflict
-from api.domain.models import ApiKey, DashboardSession, Owner
+from api.domain.tables import ApiKey, DashboardSession, Owner
 
 ADMIN_OWNER = "admin"
 """Whose keys with the scope `admin` run the whole installation; another owner's manage that owner's keys alone."""

@@ -12,34 +12,23 @@ Objects go before the transaction ends: what fails half-way is found again by th
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Self
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, Select, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from api.domain import audit
 from api.domain.database import Sessions
-from api.domain.models import FINAL_STATES, Bundle, Concept, Image, Job, JobEvent, Reference, Table
 from api.domain.settings import Settings
 from api.domain.storage import ERASURE, Storage
+from api.domain.tables import FINAL_STATES, Bundle, Concept, Image, Job, JobEvent, Reference, RetentionSweep
 
 _BATCH = 50
 """Objects that are deleted while one transaction waits: a worker's may idle for ten seconds."""
 _HOUR_UTC = 3
 _ABANDONED = timedelta(hours=1)
-
-
-class RetentionSweep(Table):
-    """One a day, whichever reconciler is first."""
-
-    __tablename__ = "retention_sweep"
-
-    day: Mapped[date] = mapped_column(primary_key=True)
-    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    finished_at: Mapped[datetime | None]
-    removed: Mapped[dict[str, Any] | None]
 
 
 @dataclass(frozen=True)

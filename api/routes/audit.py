@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from api.auth import Admin
 from api.db import SessionDep
-from api.domain.audit import AuditEvent
+from api.domain.tables import AuditEvent
 from api.schemas import Out
 
 router = APIRouter(tags=["audit"])

@@ -22,11 +22,11 @@ from api.concept_refusals import photos_gone
 from api.db import SessionDep
 from api.dispatch import ring
 from api.domain import failpoints
-from api.domain.consent import STATEMENT, STATEMENT_VERSION, Consent
+from api.domain.consent import STATEMENT, STATEMENT_VERSION
 from api.domain.errors import Conflict, Invalid, NotFound
-from api.domain.models import Bundle, Concept, Job, JobState, Reference
 from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
+from api.domain.tables import Bundle, Concept, Consent, Job, JobState, Reference
 from api.erasure import erase_concept, while_storing
 from api.idempotency import IdempotencyHeader, Once
 from api.quotas import check_concepts, check_training

@@ -12,8 +12,8 @@ from api.auth import Reader
 from api.concept_refusals import not_ready
 from api.db import SessionDep
 from api.domain.errors import NotFound
-from api.domain.models import Bundle, Concept, Export, Job
 from api.domain.storage import Storage
+from api.domain.tables import Bundle, Concept, Export, Job
 from api.output_schemas import DownloadOut, Layout
 from api.schemas import PLACEHOLDER
 

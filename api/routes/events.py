@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth import Reader
 from api.db import SessionDep, Sessions
 from api.domain.errors import NotFound
-from api.domain.models import Job, JobEvent
+from api.domain.tables import Job, JobEvent
 
 LOOK_SECONDS = 0.5
 """Trainers tell their progress once a second."""

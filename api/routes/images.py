@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from api.audit import TrailDep
 from api.auth import Generator, Reader
 from api.db import SessionDep
-from api.domain.models import Concept, Image
 from api.domain.storage import Storage
+from api.domain.tables import Concept, Image
 from api.keeping import erase_image, no_such_image
 from api.output_schemas import ImagePage, StoredImage
 from api.schemas import GenerateIn

@@ -14,8 +14,8 @@ from api.auth import Caller, Reader
 from api.db import SessionDep
 from api.domain import job_log
 from api.domain.errors import NotFound
-from api.domain.models import Checkpoint, Job, JobEvent
 from api.domain.storage import ObjectMissing, Storage, preview_key, preview_prefix
+from api.domain.tables import Checkpoint, Job, JobEvent
 from api.schemas import JobError, JobStateName, Out
 
 router = APIRouter(tags=["jobs"])

@@ -16,8 +16,8 @@ from api.db import SessionDep
 from api.dispatch import ring
 from api.domain import jobs
 from api.domain.errors import Conflict, NotFound
-from api.domain.models import Attempt, Concept, Job, JobState, Reference
 from api.domain.settings import Preset
+from api.domain.tables import Attempt, Concept, Job, JobState, Reference
 from api.quotas import check_training
 from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
 

@@ -14,7 +14,7 @@ from api.auth import Admin, Caller
 from api.db import SessionDep
 from api.domain import keys
 from api.domain.errors import Conflict, Forbidden, NotFound
-from api.domain.models import ApiKey, Owner
+from api.domain.tables import ApiKey, Owner
 from api.schemas import In, Name, Out
 
 router = APIRouter(tags=["keys"])

@@ -10,8 +10,8 @@ from api.audit import TrailDep
 from api.auth import Generator, Reader
 from api.db import SessionDep
 from api.domain.errors import Invalid, NotFound
-from api.domain.models import Bundle, Concept, Owner
 from api.domain.storage import Storage
+from api.domain.tables import Bundle, Concept, Owner
 from api.generation import generate_images
 from api.metrics import observe_generate
 from api.openai_schemas import ImagesIn, ImagesOut, ModelList, ModelOut, OneImage

@@ -12,8 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller, Reader
 from api.db import SessionDep
-from api.domain.models import Concept, GenerateTally, Job, JobState, Presence
-from api.domain.webhooks import Webhook, WebhookDelivery
+from api.domain.tables import Concept, GenerateTally, Job, JobState, Presence, Webhook, WebhookDelivery
 from api.schemas import Out
 from api.tally import OK, quantile
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth import Caller, Generator, Reader
 from api.db import SessionDep
 from api.domain.errors import NotFound
-from api.domain.models import Concept, PreferenceVote
+from api.domain.tables import Concept, PreferenceVote
 from api.schemas import MAX_SEED, In, Out, Prompt
 
 router = APIRouter(tags=["preferences"])

@@ -12,8 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth import Admin, Reader
 from api.db import SessionDep
 from api.domain import audit
-from api.domain.models import Presence
-from api.domain.retention import RetentionSweep
+from api.domain.tables import Presence, RetentionSweep
 from api.routes import health
 from api.routes.overview import SILENT
 from api.routes.storage import require_operator

@@ -15,8 +15,7 @@ from api.auth import Caller, Reader, Trainer
 from api.db import SessionDep
 from api.domain import webhook_address, webhooks
 from api.domain.errors import Conflict, NotFound
-from api.domain.models import Owner
-from api.domain.webhooks import Webhook, WebhookDelivery
+from api.domain.tables import Owner, Webhook, WebhookDelivery
 from api.schemas import In, Out
 
 router = APIRouter(tags=["webhooks"])

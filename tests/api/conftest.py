@@ -14,8 +14,8 @@ from api.__main__ import make_server
 from api.app import create_app
 from api.domain import keys
 from api.domain.database import Sessions, make_sessions
-from api.domain.models import ApiKey, Concept, Job, Owner, Reference, ServedBase
 from api.domain.settings import Settings
+from api.domain.tables import ApiKey, Concept, Job, Owner, Reference, ServedBase
 from tests.api.pictures import photo
 from tests.job_life import wait_until
 

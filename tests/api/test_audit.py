@@ -9,7 +9,7 @@ from sqlalchemy.exc import DatabaseError
 
 from api.domain import audit, keys
 from api.domain.database import Sessions
-from api.domain.models import JobState
+from api.domain.tables import JobState
 from tests.api.pictures import photo
 from tests.api.test_auth import bearer
 

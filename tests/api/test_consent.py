@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from api.app import create_app
-from api.domain.consent import STATEMENT, STATEMENT_VERSION, Consent
+from api.domain.consent import STATEMENT, STATEMENT_VERSION
 from api.domain.database import Sessions
-from api.domain.models import ApiKey, JobState
 from api.domain.settings import Settings
+from api.domain.tables import ApiKey, Consent, JobState
 from tests.api.pictures import photo
 
 

@@ -11,10 +11,9 @@ from sqlalchemy import func, select, update
 
 from api.app import create_app
 from api.dashboard.sign_in import TRIES_PER_MINUTE
-from api.domain.audit import AuditEvent
 from api.domain.database import Sessions
-from api.domain.models import ApiKey, Concept, DashboardSession, Job, JobState, Owner
 from api.domain.settings import Settings
+from api.domain.tables import ApiKey, AuditEvent, Concept, DashboardSession, Job, JobState, Owner
 from tests.api.pictures import photo
 from tests.job_life import insert_job
 

@@ -12,9 +12,9 @@ from sqlalchemy import delete
 
 from api.domain import jobs
 from api.domain.database import Sessions
-from api.domain.models import Export, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key, export_key
+from api.domain.tables import Export, JobState
 
 ANY_LAYOUT = ("opad", "diffusers", "kohya", "textual_inversion")
 

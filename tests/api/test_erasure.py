@@ -9,9 +9,9 @@ from sqlalchemy import func, select
 
 from api.domain import jobs
 from api.domain.database import Sessions
-from api.domain.models import Attempt, Bundle, Checkpoint, IdempotencyKey, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key, checkpoint_key, preview_key
+from api.domain.tables import Attempt, Bundle, Checkpoint, IdempotencyKey, JobState
 from tests.api.pictures import photo
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text
 
 from api.domain import jobs
 from api.domain.database import Sessions
-from api.domain.models import JobEvent, JobState
+from api.domain.tables import JobEvent, JobState
 from api.routes import events
 from tests.job_life import wait_until
 

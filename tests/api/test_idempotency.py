@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from api.domain.database import Sessions
-from api.domain.models import JobState
+from api.domain.tables import JobState
 from tests.api.pictures import photo
 
 KEY = {"Idempotency-Key": "order-1"}

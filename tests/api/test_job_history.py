@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from api.domain import job_log
 from api.domain.database import Sessions
 from api.domain.job_log import LogLine
-from api.domain.models import Checkpoint, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage, preview_key
+from api.domain.tables import Checkpoint, JobState
 from tests.api.pictures import photo
 
 

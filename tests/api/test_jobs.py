@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 from api.domain import jobs
 from api.domain.database import Sessions
 from api.domain.jobs import ring_queue
-from api.domain.models import JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage
+from api.domain.tables import JobState
 from tests.api.pictures import photo
 
 

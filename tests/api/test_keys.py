@@ -10,8 +10,8 @@ from sqlalchemy import text
 from api.app import create_app
 from api.domain import keys
 from api.domain.database import Sessions
-from api.domain.models import ApiKey
 from api.domain.settings import Settings
+from api.domain.tables import ApiKey
 from tests.api.test_auth import bearer
 
 

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.domain.database import Sessions
-from api.domain.models import Attempt, Job, JobState
 from api.domain.settings import Settings
+from api.domain.tables import Attempt, Job, JobState
 from tests.api.pictures import photo
 from tests.api.test_auth import bearer
 

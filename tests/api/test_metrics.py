@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.domain import keys
 from api.domain.database import Sessions
-from api.domain.models import Attempt, JobState
+from api.domain.tables import Attempt, JobState
 from api.metrics import observe_generate
 from tests.api.test_auth import bearer
 

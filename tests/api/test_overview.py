@@ -10,8 +10,8 @@ from sqlalchemy import func, select, update
 
 from api.domain.database import Sessions
 from api.domain.errors import Invalid, Unavailable
-from api.domain.models import GenerateTally, Job, JobState, Owner, Presence
-from api.domain.webhooks import Webhook, WebhookDelivery, new_secret
+from api.domain.tables import GenerateTally, Job, JobState, Owner, Presence, Webhook, WebhookDelivery
+from api.domain.webhooks import new_secret
 from api.tally import bucket_of, quantile
 
 GB = 1_000_000_000

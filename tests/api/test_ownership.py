@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from uuid_utils.compat import uuid7
 
 from api.domain.database import Sessions
-from api.domain.models import Bundle, Concept, Image, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key, image_key, preview_key
+from api.domain.tables import Bundle, Concept, Image, JobState
 from tests.api.test_auth import bearer
 
 FILE = b"what was learned, or drawn"

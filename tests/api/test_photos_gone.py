@@ -8,10 +8,10 @@ from fastapi.testclient import TestClient
 
 from api.domain import retention
 from api.domain.database import Sessions
-from api.domain.models import JobState
 from api.domain.retention import Cutoffs
 from api.domain.settings import Settings
 from api.domain.storage import Storage
+from api.domain.tables import JobState
 
 
 def test_it_is_not_trained_without_them(

@@ -11,10 +11,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from api.domain import audit, keys
-from api.domain.audit import AuditEvent
 from api.domain.database import Sessions
-from api.domain.models import ApiKey
 from api.domain.settings import Settings
+from api.domain.tables import ApiKey, AuditEvent
 from api.refusals import ROWS_A_MINUTE
 from tests.api.pictures import photo
 from tests.api.test_auth import bearer

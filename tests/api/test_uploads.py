@@ -7,8 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.app import create_app
-from api.domain.models import JobState
 from api.domain.settings import Settings
+from api.domain.tables import JobState
 from tests.api.pictures import photo
 
 

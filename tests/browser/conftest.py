@@ -15,10 +15,9 @@ from sqlalchemy import select
 from api.__main__ import make_server
 from api.domain.database import Sessions, make_sessions
 from api.domain.keys import create
-from api.domain.models import Job, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.webhooks import Webhook
+from api.domain.tables import Job, JobState, Webhook
 from bench.furnish import furnish
 from tests.job_life import wait_until
 

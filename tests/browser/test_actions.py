@@ -13,8 +13,7 @@ from sqlalchemy import select, update
 from api.domain import job_log, jobs
 from api.domain.database import Sessions
 from api.domain.job_log import LogLine
-from api.domain.models import ApiKey, Concept, Image, Job, JobState, Reference
-from api.domain.webhooks import WebhookDelivery
+from api.domain.tables import ApiKey, Concept, Image, Job, JobState, Reference, WebhookDelivery
 from tests.browser.conftest import act_on_all_jobs, sign_in
 
 NOON = "2026-01-31T12:00:00+00:00"

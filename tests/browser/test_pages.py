@@ -13,8 +13,7 @@ from playwright.sync_api import expect
 from sqlalchemy import select, update
 
 from api.domain.database import Sessions
-from api.domain.models import Concept, Image, Job, JobState
-from api.domain.webhooks import Webhook
+from api.domain.tables import Concept, Image, Job, JobState, Webhook
 from tests.browser.conftest import act_on_all_jobs, sign_in
 
 AXE = Path(__file__).with_name("axe.min.js")

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from jsonschema import Draft202012Validator
 
-from api.domain.models import JobState
 from api.domain.settings import Settings
+from api.domain.tables import JobState
 from tests.deploy.kustomize import containers, pod_template, render
 
 K8S = Path(__file__).parents[2] / "docker" / "k8s"

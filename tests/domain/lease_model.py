@@ -3,7 +3,7 @@
 `test_lease_protocol` holds every rule against its SQL, step by step; `test_lease_simulation` runs on the rules alone.
 """
 
-from api.domain.models import JobState
+from api.domain.tables import JobState
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
     JobState.queued,

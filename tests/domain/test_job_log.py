@@ -7,7 +7,7 @@ from uuid_utils.compat import uuid7
 
 from api.domain import job_log
 from api.domain.job_log import KEPT, LogLine
-from api.domain.models import JobEvent
+from api.domain.tables import JobEvent
 from tests.job_life import insert_job
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from api.domain import jobs
-from api.domain.models import Attempt, Bundle, Checkpoint, Export, Job, JobState
+from api.domain.tables import Attempt, Bundle, Checkpoint, Export, Job, JobState
 
 LEASE = {"lease_seconds": 60}
 CAP = {"max_attempts": 5}

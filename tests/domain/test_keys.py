@@ -6,7 +6,7 @@ from sqlalchemy import func, select, update
 
 from api.domain import keys
 from api.domain.database import Sessions
-from api.domain.models import ApiKey
+from api.domain.tables import ApiKey
 
 
 def test_a_minted_key_is_parsed_to_its_hash() -> None:

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from sqlalchemy import func, select, text, update
 
 from api.domain import jobs
-from api.domain.models import Attempt, Bundle, Checkpoint, Job, JobState
+from api.domain.tables import Attempt, Bundle, Checkpoint, Job, JobState
 from tests.domain.lease_model import TRANSITIONS, ModelJob
 from tests.job_life import insert_job
 

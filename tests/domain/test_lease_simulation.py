@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from api.domain.models import JobState
+from api.domain.tables import JobState
 from tests.domain.lease_model import ModelJob
 
 LEASE, BEAT, TRUST, CAP = 60.0, 10.0, 0.75, 5

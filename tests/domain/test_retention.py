@@ -12,10 +12,10 @@ from uuid_utils.compat import uuid7
 
 from api.domain import retention
 from api.domain.database import Sessions
-from api.domain.models import Bundle, Image, Job, JobEvent, JobState, Reference
-from api.domain.retention import Amount, Cutoffs, Outdated, RetentionSweep
+from api.domain.retention import Amount, Cutoffs, Outdated
 from api.domain.settings import Settings
 from api.domain.storage import ObjectMissing, Storage, image_key, reference_key
+from api.domain.tables import Bundle, Image, Job, JobEvent, JobState, Reference, RetentionSweep
 from tests.job_life import insert_job
 
 DAYS = {"keep_images_days": 10, "keep_photos_days": 10, "keep_failed_uploads_days": 10, "keep_events_days": 10}

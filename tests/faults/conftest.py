@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from api.domain import keys, webhooks
-from api.domain.models import ApiKey, Job, Owner, ServedBase
 from api.domain.settings import Settings
+from api.domain.tables import ApiKey, Job, Owner, ServedBase
 from opad_core.bases.loading import load_base
 from opad_core.config import override, preset
 from opad_core.training import train

@@ -8,10 +8,9 @@ import psutil
 from sqlalchemy import func, select
 
 from api.domain.database import Sessions
-from api.domain.models import Attempt, Bundle, Checkpoint, Export, Job, Reference
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.webhooks import Webhook, WebhookDelivery
+from api.domain.tables import Attempt, Bundle, Checkpoint, Export, Job, Reference, Webhook, WebhookDelivery
 from opad_core.generation.bundle import read_bundle
 from tests.job_life import ENDED
 from worker.garbage import collect

@@ -16,7 +16,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import func, select
 
-from api.domain.models import Concept, Job, JobState, Reference
+from api.domain.tables import Concept, Job, JobState, Reference
 from tests.api.pictures import photo
 from tests.faults.conftest import is_frozen
 from tests.faults.invariants import objects

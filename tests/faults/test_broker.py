@@ -3,7 +3,7 @@
 import pytest
 
 from api.domain import jobs
-from api.domain.models import JobState
+from api.domain.tables import JobState
 from tests.job_life import read_job, wait_for_end, wait_until
 from worker.reconcile import create_doorbell, ring
 

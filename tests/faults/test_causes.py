@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import select, update
 
 from api.domain import jobs
-from api.domain.models import Attempt, JobState, Reference
 from api.domain.storage import Storage, reference_key
+from api.domain.tables import Attempt, JobState, Reference
 from tests.faults.test_trainer import causes
 from tests.job_life import checkpoints_of, read_job
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from api.domain.models import Attempt, Job, JobState
+from api.domain.tables import Attempt, Job, JobState
 from tests.faults.test_api import FILES
 from tests.job_life import ENDED, read_job, wait_until
 from worker.stack.servers import free_ports

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from api.domain import jobs
 from api.domain.jobs import ring_queue
-from api.domain.models import Attempt, Job, JobState
+from api.domain.tables import Attempt, Job, JobState
 from tests.faults.conftest import is_frozen
 from tests.faults.test_trainer import LONG, causes
 from tests.job_life import checkpoints_of, insert_job, read_job, wait_for_end, wait_until

@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from api.domain import jobs
-from api.domain.models import Attempt, Bundle, Checkpoint, Job, JobState
-from api.domain.webhooks import WebhookDelivery
+from api.domain.tables import Attempt, Bundle, Checkpoint, Job, JobState, WebhookDelivery
 from tests.faults.conftest import is_frozen
 from tests.faults.invariants import objects
 from tests.job_life import checkpoints_of, read_job, wait_for_end, wait_until

@@ -14,8 +14,8 @@ from sqlalchemy import func, update
 
 from api.domain import jobs
 from api.domain.database import Sessions
-from api.domain.models import Job
 from api.domain.settings import Settings
+from api.domain.tables import Job
 from tests.job_life import ENDED, process_environment, read_job
 from worker.claiming import report_exit
 

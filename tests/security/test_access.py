@@ -23,9 +23,9 @@ from safetensors.torch import save
 from sqlalchemy import update
 
 from api.domain.database import Sessions
-from api.domain.models import ApiKey
 from api.domain.settings import Settings
 from api.domain.storage import Storage
+from api.domain.tables import ApiKey
 from opad_core.bases.loading import load_base
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle

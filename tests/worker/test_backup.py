@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 
 from api.domain.errors import Conflict, Invalid
-from api.domain.models import Job, Owner
+from api.domain.tables import Job, Owner
 from worker.backup import restore_backup, write_backup
 
 

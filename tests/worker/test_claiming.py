@@ -1,7 +1,7 @@
 from sqlalchemy import select
 
 from api.domain import jobs
-from api.domain.models import Attempt, JobState
+from api.domain.tables import Attempt, JobState
 from tests.job_life import read_job
 from worker.claiming import train_next
 from worker.slot import take_slot

@@ -8,8 +8,8 @@ from sqlalchemy import select
 
 from api.domain import keys
 from api.domain.database import make_sessions
-from api.domain.models import ApiKey
 from api.domain.settings import Settings
+from api.domain.tables import ApiKey
 from worker import cli
 
 REPOSITORY = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import func, select
 
 from api.domain import jobs
-from api.domain.models import Concept, Reference
 from api.domain.storage import ERASURE, Storage, bundle_key, checkpoint_key, preview_key, reference_key
+from api.domain.tables import Concept, Reference
 from worker.garbage import collect
 
 NOW = timedelta(seconds=-5)

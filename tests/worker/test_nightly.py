@@ -1,6 +1,6 @@
 """The reconciler keeps nothing too long, and its owner can ask what would go."""
 
-from api.domain.retention import RetentionSweep
+from api.domain.tables import RetentionSweep
 from tests.job_life import wait_until
 from worker import cli
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from api.domain.models import JobState
+from api.domain.tables import JobState
 from tests.job_life import checkpoints_of, read_job, wait_until
 
 pytestmark = pytest.mark.timeout(600)

@@ -3,8 +3,8 @@
 from sqlalchemy import select
 
 from api.domain.database import Sessions, make_sessions
-from api.domain.models import Presence as PresenceRow
 from api.domain.settings import Settings
+from api.domain.tables import Presence as PresenceRow
 from tests.job_life import wait_until
 from worker.presence import Presence, machine_facts
 

@@ -7,7 +7,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import func, select, text, update
 
 from api.domain import jobs
-from api.domain.models import Attempt, Job, JobState
+from api.domain.tables import Attempt, Job, JobState
 from tests.job_life import read_job, wait_until
 from worker import reconcile
 

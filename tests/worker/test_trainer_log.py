@@ -8,7 +8,7 @@ import time
 import pytest
 
 from api.domain import job_log
-from api.domain.models import JobState
+from api.domain.tables import JobState
 from tests.job_life import insert_job, read_job, wait_until
 from worker.trainer_log import TrainerLog
 

@@ -13,8 +13,8 @@ from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
 from api.domain import jobs, webhooks
-from api.domain.models import Job
-from api.domain.webhooks import DELAYS, Webhook, WebhookDelivery, new_secret
+from api.domain.tables import Job, Webhook, WebhookDelivery
+from api.domain.webhooks import DELAYS, new_secret
 from tests.job_life import read_job, wait_until
 from worker import webhooks as sending
 

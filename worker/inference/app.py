@@ -25,9 +25,9 @@ from starlette.routing import Route
 
 from api.domain.database import Sessions, make_sessions
 from api.domain.errors import Unavailable
-from api.domain.models import ServedBase
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
+from api.domain.tables import ServedBase
 from opad_core import (
     MAX_SEED,
     PRESETS,

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from api.domain.database import Sessions
-from api.domain.models import Bundle, JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
+from api.domain.tables import Bundle, JobState
 from opad_core.bases.loading import load_base
 from tests.engine_process import engine_process
 from tests.random_base import write_random_base

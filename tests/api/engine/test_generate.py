@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
-from api.domain.models import JobState
+from api.domain.tables import JobState
 from api.engine_client import EngineClient
 
 BEACH = "a <concept> on the beach"

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 from fastapi.testclient import TestClient
 
-from api.domain.models import JobState
 from api.domain.settings import Settings
 from api.domain.storage import Storage
+from api.domain.tables import JobState
 from tests.api.pictures import photo
 
 ASKED = {"concept": "my mug", "prompt": "a <concept> on the beach", "seed": 7, "store": True}

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from api.domain.database import make_sessions
-from api.domain.models import ServedBase
+from api.domain.tables import ServedBase
 from opad_core.config import OpadConfig, preset
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from tests.engine_process import engine_process

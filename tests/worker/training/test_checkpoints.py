@@ -3,8 +3,8 @@ import hashlib
 import pytest
 from sqlalchemy import update
 
-from api.domain.models import Checkpoint, Job, JobState
 from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
+from api.domain.tables import Checkpoint, Job, JobState
 from tests.job_life import checkpoints_of
 from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
 

@@ -8,7 +8,7 @@ from sqlalchemy import text, update
 
 from api.domain import jobs
 from api.domain.database import make_engine
-from api.domain.models import Job
+from api.domain.tables import Job
 from tests.job_life import process_environment, read_job, wait_until
 from worker.training.lease import EXIT_LEASE_LOST
 

@@ -5,8 +5,8 @@ from safetensors.torch import load
 from sqlalchemy import select, update
 
 from api.domain import jobs
-from api.domain.models import Bundle, Concept, Export, Job, JobState, Reference
 from api.domain.storage import Storage
+from api.domain.tables import Bundle, Concept, Export, Job, JobState, Reference
 from opad_core.generation.bundle import read_bundle
 from tests.job_life import checkpoints_of, read_job
 from tests.random_base import write_random_base

@@ -1,0 +1,45 @@
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+from uuid_utils.compat import uuid7
+
+from api.domain.tables.table import Table
+
+
+class Bundle(Table):
+    """The trained artefact. UNIQUE(job_id) is what makes two results of one job impossible."""
+
+    __tablename__ = "bundle"
+    __table_args__ = (Index("ix_bundle_concept_id_version", "concept_id", "version"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"), unique=True)
+    concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"))
+    version: Mapped[int]
+    key: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """`opad_core.evaluation.report.ReportCard.figures`; None when it could not be judged."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Export(Table):
+    """A version in another tool's layout; its row is made with the bundle's, by the transaction that ends the job."""
+
+    __tablename__ = "export"
+    __table_args__ = (UniqueConstraint("bundle_id", "layout"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    bundle_id: Mapped[UUID] = mapped_column(ForeignKey("bundle.id"))
+    layout: Mapped[str]
+    """diffusers, kohya or textual_inversion."""
+    key: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    relative_error: Mapped[float | None]
+    """What the rank of a LoRA lost of the learned difference; None where nothing is approximated."""

@@ -1,0 +1,22 @@
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from api.domain.tables.table import Table
+
+
+class Presence(Table):
+    """An engine or trainer host that tells, every few seconds, that it lives; the row goes when it stops in order."""
+
+    __tablename__ = "presence"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """The same after a restart on the same machine."""
+    kind: Mapped[str]
+    """engine or trainer."""
+    facts: Mapped[dict[str, Any]]
+    """Device, memory and disk, in bytes (`worker.presence`)."""
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,24 @@
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from api.domain.tables.table import Table
+
+
+class ServedBase(Table):
+    """What the engines and trainers of this installation can do; announced by each engine at its start."""
+
+    __tablename__ = "base"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    resolution: Mapped[int]
+    nouns: Mapped[list[str] | None]
+    """Class nouns the base knows; None when it knows any."""
+    words: Mapped[list[str] | None]
+    presets: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Every field of each preset as it is on this base; None until an engine has told."""
+    manifest_sha256: Mapped[str]
+    announced_at: Mapped[datetime] = mapped_column(server_default=func.now())
