@@ -43,10 +43,11 @@ SHOWN = ("rec", "id", "mse", "swd")
 """Losses on the progress bar."""
 CHECKPOINT_EVERY = 50
 """Iterations; what an interrupted power supply may cost."""
+PRESET = "settings as published, or ours: `presets` prints both"
 PHOTOS = f"{MIN_REFERENCES}-{MAX_REFERENCES} photos (JPEG, PNG, WebP), 3-5 recommended"
 
 
-def main(argv: list[str] | None = None) -> int:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m opad_core", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     learn.add_argument("--images", type=Path, required=True, help=f"folder of {PHOTOS}")
     learn.add_argument("--class", dest="class_noun", required=True, help="what the thing is, for instance dog")
     learn.add_argument("--out", type=Path, required=True, help="folder for the bundle, previews and checkpoints")
-    learn.add_argument("--preset", default="default", choices=list(PRESETS))
+    learn.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET)
     learn.add_argument("--ablation", choices=list(ABLATIONS), help="take one part of the method away")
     learn.add_argument("--iterations", type=int, help="of the distillation stage")
     learn.add_argument(
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     learn.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting that `presets` prints"
     )
-    learn.add_argument("--seed", type=int, default=0)
+    learn.add_argument("--seed", type=int, default=0, help="the same one gives the same bundle on the same machine")
     learn.set_defaults(run=_train)
 
     draw = commands.add_parser("generate", help="pictures of a learned concept, one diffusion step each")
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     draw.add_argument("--prompt", required=True, help='for instance "a <concept> on the beach"')
     draw.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    draw.add_argument("--count", type=int, default=1)
+    draw.add_argument("--count", type=int, default=1, help="number of pictures")
     draw.add_argument("--seed", type=int, default=0, help="of the first picture; the next take the next numbers")
     draw.set_defaults(run=_generate)
 
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     prove = commands.add_parser("doctor", help="run the whole method once on a base and tell what each part costs")
     prove.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, nothing downloaded")
     prove.add_argument("--resolution", type=int, help="with random weights: pixels; 512 on a GPU, else 256")
-    prove.add_argument("--preset", default="default", choices=list(PRESETS))
+    prove.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET)
     prove.set_defaults(run=_doctor)
 
     for command in (learn, draw, judge, take, prove):
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         )
 
     install = commands.add_parser("fetch", help="download a base from the hub or a mirror; again to go on after a stop")
-    install.add_argument("base", choices=list(FETCHED))
+    install.add_argument("base", choices=list(FETCHED), help="the second has SD 2.1-base for its teacher")
     install.add_argument("--to", type=Path, help="folder of the base; by default where --base NAME looks")
     install.add_argument(
         "--from",
@@ -120,14 +121,18 @@ def main(argv: list[str] | None = None) -> int:
     show.set_defaults(run=_presets)
 
     flops = commands.add_parser("flops", help="what one iteration costs at full size, counted without weights")
-    flops.add_argument("--base", default="sd-turbo", choices=["sd-turbo"])
-    flops.add_argument("--preset", default="default", choices=list(PRESETS))
-    flops.add_argument("--ablation", choices=list(ABLATIONS))
+    flops.add_argument("--base", default="sd-turbo", choices=["sd-turbo"], help="whose networks are counted")
+    flops.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET)
+    flops.add_argument("--ablation", choices=list(ABLATIONS), help="take one part of the method away")
     flops.add_argument("--resolution", type=int, default=512, help="pixels")
-    flops.add_argument("--json", action="store_true")
+    flops.add_argument("--json", action="store_true", help="for programs")
     flops.set_defaults(run=_flops)
 
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = command_line().parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except OpadError as error:

@@ -24,7 +24,7 @@ from worker.stack.home import LocalError, published_environment
 from worker.stack.launcher import run_stack, surroundings
 
 
-def main(argv: list[str] | None = None) -> int:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="opad", description="OPAD: put your own thing into pictures, as a service.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     create_command.add_argument(
         "--owner", default=keys.ADMIN_OWNER, help="whose key; made if new (default %(default)s)"
     )
-    create_command.add_argument("--label", default="made by opad key create")
+    create_command.add_argument("--label", default="made by opad key create", help="what lists of keys call it")
     create_command.set_defaults(run=create_key)
 
     audit_commands = commands.add_parser("audit", help="the log of who did what").add_subparsers(
@@ -68,7 +68,11 @@ def main(argv: list[str] | None = None) -> int:
 
     commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=examine)
 
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = command_line().parse_args(argv)
     try:
         exit_status: int = arguments.run(arguments)
     except (LocalError, DomainError) as error:
