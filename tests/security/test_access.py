@@ -20,7 +20,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import save
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from api.domain.database import Sessions
 from api.domain.settings import Settings
@@ -30,6 +30,8 @@ from opad_core.bases.loading import load_base
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle
 from tests.api.test_auth import bearer
+from tests.job_life import wait_until
+from tests.security.test_bodies import FIELDS, Wire
 
 
 def test_a_revoked_key_is_refused_by_the_next_request(
@@ -146,3 +148,31 @@ def test_weights_of_another_shape_are_refused_before_they_are_used(bundle: bytes
     generator = OneStepGenerator(load_base(str(base_folder), device="cpu"))
     with pytest.raises(OpadError, match="shape"):
         generator.generate([ImageRequest(read_bundle(_rewritten(bundle, widen)), "a <concept>", 1)])
+
+
+def test_an_upload_holds_no_connection_to_the_database_while_its_body_comes(
+    served: str, new_key: Callable[..., str], sessions: Sessions, base: None
+) -> None:
+    """Else twenty slow uploads would be all that the api can serve: its pool has no more connections."""
+    key = new_key()
+    httpx.get(f"{served}/v1/jobs", headers=bearer(key), trust_env=False).raise_for_status()  # marks the key as used
+    with sessions() as db:
+        began = db.scalar(text("SELECT clock_timestamp()"))
+
+    def is_released() -> bool:
+        """Whether a connection has been asked since, and none is left in a transaction."""
+        states = text(
+            "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid() "
+            "AND query_start > :began"
+        )
+        with sessions() as db:
+            found = db.scalars(states, {"began": began}).all()
+        return bool(found) and set(found) == {"idle"}
+
+    wire = Wire(served, key)
+    try:
+        wire.head(Content_Length="100000")
+        wire.send(FIELDS[0])
+        wait_until(is_released, seconds=15, what="the connection's return")  # half of what the api waits for a body
+    finally:
+        wire.socket.close()
