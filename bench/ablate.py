@@ -33,7 +33,7 @@ from opad_core import (
     report_card,
 )
 from opad_core.networks.text_encoder import PLACEHOLDER
-from opad_core.training import Training
+from opad_core.training.loop import Training
 
 SCORED_EVERY = 50
 SCENES, SEEDS = 8, 2

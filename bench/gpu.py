@@ -47,12 +47,12 @@ from opad_core import (
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases.full_size import FullSizeBase
 from opad_core.bases.loading import device_named
-from opad_core.data import to_uint8
 from opad_core.flops import iterations_by_share
 from opad_core.generation.generator import noise_of
 from opad_core.networks.denoiser import KeysValues
 from opad_core.networks.text_encoder import PLACEHOLDER
-from opad_core.training import PREVIEW_EVERY, PREVIEW_PICTURES, SOUND_EVERY, Training
+from opad_core.pixels import to_uint8
+from opad_core.training.loop import PREVIEW_EVERY, PREVIEW_PICTURES, SOUND_EVERY, Training
 
 GIB = 2**30
 PICTURES = 30

@@ -35,13 +35,13 @@ from opad_core import (
     read_references,
     train,
 )
-from opad_core.data import squared
 from opad_core.evaluation.sheet import FAINT, GAP, INK, MARGIN, PAPER
 from opad_core.nano.build.judge import PLACES, name_scenes
 from opad_core.nano.build.recipe import CPU
 from opad_core.nano.build.stage import Build, build_folder
 from opad_core.nano.build.vocabulary import SCENE_PROMPTS
-from opad_core.training import Training
+from opad_core.pixels import squared
+from opad_core.training.loop import Training
 
 TILE = 96
 SEEDS = (0, 1)

@@ -8,11 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from opad_core.bases.captions import held_out_scenes
     from opad_core.bases.loading import Base, load_base
     from opad_core.bases.manifest import Manifest
-    from opad_core.captions import held_out_scenes
     from opad_core.config import PRESETS, OpadConfig, override, preset
-    from opad_core.data import read_references
     from opad_core.errors import DivergedError, OpadError, OtherTrainingError
     from opad_core.evaluation.identity import identity_score
     from opad_core.evaluation.report import report_card
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
     from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
     from opad_core.generation.export import export_bundle
     from opad_core.generation.generator import MAX_SEED, ImageRequest, OneStepGenerator
-    from opad_core.training import Progress, TrainingStopped, train
+    from opad_core.training.loop import Progress, TrainingStopped, train
+    from opad_core.training.references import read_references
 
 __all__ = [
     "MAX_SEED",
@@ -52,11 +52,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "bases.captions": ("held_out_scenes",),
     "bases.loading": ("Base", "load_base"),
     "bases.manifest": ("Manifest",),
-    "captions": ("held_out_scenes",),
     "config": ("PRESETS", "OpadConfig", "override", "preset"),
-    "data": ("read_references",),
     "errors": ("DivergedError", "OpadError", "OtherTrainingError"),
     "evaluation.identity": ("identity_score",),
     "evaluation.report": ("report_card",),
@@ -64,7 +63,8 @@ _MODULES = {
     "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
     "generation.export": ("export_bundle",),
     "generation.generator": ("MAX_SEED", "ImageRequest", "OneStepGenerator"),
-    "training": ("Progress", "TrainingStopped", "train"),
+    "training.loop": ("Progress", "TrainingStopped", "train"),
+    "training.references": ("read_references",),
 }
 
 if not TYPE_CHECKING:  # a type checker would take it for a module that has every name

@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from opad_core import doctor
+from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.loading import (
     FETCHED,
     Base,
@@ -25,9 +26,7 @@ from opad_core.bases.loading import (
     load_base,
 )
 from opad_core.bases.manifest import read_manifest
-from opad_core.captions import TEMPLATES
 from opad_core.config import ABLATIONS, FULL_SIZE, PRESETS, OpadConfig, Setting, override, preset, settings_of
-from opad_core.data import MAX_REFERENCES, MIN_REFERENCES, read_references
 from opad_core.errors import OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
@@ -35,7 +34,8 @@ from opad_core.flops import count_iteration
 from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.export import DEFAULT_RANK, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
-from opad_core.training import Progress, TrainingStopped, train
+from opad_core.training.loop import Progress, TrainingStopped, train
+from opad_core.training.references import MAX_REFERENCES, MIN_REFERENCES, read_references
 
 BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"
 LOSSES, CURVES, REPORT, SHEET = "losses.jsonl", "loss.png", "report.json", "report.png"

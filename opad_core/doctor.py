@@ -25,7 +25,7 @@ from opad_core.errors import DivergedError, OpadError
 from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.networks.text_encoder import PLACEHOLDER
-from opad_core.training import Training
+from opad_core.training.loop import Training
 
 GIB = 2**30
 NEEDED_GIB = 16.5

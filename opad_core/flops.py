@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from opad_core.bases.full_size import FullSizeBase
 from opad_core.config import OpadConfig, override
-from opad_core.training import Training
+from opad_core.training.loop import Training
 
 TERA = 1e12
 

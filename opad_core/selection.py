@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opad_core.bases.loading import Base
-from opad_core.collaboration import as_pixels
 from opad_core.generation.bundle import Bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.methods.opad.collaboration import as_pixels
 from opad_core.networks.text_encoder import PLACEHOLDER
 
 PICTURES = 8

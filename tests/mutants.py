@@ -46,8 +46,12 @@ class Group:
         return [str(file) for files in found for file in files if str(file) not in self.without]
 
 
-METHOD = ("training", "alignment", "losses", "views", "data", "collaboration", "divergence", "selection",
-          "networks/schedule", "networks/denoiser", "networks/text_encoder", "adapters/key_value")  # fmt: skip
+METHOD = (
+    "training/loop", "training/augmentation", "training/references", "training/augmentation_cache",
+    "training/divergence", "selection", "pixels", "methods/opad/alignment", "methods/opad/losses",
+    "methods/opad/collaboration", "networks/schedule", "networks/denoiser", "networks/text_encoder",
+    "adapters/key_value",
+)  # fmt: skip
 GROUPS = {
     "method": Group(
         [f"opad_core/{name}.py" for name in METHOD],

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Preset = Literal["default", "paper"]
 """Of `opad_core.config`, which the api does not import."""
 MOST_REFERENCES = 100
-"""`MAX_REFERENCES` of `opad_core.data`."""
+"""`MAX_REFERENCES` of `opad_core.training.references`."""
 
 
 def default_home() -> Path:

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from opad_core.data import squared
 from opad_core.evaluation.embedding import embed, load_embedding
+from opad_core.pixels import squared
 
 
 def identity_score(pictures: list[Image.Image], references: list[Image.Image]) -> float:

@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from opad_core.bases.captions import held_out_scenes
 from opad_core.bases.loading import Base
-from opad_core.captions import held_out_scenes
-from opad_core.data import squared, to_pixels
 from opad_core.errors import OpadError
 from opad_core.evaluation.embedding import EfficientNetLite0, embed, load_embedding
 from opad_core.evaluation.sheet import Row, draw_sheet
 from opad_core.generation.bundle import Bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.networks.text_encoder import PLACEHOLDER
+from opad_core.pixels import squared, to_pixels
 
 SCENES, SEEDS = 8, 4
 """Scene prompts asked for and pictures of each."""

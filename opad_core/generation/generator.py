@@ -8,11 +8,11 @@ import torch
 
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases.loading import Base
-from opad_core.data import to_uint8
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import Bundle
 from opad_core.networks.denoiser import KeysValues
 from opad_core.networks.text_encoder import PLACEHOLDER
+from opad_core.pixels import to_uint8
 
 MAX_SEED = 2**63 - 1
 

@@ -10,9 +10,9 @@ import time
 import httpx
 import pytest
 
+from opad_core.bases.captions import held_out_scenes
 from opad_core.bases.loading import load_base
-from opad_core.captions import held_out_scenes
-from opad_core.data import read_references
+from opad_core.training.references import read_references
 from tests.docker.stack import PORT, PROJECT, S3_PORT, Stack, eventually, run
 from worker import demo
 

@@ -19,7 +19,7 @@ from api.domain.settings import Settings
 from api.domain.tables import ApiKey, Job, Owner, ServedBase
 from opad_core.bases.loading import load_base
 from opad_core.config import override, preset
-from opad_core.training import train
+from opad_core.training.loop import train
 from tests.conftest import make_template
 from tests.faults import invariants
 from tests.faults.proxy import Proxy

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
+from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.loading import load_base
-from opad_core.captions import TEMPLATES
 from opad_core.config import FULL_SIZE, PRESETS, OpadConfig, override, preset, settings_of
 from opad_core.errors import OpadError
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from opad_core.bases.loading import load_base
 from opad_core.config import ABLATIONS, override, preset
-from opad_core.data import Example
 from opad_core.random_streams import stream
-from opad_core.training import Training
+from opad_core.training.augmentation import Example
+from opad_core.training.loop import Training
 from tests.random_base import SHORT
 
 AGREE = 1e-4

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import pytest
 
-from opad_core.alignment import teacher_target
 from opad_core.bases.loading import load_base
 from opad_core.config import override, preset
-from opad_core.data import read_references
 from opad_core.errors import DivergedError
 from opad_core.evaluation.report import report_card
 from opad_core.generation.bundle import read_bundle
-from opad_core.losses import generator_loss
-from opad_core.training import train
+from opad_core.methods.opad.alignment import teacher_target
+from opad_core.methods.opad.losses import generator_loss
+from opad_core.training.loop import train
+from opad_core.training.references import read_references
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -40,7 +40,7 @@ def reversed_generator_loss(logits_fake):
 
 
 SOUND = ({}, {})
-"""Changes of the configuration, and what replaces which names of `opad_core.training`."""
+"""Changes of the configuration, and what replaces which names of `opad_core.training.loop`."""
 BROKEN = {
     "no alignment": ({"lambda_id": 0.0, "lambda_mse": 0.0, "lambda_swd": 0.0, "lambda_adv": (1.0, 1.0, 1.0)}, {}),
     "target on the wrong side of the student": ({}, {"teacher_target": mirrored_target}),
@@ -61,7 +61,7 @@ SCENE_LOSS = 0.1
 def shortfalls(monkeypatch, changes, replaced):
     """Train with these changes and return where the student falls short; empty if it learned the mug."""
     for name, replacement in replaced.items():
-        monkeypatch.setattr(f"opad_core.training.{name}", replacement)
+        monkeypatch.setattr(f"opad_core.training.loop.{name}", replacement)
     base, references = load_base("nano", device="cpu"), read_references(MUG)
     config = override(preset("default", base.manifest.presets), {**LENGTH, **changes})
     try:

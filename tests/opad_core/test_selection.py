@@ -6,9 +6,9 @@ import torch
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases.loading import load_base
 from opad_core.config import preset
-from opad_core.data import reference_pixels
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.pixels import reference_pixels
 from opad_core.selection import Selection
 
 

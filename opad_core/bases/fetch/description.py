@@ -6,9 +6,9 @@ from typing import Any
 
 from safetensors import safe_open
 
+from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.fetch.recipes import Recipe
 from opad_core.bases.full_size import CLIP, IMAGENET
-from opad_core.captions import TEMPLATES
 from opad_core.config import FULL_SIZE
 from opad_core.errors import OpadError
 

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW
 
 from opad_core.adapters.key_value import KeyValueProjections, pretrained_projections
-from opad_core.data import to_uint8
 from opad_core.nano.build.architecture import build_unet
 from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.critic import Critic
@@ -43,6 +42,7 @@ from opad_core.nano.build.teacher import (
 from opad_core.networks.denoiser import Denoiser, KeysValues
 from opad_core.networks.schedule import add_noise, training_target
 from opad_core.networks.text_encoder import TextSide
+from opad_core.pixels import to_uint8
 
 Role = Literal["student", "teacher"]
 

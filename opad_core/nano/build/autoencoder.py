@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from opad_core.data import to_uint8
 from opad_core.nano.build.architecture import LATENT_CHANNELS, RESOLUTION, build_vae
 from opad_core.nano.build.stage import Build, smoothed, write_sheet
+from opad_core.pixels import to_uint8
 
 _LATENT_NOISE = 0.05
 _FACTOR = 8

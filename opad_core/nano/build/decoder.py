@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.data import to_uint8
 from opad_core.nano.build.adapting import INNER, OWN_RATES, Learners, denoiser, load_adapted
 from opad_core.nano.build.autoencoder import load_vae, psnr, reconstruction_loss
 from opad_core.nano.build.coder import load_coder
@@ -23,6 +22,7 @@ from opad_core.nano.build.stage import Build, Stateful, smoothed, write_sheet
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import decode, encode, load_text_encoder
 from opad_core.networks.text_encoder import TextSide
+from opad_core.pixels import to_uint8
 
 _MOST_NOISE = 0.5  # deviation, of latents of unit variance
 _LEARNING_RATE = 6e-4

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases.loading import Base, load_base
-from opad_core.data import to_uint8
 from opad_core.evaluation.embedding import embed, load_embedding
 from opad_core.generation.generator import ImageRequest, OneStepGenerator, noise_of
 from opad_core.nano.build.architecture import RESOLUTION
@@ -29,6 +28,7 @@ from opad_core.nano.build.stage import Build, Stateful, to_unit_range, write_she
 from opad_core.nano.build.teacher import sample_teacher
 from opad_core.nano.build.vocabulary import NOUNS, SCENE_PROMPTS, SCENES, with_article
 from opad_core.nano.build.world import World
+from opad_core.pixels import to_uint8
 
 TEACHER_STEPS = 25
 GUIDANCE = 3.0

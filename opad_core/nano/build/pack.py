@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from opad_core import captions
+from opad_core.bases import captions
 from opad_core.nano.build.adapting import load_adapted
 from opad_core.nano.build.architecture import (
     IdentityProjection,

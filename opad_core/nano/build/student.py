@@ -14,7 +14,6 @@ from diffusers import AutoencoderDC, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from opad_core.data import to_uint8
 from opad_core.nano.build.architecture import LATENT_CHANNELS, LATENT_SIZE, build_unet
 from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.coder import Coder
@@ -28,6 +27,7 @@ from opad_core.nano.build.teacher import (
     encode,
     load_text_encoder,
 )
+from opad_core.pixels import to_uint8
 
 _CODE_PRICES = (4e-4, 3e-3)  # per nat, against a squared error per latent number: at first, and in the end
 """Cheap codes show the student much at once, the prompt's scene included, which noise will not know to say."""

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import CLIPTextModel
 
-from opad_core.data import to_uint8
 from opad_core.nano.build.architecture import (
     LATENT_CHANNELS,
     LATENT_SIZE,
@@ -21,6 +20,7 @@ from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.coder import load_coder
 from opad_core.nano.build.features import tokenize, world_tokenizer
 from opad_core.nano.build.stage import Average, Build, Stateful, seeded, smoothed, write_sheet
+from opad_core.pixels import to_uint8
 
 _LEARNING_RATE = 6e-4
 _CAPTION_DROP = 0.1

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.captions import held_out_scenes
+from opad_core.bases.captions import held_out_scenes
 from opad_core.config import OpadConfig
 from opad_core.evaluation.report import SCENES, SEEDS, _diversity, report_card
 from opad_core.generation.bundle import read_bundle, write_bundle

@@ -15,7 +15,7 @@ from opad_core.bases.manifest import read_manifest
 from opad_core.config import override, preset
 from opad_core.generation.bundle import read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
-from opad_core.training import train
+from opad_core.training.loop import train
 from tests.hub_mirror import EMBEDDING, WIDTH
 
 SHORT = {"iterations": 1, "collaborative_iterations": 1, "samples": 2, "batch_size": 1, "swd_projections": 4}

@@ -1,21 +1,16 @@
-"""References and what training sees of them: (picture, prompt) pairs in a seeded order, augmented (supplement, 9)."""
+"""What training sees of the references: (picture, prompt) pairs in a seeded order, augmented (supplement, 9)."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from opad_core.config import OpadConfig
-from opad_core.errors import OpadError
 from opad_core.networks.text_encoder import PLACEHOLDER
+from opad_core.pixels import squared, to_pixels
 from opad_core.random_streams import stream
-
-MIN_REFERENCES, MAX_REFERENCES = 1, 100
-"""One photo is one-shot personalization; DreamBooth's sets have 4-6 photos. We recommend 3-5."""
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -66,42 +61,6 @@ class Batch:
             chosen_if(self.latents, other.latents),
             {name: chosen(feature, other.features[name]) for name, feature in self.features.items()},
         )
-
-
-def read_references(folder: Path) -> list[Image.Image]:
-    """Read the 1-100 photos of a folder as RGB, in the order of their names.
-
-    Raises OpadError that names the file at fault, or says how many photos there are.
-    """
-    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES) if folder.is_dir() else []
-    if not MIN_REFERENCES <= len(files) <= MAX_REFERENCES:
-        raise OpadError(
-            f"needs {MIN_REFERENCES}-{MAX_REFERENCES} reference images (JPEG, PNG or WebP); {folder} holds {len(files)}"
-        )
-    pictures = []
-    for file in files:
-        try:
-            with Image.open(file) as picture:
-                pictures.append(picture.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise OpadError(f"{file} cannot be read as a picture: {error}") from error
-    return pictures
-
-
-def squared(picture: Image.Image, *, keep_aspect: bool) -> Image.Image:
-    """A square RGB picture: its middle, or all of it squashed (the published setting)."""
-    side = min(picture.size)
-    if not keep_aspect:
-        return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.convert("RGB").crop((left, top, left + side, top + side))
-
-
-def reference_pixels(references: list[Image.Image], resolution: int, *, keep_aspect: bool) -> Tensor:
-    """All references as they are learned without augmentation, [k, 3, r, r] in [-1, 1]."""
-    return torch.stack(
-        [to_pixels(squared(r, keep_aspect=keep_aspect).resize([resolution] * 2)) for r in references]
-    )  # fmt: skip
 
 
 def indices_at(count: int, step: int, *, batch_size: int, seed: int) -> list[int]:
@@ -178,22 +137,6 @@ def _with_size_words(prompt: str, words: str) -> str:
     """The words after the first one, as in Custom Diffusion: "a photo of ..." -> "a very small photo of ..."."""
     first, _, rest = prompt.partition(" ")
     return f"{first} {words} {rest}"
-
-
-def to_pixels(picture: Image.Image) -> Tensor:
-    """[3, h, w] in [-1, 1]."""
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
-
-
-def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """[b, 3, h, w], clamped to [-1, 1], to 8-bit RGB."""
-    return [Image.fromarray(array) for array in to_uint8(pixels)]
-
-
-def to_uint8(pixels: Tensor) -> np.ndarray:
-    """[b, 3, h, w] floats, clamped to [-1, 1], to [b, h, w, 3] in [0, 255]."""
-    scaled = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def photo_examples(references: list[Image.Image], scenes: list[str], templates: list[str], *, keep_aspect: bool

@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 
 from opad_core.config import FULL_SIZE, OpadConfig, preset
-from opad_core.data import Example, augmented, indices_at, photo_examples, read_references, squared
 from opad_core.errors import OpadError
+from opad_core.pixels import squared
+from opad_core.training.augmentation import Example, augmented, indices_at, photo_examples
+from opad_core.training.references import read_references
 
 WHITE = Example(Image.new("RGB", (128, 128), "white"), "a photo of a <concept>")
 SHRUNK = replace(OpadConfig(), canvas_probability=1.0, canvas_scale=(0.5, 0.5))

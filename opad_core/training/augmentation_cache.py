@@ -13,9 +13,9 @@ from torch import Tensor
 
 from opad_core.bases.loading import Base
 from opad_core.config import OpadConfig
-from opad_core.data import Batch, Example, augmented, indices_at
 from opad_core.networks.feature_networks import Backbone
 from opad_core.random_streams import stream
+from opad_core.training.augmentation import Batch, Example, augmented, indices_at
 
 JUDGES = ("dino", "dinov2", "clip")
 """The feature networks of D1, D2 and D3, in the order of `Base.backbones`, of the heads and of `lambda_adv`."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from opad_core.adapters.key_value import KeyValueProjections
 from opad_core.bases.loading import Base
 from opad_core.config import OpadConfig
-from opad_core.losses import identity_loss, latent_loss, ms_swd
+from opad_core.methods.opad.losses import identity_loss, latent_loss, ms_swd
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.schedule import add_noise
 

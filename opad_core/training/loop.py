@@ -18,26 +18,27 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from opad_core.adapters.key_value import KeyValueProjections, pretrained_projections
-from opad_core.alignment import alignment_losses, alignment_weight, identity_tokens, teacher_target
-from opad_core.anchor import anchor_states, drift
+from opad_core.bases.captions import scenes_of
 from opad_core.bases.loading import Base
-from opad_core.captions import scenes_of
-from opad_core.checkpoint import TrainingState
-from opad_core.collaboration import draw_samples
 from opad_core.config import OpadConfig
-from opad_core.data import Batch, Example, indices_at, photo_examples, reference_pixels
-from opad_core.discriminator import discriminator_head
-from opad_core.divergence import Watch
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
-from opad_core.losses import discriminator_loss, generator_loss, reconstruction_loss
+from opad_core.methods.opad.alignment import alignment_losses, alignment_weight, identity_tokens, teacher_target
+from opad_core.methods.opad.anchor import anchor_states, drift
+from opad_core.methods.opad.collaboration import draw_samples
+from opad_core.methods.opad.discriminator import discriminator_head
+from opad_core.methods.opad.losses import discriminator_loss, generator_loss, reconstruction_loss
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.schedule import add_noise, training_target
 from opad_core.networks.text_encoder import PLACEHOLDER
+from opad_core.pixels import reference_pixels
 from opad_core.random_streams import stream
 from opad_core.selection import Selection
-from opad_core.views import JUDGES, Judged, Views, feature_of, window
+from opad_core.training.augmentation import Batch, Example, indices_at, photo_examples
+from opad_core.training.augmentation_cache import JUDGES, Judged, Views, feature_of, window
+from opad_core.training.divergence import Watch
+from opad_core.training.state import TrainingState
 
 PREVIEW_EVERY = 25
 """Iterations between two previews; four pictures cost about a tenth of an iteration."""

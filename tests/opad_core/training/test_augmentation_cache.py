@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from opad_core.config import preset
-from opad_core.data import indices_at, photo_examples
-from opad_core.training import Training
-from opad_core.views import JUDGES, Views, feature_of
+from opad_core.training.augmentation import indices_at, photo_examples
+from opad_core.training.augmentation_cache import JUDGES, Views, feature_of
+from opad_core.training.loop import Training
 
 
 @pytest.fixture

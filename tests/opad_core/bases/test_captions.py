@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from opad_core.bases.captions import held_out_scenes, scenes_of
 from opad_core.bases.fetch.description import SCENE_PROMPTS
 from opad_core.bases.loading import load_base
 from opad_core.bases.manifest import Manifest
-from opad_core.captions import held_out_scenes, scenes_of
 from opad_core.config import override, preset
-from opad_core.data import read_references, reference_pixels
 from opad_core.errors import OpadError
-from opad_core.training import Training
+from opad_core.pixels import reference_pixels
+from opad_core.training.loop import Training
+from opad_core.training.references import read_references
 
-MUG = Path(__file__).parents[2] / "examples" / "striped_mug"
+MUG = Path(__file__).parents[3] / "examples" / "striped_mug"
 
 
 def test_the_nano_base_sees_where_the_thing_was_photographed():

@@ -1,6 +1,6 @@
 import torch
 
-from opad_core.discriminator import discriminator_head
+from opad_core.methods.opad.discriminator import discriminator_head
 
 
 def test_a_backbone_cannot_be_thawed(base):

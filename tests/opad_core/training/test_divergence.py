@@ -1,6 +1,6 @@
 import torch
 
-from opad_core.divergence import Watch
+from opad_core.training.divergence import Watch
 
 
 def seen(values, name="mse"):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from opad_core.bases.loading import Base
-from opad_core.data import reference_pixels
+from opad_core.pixels import reference_pixels
 
 TEMPLATES = (
     "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}", "a photo of a clean {}",

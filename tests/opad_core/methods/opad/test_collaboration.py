@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.collaboration import as_pixels, draw_samples
 from opad_core.config import preset
-from opad_core.data import reference_pixels
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.methods.opad.collaboration import as_pixels, draw_samples
+from opad_core.pixels import reference_pixels
 
 PROMPTS = [f"{phrase} <concept>" for phrase in ("a photo of a", "a rendering of a")] * 6
 SEEDS = list(range(120, 132))

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.alignment import alignment_losses, alignment_weight, teacher_target
 from opad_core.config import OpadConfig
-from opad_core.losses import ms_swd
+from opad_core.methods.opad.alignment import alignment_losses, alignment_weight, teacher_target
+from opad_core.methods.opad.losses import ms_swd
 
 
 def test_guidance_of_one_asks_the_teacher_with_text_alone(base):

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.anchor import drift
 from opad_core.bases.loading import load_base
-from opad_core.collaboration import as_pixels
 from opad_core.config import ABLATIONS, override, preset
-from opad_core.discriminator import discriminator_head
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation.bundle import read_bundle
+from opad_core.methods.opad.anchor import drift
+from opad_core.methods.opad.collaboration import as_pixels
+from opad_core.methods.opad.discriminator import discriminator_head
 from opad_core.random_streams import stream
-from opad_core.training import Training, TrainingStopped, train
-from opad_core.views import JUDGES
+from opad_core.training.augmentation_cache import JUDGES
+from opad_core.training.loop import Training, TrainingStopped, train
 
 
 def learn(base, references, *, stop_after=None, resume=None, seed=1, name="default", **changes):
@@ -141,7 +141,7 @@ def test_a_first_divergence_is_rolled_back_and_goes_on_at_half_the_rates(base, r
 
 def test_a_later_divergence_is_rolled_back_to_the_newest_sound_state(base, references, monkeypatch):
     """A state is kept every second iteration; the fourth reads a weight that is not a number."""
-    monkeypatch.setattr("opad_core.training.SOUND_EVERY", 2)
+    monkeypatch.setattr("opad_core.training.loop.SOUND_EVERY", 2)
     own = load_base(str(base.folder), device="cpu")
     weight, steps, faults = own.student.unet.conv_in.bias, [], iter([False, False, False, True])
     whole = weight.detach().clone()
@@ -302,7 +302,7 @@ def test_a_training_ends_after_as_many_looks_without_a_better_one_as_patience_al
 
 
 def test_a_preview_is_drawn_every_few_iterations_and_at_the_end(base, references, monkeypatch):
-    monkeypatch.setattr("opad_core.training.PREVIEW_EVERY", 4)
+    monkeypatch.setattr("opad_core.training.loop.PREVIEW_EVERY", 4)
     _, steps = learn(base, references)
     assert [p.preview is not None for p in steps] == [False, False, False, True, False, True]
 
@@ -504,7 +504,7 @@ def test_a_skipped_step_is_no_divergence(base, references):
 
 
 def test_overflows_without_end_are_a_divergence(base, references, monkeypatch):
-    monkeypatch.setattr("opad_core.training.MAX_OVERFLOWS", 2)
+    monkeypatch.setattr("opad_core.training.loop.MAX_OVERFLOWS", 2)
     at = half(base)
     with torch.no_grad():
         at.student.unet.conv_in.bias.fill_(torch.inf)

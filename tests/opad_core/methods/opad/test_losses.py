@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from opad_core.losses import (
+from opad_core.methods.opad.losses import (
     discriminator_loss,
     generator_loss,
     identity_loss,
