@@ -177,7 +177,7 @@ def test_bulk_retry_takes_the_selected_jobs_that_can_be(
 
 def test_a_vote_is_counted_with_its_interval(served: str, furnished: dict[str, str], admin_key: str) -> None:
     headers = {"Authorization": f"Bearer {admin_key}"}
-    with httpx.Client(base_url=served, headers=headers) as client:
+    with httpx.Client(base_url=served, headers=headers, timeout=60) as client:
         concept_id = furnished["concept"].rsplit("/", 1)[1]
         for preferred, other in ((2, 1), (2, 1), (1, 2), (2, 1)):
             body = {"preferred": preferred, "other": other, "prompt": "a <concept>", "seed": 1}
