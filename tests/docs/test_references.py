@@ -1,4 +1,4 @@
-"""What README and docs name exists: files, links, modules, commands and their options.
+"""What README and docs name exists: files, links, modules, commands with their options, tests.
 
 Decisions are history: their links must work, but the files that they name may have moved since.
 """
@@ -11,6 +11,7 @@ import pytest
 
 import opad_core.__main__
 import worker.cli
+from api.domain.consent import STATEMENT
 
 ROOT = Path(__file__).parents[2]
 CURRENT = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "examples" / "README.md"]
@@ -128,3 +129,16 @@ def test_every_command_and_its_options_exist(page, program, commands):
             assert command or words.startswith("--"), f"`{span}`: there is no such command"
             for option in re.findall(r"--[a-z][\w-]*", words):
                 assert option in commands[command], f"`{span}`: there is no option {option}"
+
+
+def test_the_page_on_care_quotes_the_statement_of_consent():
+    quoted = re.findall(r"^> (.*)$", (ROOT / "docs" / "care.md").read_text(), re.MULTILINE)
+    assert " ".join(quoted) == STATEMENT
+
+
+def test_every_screenshot_has_a_caption():
+    """The table of docs/dashboard.md says which ones show a real training and which ones seeded data."""
+    text = (ROOT / "docs" / "dashboard.md").read_text()
+    table = text.partition("| screenshots | caption |")[2].partition("\n\n")[0]
+    taken = {file.name.rsplit("-", 2)[0] for file in (ROOT / "docs" / "screenshots").glob("*.png")}
+    assert sorted(re.findall(r"`([a-z-]+)`", table)) == sorted(taken)
