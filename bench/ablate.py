@@ -40,20 +40,20 @@ SCENES, SEEDS = 8, 2
 SWITCHES: dict[str, tuple[str, ...]] = {
     "scene_captions": ("scene_captions", "templates"),
     "scene_share": ("scene_share",),
-    "normalise_backbones": ("normalise_backbones",),
+    "normalize_backbones": ("normalize_backbones",),
     "discriminator_resize": ("discriminator_resize",),
     "swd_unit_range": ("swd_unit_range",),
     "ema_decay": ("ema_decay",),
     "lr_decay": ("lr_decay",),
-    "lambda_anchor": ("lambda_anchor",),
+    "lambda_kv_preservation": ("lambda_kv_preservation",),
     "lambda_adv": ("lambda_adv",),
-    "target": ("target_weight", "target_times", "rec_times"),
+    "target": ("target_weight", "target_timestep_range", "teacher_timestep_range"),
     "guidance": ("guidance",),
     "collaboration": ("collaboration",),
     "flips": ("flip_probability",),
-    "bank": ("bank",),
+    "augmentation_cache": ("augmentation_cache",),
     "reuse_features": ("reuse_features",),
-    "select_every": ("select_every", "patience"),
+    "eval_every": ("eval_every", "patience"),
 }
 """Fields that go back to what the authors ran, by the name of the switch."""
 
@@ -70,8 +70,8 @@ def settings_of(base: Base) -> dict[str, OpadConfig]:
         f"without-{name}": override(default, {field: getattr(published, field) for field in fields})
         for name, fields in SWITCHES.items()
     }
-    window = override(default, {"decode_share": 0.5})
-    return {"default": default, "paper": paper, "with-decode_share": window, **switched}
+    window = override(default, {"decode_crop": 0.5})
+    return {"default": default, "paper": paper, "with-decode_crop": window, **switched}
 
 
 def learn(base: Base, folder: Path, config: OpadConfig, *, seed: int, label: str) -> dict[str, Any]:
@@ -145,7 +145,9 @@ def main() -> None:
     parser.add_argument("--concepts", type=Path, nargs="+", default=[Path("examples/striped_mug")])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="in every setting alike")
-    parser.add_argument("--only", nargs="+", metavar="SETTING", help="for instance: default paper without-bank")
+    parser.add_argument(
+        "--only", nargs="+", metavar="SETTING", help="for instance: default paper without-augmentation_cache"
+    )
     parser.add_argument("--base", default="nano")
     parser.add_argument("--out", type=Path, default=Path("build/ablate"))
     arguments = parser.parse_args()

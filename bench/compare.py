@@ -55,7 +55,7 @@ def custom_diffusion(base: Base, references: list[Image.Image], noun: str, confi
 METHODS: dict[str, tuple[Callable[..., Bundle], dict[str, Any]]] = {
     "opad": (opad, {}),
     "opad-no-discriminators": (opad, ABLATIONS["no-discriminators"]),
-    "custom-diffusion-informed": (custom_diffusion, {"rec_times": PLAIN["rec_times"]}),
+    "custom-diffusion-informed": (custom_diffusion, {"teacher_timestep_range": PLAIN["teacher_timestep_range"]}),
     "custom-diffusion": (custom_diffusion, PLAIN),
 }
 

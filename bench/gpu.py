@@ -62,7 +62,7 @@ WARM_UP, ITERATIONS = 2, 5
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default", {}),
     "paper": ("paper", {}),
-    "window": ("default", {"decode_share": 0.5}),
+    "window": ("default", {"decode_crop": 0.5}),
 }
 """A preset and changes to it."""
 TFLOP = {"default": 38.4, "paper": 41.1, "window": 26.8}
@@ -191,7 +191,7 @@ def training(base: Base, *, name: str) -> Iterator[Figures]:
     few = override(
         whole,
         {
-            "bank": min(whole.bank, 2 * whole.batch_size),
+            "augmentation_cache": min(whole.augmentation_cache, 2 * whole.batch_size),
             "iterations": max(whole.iterations, 2 * (WARM_UP + ITERATIONS)),
         },
     )
@@ -228,13 +228,13 @@ def training(base: Base, *, name: str) -> Iterator[Figures]:
     } | memory(base, "peak_gib")
 
     preview = median_ms(base, learning.preview, times=1) / 1000
-    look = median_ms(base, learning.look, times=1) / 1000 if whole.select_every else 0.0
+    look = median_ms(base, learning.look, times=1) / 1000 if whole.eval_every else 0.0
     save = median_ms(base, lambda: learning.state.save(fingerprint=learning.fingerprint), times=1) / 1000
-    view = banks / (2 * few.bank) if few.bank else 0.0
-    around = begun + 3 * whole.bank * view + whole.samples * preview / PREVIEW_PICTURES
+    view = banks / (2 * few.augmentation_cache) if few.augmentation_cache else 0.0
+    around = begun + 3 * whole.augmentation_cache * view + whole.samples * preview / PREVIEW_PICTURES
     around += whole.total_iterations * (preview / PREVIEW_EVERY + save / SOUND_EVERY)
-    if whole.select_every:
-        around += whole.total_iterations / whole.select_every * look
+    if whole.eval_every:
+        around += whole.total_iterations / whole.eval_every * look
     yield {
         "start_s": begun,
         "bank_view_s": view,

@@ -47,7 +47,7 @@ TILE = 96
 SEEDS = (0, 1)
 
 
-PLAIN = {"rec_times": (0.0, 1.0), "lambda_anchor": 0.0, "scene_captions": False}
+PLAIN = {"teacher_timestep_range": (0.0, 1.0), "lambda_kv_preservation": 0.0, "scene_captions": False}
 """Custom Diffusion's setting where OPAD's preset differs; batch, rates and their decay are the preset's."""
 
 

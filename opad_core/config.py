@@ -49,26 +49,26 @@ class OpadConfig:
     lambda_id: float = _constant(1.0, "setting")
     lambda_mse: float = _constant(1.0, "setting")
     lambda_swd: float = _constant(0.1, "setting")
-    lambda_anchor: float = _constant(0.0, "ours")  # K/V of other words stay what they were: relative squared change
+    lambda_kv_preservation: float = _constant(0.0, "ours")  # relative squared change of other words' K/V
     swd_levels: int = _constant(5, "setting")
     swd_projections: int = _constant(128, "setting")
     swd_patch: int = _constant(11, "setting")  # pixels
     guidance: float = _constant(7.5, "setting")  # classifier-free guidance of the teacher's target
 
-    rec_times: tuple[float, float] = _constant((0.0, 1.0), "setting")  # share of the schedule that L_rec's t is from
-    target_times: tuple[float, float] = _constant((0.0, 1.0), "setting")  # the same of the target's t
+    teacher_timestep_range: tuple[float, float] = _constant((0.0, 1.0), "setting")  # shares of the schedule: t of L_rec
+    target_timestep_range: tuple[float, float] = _constant((0.0, 1.0), "setting")  # t of the target
     target_weight: Literal["abar", "uniform"] = _constant("abar", "setting")  # c(t): abar_t, or 1
-    compared_below: float = _constant(1.0, "ours")  # share of the schedule; a picture with a later t has no target
+    max_target_timestep: float = _constant(1.0, "ours")  # share of the schedule; a picture with a later t has no target
 
     # What the paper's ablations take away (tables 6, 8 and 9); `ABLATIONS` names them. False: the student reads the
     # row where V* started, as if its text encoder were another one that never learned V*.
     shared_text_encoder: bool = _constant(True, "paper; what False means is inferred")
     # True: the teacher learns alone for `iterations`, then the student learns from it while it rests.
     teacher_first: bool = _constant(False, "paper; what True means is inferred")
-    select_every: int = _constant(0, "ours")  # iterations between two looks at the average, the best is kept; 0: never
+    eval_every: int = _constant(0, "ours")  # iterations between two looks at the average, the best is kept; 0: never
     patience: int = _constant(0, "ours")  # looks in a row without a better one that end the training; 0: never
 
-    photos: int = _constant(0, "ours")  # how many of the references are used; 0 takes all, 1 is one-shot
+    max_references: int = _constant(0, "ours")  # how many of the references are used; 0 takes all, 1 is one-shot
 
     # Pictures
     templates: tuple[str, ...] = _constant((), "setting")  # empty: the base's own training prompts
@@ -83,14 +83,14 @@ class OpadConfig:
     size_words: bool = _constant(True, "setting")  # "a far away", "very small", "zoomed in", "close up" in the prompt
     canvas_for_discriminators: bool = _constant(True, "setting")  # the reals carry the canvas's grey border
 
-    bank: int = _constant(0, "ours")  # views drawn once, with their latents and features; 0 draws fresh ones
+    augmentation_cache: int = _constant(0, "ours")  # views that are drawn once; 0 draws fresh ones
 
     # Feature networks
-    normalise_backbones: bool = _constant(False, "setting")  # False feeds [-1, 1] to networks that expect mean/std
+    normalize_backbones: bool = _constant(False, "setting")  # False feeds [-1, 1] to networks that expect mean/std
     discriminator_resize: Literal["area", "bilinear", "bicubic"] = _constant("area", "setting")
     identity_resize: Literal["area", "bilinear", "bicubic"] = _constant("bilinear", "setting")  # equal: one shared pass
     reuse_features: bool = _constant(False, "setting")  # True: discriminators reuse the features of the student's step
-    decode_share: float = _constant(1.0, "ours")  # side of the window that is decoded for the pixel losses
+    decode_crop: float = _constant(1.0, "ours")  # side of the window that is decoded for the pixel losses
     dinov2_size: int = _constant(0, "setting")  # pixels of D2's input; 0 takes the network's own, 518
     swd_unit_range: bool = _constant(False, "setting")  # False gives MS-SWD [-1, 1] where it expects [0, 1]
 
@@ -98,7 +98,7 @@ class OpadConfig:
     collaboration: Literal["strict", "gated"] = _constant("strict", "paper, sec. 10")  # strict: samples replace photos
     samples: int = _constant(100, "inferred: unpublished")  # student pictures drawn for the stage
     kept_share: float = _constant(0.5, "inferred: unpublished")  # gated: best share by identity to the photos
-    photo_share: float = _constant(0.5, "inferred: unpublished")  # gated: photos in the teacher's batches
+    reference_share: float = _constant(0.5, "inferred: unpublished")  # gated: photos in the teacher's batches
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.collaborative_iterations < 0:
@@ -106,21 +106,27 @@ class OpadConfig:
                 f"iterations must be at least 1 and collaborative_iterations at least 0, got {self.iterations} "
                 f"and {self.collaborative_iterations}"
             )
-        for name, times in (("rec_times", self.rec_times), ("target_times", self.target_times)):
+        for name, times in (
+            ("teacher_timestep_range", self.teacher_timestep_range),
+            ("target_timestep_range", self.target_timestep_range),
+        ):
             if not 0 <= times[0] < times[1] <= 1:
                 raise OpadError(f"{name} must rise within [0, 1], got {times}")
-        if self.photos < 0 or self.bank < 0:
-            raise OpadError(f"photos and bank must be at least 0, got {self.photos} and {self.bank}")
+        if self.max_references < 0 or self.augmentation_cache < 0:
+            raise OpadError(
+                f"max_references and augmentation_cache must be at least 0, got {self.max_references} "
+                f"and {self.augmentation_cache}"
+            )
         if self.batch_size < 1:
             raise OpadError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.select_every < 0 or self.patience < 0:
+        if self.eval_every < 0 or self.patience < 0:
+            raise OpadError(f"eval_every and patience must be at least 0, got {self.eval_every} and {self.patience}")
+        if not 0 < self.decode_crop <= 1:
+            raise OpadError(f"decode_crop must be in (0, 1], got {self.decode_crop}")
+        if not self.target_timestep_range[0] <= self.max_target_timestep <= 1:
             raise OpadError(
-                f"select_every and patience must be at least 0, got {self.select_every} and {self.patience}"
+                f"max_target_timestep must be in [{self.target_timestep_range[0]}, 1], got {self.max_target_timestep}"
             )
-        if not 0 < self.decode_share <= 1:
-            raise OpadError(f"decode_share must be in (0, 1], got {self.decode_share}")
-        if not self.target_times[0] <= self.compared_below <= 1:
-            raise OpadError(f"compared_below must be in [{self.target_times[0]}, 1], got {self.compared_below}")
         if not 0 <= self.scene_share < 1:
             raise OpadError(f"scene_share must be in [0, 1), got {self.scene_share}")
         if not 0 <= self.ema_decay < 1:
@@ -177,7 +183,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-swd": {"lambda_swd": 0.0},
     "no-shared-text-encoder": {"shared_text_encoder": False},
     "teacher-first": {"teacher_first": True},
-    "one-shot": {"photos": 1},
+    "one-shot": {"max_references": 1},
 }
 """The paper's ablations by name, as changes of a preset. A term of weight 0 is not computed.
 

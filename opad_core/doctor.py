@@ -102,12 +102,12 @@ def examine(base: Base, config: OpadConfig, *, report: Callable[[Row], None]) ->
         measured(name, build)
     warm_up = int(base.device.type == "cuda")
     short = {"iterations": 1 + warm_up, "collaborative_iterations": 1, "samples": 2}
-    config = override(config, short | {"bank": min(config.bank, config.batch_size)})
+    config = override(config, short | {"augmentation_cache": min(config.augmentation_cache, config.batch_size)})
     noun = (base.manifest.nouns or ["dog"])[0]
     references = [Image.effect_noise((300, 280), 60).convert("RGB") for _ in range(3)]
     training = measured("training state", lambda: Training(base, references, noun, config, seed=0))
-    if config.bank:
-        measured(f"{config.bank} of the bank's views", training.draw_banks)
+    if config.augmentation_cache:
+        measured(f"{config.augmentation_cache} of the bank's views", training.draw_banks)
     for _ in range(warm_up):
         _check(training.iterate())
 

@@ -22,7 +22,9 @@ def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, A
     A multiplication and an addition count as two; operations other than matrix products, convolutions and attention
     are left out, as is usual.
     """
-    config = override(config, {"bank": min(config.bank, config.batch_size)})  # drawn before any iteration, not counted
+    config = override(
+        config, {"augmentation_cache": min(config.augmentation_cache, config.batch_size)}
+    )  # drawn before any iteration, not counted
     parts = dict.fromkeys(("teacher", "student", "discriminators", "prompts"), 0.0)
     for share, sort in iterations_by_share(config):
         for part, tera in _iteration(sort, resolution).items():
@@ -36,10 +38,10 @@ def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, A
 def iterations_by_share(config: OpadConfig) -> list[tuple[float, OpadConfig]]:
     """An iteration that compares all its pictures with a target and one that compares none, by the share of times at
     which a picture is compared: weighted so, they cost what an iteration costs on average."""
-    low, high = config.target_times
-    compared = min(1.0, max(0.0, (config.compared_below - low) / (high - low)))
-    sorts = ((compared, (0.0, config.compared_below)), (1 - compared, (config.compared_below, 1.0)))
-    return [(share, override(config, {"target_times": times})) for share, times in sorts if share]
+    low, high = config.target_timestep_range
+    compared = min(1.0, max(0.0, (config.max_target_timestep - low) / (high - low)))
+    sorts = ((compared, (0.0, config.max_target_timestep)), (1 - compared, (config.max_target_timestep, 1.0)))
+    return [(share, override(config, {"target_timestep_range": times})) for share, times in sorts if share]
 
 
 def _iteration(config: OpadConfig, resolution: int) -> dict[str, float]:

@@ -42,5 +42,5 @@ class Selection:
         return float(score if fit is None else score + fit.mean())
 
     def _seen(self, x: Tensor) -> Tensor:
-        feature: Tensor = self._base.backbones[0](x, resize_mode="bicubic", normalise=True)
+        feature: Tensor = self._base.backbones[0](x, resize_mode="bicubic", normalize=True)
         return F.normalize(feature.flatten(1), dim=-1)

@@ -22,7 +22,7 @@ SHORT = {
 }
 """Settings with which a training of this base takes a few seconds."""
 OURS = {
-    "bank": 8,
+    "augmentation_cache": 8,
     "collaboration": "gated",
     "discriminator_resize": "bicubic",
     "ema_decay": 0.99,
@@ -30,7 +30,7 @@ OURS = {
     "identity_resize": "bicubic",
     "keep_aspect": True,
     "lambda_swd": 0.17,
-    "normalise_backbones": True,
+    "normalize_backbones": True,
     "scene_captions": True,
     "scene_share": 0.5,
     "swd_unit_range": True,
@@ -51,7 +51,7 @@ def write_random_base(folder: Path, *, seed: int = 0) -> Path:
         "caption_scenes": CAPTION_SCENES,
         "training_scenes": TRAINING_SCENES,
         "presets": presets,
-        "licences": {"all": "CC0-1.0"},
+        "licenses": {"all": "CC0-1.0"},
     }
     write_base(folder, parts, vocabulary=vocabulary)
     return folder

@@ -28,7 +28,7 @@ from opad_core.bases.manifest import Manifest
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
 from opad_core.networks.schedule import cumulative_alphas
-from opad_core.networks.text_encoder import TextSide
+from opad_core.networks.text_encoder import TextEncoder
 from opad_core.networks.tokenizer import build_tokenizer
 
 BETA_START, BETA_END, TIMES = 0.00085, 0.012, 1000
@@ -62,13 +62,13 @@ class FullSizeBase(Base):
             presets={},
             identity_tokens=IDENTITY_TOKENS,
             backbones={},
-            licences={},
+            licenses={},
             files={},
         )
         super().__init__(folder, manifest, device, dtype)
 
     @cached_property
-    def text(self) -> TextSide:
+    def text(self) -> TextEncoder:
         tokenizer = _letters_tokenizer(self.folder)
         with self.device:
             encoder = CLIPTextModel(
@@ -82,7 +82,7 @@ class FullSizeBase(Base):
                     projection_dim=512,
                 )
             )
-        return TextSide(tokenizer, self._frozen(encoder.to(self.dtype)))
+        return TextEncoder(tokenizer, self._frozen(encoder.to(self.dtype)))
 
     @cached_property
     def vae(self) -> AutoencoderKL:

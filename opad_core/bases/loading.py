@@ -28,7 +28,7 @@ from opad_core.errors import OpadError
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
 from opad_core.networks.schedule import cumulative_alphas
-from opad_core.networks.text_encoder import TextSide
+from opad_core.networks.text_encoder import TextEncoder
 
 SHIPPED = Path(__file__).parents[1] / "nano" / "base"
 Precision = Literal["float32", "half"]
@@ -48,7 +48,7 @@ class Base:
         self.folder, self.manifest, self.device, self.dtype = folder, manifest, device, dtype
 
     @cached_property
-    def text(self) -> TextSide:
+    def text(self) -> TextEncoder:
         encoder = _pretrained(CLIPTextModel, self._verified("text_encoder"), dtype=self.dtype)
         tokenizer = CLIPTokenizer.from_pretrained(self._verified("tokenizer"))
         if len(tokenizer) != encoder.config.vocab_size:
@@ -56,7 +56,7 @@ class Base:
                 f"the tokenizer of {self.folder} knows {len(tokenizer)} words, its text encoder "
                 f"{encoder.config.vocab_size}; the folder is damaged or mixed"
             )
-        return TextSide(tokenizer, self._frozen(encoder))
+        return TextEncoder(tokenizer, self._frozen(encoder))
 
     @cached_property
     def vae(self) -> AutoencoderKL | AutoencoderTiny | AutoencoderDC:
@@ -117,7 +117,7 @@ class Base:
         """Prompts that name no concept, where CLIP puts images, unit length [b, d]; None where a base has no way."""
         if self.text_projection is None:
             return None
-        return F.normalize(self.text.summarise(prompts, self.last_text_layer) @ self.text_projection.T, dim=-1)
+        return F.normalize(self.text.pooled_embedding(prompts, self.last_text_layer) @ self.text_projection.T, dim=-1)
 
     @torch.no_grad()
     def embedded_pictures(self, x: Tensor) -> Tensor:

@@ -8,6 +8,9 @@ from typing import Any
 
 from opad_core.errors import OpadError
 
+FORMAT = 2
+"""2 renamed fields of the presets and `licences`."""
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -24,7 +27,7 @@ class Manifest:
     presets: dict[str, dict[str, Any]]
     identity_tokens: int
     backbones: dict[str, dict[str, Any]]
-    licences: dict[str, str]
+    licenses: dict[str, str]
     files: dict[str, str]
     """SHA-256 of every file of the base, by its path in the folder."""
     sources: dict[str, str | None] = field(default_factory=dict)
@@ -54,6 +57,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise OpadError(f"no base at {folder}: it has no manifest.json") from None
     except ValueError as error:
         raise OpadError(f"{path} is not JSON: {error}") from error
-    if content.pop("format", None) != 1:
-        raise OpadError(f"{path} has a format that this version does not read")
+    if (found := content.pop("format", None)) != FORMAT:
+        raise OpadError(f"{path} has format {found}, and this version reads format {FORMAT}; fetch the base again")
     return Manifest(**content)

@@ -117,7 +117,7 @@ def _scores(
     x, x_photos = (torch.stack([to_pixels(p) for p in _images(group)]).to(base.device) for group in (flat, photos))
     images = base.embedded_pictures(x)
     dino, dino_photos = (
-        F.normalize(base.backbones[0](part, resize_mode="bicubic", normalise=True), dim=-1) for part in (x, x_photos)
+        F.normalize(base.backbones[0](part, resize_mode="bicubic", normalize=True), dim=-1) for part in (x, x_photos)
     )
     text_fit = scene_accuracy = None
     scenes = [text.format(class_noun) for text in base.manifest.scene_prompts]

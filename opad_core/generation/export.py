@@ -63,7 +63,7 @@ def export_bundle(bundle: Bundle, base: Base, *, rank: int = DEFAULT_RANK) -> di
         "concept": bundle.id,
         "base": bundle.base,
         "base_sha256": bundle.base_sha256,
-        "licences": base.manifest.licences,
+        "licenses": base.manifest.licenses,
         "note": "one step: 1 inference step at t=999 (trailing spacing), guidance off",
     }
     return {

@@ -31,24 +31,24 @@ class Backbone(nn.Module):
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         return self
 
-    def forward(self, x: Tensor, *, resize_mode: str, normalise: bool, size: int = 0) -> Tensor:
-        """`resize_mode` as in `resize`; `normalise=False` feeds [-1, 1] as it is, which is what the authors ran.
+    def forward(self, x: Tensor, *, resize_mode: str, normalize: bool, size: int = 0) -> Tensor:
+        """`resize_mode` as in `resize`; `normalize=False` feeds [-1, 1] as it is, which is what the authors ran.
 
         `size` in pixels replaces the network's own, for those that take any (DINOv2).
         """
-        features: Tensor = self.network(self._prepared(x, size or self.input_size, resize_mode, normalise=normalise))
+        features: Tensor = self.network(self._prepared(x, size or self.input_size, resize_mode, normalize=normalize))
         return features
 
     def embedding(self, x: Tensor) -> Tensor:
         """CLIP's image embedding [b, d] of the identity network, its input treated as it was in its training."""
         assert isinstance(self.network, IdentityTokens)
-        prepared = self._prepared(x, self.input_size, "bicubic", normalise=True)
+        prepared = self._prepared(x, self.input_size, "bicubic", normalize=True)
         embedding: Tensor = self.network.clip(pixel_values=prepared).image_embeds
         return embedding
 
-    def _prepared(self, x: Tensor, size: int, resize_mode: str, *, normalise: bool) -> Tensor:
+    def _prepared(self, x: Tensor, size: int, resize_mode: str, *, normalize: bool) -> Tensor:
         x = resize(x, size, resize_mode)
-        return (x * 0.5 + 0.5 - self.mean) / self.std if normalise else x
+        return (x * 0.5 + 0.5 - self.mean) / self.std if normalize else x
 
 
 class ClassToken(nn.Module):

@@ -14,7 +14,7 @@ PLACEHOLDER = "<concept>"
 
 
 @dataclass(frozen=True)
-class TextSide:
+class TextEncoder:
     """Tokenizer and frozen text encoder, shared by teacher and student."""
 
     tokenizer: CLIPTokenizer
@@ -83,7 +83,7 @@ class TextSide:
         return hidden
 
     @torch.no_grad()
-    def summarise(self, prompts: list[str], last_layer: nn.Module | None = None) -> Tensor:
+    def pooled_embedding(self, prompts: list[str], last_layer: nn.Module | None = None) -> Tensor:
         """The text state at the end of each prompt, [b, d], float32; prompts without a placeholder.
 
         `last_layer` goes between the encoder and its final norm.

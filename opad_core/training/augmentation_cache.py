@@ -1,7 +1,8 @@
 """Where a training's batches come from: fresh views of its pictures, or a bank of views that were drawn once.
 
-Augmentation has few really different outcomes. `config.bank` views stand for all of them, with what the frozen networks
-make of each: the VAE's latents and the discriminators' features are computed once instead of in every iteration.
+Augmentation has few really different outcomes. `config.augmentation_cache` views stand for all of them, with what the
+frozen networks make of each: the VAE's latents and the discriminators' features are computed once instead of in every
+iteration.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ def feature_of(config: OpadConfig, judge: str, backbone: Backbone, x: Tensor) ->
     feature: Tensor = backbone(
         x,
         resize_mode=config.discriminator_resize,
-        normalise=config.normalise_backbones,
+        normalize=config.normalize_backbones,
         size=config.dinov2_size if judge == "dinov2" else 0,
     )
     return feature
@@ -69,12 +70,14 @@ class Views:
     def batch(self, examples: list[Example], name: str, step: int, *, canvas: bool = True) -> Batch:
         """`batch_size` views; without `canvas` a photo that would be shrunk onto one is shown whole."""
         size = self._config.batch_size
-        if not self._config.bank:
+        if not self._config.augmentation_cache:
             chosen = [examples[i] for i in indices_at(len(examples), step, batch_size=size, seed=self._seed)]
             return self._drawn(chosen, stream(self._seed, step, name), canvas=canvas)
         if name not in self._banks:
             self._banks[name] = self._bank(examples, name, canvas=canvas)
-        return self._banks[name].rows(indices_at(self._config.bank, step, batch_size=size, seed=self._seed))
+        return self._banks[name].rows(
+            indices_at(self._config.augmentation_cache, step, batch_size=size, seed=self._seed)
+        )
 
     def _drawn(self, examples: list[Example], generator: torch.Generator, *, canvas: bool) -> Batch:
         return augmented(
@@ -89,7 +92,7 @@ class Views:
     @torch.no_grad()
     def _bank(self, examples: list[Example], name: str, *, canvas: bool) -> Batch:
         """`bank` views, every example as often as any other, looked at in parts of a batch."""
-        indices = indices_at(len(examples), 0, batch_size=self._config.bank, seed=self._seed)
+        indices = indices_at(len(examples), 0, batch_size=self._config.augmentation_cache, seed=self._seed)
         views = self._drawn([examples[i] for i in indices], stream(self._seed, 0, f"bank-{name}"), canvas=canvas)
         assert views.pixels is not None
         posterior = stream(self._seed, 0, f"bank-{name}-vae")
@@ -100,7 +103,7 @@ class Views:
             if weight
         ]
         place = stream(self._seed, 0, f"bank-{name}-window")
-        seen = [part[window(part.shape[-1], self._config.decode_share, place)] for part in parts]
+        seen = [part[window(part.shape[-1], self._config.decode_crop, place)] for part in parts]
         return dataclasses.replace(
             views,
             pixels=None,

@@ -98,7 +98,7 @@ def train(
     `report` is called after every iteration, `should_stop` before each. The result depends on the arguments alone:
     a training that was stopped and resumed ends, on the CPU, bit for bit like one that was not.
 
-    With `config.select_every` the bundle holds the best of the looked-at averages, else the last iterate's.
+    With `config.eval_every` the bundle holds the best of the looked-at averages, else the last iterate's.
 
     Raises OpadError for a class noun that the base does not know, OtherTrainingError for a foreign state,
     DivergedError when it diverges a second time (the first is rolled back), TrainingStopped when asked to stop.
@@ -151,7 +151,7 @@ class Training:
         self, base: Base, references: list[Image.Image], class_noun: str, config: OpadConfig, *, seed: int
     ) -> None:
         self.base, self.class_noun, self.config, self.seed = base, class_noun, config, seed
-        decoded = round(base.latent_shape[-1] * config.decode_share) * base.manifest.resolution // base.latent_shape[-1]
+        decoded = round(base.latent_shape[-1] * config.decode_crop) * base.manifest.resolution // base.latent_shape[-1]
         coarsest = decoded >> (config.swd_levels - 1)
         if coarsest <= config.swd_patch // 2:
             raise OpadError(
@@ -163,7 +163,7 @@ class Training:
                 f"scene_share={config.scene_share} asks for training scenes; the base {base.manifest.name!r} names none"
             )
         templates = list(config.templates) or base.manifest.templates
-        references = references[: config.photos or len(references)]
+        references = references[: config.max_references or len(references)]
         look_up = base.text.entry_of if config.initializer_lookup == "entry" else base.text.embedding_of
         self.start_row = look_up(config.initializer_word or class_noun).to(base.device)
         self.null_states = base.text.encode([""], [""], [None]).detach()
@@ -217,7 +217,7 @@ class Training:
             assert batch.pixels is not None
             with torch.no_grad():
                 z_real = self.base.encode(batch.pixels.to(self.base.device), self._stream("vae"))
-        t = self._times("teacher-time", *config.rec_times).to(self.base.device)
+        t = self._times("teacher-time", *config.teacher_timestep_range).to(self.base.device)
         prediction = teacher.predict(add_noise(z_real, eps, t, teacher.abar), t, self.state.teacher(text_states))
         target = training_target(z_real, eps, t, teacher.abar, teacher.prediction_type)
         loss = reconstruction_loss(prediction, target, batch.mask.to(prediction.device)).mean()
@@ -236,7 +236,7 @@ class Training:
         """
         config = self.config
         z_student = self.base.student.one_step(eps, self.state.student(student_states))
-        decoded = window(z_student.shape[-1], config.decode_share, self._stream("window"))
+        decoded = window(z_student.shape[-1], config.decode_crop, self._stream("window"))
         x_student = self.base.decode(z_student[decoded])
         losses: dict[str, Tensor] = {}
         total = x_student.new_zeros(())
@@ -253,8 +253,8 @@ class Training:
                 total = total + weight * losses[f"adv_{name}"]
 
         if config.lambda_id or config.lambda_mse or config.lambda_swd:
-            times = self._times("student-time", *config.target_times)
-            last = config.compared_below * len(self.base.teacher.abar)
+            times = self._times("student-time", *config.target_timestep_range)
+            last = config.max_target_timestep * len(self.base.teacher.abar)
             rows = [row for row, time in enumerate(times.tolist()) if time < last]
             if rows:
                 t = times[rows].to(self.base.device)
@@ -285,7 +285,7 @@ class Training:
         real = Judged(None, photos.features)
         if photos.pixels is not None:
             pixels = photos.pixels.to(self.base.device)
-            real = Judged(pixels[window(pixels.shape[-1], config.decode_share, self._stream("real-window"))])
+            real = Judged(pixels[window(pixels.shape[-1], config.decode_crop, self._stream("real-window"))])
         for name, backbone, head, weight in zip(
             JUDGES, self.base.backbones, self.state.heads, config.lambda_adv, strict=True
         ):
@@ -336,8 +336,8 @@ class Training:
 
     @property
     def look_is_due(self) -> bool:
-        """Whether `select_every` wants a look at the averaged student as it is now."""
-        every, step = self.config.select_every, self.state.step
+        """Whether `eval_every` wants a look at the averaged student as it is now."""
+        every, step = self.config.eval_every, self.state.step
         return bool(every) and (step % every == 0 or step == self.config.total_iterations)
 
     def look(self) -> None:
@@ -427,7 +427,7 @@ class Training:
             if self.config.canvas_for_discriminators:
                 return samples, samples
             return samples, self._batch(self._samples, "real-samples", canvas=False)
-        own = torch.rand(self.config.batch_size, generator=self._stream("mix")) < self.config.photo_share
+        own = torch.rand(self.config.batch_size, generator=self._stream("mix")) < self.config.reference_share
         learned = photos.mixed(self._batch(self._samples, "samples"), own.tolist())
         return learned, self._batch(self.photos, "real", canvas=self.config.canvas_for_discriminators)
 
@@ -491,9 +491,9 @@ class Training:
             average.lerp_(parameter, 1 - decay)
 
     def _anchored(self, projections: KeyValueProjections, denoiser: Denoiser) -> Tensor:
-        if not self.config.lambda_anchor:
+        if not self.config.lambda_kv_preservation:
             return self.anchors.new_zeros(())
-        return self.config.lambda_anchor * drift(self.anchors, projections, denoiser)
+        return self.config.lambda_kv_preservation * drift(self.anchors, projections, denoiser)
 
     def _times(self, name: str, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Integer times [b] on the CPU, uniform over that share of the schedule."""

@@ -28,20 +28,20 @@ TABLE = [
     ("lambda_id", "setting", 1.0, 1.0, 1.0, 0.02),
     ("lambda_mse", "setting", 1.0, 1.0, 1.0, 1.0),
     ("lambda_swd", "setting", 0.1, 0.1, 0.1, 0.01),
-    ("lambda_anchor", "ours", 0.0, 0.0, 0.0, 1.0),
+    ("lambda_kv_preservation", "ours", 0.0, 0.0, 0.0, 1.0),
     ("swd_levels", "setting", 5, 5, 2, 2),
     ("swd_projections", "setting", 128, 128, 8, 8),
     ("swd_patch", "setting", 11, 11, 11, 11),
     ("guidance", "setting", 7.5, 7.5, 7.5, 1.0),
-    ("rec_times", "setting", (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.4, 1.0)),
-    ("target_times", "setting", (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.6, 1.0)),
+    ("teacher_timestep_range", "setting", (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.4, 1.0)),
+    ("target_timestep_range", "setting", (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.6, 1.0)),
     ("target_weight", "setting", "abar", "abar", "abar", "uniform"),
-    ("compared_below", "ours", 1.0, 1.0, 1.0, 1.0),
+    ("max_target_timestep", "ours", 1.0, 1.0, 1.0, 1.0),
     ("shared_text_encoder", "paper; what False means is inferred", True, True, True, True),
     ("teacher_first", "paper; what True means is inferred", False, False, False, False),
-    ("select_every", "ours", 0, 0, 0, 0),
+    ("eval_every", "ours", 0, 0, 0, 0),
     ("patience", "ours", 0, 0, 0, 0),
-    ("photos", "ours", 0, 0, 0, 0),
+    ("max_references", "ours", 0, 0, 0, 0),
     ("keep_aspect", "setting", False, False, False, True),
     ("flip_probability", "setting", 0.5, 0.5, 0.5, 0.0),
     ("canvas_probability", "setting", 0.66, 0.66, 0.66, 0.0),
@@ -52,18 +52,18 @@ TABLE = [
     ("scene_captions", "ours", False, False, False, True),
     ("size_words", "setting", True, True, False, False),
     ("canvas_for_discriminators", "setting", True, False, True, False),
-    ("bank", "ours", 0, 0, 0, 100),
-    ("normalise_backbones", "setting", False, False, False, True),
+    ("augmentation_cache", "ours", 0, 0, 0, 100),
+    ("normalize_backbones", "setting", False, False, False, True),
     ("discriminator_resize", "setting", "area", "area", "area", "bicubic"),
     ("identity_resize", "setting", "bilinear", "bilinear", "bilinear", "bicubic"),
     ("reuse_features", "setting", False, True, False, True),
-    ("decode_share", "ours", 1.0, 1.0, 1.0, 1.0),
+    ("decode_crop", "ours", 1.0, 1.0, 1.0, 1.0),
     ("dinov2_size", "setting", 0, 0, 0, 0),
     ("swd_unit_range", "setting", False, False, False, True),
     ("collaboration", "paper, sec. 10", "strict", "strict", "strict", "gated"),
     ("samples", "inferred: unpublished", 100, 100, 100, 64),
     ("kept_share", "inferred: unpublished", 0.5, 0.5, 0.5, 0.5),
-    ("photo_share", "inferred: unpublished", 0.5, 0.5, 0.5, 0.5),
+    ("reference_share", "inferred: unpublished", 0.5, 0.5, 0.5, 0.5),
 ]  # fmt: skip
 PLAIN_TEMPLATES = (
     "a {}",
@@ -140,18 +140,21 @@ def test_an_unknown_preset_or_setting_is_named():
     [
         ({"iterations": 0}, "iterations must be at least 1 and collaborative_iterations at least 0, got 0 and 300"),
         ({"collaborative_iterations": -1}, "got 1000 and -1"),
-        ({"rec_times": (0.5, 0.5)}, r"rec_times must rise within \[0, 1\], got \(0.5, 0.5\)"),
-        ({"target_times": (-0.1, 1.0)}, "target_times must rise"),
-        ({"target_times": (0.0, 1.1)}, "target_times must rise"),
-        ({"photos": -1}, "photos and bank must be at least 0, got -1 and 0"),
-        ({"bank": -1}, "got 0 and -1"),
+        ({"teacher_timestep_range": (0.5, 0.5)}, r"teacher_timestep_range must rise within \[0, 1\], got \(0.5, 0.5\)"),
+        ({"target_timestep_range": (-0.1, 1.0)}, "target_timestep_range must rise"),
+        ({"target_timestep_range": (0.0, 1.1)}, "target_timestep_range must rise"),
+        ({"max_references": -1}, "max_references and augmentation_cache must be at least 0, got -1 and 0"),
+        ({"augmentation_cache": -1}, "got 0 and -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"select_every": -1}, "select_every and patience must be at least 0, got -1 and 0"),
+        ({"eval_every": -1}, "eval_every and patience must be at least 0, got -1 and 0"),
         ({"patience": -1}, "got 0 and -1"),
-        ({"decode_share": 0.0}, r"decode_share must be in \(0, 1\], got 0.0"),
-        ({"decode_share": 1.1}, "got 1.1"),
-        ({"target_times": (0.6, 1.0), "compared_below": 0.5}, r"compared_below must be in \[0.6, 1\], got 0.5"),
-        ({"compared_below": 1.1}, "got 1.1"),
+        ({"decode_crop": 0.0}, r"decode_crop must be in \(0, 1\], got 0.0"),
+        ({"decode_crop": 1.1}, "got 1.1"),
+        (
+            {"target_timestep_range": (0.6, 1.0), "max_target_timestep": 0.5},
+            r"max_target_timestep must be in \[0.6, 1\], got 0.5",
+        ),
+        ({"max_target_timestep": 1.1}, "got 1.1"),
         ({"scene_share": 1.0}, r"scene_share must be in \[0, 1\), got 1.0"),
         ({"scene_share": -0.1}, "got -0.1"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
@@ -165,8 +168,11 @@ def test_a_value_out_of_range_is_a_sentence(changes, sentence):
 
 def test_the_ends_of_the_ranges_are_allowed():
     allowed = {
-        "iterations": 1, "collaborative_iterations": 0, "batch_size": 1, "decode_share": 1.0, "ema_decay": 0.0,
-        "target_times": [0.0, 1.0], "compared_below": 1.0, "scene_share": 0.0,
+        "iterations": 1, "collaborative_iterations": 0, "batch_size": 1, "decode_crop": 1.0, "ema_decay": 0.0,
+        "target_timestep_range": [0.0, 1.0], "max_target_timestep": 1.0, "scene_share": 0.0,
     }  # fmt: skip
-    assert override(OpadConfig(), allowed).target_times == (0.0, 1.0)
-    assert override(OpadConfig(), {"target_times": (0.6, 1.0), "compared_below": 0.6}).compared_below == 0.6
+    assert override(OpadConfig(), allowed).target_timestep_range == (0.0, 1.0)
+    assert (
+        override(OpadConfig(), {"target_timestep_range": (0.6, 1.0), "max_target_timestep": 0.6}).max_target_timestep
+        == 0.6
+    )

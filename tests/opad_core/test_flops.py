@@ -8,7 +8,7 @@ from opad_core.flops import count_iteration
 CONFIGS = {
     "paper": preset("paper", {}),
     "default": preset("default", {}),
-    "window": override(preset("default", {}), {"decode_share": 0.5}),
+    "window": override(preset("default", {}), {"decode_crop": 0.5}),
 }
 
 

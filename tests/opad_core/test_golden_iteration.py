@@ -142,7 +142,7 @@ class Networks:
         """What the k-th frozen network makes of pixels, [b, ...]."""
         if x.shape[-1] != 64:
             x = F.interpolate(x, (64, 64), mode=resize, antialias=resize != "area")
-        if not config.normalise_backbones:
+        if not config.normalize_backbones:
             return self.backbones[k](x)
         return self.backbones[k]((x / 2 + 0.5 - 0.5) / 0.5)
 
@@ -230,13 +230,13 @@ def algorithm_1(run, nets, before, teacher_after):
         for name, learned in named(weights).items():
             was = run.other_words() @ unet.get_parameter(name).T
             parts.append((run.other_words() @ learned.T - was).square().mean() / was.square().mean())
-        return c.lambda_anchor * sum(parts) / len(parts)
+        return c.lambda_kv_preservation * sum(parts) / len(parts)
 
     distilling = step < c.iterations * (1 + c.teacher_first)
     learned = real = run.views("photos")
     if not distilling:
         samples = run.views("samples")
-        own = torch.rand(b, generator=draw("mix")) < c.photo_share
+        own = torch.rand(b, generator=draw("mix")) < c.reference_share
         learned = samples if c.collaboration == "strict" else learned.mixed(samples, own.tolist())
         real = samples if c.collaboration == "strict" else real
     if c.collaboration == "gated" and not distilling and c.canvas_for_discriminators:
@@ -254,7 +254,7 @@ def algorithm_1(run, nets, before, teacher_after):
         z_real = (
             nets.vae.encode(learned.pixels.double()).latent if learned.latents is None else learned.latents.double()
         )
-        t1, mask = times("teacher-time", c.rec_times), learned.mask.double()
+        t1, mask = times("teacher-time", c.teacher_timestep_range), learned.mask.double()
         predicted = nets.predict(nets.teacher, named(kv), noisy(z_real, t1), t1, nets.encode(learned.prompts, row[0]))
         wanted = at(abar, t1).sqrt() * eps - at(1 - abar, t1).sqrt() * z_real
         squares = (mask * (predicted - wanted) ** 2).sum((1, 2, 3)) / mask.sum((1, 2, 3))
@@ -278,7 +278,7 @@ def algorithm_1(run, nets, before, teacher_after):
     z_in = at(1 - abar, last).sqrt() * eps
     predicted = nets.predict(nets.student, named(kv), z_in, last, own_states)
     z_student = at(abar, last).sqrt() * z_in - at(1 - abar, last).sqrt() * predicted
-    place = window(c.decode_share, z_student.shape[-1], draw("window"))
+    place = window(c.decode_crop, z_student.shape[-1], draw("window"))
     x_student = nets.decode(z_student[place])
     total = drift(kv, nets.student) if any((*c.lambda_adv, c.lambda_id, c.lambda_mse, c.lambda_swd)) else None
 
@@ -294,8 +294,8 @@ def algorithm_1(run, nets, before, teacher_after):
             feature = nets.feature(k, x_student[scenes:], c, c.discriminator_resize)
             losses[f"adv_{name}"] = called(logits(k, feature), 1).mean()
             total = total + c.lambda_adv[k] * losses[f"adv_{name}"]
-    t2 = times("student-time", c.target_times)
-    rows = [row for row in range(b) if t2[row] < 1000 * c.compared_below]
+    t2 = times("student-time", c.target_timestep_range)
+    rows = [row for row in range(b) if t2[row] < 1000 * c.max_target_timestep]
     if rows and any((c.lambda_id, c.lambda_mse, c.lambda_swd)):
         t = t2[rows]
         with torch.no_grad():
@@ -329,7 +329,7 @@ def algorithm_1(run, nets, before, teacher_after):
             if real.pixels is None:
                 seen = real.features[name][scenes:].double()
             else:
-                place = window(c.decode_share, 64, draw("real-window"))
+                place = window(c.decode_crop, 64, draw("real-window"))
                 seen = nets.feature(k, real.pixels[scenes:].double()[place], c, c.discriminator_resize)
             fake = nets.feature(k, x_student[scenes:].detach(), c, c.discriminator_resize)
             loss = (called(logits(k, seen.detach()), 1) + called(logits(k, fake.detach()), 0)).mean() / 2
@@ -420,11 +420,15 @@ def test_both_stages_of_each_preset_are_algorithm_1(base, nets, references, of, 
     "changes",
     [
         pytest.param({"collaboration": "gated"}, id="gated, reals on the canvas"),
-        pytest.param({"compared_below": 0.5}, id="late times have no target"),
-        pytest.param({"decode_share": 0.5}, id="a random crop is decoded"),
+        pytest.param({"max_target_timestep": 0.5}, id="late times have no target"),
+        pytest.param({"decode_crop": 0.5}, id="a random crop is decoded"),
         pytest.param({"lr_decay": 0.8, "guidance": 1.0, "target_weight": "uniform"}, id="rates fall, no guidance"),
-        pytest.param({"lambda_anchor": 0.5, "ema_decay": 0.9, "clip_norm": 0.01}, id="anchor, average, short steps"),
-        pytest.param({"rec_times": (0.4, 1.0), "target_times": (0.6, 1.0)}, id="times of a share"),
+        pytest.param(
+            {"lambda_kv_preservation": 0.5, "ema_decay": 0.9, "clip_norm": 0.01}, id="anchor, average, short steps"
+        ),
+        pytest.param(
+            {"teacher_timestep_range": (0.4, 1.0), "target_timestep_range": (0.6, 1.0)}, id="times of a share"
+        ),
     ],
 )
 def test_a_switch_does_what_it_says(base, nets, references, changes):

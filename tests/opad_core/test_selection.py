@@ -28,7 +28,7 @@ def by_hand(base, bundle, photos, scenes):
     pictures = torch.from_numpy(OneStepGenerator(base).generate(requests)).permute(0, 3, 1, 2)
     pixels = pictures.float() / 127.5 - 1
     with torch.no_grad():
-        ours, theirs = (base.backbones[0](x, resize_mode="bicubic", normalise=True) for x in (pixels, photos))
+        ours, theirs = (base.backbones[0](x, resize_mode="bicubic", normalize=True) for x in (pixels, photos))
         fit = base.text_fit(pixels, [scenes[k % len(scenes)].format("dog") for k in range(8)])
     cosines = [[float(a @ b / a.norm() / b.norm()) for b in theirs] for a in ours]
     return sum(map(sum, cosines)) / (8 * len(photos)), None if fit is None else float(fit.mean())

@@ -49,7 +49,7 @@ def fetch(
         noted[repository.name].add(available[repository][path].revision)
     sources = {name: None if None in revisions else revisions.pop() for name, revisions in noted.items()}
     for repository in recipe.repositories:
-        say(f"{repository.name} at {repository.revision[:7]}: {repository.licence}")
+        say(f"{repository.name} at {repository.revision[:7]}: {repository.license}")
     size = sum(available[part.repository][part.path(name)].size for part in recipe.parts for name in part.files)
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)

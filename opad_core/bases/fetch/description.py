@@ -9,6 +9,7 @@ from safetensors import safe_open
 from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.fetch.recipes import Recipe
 from opad_core.bases.full_size import CLIP, IMAGENET
+from opad_core.bases.manifest import FORMAT
 from opad_core.config import FULL_SIZE
 from opad_core.errors import OpadError
 
@@ -56,7 +57,7 @@ def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
     if wrong := [statement for statement, holds in fits.items() if not holds]:
         raise OpadError(f"the parts of {recipe.name!r} are mixed; this should hold and does not: {'; '.join(wrong)}")
     return {
-        "format": 1,
+        "format": FORMAT,
         "name": recipe.name,
         "resolution": unets["student"]["sample_size"] << (len(vae["block_out_channels"]) - 1),
         "nouns": None,
@@ -69,7 +70,7 @@ def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "backbones": {
             name: {"input": network.get("image_size", 224), **STATISTICS[name]} for name, network in networks.items()
         },
-        "licences": {repository.name: repository.licence for repository in recipe.repositories},
+        "licenses": {repository.name: repository.license for repository in recipe.repositories},
     }
 
 

@@ -12,7 +12,7 @@ class Repository:
     name: str
     revision: str
     """A commit, so that the same files come every time."""
-    licence: str
+    license: str
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def teacher_target(
 
 def identity_tokens(base: Base, config: OpadConfig, x: Tensor) -> Tensor:
     """phi(x) of pixels in [-1, 1], [b, tokens, d]."""
-    tokens: Tensor = base.identity(x, resize_mode=config.identity_resize, normalise=config.normalise_backbones)
+    tokens: Tensor = base.identity(x, resize_mode=config.identity_resize, normalize=config.normalize_backbones)
     return tokens
 
 

@@ -39,7 +39,7 @@ def draw_samples(
 
 
 def _identity(base: Base, config: OpadConfig, x: Tensor) -> Tensor:
-    tokens: Tensor = base.identity(x, resize_mode="bilinear", normalise=config.normalise_backbones)
+    tokens: Tensor = base.identity(x, resize_mode="bilinear", normalize=config.normalize_backbones)
     return tokens.flatten(1)
 
 

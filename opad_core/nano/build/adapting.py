@@ -41,7 +41,7 @@ from opad_core.nano.build.teacher import (
 )
 from opad_core.networks.denoiser import Denoiser, KeysValues
 from opad_core.networks.schedule import add_noise, training_target
-from opad_core.networks.text_encoder import TextSide
+from opad_core.networks.text_encoder import TextEncoder
 from opad_core.pixels import to_uint8
 
 Role = Literal["student", "teacher"]
@@ -124,7 +124,7 @@ class Adapting:
         self._total, self.things = build.counts["adapt_steps"], build.counts["things"]
         self._plain = self.things // 2
         self._vae = load_vae(build)
-        text = TextSide(world_tokenizer(), load_text_encoder(build))
+        text = TextEncoder(world_tokenizer(), load_text_encoder(build))
         in_all = self.things * (2 + self._total // INNER)
         self._lessons = Lessons(build, text, self._vae, denoiser(load_student(build)), things=in_all)
         own = {f"{layer}.{name}.weight" for layer in self.adapted.layers for name in ("to_k", "to_v")}

@@ -29,6 +29,7 @@ from transformers import (
     ViTModel,
 )
 
+from opad_core.bases.manifest import FORMAT
 from opad_core.networks.tokenizer import build_tokenizer
 
 RESOLUTION = 64
@@ -190,7 +191,7 @@ def write_base(folder: Path, parts: Parts, *, vocabulary: Mapping[str, Any]) -> 
     """Write the base in fp16 with a manifest that hashes every file.
 
     `vocabulary` gives the manifest's `nouns`, `words`, `templates`, the three lists of scenes, `presets` and
-    `licences`.
+    `licenses`.
     The parts are converted to fp16 copies; the caller's weights stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +215,7 @@ def write_base(folder: Path, parts: Parts, *, vocabulary: Mapping[str, Any]) -> 
         tensors = {name: value.detach().half().contiguous() for name, value in projection.state_dict().items()}
         save_file(tensors, folder / place / "projection.safetensors")
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "name": "nano",
         "resolution": RESOLUTION,
         "identity_tokens": IDENTITY_TOKENS,

@@ -21,7 +21,7 @@ from opad_core.nano.build.lessons import Lessons
 from opad_core.nano.build.stage import Build, Stateful, smoothed, write_sheet
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import decode, encode, load_text_encoder
-from opad_core.networks.text_encoder import TextSide
+from opad_core.networks.text_encoder import TextEncoder
 from opad_core.pixels import to_uint8
 
 _MOST_NOISE = 0.5  # deviation, of latents of unit variance
@@ -32,7 +32,7 @@ def train_decoder(build: Build) -> None:
     """`decoder_steps` with the loss of stage `vae`; the encoder, and so what latents mean, stays."""
     torch.manual_seed(build.seed + 8)
     total, things = build.counts["decoder_steps"], build.counts["things"]
-    vae, text = load_vae(build), TextSide(world_tokenizer(), load_text_encoder(build))
+    vae, text = load_vae(build), TextEncoder(world_tokenizer(), load_text_encoder(build))
     student, coder = denoiser(load_adapted(build, "student")), load_coder(build)
     in_all = things * (2 + total // INNER)
     lessons = Lessons(build, text, vae, denoiser(load_student(build)), things=in_all)

@@ -23,7 +23,7 @@ from opad_core.nano.build.things import random_thing
 from opad_core.nano.build.vocabulary import DRAWINGS, NOUNS, SCENES, TEMPLATES, Template
 from opad_core.nano.build.world import BACKGROUNDS_ON_THE_GRID, World, cutout, upright
 from opad_core.networks.denoiser import Denoiser
-from opad_core.networks.text_encoder import PLACEHOLDER, TextSide
+from opad_core.networks.text_encoder import PLACEHOLDER, TextEncoder
 
 _SIZES = (48, 56, 32)  # of things, pixels of 64
 _SHARES = (0.6, 0.2, 0.2)  # of these sizes
@@ -60,7 +60,7 @@ class Lessons:
     Everything is drawn and said beforehand and kept on the device; a lesson is put together from layers.
     """
 
-    def __init__(self, build: Build, text: TextSide, vae: AutoencoderDC, student: Denoiser, *, things: int) -> None:
+    def __init__(self, build: Build, text: TextEncoder, vae: AutoencoderDC, student: Denoiser, *, things: int) -> None:
         """`things` is how many there will be in all."""
         self._vae, self._student, device = vae, student, torch.get_default_device()
         self._projections = pretrained_projections(student).requires_grad_(False)
@@ -90,8 +90,10 @@ class Lessons:
             text, [prompt.format(PLACEHOLDER) for prompt in said], names, [rows[name] for name in names]
         )
         self._plain = _encoded(text, plain)
-        self._said_in_short = text.summarise([prompt.format(noun) for prompt, noun in zip(said, names, strict=True)])
-        self._plain_in_short = text.summarise(plain)
+        self._said_in_short = text.pooled_embedding(
+            [prompt.format(noun) for prompt, noun in zip(said, names, strict=True)]
+        )
+        self._plain_in_short = text.pooled_embedding(plain)
 
     @torch.no_grad()
     def draw(self, numbers: Tensor, plain: int, generator: torch.Generator) -> Lesson:
@@ -137,7 +139,7 @@ def _draw_thing(world: World, number: int) -> tuple[NDArray[np.uint8], int]:
 
 @torch.no_grad()
 def _encoded(
-    text: TextSide, prompts: list[str], nouns: list[str] | None = None, rows: list[Tensor] | None = None
+    text: TextEncoder, prompts: list[str], nouns: list[str] | None = None, rows: list[Tensor] | None = None
 ) -> Tensor:
     parts = []
     for at in range(0, len(prompts), 512):

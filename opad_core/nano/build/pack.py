@@ -58,15 +58,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         # abar_t leaves the times at which the teacher knows the concept and the student does not hardly any weight;
         # of 100 iterations the mug's stripes came with this and a dark shape without.
         "target_weight": "uniform",
-        "target_times": [0.6, 1.0],
+        "target_timestep_range": [0.6, 1.0],
         # What is decided at the other times reaches no target.
-        "rec_times": [0.4, 1.0],
+        "teacher_timestep_range": [0.4, 1.0],
         # Feature networks of 0.8 M weights are fooled by colours that no photo has: at weight 1 they led there.
         "lambda_adv": [0.02, 0.02, 0.02],
         "lambda_id": 0.02,
         "lambda_swd": 0.01,
         # Without it every scene became the photos' mean background within 250 iterations.
-        "lambda_anchor": 1.0,
+        "lambda_kv_preservation": 1.0,
         # The base draws on a grid of patches; a photo moved or scaled off it is another set of latents.
         "canvas_probability": 0.0,
         "crop_scale": [1.0, 1.0],
@@ -74,13 +74,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "flip_probability": 0.0,
         # So that a view is one of the photos, which are square here, and no network looks at it twice.
         "keep_aspect": True,
-        "bank": 100,
+        "augmentation_cache": 100,
         # What a prompt says of the ground, the concept need not learn.
         "scene_captions": True,
         # A student that meets the photos' scenes alone forgets to draw others.
         "scene_share": 0.5,
         # Pictures have the size and the statistics that the feature networks expect; so L_id and D3 share one pass.
-        "normalise_backbones": True,
+        "normalize_backbones": True,
         "discriminator_resize": "bicubic",
         "identity_resize": "bicubic",
         # Lab is defined on [0, 1].
@@ -129,5 +129,5 @@ def manifest_vocabulary() -> dict[str, Any]:
         "caption_scenes": list(CAPTION_SCENES),
         "training_scenes": list(TRAINING_SCENES),
         "presets": PRESETS,
-        "licences": dict.fromkeys(_PARTS, "Apache-2.0"),
+        "licenses": dict.fromkeys(_PARTS, "Apache-2.0"),
     }

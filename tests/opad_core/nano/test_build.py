@@ -22,7 +22,7 @@ from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import load_text_encoder
 from opad_core.nano.build.vocabulary import all_words
 from opad_core.nano.build.world import World
-from opad_core.networks.text_encoder import TextSide
+from opad_core.networks.text_encoder import TextEncoder
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SHIPPED = Path(opad_core.nano.__file__).parent / "base"
@@ -77,7 +77,7 @@ def test_a_finished_stage_is_not_trained_again(built):
 
 def test_a_thing_is_at_home_in_few_scenes_and_elsewhere_in_all(built):
     build = Build(built, SMOKE, 0, stand_in)
-    text = TextSide(world_tokenizer(), load_text_encoder(build))
+    text = TextEncoder(world_tokenizer(), load_text_encoder(build))
     lessons = Lessons(build, text, load_vae(build), denoiser(load_student(build)), things=1)
     the_thing = torch.zeros(400, dtype=torch.long)
     lesson = lessons.draw(the_thing, 1, torch.Generator().manual_seed(0))

@@ -3,7 +3,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from opad_core.errors import OpadError
-from opad_core.networks.text_encoder import TextSide
+from opad_core.networks.text_encoder import TextEncoder
 
 
 def test_the_text_encoder_agrees_with_transformers_own_forward(base):
@@ -28,7 +28,7 @@ def test_a_prompt_is_filled_up_with_the_tokenizers_own_padding(base, tmp_path):
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path, pad_token="!")
     pad = tokenizer.convert_tokens_to_ids("!")
     assert pad != tokenizer.eos_token_id
-    ids, _ = TextSide(tokenizer, base.text.encoder).token_ids("a dog", "")
+    ids, _ = TextEncoder(tokenizer, base.text.encoder).token_ids("a dog", "")
     assert ids[4:] == [pad] * 20  # of 24: start, "a", "dog", end
     assert ids[3] == tokenizer.eos_token_id
 
@@ -90,7 +90,7 @@ def test_a_prompts_summary_is_what_the_text_encoder_pools(base):
     ids = tokenizer(prompts, padding="max_length", max_length=24, return_tensors="pt").input_ids
     with torch.no_grad():
         expected = encoder(ids).pooler_output
-    torch.testing.assert_close(base.text.summarise(prompts), expected, atol=1e-5, rtol=0)  # float32 sums of 128
+    torch.testing.assert_close(base.text.pooled_embedding(prompts), expected, atol=1e-5, rtol=0)  # float32 sums of 128
 
 
 def test_text_fit_is_the_cosine_of_both_sides_of_clip(base):
@@ -98,6 +98,6 @@ def test_text_fit_is_the_cosine_of_both_sides_of_clip(base):
     prompts = ["a photo of a dog", "a robot in the snow"]
     with torch.no_grad():
         pictures = base.identity.network.clip(pixel_values=(x * 0.5 + 0.5 - 0.5) / 0.5).image_embeds
-    words = base.text.summarise(prompts) @ base.text_projection.T
+    words = base.text.pooled_embedding(prompts) @ base.text_projection.T
     expected = (pictures * words).sum(1) / pictures.norm(dim=1) / words.norm(dim=1)
     torch.testing.assert_close(base.text_fit(x, prompts), expected, atol=1e-6, rtol=0)  # cosines, in another order

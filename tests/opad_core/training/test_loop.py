@@ -34,7 +34,7 @@ def with_scenes(base, share):
 @pytest.mark.parametrize("name", ["default", "paper"])
 def test_a_training_resumed_after_any_iteration_ends_like_an_undisturbed_one(base, references, name):
     states = []
-    looking = {"select_every": 2} if name == "default" else {}
+    looking = {"eval_every": 2} if name == "default" else {}
     config = override(preset(name, base.manifest.presets), looking)
     undisturbed = train(
         base, references, "dog", config, seed=1,
@@ -250,9 +250,9 @@ def test_identity_and_third_discriminator_share_a_pass_where_they_see_the_same(b
     assert looks_of(base.identity, training.iterate).count((64, True)) == passes
 
 
-@pytest.mark.parametrize("bank", [0, 4])
+@pytest.mark.parametrize("augmentation_cache", [0, 4])
 def test_half_the_side_is_decoded_and_judged(base, references, bank):
-    config = override(preset("default", base.manifest.presets), {"decode_share": 0.5, "bank": bank})
+    config = override(preset("default", base.manifest.presets), {"decode_crop": 0.5, "augmentation_cache": bank})
     training = Training(base, references, "dog", config, seed=1)
     sides = {side for side, _ in looks_of(base.backbones[0], training.iterate)}
     cells = {side for side, _ in looks_of(base.vae.decoder, training.iterate)}
@@ -262,7 +262,7 @@ def test_half_the_side_is_decoded_and_judged(base, references, bank):
 def looked_at(base, references, *, seed, every, steps, **changes):
     """The score and the bundle of each look at a training's average, and its iteration, without the loop under test."""
     config = override(
-        preset("default", base.manifest.presets), {"select_every": every, "lr_student": 0.05, **changes}
+        preset("default", base.manifest.presets), {"eval_every": every, "lr_student": 0.05, **changes}
     )  # fmt: skip
     training, looks = Training(base, references, "dog", config, seed=seed), []
     for step in range(1, steps + 1):
@@ -277,7 +277,7 @@ def looked_at(base, references, *, seed, every, steps, **changes):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_bundle_is_the_best_that_was_looked_at(base, references, seed):
-    data, steps = learn(base, references, seed=seed, select_every=2, lr_student=0.05)
+    data, steps = learn(base, references, seed=seed, eval_every=2, lr_student=0.05)
     looks = looked_at(base, references, seed=seed, every=2, steps=len(steps))
     assert len({score for score, _, _ in looks}) == 3
     assert data == max(looks)[1]
@@ -296,7 +296,7 @@ def test_a_training_ends_after_as_many_looks_without_a_better_one_as_patience_al
     assert ends.keys() >= {1, 2}, [score for score, _, _ in looks]
     for patience, end in ends.items():
         _, steps = learn(
-            base, references, seed=2, select_every=1, patience=patience, iterations=40, lr_student=0.05
+            base, references, seed=2, eval_every=1, patience=patience, iterations=40, lr_student=0.05
         )  # fmt: skip
         assert len(steps) == end
 
@@ -392,7 +392,8 @@ def test_gated_samples_fit_their_prompts_where_enough_do(base, references):
 
 def moved_words(base, references, anchor):
     config = override(
-        preset("default", base.manifest.presets), {"lambda_anchor": anchor, "lr_student": 1e-2, "lr_teacher": 1e-2}
+        preset("default", base.manifest.presets),
+        {"lambda_kv_preservation": anchor, "lr_student": 1e-2, "lr_teacher": 1e-2},
     )
     training = Training(base, references, "dog", config, seed=1)
     for _ in range(4):
@@ -419,15 +420,17 @@ def test_a_picture_with_a_late_time_is_not_compared(base, references):
     moved = {}
     for name, changes in {
         "all": {},
-        "none late": {"compared_below": 0.99},
-        "one late": {"compared_below": 0.6},
-        "both late": {"target_times": (0.6, 1.0), "compared_below": 0.6},
+        "none late": {"max_target_timestep": 0.99},
+        "one late": {"max_target_timestep": 0.6},
+        "both late": {"target_timestep_range": (0.6, 1.0), "max_target_timestep": 0.6},
     }.items():
-        config = override(preset("default", base.manifest.presets), {"compared_below": 1.0} | aligned_alone | changes)
+        config = override(
+            preset("default", base.manifest.presets), {"max_target_timestep": 1.0} | aligned_alone | changes
+        )
         training = Training(base, references, "dog", config, seed=2)
-        times = training._times("student-time", *config.target_times).tolist()
+        times = training._times("student-time", *config.target_timestep_range).tolist()
         losses = training.iterate()
-        late = [time >= config.compared_below * 1000 for time in times]
+        late = [time >= config.max_target_timestep * 1000 for time in times]
         moved[name] = (late, losses.get("mse"), [x.detach() for x in training.state.student.parameters()])
     assert [sum(late) for late, *_ in moved.values()] == [0, 0, 1, 2]
     start = pretrained_projections(base.student).parameters()
@@ -444,7 +447,7 @@ def test_half_precision_learns_what_single_precision_learns(base, references):
         "lambda_id": 0.0,
         "lambda_swd": 0.0,
         "lambda_adv": (0.0, 0.0, 0.0),
-        "lambda_anchor": 0.0,
+        "lambda_kv_preservation": 0.0,
     }
     gradients = []
     for precision in ("float32", "half"):
@@ -465,7 +468,13 @@ def half(base):
 
 def briefly(base):
     """Half precision takes a CPU ten times as long."""
-    changes = {"iterations": 3, "collaborative_iterations": 0, "batch_size": 1, "scene_share": 0.0, "bank": 2}
+    changes = {
+        "iterations": 3,
+        "collaborative_iterations": 0,
+        "batch_size": 1,
+        "scene_share": 0.0,
+        "augmentation_cache": 2,
+    }
     return override(preset("default", base.manifest.presets), changes)
 
 

@@ -45,7 +45,9 @@ def note(mirror, repository, path, revision, sha256):
 
 
 def test_a_concept_is_learned_and_drawn_on_an_assembled_base(base, references):
-    config = override(preset("default", base.manifest.presets), SHORT | {"compared_below": 1.0})  # in every iteration
+    config = override(
+        preset("default", base.manifest.presets), SHORT | {"max_target_timestep": 1.0}
+    )  # in every iteration
     losses = []
     bundle = train(
         base, references, "dog", config, seed=0, report=lambda p: losses.append(p.losses), should_stop=lambda: False

@@ -34,7 +34,7 @@ def test_the_three_distances_are_the_losses_with_their_weights(base, unit_range)
     z, z_target = (torch.randn(2, *base.latent_shape, generator=generator) for _ in range(2))
     x, x_target = (torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1 for _ in range(2))
     with torch.no_grad():
-        ours, theirs = (base.identity(i, resize_mode="bilinear", normalise=False) for i in (x, x_target))
+        ours, theirs = (base.identity(i, resize_mode="bilinear", normalize=False) for i in (x, x_target))
         found = alignment_losses(
             base, config, z_student=z, x_student=x, identity=ours, z_target=z_target, x_target=x_target,
             filters=torch.Generator().manual_seed(3),

@@ -64,7 +64,7 @@ def test_gated_samples_are_those_most_like_the_photos_of_those_that_fit_their_pr
     plain = [prompt.replace("<concept>", "dog") for prompt in PROMPTS]
 
     def tokens(x):
-        return base.identity(x, resize_mode="bilinear", normalise=config.normalise_backbones).flatten(1).numpy()
+        return base.identity(x, resize_mode="bilinear", normalize=config.normalize_backbones).flatten(1).numpy()
 
     with torch.no_grad():
         ours, theirs = tokens(as_pixels(everything, base)), tokens(photos)
@@ -90,7 +90,7 @@ def test_a_base_that_cannot_compare_pictures_with_words_gates_by_likeness_alone(
     everything = pictures_of(base, bundle, PROMPTS)
     with torch.no_grad():
         ours, theirs = (
-            base.identity(x, resize_mode="bilinear", normalise=config.normalise_backbones).flatten(1)
+            base.identity(x, resize_mode="bilinear", normalize=config.normalize_backbones).flatten(1)
             for x in (as_pixels(everything, base), photos)
         )
     likeness = torch.nn.functional.normalize(ours, dim=1) @ torch.nn.functional.normalize(theirs, dim=1).T

@@ -14,7 +14,7 @@ def test_a_backbone_cannot_be_thawed(base):
 def test_the_gradient_reaches_the_pixels(base):
     for backbone in base.backbones:
         x = torch.zeros(1, 3, 64, 64, requires_grad=True)
-        backbone(x, resize_mode="bicubic", normalise=True).square().sum().backward()
+        backbone(x, resize_mode="bicubic", normalize=True).square().sum().backward()
         assert x.grad.abs().sum() > 0
 
 
