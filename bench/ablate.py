@@ -32,6 +32,7 @@ from opad_core import (
     read_references,
     report_card,
 )
+from opad_core.methods.train import new_training
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training.loop import Training
 
@@ -77,21 +78,19 @@ def settings_of(base: Base) -> dict[str, OpadConfig]:
 def learn(base: Base, folder: Path, config: OpadConfig, *, seed: int, label: str) -> dict[str, Any]:
     """Identity over iterations and seconds of training."""
     references, noun = read_references(folder), (folder / "class.txt").read_text().strip()
-    training = Training(base, references, noun, config, seed=seed)
+    training = new_training(base, references, noun, config, seed=seed)
     scenes = held_out_scenes(base, references, noun)[:SCENES]
     curve, seconds = [], 0.0
     for step in tqdm(range(config.total_iterations), desc=label, mininterval=5):
         began = time.process_time()
-        if step == config.distillation_iterations:
-            training.draw_samples()
         training.iterate()
-        if training.look_is_due:
-            training.look()
+        if training.evaluation_is_due:
+            training.evaluate()
         seconds += time.process_time() - began
         if (step + 1) % SCORED_EVERY == 0 or step + 1 == config.total_iterations:
             pictures = draw(base, training, scenes)
             curve.append((step + 1, round(seconds, 1), round(identity_score(pictures, references), 4)))
-    scores = report_card(read_bundle(training.bundle(training.state.best)), base, references).personalised
+    scores = report_card(read_bundle(training.bundle(training.best)), base, references).personalised
     return {"curve": curve, "seconds": curve[-1][1], **asdict(scores)}
 
 

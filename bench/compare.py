@@ -1,12 +1,16 @@
-"""`python -m bench.compare`: OPAD beside what it has to beat, on equal information, with several seeds.
+"""`python -m bench.compare`: OPAD beside what it has to beat, with several seeds.
 
-Four ways to learn a concept on the one-step student: OPAD by the preset, OPAD without discriminators, Custom Diffusion
-with OPAD's captions and its preservation of other words' keys and values, and plain Custom Diffusion. All share batch,
-learning rates and iterations. Each run ends with the report card, whose prompts name scenes that no photo and no
-training prompt showed. A run is kept in OUT/METHOD-CONCEPT-SEED.json: a bench that was cut off continues with the next.
+Five ways to learn a concept on the one-step student: OPAD by the preset, OPAD without discriminators, and three times
+Custom Diffusion with OPAD's batch, rates and iterations. "custom-diffusion" is complete, with its own prompts,
+augmentation and class images. "custom-diffusion-stripped" has OPAD's prompts without scenes and no class images.
+"custom-diffusion-informed" adds what OPAD is told: captions, and preservation of other words' keys and values.
+
+Each run ends with the report card, whose prompts name scenes that no photo and no training prompt showed. A run is kept
+in OUT/METHOD-CONCEPT-SEED.json: a bench that was cut off continues with the next.
 """
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -18,10 +22,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from bench.personalise import PLAIN, CustomDiffusion
 from opad_core import (
     Base,
     Bundle,
+    CustomDiffusionConfig,
     OpadConfig,
     load_base,
     override,
@@ -31,15 +35,50 @@ from opad_core import (
     report_card,
     train,
 )
-from opad_core.config import ABLATIONS
+from opad_core.methods.opad.config import ABLATIONS
+from opad_core.training.config import TrainingConfig
 
 CONCEPTS = ("striped_mug", "blue_teapot", "orange_robot", "dotted_backpack")
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 8: 2.36, 12: 2.20}
 """Student's t for a 95 % interval of a mean, by number of values."""
 
 
-def opad(base: Base, references: list[Image.Image], noun: str, config: OpadConfig, *, seed: int) -> Bundle:
-    bar = tqdm(total=config.total_iterations, desc="opad", mininterval=10)
+def custom_diffusion(config: OpadConfig) -> CustomDiffusionConfig:
+    """Complete: the published setting at OPAD's batch, rates and iterations."""
+    stripped = custom_diffusion_stripped(config)
+    published = CustomDiffusionConfig()
+    own = ("templates", "class_images", "class_prompt", "lambda_prior", "flip_probability", "canvas_probability")
+    return override(stripped, {name: getattr(published, name) for name in (*own, "canvas_scale", "crop_scale")})
+
+
+def custom_diffusion_stripped(config: OpadConfig) -> CustomDiffusionConfig:
+    """L_rec on the references alone, with OPAD's prompts but for the scenes."""
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainingConfig)}
+    changes = {
+        "iterations": config.total_iterations, "lr": config.lr_teacher, "lr_token": config.lr_token, "ema_decay": 0.0,
+        "scene_captions": False, "class_images": 0,
+    }  # fmt: skip
+    return CustomDiffusionConfig(**{**shared, **changes})
+
+
+def custom_diffusion_informed(config: OpadConfig) -> CustomDiffusionConfig:
+    """The same with OPAD's captions and its preservation of other words' keys and values."""
+    told = ("scene_captions", "lambda_kv_preservation")
+    return override(custom_diffusion_stripped(config), {name: getattr(config, name) for name in told})
+
+
+METHODS: dict[str, Callable[[OpadConfig], TrainingConfig]] = {
+    "opad": lambda config: config,
+    "opad-no-discriminators": lambda config: override(config, ABLATIONS["no-discriminators"]),
+    "custom-diffusion": custom_diffusion,
+    "custom-diffusion-informed": custom_diffusion_informed,
+    "custom-diffusion-stripped": custom_diffusion_stripped,
+}
+"""Each makes its own config from OPAD's."""
+
+
+def learn(base: Base, references: list[Image.Image], noun: str, config: TrainingConfig, *, seed: int = 0) -> Bundle:
+    bar = tqdm(total=config.total_iterations, mininterval=10)
     data = train(
         base, references, noun, config, seed=seed,
         report=lambda progress: bar.update(progress.step - bar.n), should_stop=lambda: False,
@@ -48,23 +87,10 @@ def opad(base: Base, references: list[Image.Image], noun: str, config: OpadConfi
     return read_bundle(data)
 
 
-def custom_diffusion(base: Base, references: list[Image.Image], noun: str, config: OpadConfig, *, seed: int) -> Bundle:
-    return CustomDiffusion(base, references, noun, config, seed=seed).learn()
-
-
-METHODS: dict[str, tuple[Callable[..., Bundle], dict[str, Any]]] = {
-    "opad": (opad, {}),
-    "opad-no-discriminators": (opad, ABLATIONS["no-discriminators"]),
-    "custom-diffusion-informed": (custom_diffusion, {"teacher_timestep_range": PLAIN["teacher_timestep_range"]}),
-    "custom-diffusion": (custom_diffusion, PLAIN),
-}
-
-
 def measure(base: Base, folder: Path, method: str, changes: dict[str, Any], *, seed: int) -> dict[str, Any]:
     """One run: the report card's scores of the untouched student and of the concept, and processor seconds."""
-    learn, own = METHODS[method]
     references, noun = read_references(folder), (folder / "class.txt").read_text().strip()
-    config = override(preset("default", base.manifest.presets), own | changes)
+    config = METHODS[method](override(preset("default", base.manifest.presets), changes))
     began = time.process_time()
     bundle = learn(base, references, noun, config, seed=seed)
     seconds = time.process_time() - began

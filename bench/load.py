@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 import psutil
 import torch
 from sqlalchemy import select
+from torch import nn
 from uuid_utils.compat import uuid7
 
 from api.domain.database import make_sessions
@@ -37,8 +38,8 @@ from api.domain.keys import ADMIN_OWNER
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
 from api.domain.tables import Bundle, Concept, Job, JobState, Owner
-from opad_core import OpadConfig, load_base, write_bundle
-from opad_core.adapters.key_value import pretrained_projections
+from opad_core import load_base, write_bundle
+from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from worker.stack.home import published_environment
 from worker.stack.launcher import RunningStack, local_stack
 
@@ -224,12 +225,14 @@ def make_concepts(settings: Settings) -> list[str]:
         for parameter in projections.parameters():
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
         data = write_bundle(
-            token_row=torch.randn(base.text.encoder.config.hidden_size, generator=generator),
-            projections=projections,
+            KeyValueAdapter(
+                projections, nn.Parameter(torch.randn(base.text.encoder.config.hidden_size, generator=generator))
+            ),
+            method="opad",
             class_noun=noun,
             base="nano",
             base_sha256=base.manifest.sha256,
-            config=OpadConfig(),
+            config={},
             seed=seed,
         )
         sha256 = hashlib.sha256(data).hexdigest()

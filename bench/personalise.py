@@ -1,25 +1,23 @@
-"""`python bench/personalise.py`: how well concepts are learned, beside plain Custom Diffusion on the one-step student.
+"""`python -m bench.personalise`: how well concepts are learned, beside stripped Custom Diffusion.
 
 For every concept three students draw scene prompts that none of them learned from, from the same seeds: the untouched
-one, OPAD's by the preset, and one whose K/V and V* learned from the reconstruction loss alone at all times, with
-prompts that name the thing only, as Custom Diffusion does, for as many iterations of the same batch. Identity is
+one, OPAD's by the preset, and one whose K/V and V* learned from the reconstruction loss alone, with prompts that name
+the thing only, for as many iterations of the same batch (`bench.compare.custom_diffusion_stripped`). Identity is
 `opad_core.evaluation.identity`; scenes are named by the build's judge.
 Results are kept per concept in OUT/NAME.json and OUT/NAME.png: a run that was cut off goes on with the next concept.
 """
 
 import argparse
-import copy
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
+from bench.compare import custom_diffusion_stripped, learn
 from opad_core import (
     Base,
     Bundle,
@@ -31,66 +29,32 @@ from opad_core import (
     load_base,
     override,
     preset,
-    read_bundle,
     read_references,
-    train,
 )
 from opad_core.evaluation.sheet import FAINT, GAP, INK, MARGIN, PAPER
+from opad_core.nano.build.__main__ import build_folder
 from opad_core.nano.build.judge import PLACES, name_scenes
 from opad_core.nano.build.recipe import CPU
-from opad_core.nano.build.stage import Build, build_folder
+from opad_core.nano.build.stage import Build
 from opad_core.nano.build.vocabulary import SCENE_PROMPTS
 from opad_core.pixels import squared
-from opad_core.training.loop import Training
 
 TILE = 96
 SEEDS = (0, 1)
-
-
-PLAIN = {"teacher_timestep_range": (0.0, 1.0), "lambda_kv_preservation": 0.0, "scene_captions": False}
-"""Custom Diffusion's setting where OPAD's preset differs; batch, rates and their decay are the preset's."""
-
-
-class CustomDiffusion(Training):
-    """L_rec on the student itself: what one would try first (Kumari et al. 2023), and what one step does not bear."""
-
-    def __init__(self, base: Base, *args: Any, **kwargs: Any) -> None:
-        on_student = copy.copy(base)
-        on_student.__dict__["teacher"] = base.student
-        super().__init__(on_student, *args, **kwargs)
-
-    def learn(self) -> Bundle:
-        """All iterations of both stages on the photos; the last iterate as a bundle."""
-        for _ in tqdm(range(self.config.total_iterations), desc="custom diffusion", mininterval=5):
-            photos = self._batch(self.photos, "photos")
-            eps = torch.randn(
-                (self.config.batch_size, *self.base.latent_shape), generator=self._stream("noise")
-            ).to(self.base.device)  # fmt: skip
-            self.step_teacher(photos, eps, self._encode(photos.prompts, self.state.token_row))
-            self.state.step += 1
-        self.state.student_average = [*self.state.teacher.parameters(), self.state.token_row]
-        return read_bundle(self.bundle())
 
 
 def measure(base: Base, folder: Path, config: OpadConfig, build: Build, out: Path) -> dict[str, Any]:
     """One concept: the figures, and its strip of the contact sheet in OUT/NAME.png."""
     references, noun = read_references(folder), (folder / "class.txt").read_text().strip()
     started = time.monotonic()
-    bar = tqdm(total=config.total_iterations, desc=folder.name, mininterval=5)
-    bundle = read_bundle(
-        train(
-            base, references, noun, config, seed=0,
-            report=lambda progress: bar.update(progress.step - bar.n), should_stop=lambda: False,
-        )
-    )  # fmt: skip
-    bar.close()
+    bundle = learn(base, references, noun, config)
     seconds = time.monotonic() - started
-    naive = CustomDiffusion(base, references, noun, override(config, PLAIN), seed=0).learn()
+    naive = learn(base, references, noun, custom_diffusion_stripped(config))
     generator = OneStepGenerator(base)
     scenes = held_out_scenes(base, references, noun)
     result: dict[str, Any] = {"concept": folder.name, "class": noun, "train_seconds": round(seconds)}
     columns = []
-    for name, learned in (("untouched", None), ("opad", bundle), ("custom_diffusion", naive)):
+    for name, learned in (("untouched", None), ("opad", bundle), ("custom_diffusion_stripped", naive)):
         drawn = draw(generator, learned, scenes, noun)
         result[name] = {
             "identity": round(identity_score([Image.fromarray(p) for p in drawn], references), 4),
@@ -121,14 +85,14 @@ def scene_accuracy(build: Build, drawn: NDArray[np.uint8], scenes: list[str]) ->
 
 def strip(name: str, references: list[Image.Image], columns: list[list[Image.Image]], result: dict[str, Any]
           ) -> Image.Image:  # fmt: skip
-    """references | untouched | OPAD | Custom Diffusion, one row of tiles with a line of figures below."""
+    """references | untouched | OPAD | Custom Diffusion, stripped; one row of tiles with a line of figures below."""
     groups = [[squared(r, keep_aspect=True) for r in references[:3]], *columns]
     step = TILE + GAP // 2
     width = 2 * MARGIN + sum(len(group) * step + 2 * GAP for group in groups) - 2 * GAP
     picture = Image.new("RGB", (width, TILE + 34), PAPER)
     pen = ImageDraw.Draw(picture)
     labels = [name] + [f"identity {result[k]['identity']:.2f}, scene {result[k]['scene_top1']:.2f}"
-                       for k in ("untouched", "opad", "custom_diffusion")]  # fmt: skip
+                       for k in ("untouched", "opad", "custom_diffusion_stripped")]  # fmt: skip
     left = MARGIN
     for number, (group, label) in enumerate(zip(groups, labels, strict=True)):
         for tile in group:
@@ -145,7 +109,12 @@ def contact_sheet(strips: list[Path]) -> Image.Image:
     sheet = Image.new("RGB", (width, sum(p.height for p in pictures) + MARGIN + 30), PAPER)
     pen = ImageDraw.Draw(sheet)
     step, left = TILE + GAP // 2, MARGIN
-    for heading, count in (("references", 3), ("the untouched student", 4), ("OPAD", 4), ("Custom Diffusion", 4)):
+    for heading, count in (
+        ("references", 3),
+        ("the untouched student", 4),
+        ("OPAD", 4),
+        ("Custom Diffusion, stripped", 4),
+    ):
         pen.text((left, 14), heading, INK, ImageFont.load_default(17))
         left += count * step + 2 * GAP
     top = MARGIN + 14

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from opad_core.bases.captions import held_out_scenes
     from opad_core.bases.loading import Base, load_base
     from opad_core.bases.manifest import Manifest
-    from opad_core.config import PRESETS, OpadConfig, override, preset
     from opad_core.errors import DivergedError, OpadError, OtherTrainingError
     from opad_core.evaluation.identity import identity_score
     from opad_core.evaluation.report import report_card
@@ -19,7 +18,11 @@ if TYPE_CHECKING:
     from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
     from opad_core.generation.export import export_bundle
     from opad_core.generation.generator import MAX_SEED, ImageRequest, OneStepGenerator
-    from opad_core.training.loop import Progress, TrainingStopped, train
+    from opad_core.methods.custom_diffusion import CustomDiffusionConfig
+    from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
+    from opad_core.methods.train import train
+    from opad_core.training.config import override
+    from opad_core.training.loop import Progress, TrainingStopped
     from opad_core.training.references import read_references
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "PRESETS",
     "Base",
     "Bundle",
+    "CustomDiffusionConfig",
     "DivergedError",
     "ImageRequest",
     "Manifest",
@@ -55,7 +59,6 @@ _MODULES = {
     "bases.captions": ("held_out_scenes",),
     "bases.loading": ("Base", "load_base"),
     "bases.manifest": ("Manifest",),
-    "config": ("PRESETS", "OpadConfig", "override", "preset"),
     "errors": ("DivergedError", "OpadError", "OtherTrainingError"),
     "evaluation.identity": ("identity_score",),
     "evaluation.report": ("report_card",),
@@ -63,7 +66,11 @@ _MODULES = {
     "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
     "generation.export": ("export_bundle",),
     "generation.generator": ("MAX_SEED", "ImageRequest", "OneStepGenerator"),
-    "training.loop": ("Progress", "TrainingStopped", "train"),
+    "methods.custom_diffusion": ("CustomDiffusionConfig",),
+    "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),
+    "methods.train": ("train",),
+    "training.config": ("override",),
+    "training.loop": ("Progress", "TrainingStopped"),
     "training.references": ("read_references",),
 }
 

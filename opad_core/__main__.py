@@ -26,7 +26,6 @@ from opad_core.bases.loading import (
     load_base,
 )
 from opad_core.bases.manifest import read_manifest
-from opad_core.config import ABLATIONS, FULL_SIZE, PRESETS, OpadConfig, Setting, override, preset, settings_of
 from opad_core.errors import OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
@@ -34,7 +33,10 @@ from opad_core.flops import count_iteration
 from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.export import DEFAULT_RANK, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
-from opad_core.training.loop import Progress, TrainingStopped, train
+from opad_core.methods.opad.config import ABLATIONS, PRESETS, OpadConfig, Setting, preset, settings_of
+from opad_core.methods.train import train
+from opad_core.training.config import override
+from opad_core.training.loop import Progress, TrainingStopped
 from opad_core.training.references import MAX_REFERENCES, MIN_REFERENCES, read_references
 
 BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"
@@ -355,7 +357,7 @@ def _shown(setting: Setting, templates: list[str]) -> str:
 def _described(name: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """A base's own presets and templates; for one that is still to be fetched, what its manifest will say."""
     if name in FETCHED and not (bases_folder() / name / "manifest.json").is_file():
-        return FULL_SIZE, list(TEMPLATES)
+        return {}, list(TEMPLATES)
     manifest = read_manifest(base_folder(name))
     return manifest.presets, manifest.templates
 

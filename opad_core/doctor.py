@@ -1,7 +1,7 @@
-"""Proof that the whole method runs on a base: both stages, a picture and a bundle's round trip, with what each costs.
+"""Run the whole method once on a base: both stages, an image and a bundle's round trip, and what each of them costs.
 
-With a base's own weights, or with random ones at the full size of SD-Turbo (`random_base`): what is learned then means
-nothing, but every network, loss, optimiser and file has its real shape.
+It takes a base's own weights, or random ones at the full size of SD-Turbo (`random_base`). What is learned then means
+nothing, but every network, loss, optimizer and file has its real shape.
 """
 
 import tempfile
@@ -20,41 +20,45 @@ from torch import Tensor, nn
 
 from opad_core.bases.full_size import FullSizeBase
 from opad_core.bases.loading import Base
-from opad_core.config import OpadConfig, override
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.methods.opad.config import OpadConfig
+from opad_core.methods.train import new_training
 from opad_core.networks.text_encoder import PLACEHOLDER
+from opad_core.training.config import override
 from opad_core.training.loop import Training
 
 GIB = 2**30
 NEEDED_GIB = 16.5
-"""Of free memory, for the full size on a CPU at 256 pixels and batch 1, which held 15.6 at most."""
+"""Free memory that the full size needs on a CPU at 256 pixels and batch 1; it held 15.6 at most."""
 SAMPLE_EVERY = 0.02
-"""Seconds between two looks at the process's memory."""
-PICTURES = 3
-"""Pictures whose mean time is told."""
-STEPS = {
-    "step_teacher": "teacher's step",
-    "step_student": "student's step",
-    "step_discriminators": "discriminators' step",
+"""Seconds between two readings of the process's memory."""
+IMAGES = 3
+"""Images whose mean time is reported."""
+SAMPLES = "drawing samples"
+PARTS = {
+    "teacher": "teacher's step",
+    "student": "student's step",
+    "discriminators": "discriminators' step",
+    "samples": SAMPLES,
 }
-"""The three steps of an iteration, as methods of `Training`."""
+"""Rows by the parts of an iteration that OPAD names."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one part of the examination cost."""
+    """The cost of one part of the run."""
 
     part: str
     parameters: int = 0
     trainable: int = 0
     seconds: float = 0.0
     peak_gib: float = 0.0
-    """Most memory held while it ran, networks included: the process's on a CPU, the allocator's on a GPU."""
+    """Peak memory while it ran, networks included: the process's on a CPU, the allocator's on a GPU."""
 
     def line(self) -> str:
-        """Of a Markdown table under HEADER."""
+        """Return a row of a Markdown table under HEADER."""
         counts = [f"{count / 1e6:.2f} M" if count else "" for count in (self.parameters, self.trainable)]
         time = f"{self.seconds:.1f} s" if self.seconds >= 1 else f"{self.seconds * 1000:.0f} ms"
         return f"| {self.part} | {' | '.join(counts)} | {self.peak_gib:.1f} GiB | {time} |"
@@ -82,20 +86,23 @@ def random_base(folder: Path, device: torch.device, *, resolution: int | None) -
 
 
 def examine(base: Base, config: OpadConfig, *, report: Callable[[Row], None]) -> list[Row]:
-    """One iteration of each stage, a picture and a bundle written and read; each row is reported when it is there.
+    """Run an iteration of each stage, generate images, write and read a bundle; report each row as soon as it is known.
 
-    A GPU does an iteration first that is not timed. Raises DivergedError for losses that are no
-    numbers, OpadError for a bundle that does not come back as it was.
+    On a GPU an untimed iteration goes first. Raises DivergedError for losses that are not numbers, OpadError for a
+    bundle that does not come back as it was written.
     """
     rows: list[Row] = []
 
+    def add(row: Row) -> None:
+        rows.append(row)
+        report(row)
+
     def measured(part: str, run: Callable[[], Any], *, times: int = 1) -> Any:
-        """What `run` answers; its row tells the time of one of `times` runs."""
+        """Return the result of `run`; the row has the time of one of `times` runs."""
         with _measured(base.device) as cost:
             for _ in range(times):
                 answer = run()
-        rows.append(Row(part, seconds=cost.seconds / times, peak_gib=cost.peak_gib, **_parameters(answer)))
-        report(rows[-1])
+        add(Row(part, seconds=cost.seconds / times, peak_gib=cost.peak_gib, **_parameters(answer)))
         return answer
 
     for name, build in _networks(base).items():
@@ -105,35 +112,43 @@ def examine(base: Base, config: OpadConfig, *, report: Callable[[Row], None]) ->
     config = override(config, short | {"augmentation_cache": min(config.augmentation_cache, config.batch_size)})
     noun = (base.manifest.nouns or ["dog"])[0]
     references = [Image.effect_noise((300, 280), 60).convert("RGB") for _ in range(3)]
-    training = measured("training state", lambda: Training(base, references, noun, config, seed=0))
+    parts: list[Row] = []
+
+    @contextmanager
+    def hook(part: str) -> Iterator[None]:
+        with _measured(base.device) as cost:
+            yield
+        parts.append(Row(PARTS[part], seconds=cost.seconds, peak_gib=cost.peak_gib))
+
+    training = measured("training state", lambda: new_training(base, references, noun, config, seed=0, hook=hook))
     if config.augmentation_cache:
-        measured(f"{config.augmentation_cache} of the bank's views", training.draw_banks)
+        measured(f"{config.augmentation_cache} views of the augmentation cache", training.method.prepare)
     for _ in range(warm_up):
         _check(training.iterate())
 
-    started = perf_counter()
-    undisturbed = {name: getattr(training, name) for name in STEPS}
-    for name, step in undisturbed.items():
-        setattr(training, name, lambda *given, step=step, part=STEPS[name]: measured(part, lambda: step(*given)))
-    _check(training.iterate())
-    for name, step in undisturbed.items():
-        setattr(training, name, step)
-    peak = max(row.peak_gib for row in rows[-len(STEPS) :])
-    rows.append(Row("distillation iteration", seconds=perf_counter() - started, peak_gib=peak))
-    report(rows[-1])
+    for stage in ("distillation", "collaborative"):
+        parts.clear()
+        started = perf_counter()
+        _check(training.iterate())
+        seconds = perf_counter() - started
+        for row in parts:
+            if row.part == SAMPLES:
+                seconds -= row.seconds
+            if stage == "distillation" or row.part == SAMPLES:
+                add(row)
+        peak = max(row.peak_gib for row in parts if row.part != SAMPLES)
+        add(Row(f"{stage} iteration", seconds=seconds, peak_gib=peak))
 
-    measured("drawing samples", training.draw_samples)
-    _check(measured("collaborative iteration", training.iterate))
     bundle = measured("bundle, written and read", lambda: _round_trip(training))
     generator = OneStepGenerator(base)
     prompt = base.manifest.scene_prompts[0].format(PLACEHOLDER)
-    measured("first picture", lambda: generator.generate([ImageRequest(bundle, prompt, 0)]))
-    measured("each next picture", lambda: generator.generate([ImageRequest(bundle, prompt, 1)]), times=PICTURES)
+    measured("first image", lambda: generator.generate([ImageRequest(bundle, prompt, 0)]))
+    measured("each next image", lambda: generator.generate([ImageRequest(bundle, prompt, 1)]), times=IMAGES)
     return rows
 
 
 def _networks(base: Base) -> dict[str, Callable[[], list[nn.Module]]]:
-    """In the order in which they are built; the first two backbones are those of D1 and D2, the third is identity."""
+    """Return what builds each network, in this order. Of the backbones the third is the identity network."""
     return {
         "text encoder": lambda: [base.text.encoder],
         "autoencoder": lambda: [base.vae],
@@ -145,11 +160,10 @@ def _networks(base: Base) -> dict[str, Callable[[], list[nn.Module]]]:
 
 
 def _parameters(answer: Any) -> dict[str, int]:
-    """Of networks all, of a training what it trains."""
+    """Count all parameters of networks, and those of a training that learn."""
     if isinstance(answer, Training):
-        state = answer.state
-        trained = (*state.averaged_parameters(), *state.teacher.parameters(), *state.heads.parameters())
-        return {"trainable": sum(parameter.numel() for parameter in trained)}
+        optimizers = answer.method.optimizers.values()
+        return {"trainable": sum(p.numel() for optimizer in optimizers for p in optimizer.parameters)}
     if isinstance(answer, list):
         return {"parameters": sum(parameter.numel() for network in answer for parameter in network.parameters())}
     return {}
@@ -161,17 +175,15 @@ def _check(losses: dict[str, Tensor]) -> None:
 
 
 def _round_trip(training: Training) -> Bundle:
-    """The trained bundle, through a file."""
+    """Write the trained bundle to a file and read it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "concept.safetensors"
         file.write_bytes(training.bundle())
         bundle = read_bundle(file.read_bytes())
-    state = training.state
-    first = bundle.projections.tensors()[f"{state.student.layers[0]}.to_k.weight"]
-    learned = {"token row": (bundle.token_row, state.student_average[-1]), "keys": (first, state.student_average[0])}
-    for name, (read, written) in learned.items():
-        if not torch.allclose(read, written.detach().cpu(), rtol=2**-10, atol=2**-24):  # half precision's rounding
-            raise OpadError(f"the bundle's {name} did not come back as they were written")
+    read = bundle.adapter.tensors()
+    for name, written in training.average.tensors().items():
+        if not torch.equal(read[name], written.cpu()):
+            raise OpadError(f"the bundle's {name} did not come back as it was written")
     return bundle
 
 
@@ -195,18 +207,18 @@ def _measured(device: torch.device) -> Iterator[_Cost]:
         return
     process, done = psutil.Process(), threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while True:
             cost.peak_gib = max(cost.peak_gib, process.memory_info().rss / GIB)
             if done.wait(SAMPLE_EVERY):
                 return
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     started = perf_counter()
     try:
         yield cost
     finally:
         cost.seconds = perf_counter() - started
         done.set()
-        watcher.join()
+        sampler.join()

@@ -10,4 +10,8 @@ class DivergedError(OpadError):
 
 
 class OtherTrainingError(OpadError):
-    """The state to resume from belongs to other pictures, settings, another seed or base."""
+    """The state to resume from belongs to other images, settings, another method, seed or base."""
+
+
+class OldCheckpointError(OtherTrainingError):
+    """The state to resume from was written by an older version; the training can only start again."""

@@ -1,7 +1,8 @@
 """How many floating-point operations one iteration costs, counted on the very code that trains, without weights."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from opad_core.bases.full_size import FullSizeBase
-from opad_core.config import OpadConfig, override
-from opad_core.training.loop import Training
+from opad_core.methods.opad.config import OpadConfig
+from opad_core.methods.train import new_training
+from opad_core.training.config import override
 
 TERA = 1e12
 
@@ -36,34 +38,32 @@ def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, A
 
 
 def iterations_by_share(config: OpadConfig) -> list[tuple[float, OpadConfig]]:
-    """An iteration that compares all its pictures with a target and one that compares none, by the share of times at
-    which a picture is compared: weighted so, they cost what an iteration costs on average."""
+    """Return the two kinds of iteration, each with how often it occurs: one compares all its images with a target, the
+    other none. Weighted so, their costs sum to the cost of an average iteration."""
     low, high = config.target_timestep_range
     compared = min(1.0, max(0.0, (config.max_target_timestep - low) / (high - low)))
-    sorts = ((compared, (0.0, config.max_target_timestep)), (1 - compared, (config.max_target_timestep, 1.0)))
-    return [(share, override(config, {"target_timestep_range": times})) for share, times in sorts if share]
+    kinds = (
+        (compared, (low, min(high, config.max_target_timestep))),
+        (1 - compared, (config.max_target_timestep, high)),
+    )
+    return [(share, override(config, {"target_timestep_range": times})) for share, times in kinds if share]
 
 
 def _iteration(config: OpadConfig, resolution: int) -> dict[str, float]:
+    parts: dict[str, float] = {}
+
+    @contextmanager
+    def count(part: str) -> Iterator[None]:
+        with FlopCounterMode(display=False) as counter:
+            yield
+        parts[part] = counter.get_total_flops() / TERA
+
     with tempfile.TemporaryDirectory() as folder:
         base = FullSizeBase(Path(folder), torch.device("meta"), resolution=resolution)
         references = [Image.new("RGB", (resolution, resolution))] * 3
-        training = Training(base, references, "dog", config, seed=0)
-        training.draw_banks()
-    parts: dict[str, float] = {}
-    for part in ("teacher", "student", "discriminators"):
-        setattr(training, f"step_{part}", _counted(getattr(training, f"step_{part}"), part, parts))
+        training = new_training(base, references, "dog", config, seed=0, hook=count)
+        training.method.prepare()
     with FlopCounterMode(display=False) as counter:
         training.iterate()
     parts["prompts"] = counter.get_total_flops() / TERA - sum(parts.values())
     return parts
-
-
-def _counted(step: Callable[..., Any], part: str, parts: dict[str, float]) -> Callable[..., Any]:
-    def counted(*args: Any) -> Any:
-        with FlopCounterMode(display=False) as counter:
-            result = step(*args)
-        parts[part] = counter.get_total_flops() / TERA
-        return result
-
-    return counted

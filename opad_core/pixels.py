@@ -6,13 +6,13 @@ from PIL import Image
 from torch import Tensor
 
 
-def squared(picture: Image.Image, *, keep_aspect: bool) -> Image.Image:
-    """A square RGB picture: its middle, or all of it squashed (the published setting)."""
-    side = min(picture.size)
+def squared(image: Image.Image, *, keep_aspect: bool) -> Image.Image:
+    """A square RGB image: its middle, or all of it squashed (the published setting)."""
+    side = min(image.size)
     if not keep_aspect:
-        return picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return picture.convert("RGB").crop((left, top, left + side, top + side))
+        return image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.convert("RGB").crop((left, top, left + side, top + side))
 
 
 def reference_pixels(references: list[Image.Image], resolution: int, *, keep_aspect: bool) -> Tensor:
@@ -22,12 +22,17 @@ def reference_pixels(references: list[Image.Image], resolution: int, *, keep_asp
     )  # fmt: skip
 
 
-def to_pixels(picture: Image.Image) -> Tensor:
+def to_pixels(image: Image.Image) -> Tensor:
     """[3, h, w] in [-1, 1]."""
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
+    return torch.from_numpy(np.asarray(image, dtype=np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
 
 
-def to_pictures(pixels: Tensor) -> list[Image.Image]:
+def uint8_to_pixels(images: Tensor, device: torch.device) -> Tensor:
+    """[b, r, r, 3] uint8 to [b, 3, r, r] in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
     """[b, 3, h, w], clamped to [-1, 1], to 8-bit RGB."""
     return [Image.fromarray(array) for array in to_uint8(pixels)]
 

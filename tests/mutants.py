@@ -6,13 +6,11 @@ Each mutant meets the tests that execute the changed statement, in a temporary c
 
 import argparse
 import contextlib
-import difflib
 import hashlib
 import importlib.util
 import json
 import multiprocessing
 import os
-import random
 import re
 import shutil
 import signal
@@ -28,45 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator, operator_names
 from coverage import Coverage
 
+from tests.mutant_sample import GROUPS, Group, Mutant, changed, draw, drawn_before
 
-@dataclass(frozen=True)
-class Group:
-    sources: list[str]
-    tests: list[str]
-    """Files, and folders of them."""
-    without: tuple[str, ...] = ()
-
-    def test_files(self) -> list[str]:
-        found = [sorted(Path(name).rglob("test_*.py")) if Path(name).is_dir() else [name] for name in self.tests]
-        return [str(file) for files in found for file in files if str(file) not in self.without]
-
-
-METHOD = (
-    "training/loop", "training/augmentation", "training/references", "training/augmentation_cache",
-    "training/divergence", "selection", "pixels", "methods/opad/alignment", "methods/opad/losses",
-    "methods/opad/collaboration", "networks/schedule", "networks/denoiser", "networks/text_encoder",
-    "adapters/key_value",
-)  # fmt: skip
-GROUPS = {
-    "method": Group(
-        [f"opad_core/{name}.py" for name in METHOD],
-        ["tests/opad_core"],
-        # minutes each, and neither is about what the method computes
-        without=("tests/opad_core/nano/test_build.py", "tests/opad_core/test_flops.py"),
-    ),
-    "service": Group(
-        [f"api/domain/{name}.py" for name in ("jobs", "job_log", "keys", "retention", "webhooks")]
-        + ["worker/inference/batching.py"],
-        ["tests/domain", "tests/worker/inference/test_batching.py"]
-        + [f"tests/worker/test_{name}.py" for name in ("claiming", "nightly", "reconcile", "trainer_log", "webhooks")]
-        + [f"tests/api/test_{name}.py" for name in ("auth", "care", "job_history", "jobs", "keys", "webhooks")],
-    ),
-}
 OURS = ("api", "migrations", "opad_core", "tests", "worker")
 PRELOADED = [
     "alembic.command", "boto3", "celery.app.task", "diffusers.models.autoencoders", "fastapi.testclient", "hypothesis",
@@ -76,96 +39,11 @@ PRELOADED = [
     "transformers.models.dinov2.modeling_dinov2", "transformers.models.vit.modeling_vit",
 ]  # fmt: skip
 """What the tests import of others, some ten seconds: imported once, before the processes are forked."""
-NO_FAULT = re.compile(
-    r"NoOp|Variable(Inserter|Replacer)|BinaryOperator_BitOr_"  # `|` is in annotations, which fail at import
-    r"|BinaryOperator_(?!Bit)\w+_(Bit\w+|LShift|RShift)$"  # bits of floats, tensors and times: always a TypeError
-    r"|ComparisonOperator_(?!Is)\w+_Is(Not)?$|ComparisonOperator_Is(Not)?_(?!Is)"  # identity: chance, or a TypeError
-    r"|UnaryOperator_\w+_Invert$"
-)
-"""Operators that are left out: their mutants die whatever the tests, or mean nothing."""
 LONGEST = 60.0
 """Seconds of tests for one mutant, quickest first. Tests that do not fit are left out, more of them on a busy machine:
 two scores compare where few survivors lack tests."""
 FORK = multiprocessing.get_context("fork")
 """Not a fork server: its children would import this module, and with it `tests` from the working tree."""
-SIMPLE = {"simple_stmt", "if_stmt", "while_stmt", "for_stmt", "try_stmt", "with_stmt", "match_stmt"}
-
-
-@dataclass(frozen=True)
-class Mutant:
-    file: str
-    line: int
-    first: int
-    last: int
-    """Lines of the statement around the change, of the whole function where it is in its head."""
-    operator: str
-    occurrence: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line} {self.operator.removeprefix('core/')} {self.occurrence}"
-
-    def code(self, original: str) -> str:
-        return mutate_code(original, get_operator(self.operator)(), self.occurrence)
-
-
-def mutants_of(file: str) -> Iterator[Mutant]:
-    tree = get_ast(Path(file).read_text())
-    for name in sorted(operator_names()):
-        if NO_FAULT.search(name):
-            continue
-        operator, occurrence = get_operator(name)(), 0
-        for node in ast_nodes(tree):
-            for (line, column), _ in operator.mutation_positions(node):
-                leaf = tree.get_leaf_for_position((line, column))
-                if leaf.parent.type != "parameters":  # the `*` before keyword-only parameters
-                    around = leaf.search_ancestor("decorated", "funcdef", "classdef", *SIMPLE) or leaf
-                    # of an `if` or a loop only its head counts; what is below has statements of its own
-                    last = line if around.type in SIMPLE - {"simple_stmt"} else around.end_pos[0]
-                    yield Mutant(file, line, around.start_pos[0], last, name, occurrence)
-                occurrence += 1
-
-
-def draw(group: Group, size: int, seed: int) -> list[Mutant]:
-    """The first of all mutants in a random order, so a larger sample begins with the smaller one."""
-    everything = [mutant for file in group.sources for mutant in mutants_of(file)]
-    random.Random(seed).shuffle(everything)
-    drawn: list[Mutant] = []
-    for mutant in everything:
-        if len(drawn) == size:
-            break
-        try:
-            compile(mutant.code(Path(mutant.file).read_text()), mutant.file, "exec")
-        except SyntaxError:
-            continue
-        drawn.append(mutant)
-    print(f"{len(drawn)} of {len(everything)} mutants drawn", file=sys.stderr)
-    return drawn
-
-
-def drawn_before(group: Group, results: Path) -> list[Mutant]:
-    """The mutants of an earlier run whose line is still in the source, in that run's order."""
-    earlier = [(name.split()[1], one) for name, one in json.loads(results.read_text())["mutants"].items()]
-    wanted = {(one["file"], operator, one["before"], one["after"]): i for i, (operator, one) in enumerate(earlier)}
-    lines = {(file, operator, line) for file, operator, before, _ in wanted for line in before.splitlines()}
-    found: dict[int, Mutant] = {}
-    for file in group.sources:
-        source = Path(file).read_text().splitlines()
-        for mutant in mutants_of(file):
-            operator = mutant.operator.removeprefix("core/")
-            if (file, operator, source[mutant.line - 1].strip()) in lines:
-                index = wanted.get((file, operator, *changed(mutant)))
-                if index is not None:
-                    found[index] = mutant
-    print(f"{len(found)} of {len(earlier)} mutants are still possible", file=sys.stderr)
-    return [found[index] for index in sorted(found)]
-
-
-def changed(mutant: Mutant) -> tuple[str, str]:
-    """The changed lines before and after."""
-    original = Path(mutant.file).read_text()
-    lines = list(difflib.ndiff(original.splitlines(), mutant.code(original).splitlines()))
-    before, after = ("\n".join(line[2:].strip() for line in lines if line[0] == sign).strip() for sign in "-+")
-    return before, after
 
 
 @dataclass(frozen=True)
@@ -370,10 +248,10 @@ def merged(maps: list[dict]) -> dict:
 
 
 def key_of(folder: Path, group: Group) -> str:
-    """A digest of all sources and tests, this module left out."""
+    """A digest of all sources and tests, those of this tool left out."""
     digest = hashlib.sha256(repr(group).encode())
     for file in sorted(folder.glob("*/**/*.py")):
-        if file != folder / "tests/mutants.py":
+        if file.name not in ("mutants.py", "mutant_sample.py"):
             digest.update(f"{file.relative_to(folder)}\0{file.read_text()}\0".encode())
     return digest.hexdigest()[:16]
 

@@ -2,7 +2,8 @@ import pytest
 
 pytest.importorskip("cosmic_ray", reason="only `make slow` and `make mutants` install it")
 
-from tests.mutants import LineMap, Mutant, mutants_of, wilson
+from tests.mutant_sample import Mutant, mutants_of
+from tests.mutants import LineMap, wilson
 
 pytestmark = pytest.mark.slow
 

@@ -1,12 +1,16 @@
-"""What OPAD learns in a UNet: the key and value projections of its cross-attention layers (16 in SD 2.1).
+"""The adapter of OPAD and Custom Diffusion: key and value projections of cross-attention (16 layers in SD 2.1), and V*.
 
-They are taken out of the UNet, which receives the keys and values that they compute from the text.
+The projections are taken out of the UNet, which receives the keys and values that they compute from the text.
 """
+
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from opad_core.errors import OpadError
 from opad_core.networks.denoiser import Denoiser, KeysValues
+from opad_core.networks.text_encoder import TextEncoder
 
 
 class KeyValueProjections(nn.Module):
@@ -39,18 +43,53 @@ class KeyValueProjections(nn.Module):
         return named
 
 
+class KeyValueAdapter(nn.Module):
+    """The projections of one UNet and the token row of V*, [d]; two adapters may share one row."""
+
+    kind: ClassVar[str] = "key_value"
+
+    def __init__(self, projections: KeyValueProjections, token_row: nn.Parameter) -> None:
+        super().__init__()
+        self.projections = projections
+        self.token_row = token_row
+
+    @classmethod
+    def initial(cls, denoiser: Denoiser, token_row: Tensor) -> Self:
+        return cls(pretrained_projections(denoiser), nn.Parameter(token_row.clone()))
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
+        layers = {name.rpartition(".to_")[0] for name in tensors if name != "token_row"}
+        if set(tensors) != {"token_row"} | {f"{layer}.to_{x}.weight" for layer in layers for x in "kv"}:
+            raise OpadError("the bundle's tensors are not one token row and pairs of to_k and to_v")
+        single = {name: tensor.float() for name, tensor in tensors.items()}
+        row = nn.Parameter(single.pop("token_row"))
+        return cls(projections_of(single), row)
+
+    def tensors(self) -> dict[str, Tensor]:
+        projections = {name: x.half() for name, x in self.projections.tensors().items()}
+        return projections | {"token_row": self.token_row.detach().float()}
+
+    def text_states(self, text: TextEncoder, prompts: list[str], class_noun: str) -> Tensor:
+        return text.encode(prompts, [class_noun] * len(prompts), [self.token_row] * len(prompts))
+
+    def keys_values(self, text_states: Tensor, denoiser: Denoiser) -> KeysValues:
+        keys_values: KeysValues = self.projections(text_states)
+        return keys_values
+
+
 def _detach_first(x: Tensor) -> Tensor:
     return torch.cat([x[:, :1].detach(), x[:, 1:]], dim=1)
 
 
 def projections_of(tensors: dict[str, Tensor]) -> KeyValueProjections:
-    """The reverse of `KeyValueProjections.tensors`."""
+    """Reverse `KeyValueProjections.tensors`."""
     layers = [name.removesuffix(".to_k.weight") for name in tensors if name.endswith(".to_k.weight")]
     return KeyValueProjections({n: (tensors[f"{n}.to_k.weight"], tensors[f"{n}.to_v.weight"]) for n in layers})
 
 
 def pretrained_projections(denoiser: Denoiser) -> KeyValueProjections:
-    """Those of the UNet as a trainable copy, float32."""
+    """Copy the UNet's own projections, trainable and in float32."""
     weights = {}
     for layer in denoiser.layers:
         attention = denoiser.unet.get_submodule(layer)

@@ -1,28 +1,34 @@
 """The concept bundle: what a training leaves behind. One safetensors file; its header carries a JSON manifest.
 
+The tensors are those of the adapter that the manifest names. For "key_value":
+
     token_row                 [d] float32            V*
     <layer>.to_k.weight       [inner, d] float16     student's key projection, named as in the UNet
     <layer>.to_v.weight       [inner, d] float16
 
-No time stamps: the same training gives the same bytes, so a repeated upload is the same object.
+The method's settings are stored as plain data for people to read; nothing here depends on them. There are no time
+stamps: the same training gives the same bytes, so a repeated upload is the same object.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
 
-from opad_core.adapters.key_value import KeyValueProjections, projections_of
-from opad_core.config import OpadConfig
+from opad_core.adapters.adapter import Adapter
+from opad_core.adapters.key_value import KeyValueAdapter
+from opad_core.adapters.token import TokenAdapter
 from opad_core.errors import OpadError
 
 FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
 """SD-Turbo's bundle has 33 tensors and a header of 6 kB; a huge header is an attack on the parser."""
+ADAPTERS: Mapping[str, type[Adapter]] = {kind.kind: kind for kind in (KeyValueAdapter, TokenAdapter)}
 _MANIFEST_KEYS = {"format", "class_noun", "base", "base_sha256"}
 _DTYPES = {torch.float16, torch.float32}
 
@@ -35,35 +41,40 @@ class Bundle:
     base: str
     base_sha256: str
     manifest: dict[str, object]
-    token_row: Tensor
-    projections: KeyValueProjections
+    adapter: Adapter
+    """Frozen, float32, on the CPU."""
 
 
 def write_bundle(
+    adapter: Adapter,
     *,
-    token_row: Tensor,
-    projections: KeyValueProjections,
+    method: str,
     class_noun: str,
     base: str,
     base_sha256: str,
-    config: OpadConfig,
+    config: dict[str, Any],
     seed: int,
 ) -> bytes:
+    """Return the file's bytes; `config` is what the method was set to, `base_sha256` the hash of the base."""
     manifest = {
         "format": FORMAT,
+        "adapter": adapter.kind,
+        "method": method,
         "class_noun": class_noun,
         "base": base,
         "base_sha256": base_sha256,
         "seed": seed,
-        "config": asdict(config),
+        "config": config,
     }
-    tensors = {name: x.half().cpu().contiguous() for name, x in projections.tensors().items()}
-    tensors["token_row"] = token_row.detach().float().cpu().contiguous()
+    tensors = {name: x.cpu().contiguous() for name, x in adapter.tensors().items()}
     return save(tensors, metadata={"manifest": json.dumps(manifest, sort_keys=True)})
 
 
-def read_bundle(data: bytes) -> Bundle:
-    """A bundle out of bytes that nobody vouches for. Raises OpadError saying what is wrong with them."""
+def read_bundle(data: bytes, *, adapters: Mapping[str, type[Adapter]] = ADAPTERS) -> Bundle:
+    """Read a bundle from bytes that nobody vouches for. Raises OpadError that says what is wrong with them.
+
+    A manifest without an adapter is from before there were several and means "key_value".
+    """
     header_bytes = int.from_bytes(data[:8], "little")
     if len(data) < 8 or header_bytes > min(MAX_HEADER_BYTES, len(data) - 8):
         raise OpadError("not a concept bundle: its safetensors header is missing or larger than 1 MB")
@@ -77,11 +88,10 @@ def read_bundle(data: bytes) -> Bundle:
         raise OpadError(f"not a concept bundle: its manifest lacks one of {', '.join(sorted(_MANIFEST_KEYS))}")
     if manifest["format"] != FORMAT:
         raise OpadError(f"the bundle has format {manifest.get('format')!r}; this version reads format {FORMAT}")
-    token_row = tensors.pop("token_row", None)
-    layers = {name.rpartition(".to_")[0] for name in tensors}
-    if token_row is None or set(tensors) != {f"{layer}.to_{x}.weight" for layer in layers for x in "kv"}:
-        raise OpadError("the bundle's tensors are not one token row and pairs of to_k and to_v")
-    for name, tensor in {"token_row": token_row, **tensors}.items():
+    kind = manifest.get("adapter", KeyValueAdapter.kind)
+    if not isinstance(kind, str) or kind not in adapters:
+        raise OpadError(f"the bundle's adapter is {kind!r}; this version knows {', '.join(sorted(adapters))}")
+    for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES or not tensor.isfinite().all():
             raise OpadError(f"the bundle's tensor {name} is not made of finite half or single precision numbers")
     return Bundle(
@@ -90,6 +100,5 @@ def read_bundle(data: bytes) -> Bundle:
         base=manifest["base"],
         base_sha256=manifest["base_sha256"],
         manifest=manifest,
-        token_row=token_row.float(),
-        projections=projections_of({name: tensor.float() for name, tensor in tensors.items()}).requires_grad_(False),
+        adapter=adapters[kind].from_tensors(tensors).requires_grad_(False),
     )

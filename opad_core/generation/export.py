@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from opad_core.adapters.key_value import pretrained_projections
+from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import Bundle
@@ -47,10 +47,12 @@ def export_bundle(bundle: Bundle, base: Base, *, rank: int = DEFAULT_RANK) -> di
             f"the concept was learned on another base ({bundle.base} {bundle.base_sha256[:12]}) than the one loaded "
             f"({base.manifest.name} {base.manifest.sha256[:12]}); load that base to export it"
         )
+    if not isinstance(bundle.adapter, KeyValueAdapter):
+        raise OpadError(f"only key/value concepts are exported, and this one's adapter is {bundle.adapter.kind!r}")
     pretrained = pretrained_projections(base.student).tensors()
     differences = {
         name.removesuffix(".weight"): learned - pretrained[name].to(learned)
-        for name, learned in bundle.projections.tensors().items()
+        for name, learned in bundle.adapter.projections.tensors().items()
     }
     low_rank = {name: truncated(difference, rank) for name, difference in differences.items()}
     lost = sum((differences[name] - x.up @ x.down).square().sum() for name, x in low_rank.items())
@@ -69,7 +71,7 @@ def export_bundle(bundle: Bundle, base: Base, *, rank: int = DEFAULT_RANK) -> di
     return {
         "unet_lora.safetensors": _diffusers(low_rank),
         "kohya_lora.safetensors": _kohya(low_rank, bundle, rank),
-        "embedding.safetensors": save({"emb_params": bundle.token_row[None].contiguous()}),
+        "embedding.safetensors": save({"emb_params": bundle.adapter.token_row.detach()[None].contiguous()}),
         "export.json": json.dumps(about, indent=1).encode(),
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from opad_core.adapters.key_value import pretrained_projections
+from opad_core.adapters.adapter import Adapter
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import Bundle
@@ -35,7 +35,7 @@ class OneStepGenerator:
 
     def __init__(self, base: Base, *, cached_prompts: int = 256) -> None:
         self.base = base
-        self._untouched = pretrained_projections(base.student).to(base.device).requires_grad_(False)
+        self._shapes: dict[type[Adapter], dict[str, torch.Size]] = {}
         self._cached_prompts = cached_prompts
         self._keys_values: OrderedDict[tuple[str | None, str], KeysValues] = OrderedDict()
 
@@ -79,7 +79,7 @@ class OneStepGenerator:
         bundle = request.bundle
         if bundle is None:
             text_states = self.base.text.encode([request.prompt], [""], [None])
-            keys_values = self._untouched(text_states)
+            keys_values = self.base.student.keys_values(text_states)
         else:
             if bundle.base_sha256 != self.base.manifest.sha256:
                 raise OpadError(
@@ -89,21 +89,26 @@ class OneStepGenerator:
             self._check_shapes(bundle)
             if PLACEHOLDER not in request.prompt:
                 raise OpadError(f"the prompt does not name {PLACEHOLDER}: say where the concept goes")
-            row = bundle.token_row.to(self.base.device)
-            text_states = self.base.text.encode([request.prompt], [bundle.class_noun], [row])
-            keys_values = bundle.projections.to(self.base.device)(text_states)
+            adapter = bundle.adapter.to(self.base.device)
+            text_states = adapter.text_states(self.base.text, [request.prompt], bundle.class_noun)
+            keys_values = adapter.keys_values(text_states, self.base.student)
         self._keys_values[cache_key] = keys_values
         if len(self._keys_values) > self._cached_prompts:
             self._keys_values.popitem(last=False)
         return keys_values
 
     def _check_shapes(self, bundle: Bundle) -> None:
-        """A file may claim this base and hold anything; found in the UNet, it would spoil the whole batch."""
-        expected = {name: x.shape for name, x in self._untouched.tensors().items()}
-        expected["token_row"] = torch.Size([self.base.text.encoder.config.hidden_size])
-        found = {name: x.shape for name, x in bundle.projections.tensors().items()}
-        if found | {"token_row": bundle.token_row.shape} != expected:
+        """Raise OpadError for tensors that do not fit the UNet: among others they would spoil a whole batch."""
+        kind = type(bundle.adapter)
+        if kind not in self._shapes:
+            row = torch.zeros(self.base.text.encoder.config.hidden_size, device=self.base.device)
+            self._shapes[kind] = _shapes_of(kind.initial(self.base.student, row))
+        if _shapes_of(bundle.adapter) != self._shapes[kind]:
             raise OpadError(f"the bundle's tensors have not the shapes of the base {self.base.manifest.name}")
+
+
+def _shapes_of(adapter: Adapter) -> dict[str, torch.Size]:
+    return {name: x.shape for name, x in adapter.tensors().items()}
 
 
 def _cache_key(request: ImageRequest) -> tuple[str | None, str]:

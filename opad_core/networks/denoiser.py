@@ -7,23 +7,13 @@ frozen UNet serves all concepts, mixed in one batch.
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from opad_core.networks.schedule import T_MAX, first_latents, predict_x0
 
 KeysValues = dict[str, tuple[Tensor, Tensor]]
 """Per cross-attention layer: keys and values, each [b, tokens, inner]."""
-
-
-class _SelfAttention(AttnProcessor2_0):  # type: ignore[misc]  # diffusers has no types
-    """diffusers hands `cross_attention_kwargs` to self-attention too and warns of unknown names: accept, ignore."""
-
-    def __call__(  # type: ignore[no-untyped-def]  # passed through as it is
-        self, attn: Attention, hidden_states: Tensor, *args, keys_values: KeysValues | None = None, **kwargs
-    ) -> Tensor:
-        attended: Tensor = super().__call__(attn, hidden_states, *args, **kwargs)
-        return attended
 
 
 class _CrossAttention:
@@ -36,14 +26,13 @@ class _CrossAttention:
         self,
         attn: Attention,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
+        encoder_hidden_states: KeysValues,
         attention_mask: Tensor | None = None,
-        *,
-        keys_values: KeysValues,
+        temb: Tensor | None = None,
     ) -> Tensor:
         query, key, value = (
             x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for x in (attn.to_q(hidden_states), *keys_values[self.layer])
+            for x in (attn.to_q(hidden_states), *encoder_hidden_states[self.layer])
         )
         attended = F.scaled_dot_product_attention(query, key.to(query), value.to(query))
         projected: Tensor = attn.to_out[0](attended.transpose(1, 2).flatten(2))
@@ -62,8 +51,8 @@ class Denoiser:
         self.layers = [name.removesuffix(".processor") for name in unet.attn_processors if ".attn2." in name]
         unet.set_attn_processor(
             {
-                name: _CrossAttention(name.removesuffix(".processor")) if ".attn2." in name else _SelfAttention()
-                for name in unet.attn_processors
+                name: _CrossAttention(name.removesuffix(".processor")) if ".attn2." in name else processor
+                for name, processor in unet.attn_processors.items()
             }
         )
 
@@ -72,16 +61,20 @@ class Denoiser:
         size = self.unet.config.sample_size
         return (self.unet.config.in_channels, size, size)
 
+    def keys_values(self, text_states: Tensor) -> KeysValues:
+        """Keys and values of the pretrained projections, from text states [b, tokens, d]; float32."""
+        keys_values = {}
+        for layer in self.layers:
+            attention = self.unet.get_submodule(layer)
+            key, value = (text_states @ to.weight.float().T for to in (attention.to_k, attention.to_v))
+            keys_values[layer] = (key, value)
+        return keys_values
+
     def predict(self, z_t: Tensor, t: Tensor, keys_values: KeysValues) -> Tensor:
         """The raw prediction (epsilon or v) for latents [b, 4, h, w] at integer times [b]."""
-        # The UNet wants a text tensor; no layer of ours reads it.
-        unread = z_t.new_zeros(z_t.shape[0], 1, self.unet.config.cross_attention_dim)
+        # The UNet hands what it takes for the text unread to each cross-attention.
         prediction: Tensor = self.unet(
-            z_t.to(self.unet.dtype),
-            t,
-            encoder_hidden_states=unread.to(self.unet.dtype),
-            cross_attention_kwargs={"keys_values": keys_values},
-            return_dict=False,
+            z_t.to(self.unet.dtype), t, encoder_hidden_states=keys_values, return_dict=False
         )[0]
         return prediction
 

@@ -5,6 +5,7 @@ resumed training can equal an undisturbed one bit for bit.
 """
 
 from functools import lru_cache
+from types import EllipsisType
 
 import torch
 import torch.nn.functional as F
@@ -57,3 +58,10 @@ def _pyramid_level(size: int) -> Tensor:
 def pyramid_down(x: Tensor) -> Tensor:
     """Next level of a Gaussian pyramid: 5x5 binomial blur, reflected edges, every second pixel."""
     return _pyramid_level(x.shape[-2]).to(x) @ x @ _pyramid_level(x.shape[-1]).to(x).T
+
+
+def random_crop(size: int, share: float, generator: torch.Generator) -> tuple[EllipsisType, slice, slice]:
+    """Return a square crop as an index: its side is that share of `size`, its place random. A share of 1 is all."""
+    side = max(1, round(share * size))
+    top, left = torch.randint(size - side + 1, (2,), generator=generator).tolist()
+    return ..., slice(top, top + side), slice(left, left + side)

@@ -52,3 +52,9 @@ def first_latents(eps: Tensor, abar: Tensor) -> Tensor:
     The same input as an Euler scheduler with "trailing" spacing gives: sigma eps / sqrt(sigma^2 + 1).
     """
     return (1 - abar[T_MAX]).sqrt() * eps
+
+
+def random_timesteps(count: int, steps: int, share: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Draw integer timesteps [count] on the CPU, uniform over a share (from, to) of a schedule of `steps`."""
+    low, high = share
+    return torch.randint(round(low * steps), round(high * steps), (count,), generator=generator)

@@ -1,4 +1,4 @@
-"""What training sees of the references: (picture, prompt) pairs in a seeded order, augmented (supplement, 9)."""
+"""What training sees of the references: (image, prompt) pairs in a seeded order, augmented (supplement, 9)."""
 
 from dataclasses import dataclass, field
 
@@ -7,15 +7,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opad_core.config import OpadConfig
+from opad_core.bases.loading import Base
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import squared, to_pixels
 from opad_core.random_streams import stream
+from opad_core.training.config import AugmentationConfig
 
 
 @dataclass(frozen=True)
 class Example:
-    picture: Image.Image
+    image: Image.Image
     """Square, RGB."""
     prompt: str
     """With the placeholder."""
@@ -23,10 +24,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of pictures: their pixels, or what the frozen networks made of those (see views.py)."""
+    """Views of images: their pixels, or what the frozen networks made of those (`augmentation_cache`)."""
 
     mask: Tensor
-    """[b, 1, h, w] on the latent grid: 1 where the photo is, 0 on the canvas."""
+    """[b, 1, h, w] on the latent grid: 1 where the image is, 0 on the canvas."""
     prompts: list[str]
     pixels: Tensor | None = None
     """[b, 3, r, r] in [-1, 1]."""
@@ -44,6 +45,14 @@ class Batch:
             None if self.latents is None else self.latents[indices],
             {name: feature[indices] for name, feature in self.features.items()},
         )
+
+    def latents_on(self, base: Base, generator: torch.Generator) -> Tensor:
+        """Return the latents [b, c, h, w], scaled: those of the cache, else the pixels encoded now."""
+        if self.latents is not None:
+            return self.latents
+        assert self.pixels is not None
+        with torch.no_grad():
+            return base.encode(self.pixels.to(base.device), generator)
 
     def mixed(self, other: "Batch", own: list[bool]) -> "Batch":
         """Another batch of this size and kind, with this one's views where `own` says so."""
@@ -74,16 +83,16 @@ def indices_at(count: int, step: int, *, batch_size: int, seed: int) -> list[int
 
 def augmented(
     examples: list[Example],
-    config: OpadConfig,
+    config: AugmentationConfig,
     *,
     latent: int,
     resolution: int,
     generator: torch.Generator,
     canvas: bool = True,
 ) -> Batch:
-    """Custom Diffusion's augmentation: flip; shrink onto a grey canvas, or enlarge and crop; prompts tell the size.
+    """Custom Diffusion's augmentation: flip; shrink onto a gray canvas, or enlarge and crop; prompts tell the size.
 
-    Without `canvas` a photo that would be shrunk is shown whole, so that as many views are whole as with it.
+    Without `canvas` an image that would be shrunk is shown whole, so that as many views are whole as with it.
     """
     views = [
         _view(e, config, resolution=resolution, latent=latent, generator=generator, canvas=canvas) for e in examples
@@ -93,20 +102,26 @@ def augmented(
 
 
 def _view(
-    example: Example, config: OpadConfig, *, resolution: int, latent: int, generator: torch.Generator, canvas: bool
+    example: Example,
+    config: AugmentationConfig,
+    *,
+    resolution: int,
+    latent: int,
+    generator: torch.Generator,
+    canvas: bool,
 ) -> tuple[Tensor, Tensor, str]:
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
-    picture, prompt = example.picture, example.prompt
+    image, prompt = example.image, example.prompt
     if uniform(0, 1) < config.flip_probability:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     shrink = uniform(0, 1) < config.canvas_probability
     scale = uniform(*(config.canvas_scale if shrink else config.crop_scale))
     if shrink and not canvas:
         scale = 1.0
     size = max(1, round(scale * resolution))
-    pixels = to_pixels(picture.resize((size, size), Image.Resampling.BICUBIC))
+    pixels = to_pixels(image.resize((size, size), Image.Resampling.BICUBIC))
     across, down = uniform(0, 1), uniform(0, 1)
     word = uniform(0, 1) < 0.5
 
@@ -116,7 +131,7 @@ def _view(
         ground = torch.zeros(3, resolution, resolution)
         ground[:, top : top + size, left : left + size] = pixels
         if size < resolution:
-            # One cell smaller than the photo on each side: a cell at the border mixes photo and canvas.
+            # One cell smaller than the image on each side: a cell at the border mixes image and canvas.
             cell = resolution / latent
             first = [int(np.ceil(edge / cell)) + (edge > 0) for edge in (top, left)]
             last = [int((edge + size) / cell) - (edge + size < resolution) for edge in (top, left)]
@@ -139,10 +154,10 @@ def _with_size_words(prompt: str, words: str) -> str:
     return f"{first} {words} {rest}"
 
 
-def photo_examples(references: list[Image.Image], scenes: list[str], templates: list[str], *, keep_aspect: bool
+def reference_examples(references: list[Image.Image], scenes: list[str], templates: list[str], *, keep_aspect: bool
                    ) -> list[Example]:  # fmt: skip
-    """Every reference with every template and its scene's words: 4 photos and 25 templates make 100 examples."""
-    squares = [squared(picture, keep_aspect=keep_aspect) for picture in references]
+    """Every reference with every template and its scene's words: 4 references and 25 templates make 100 examples."""
+    squares = [squared(image, keep_aspect=keep_aspect) for image in references]
     return [
         Example(square, template.format(PLACEHOLDER) + scene)
         for square, scene in zip(squares, scenes, strict=True)

@@ -1,4 +1,4 @@
-"""Noticing that a training goes wrong before its checkpoints do."""
+"""Noticing that a training diverges before its checkpoints do."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -6,22 +6,23 @@ from collections.abc import Mapping
 from torch import Tensor
 
 WINDOW = 10
-"""Iterations that a mean is taken over, so as many until a divergence is noticed at the latest."""
+"""Iterations in a running mean. A divergence is detected within one window."""
 EXPLODED = 10.0
-"""Times the lowest mean so far. Within a sound training the mean of the noisiest loss, L_rec, changes threefold."""
+"""How many times its lowest value a mean may reach. In a training that goes well the mean of the noisiest loss, L_rec,
+changes threefold."""
 _WATCHED = ("rec", "mse", "swd")
 """Losses that fall. The adversarial ones rise and fall as the two sides get ahead of each other."""
 
 
-class Watch:
-    """Of one training, from where it starts or goes on."""
+class DivergenceCheck:
+    """Watches the losses of one training, from where it starts or resumes."""
 
     def __init__(self) -> None:
         self._recent: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in _WATCHED}
         self._lowest: dict[str, float] = {}
 
     def trouble(self, losses: Mapping[str, Tensor]) -> str | None:
-        """What is wrong after this iteration, in words; None as long as nothing is."""
+        """Take the losses of one more iteration; return what is wrong, or None."""
         broken = [name for name, loss in losses.items() if not loss.isfinite()]
         if broken:
             return f"{', '.join(broken)} is not a finite number"

@@ -18,8 +18,9 @@ from api.domain import keys, webhooks
 from api.domain.settings import Settings
 from api.domain.tables import ApiKey, Job, Owner, ServedBase
 from opad_core.bases.loading import load_base
-from opad_core.config import override, preset
-from opad_core.training.loop import train
+from opad_core.methods.opad.config import preset
+from opad_core.methods.train import train
+from opad_core.training.config import override
 from tests.conftest import make_template
 from tests.faults import invariants
 from tests.faults.proxy import Proxy

@@ -5,14 +5,15 @@ import pytest
 
 from opad_core.__main__ import main
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.config import override, preset
 from opad_core.doctor import examine
+from opad_core.methods.opad.config import preset
+from opad_core.training.config import override
 
 PARTS = [
     "text encoder", "autoencoder", "teacher", "student", "CLIP with identity projection", "DINO and DINOv2",
-    "training state", "1 of the bank's views", "teacher's step", "student's step", "discriminators' step",
+    "training state", "1 views of the augmentation cache", "teacher's step", "student's step", "discriminators' step",
     "distillation iteration",
-    "drawing samples", "collaborative iteration", "bundle, written and read", "first picture", "each next picture",
+    "drawing samples", "collaborative iteration", "bundle, written and read", "first image", "each next image",
 ]  # fmt: skip
 
 

@@ -2,8 +2,9 @@ from typing import Any
 
 import pytest
 
-from opad_core.config import override, preset
 from opad_core.flops import count_iteration
+from opad_core.methods.opad.config import preset
+from opad_core.training.config import override
 
 CONFIGS = {
     "paper": preset("paper", {}),

@@ -19,13 +19,14 @@ from pathlib import Path
 import pytest
 
 from opad_core.bases.loading import load_base
-from opad_core.config import override, preset
 from opad_core.errors import DivergedError
 from opad_core.evaluation.report import report_card
 from opad_core.generation.bundle import read_bundle
 from opad_core.methods.opad.alignment import teacher_target
+from opad_core.methods.opad.config import preset
 from opad_core.methods.opad.losses import generator_loss
-from opad_core.training.loop import train
+from opad_core.methods.train import train
+from opad_core.training.config import override
 from opad_core.training.references import read_references
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -96,4 +96,4 @@ class Bundles:
 
 
 def size_in_memory(bundle: Bundle) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in bundle.projections.tensors().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in bundle.adapter.parameters())

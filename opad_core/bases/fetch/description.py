@@ -10,7 +10,6 @@ from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.fetch.recipes import Recipe
 from opad_core.bases.full_size import CLIP, IMAGENET
 from opad_core.bases.manifest import FORMAT
-from opad_core.config import FULL_SIZE
 from opad_core.errors import OpadError
 
 MODEL_TYPES = {"dino": "vit", "dinov2": "dinov2", "clip": "clip_vision_model"}
@@ -64,7 +63,7 @@ def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "words": None,
         "templates": list(TEMPLATES),
         "scene_prompts": list(SCENE_PROMPTS),
-        "presets": FULL_SIZE,
+        "presets": {},  # the method's own numbers are for this size
         "identity_tokens": identity["proj.weight"][0] // identity["norm.weight"][0],
         # 224 is the default of all three classes, which a configuration may leave out.
         "backbones": {

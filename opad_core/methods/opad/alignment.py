@@ -1,18 +1,23 @@
-"""What pulls the student towards the teacher: the corrected picture, and distances to it (Algorithm 1, lines 15-19)."""
+"""What pulls the student towards the teacher: the corrected image, and distances to it (Algorithm 1, lines 15-19)."""
+
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 
 from opad_core.adapters.key_value import KeyValueProjections
 from opad_core.bases.loading import Base
-from opad_core.config import OpadConfig
+from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.losses import identity_loss, latent_loss, ms_swd
 from opad_core.networks.denoiser import Denoiser
-from opad_core.networks.schedule import add_noise
+from opad_core.networks.schedule import add_noise, random_timesteps
+from opad_core.training.method import Step
+
+Crop = tuple[EllipsisType, slice, slice]
 
 
 def alignment_weight(config: OpadConfig, abar: Tensor) -> Tensor:
-    """c(t) of times with these cumulative alphas, [b]."""
+    """c(t) of timesteps with these cumulative alphas, [b]."""
     return abar if config.target_weight == "abar" else torch.ones_like(abar)
 
 
@@ -46,6 +51,54 @@ def identity_tokens(base: Base, config: OpadConfig, x: Tensor) -> Tensor:
     return tokens
 
 
+def aligned(
+    base: Base,
+    config: OpadConfig,
+    step: Step,
+    projections: KeyValueProjections,
+    *,
+    z_student: Tensor,
+    x_student: Tensor,
+    identity: Tensor | None,
+    crop: Crop,
+    eps: Tensor,
+    text_states: Tensor,
+    null_states: Tensor,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return L_id, L_mse and L_swd, those that have a weight: the mean and the weighted mean, c(t) included.
+
+    `projections` are the teacher's, `text_states` [b, tokens, d] those it reads, `identity` the student's identity
+    tokens or None without L_id. The teacher corrects only images whose timestep is below `max_target_timestep`; the
+    others count as 0 in the weighted mean and not at all in the mean.
+    """
+    if not (config.lambda_id or config.lambda_mse or config.lambda_swd):
+        return {}
+    abar = base.teacher.abar
+    times = random_timesteps(len(eps), len(abar), config.target_timestep_range, step.stream("student-time"))
+    last = config.max_target_timestep * len(abar)
+    rows = [row for row, time in enumerate(times.tolist()) if time < last]
+    if not rows:
+        return {}
+    t = times[rows].to(base.device)
+    c_t = alignment_weight(config, abar[t])
+    z_target = teacher_target(
+        base.teacher, projections, z_student.detach()[rows], eps[rows], t,
+        text_states=text_states[rows], null_states=null_states, guidance=config.guidance,
+    )  # fmt: skip
+    with torch.no_grad():
+        x_target = base.decode(z_target[crop])
+    distances = alignment_losses(
+        base, config,
+        z_student=z_student[rows], x_student=x_student[rows],
+        identity=None if identity is None else identity[rows],
+        z_target=z_target, x_target=x_target, filters=step.stream("swd"),
+    )  # fmt: skip
+    return {
+        name: (per_sample.mean(), weight * (c_t * per_sample).sum() / len(times))
+        for name, (weight, per_sample) in distances.items()
+    }
+
+
 def alignment_losses(
     base: Base,
     config: OpadConfig,
@@ -57,10 +110,9 @@ def alignment_losses(
     x_target: Tensor,
     filters: torch.Generator,
 ) -> dict[str, tuple[float, Tensor]]:
-    """L_id, L_mse and L_swd with their weights, those that have one; each [b].
+    """Return the weight and the value [b] of L_id, L_mse and L_swd, those that have a weight.
 
-    `identity` are the student's identity tokens, None without L_id; `filters` draws MS-SWD's. The targets carry no
-    gradient.
+    `filters` draws MS-SWD's. The targets carry no gradient.
     """
     losses: dict[str, tuple[float, Tensor]] = {}
     if identity is not None:

@@ -1,41 +1,43 @@
-"""What the student gives back: the pictures that both networks learn from in the collaborative stage (section 10)."""
+"""The student's own images, which both networks learn from in the collaborative stage (section 10)."""
 
 import torch
 from torch import Tensor
 
 from opad_core.bases.loading import Base
-from opad_core.config import OpadConfig
 from opad_core.generation.bundle import Bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.methods.opad.config import OpadConfig
 from opad_core.networks.text_encoder import PLACEHOLDER
+from opad_core.pixels import uint8_to_pixels
 
 
 @torch.no_grad()
 def draw_samples(
-    base: Base, bundle: Bundle, config: OpadConfig, *, prompts: list[str], seeds: list[int], photos: Tensor
-) -> tuple[Tensor, list[str]]:
-    """Pictures of the concept, [n, r, r, 3] uint8, and their prompts; `photos` [k, 3, r, r] in [-1, 1].
+    base: Base, bundle: Bundle, config: OpadConfig, *, prompts: list[str], seeds: list[int], references: Tensor
+) -> tuple[Tensor, list[int]]:
+    """Return images of the concept, [n, r, r, 3] uint8, and which of the prompts they are of.
 
-    "gated" keeps, of those that fit their prompt at least as well as the untouched student's median picture, the
-    best share by identity to the photos (inferred: the paper names no selection).
+    `references` [k, 3, r, r] in [-1, 1]. "strict" keeps an image of every prompt. "gated" keeps, of those that fit
+    their prompt at least as well as the untouched student's median image, the best share by identity to the references
+    (inferred: the paper names no selection).
     """
     generator = OneStepGenerator(base)
-    pictures = _drawn(generator, bundle, prompts, seeds)
+    images = _generated(generator, bundle, prompts, seeds)
     if config.collaboration == "strict":
-        return pictures, prompts
-    pixels = as_pixels(pictures, base)
+        return images, list(range(len(prompts)))
+    pixels = uint8_to_pixels(images, base.device)
     likeness = torch.cosine_similarity(
-        _identity(base, config, pixels)[:, None], _identity(base, config, photos)[None], dim=-1
+        _identity(base, config, pixels)[:, None], _identity(base, config, references)[None], dim=-1
     ).mean(1)
     plain = [prompt.replace(PLACEHOLDER, bundle.class_noun) for prompt in prompts]
     fit = base.text_fit(pixels, plain)
     if fit is not None:
-        usual = base.text_fit(as_pixels(_drawn(generator, None, plain, seeds), base), plain)
+        usual = base.text_fit(uint8_to_pixels(_generated(generator, None, plain, seeds), base.device), plain)
         assert usual is not None
-        likeness = likeness - 2 * (fit < usual.median())  # behind every picture that fits
+        likeness = likeness - 2 * (fit < usual.median())  # behind every image that fits
     kept = max(1, round(config.kept_share * len(prompts)))
     best = likeness.argsort(descending=True)[:kept].sort().values.cpu()
-    return pictures[best].contiguous(), [prompts[i] for i in best.tolist()]
+    return images[best].contiguous(), best.tolist()
 
 
 def _identity(base: Base, config: OpadConfig, x: Tensor) -> Tensor:
@@ -43,12 +45,7 @@ def _identity(base: Base, config: OpadConfig, x: Tensor) -> Tensor:
     return tokens.flatten(1)
 
 
-def as_pixels(pictures: Tensor, base: Base) -> Tensor:
-    """[b, r, r, 3] uint8 to [b, 3, r, r] in [-1, 1]."""
-    return pictures.permute(0, 3, 1, 2).float().to(base.device) / 127.5 - 1
-
-
-def _drawn(generator: OneStepGenerator, bundle: Bundle | None, prompts: list[str], seeds: list[int]) -> Tensor:
+def _generated(generator: OneStepGenerator, bundle: Bundle | None, prompts: list[str], seeds: list[int]) -> Tensor:
     """[b, r, r, 3] uint8, eight at a time."""
     requests = [ImageRequest(bundle, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     parts = [torch.from_numpy(generator.generate(requests[i : i + 8])) for i in range(0, len(requests), 8)]

@@ -1,9 +1,81 @@
 """Three discriminators: a frozen feature network, a small trainable head (method of the paper, section 3.3)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from opad_core.bases.loading import Base
+from opad_core.methods.opad.config import OpadConfig
+from opad_core.methods.opad.losses import discriminator_loss, generator_loss
+from opad_core.random_streams import stream
 
 HEAD_WIDTH = 512
+NAMES = ("dino", "dinov2", "clip")
+"""Of D1, D2 and D3, in the order of `Base.backbones` and `lambda_adv`."""
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    name: str
+    network: Callable[[Tensor], Tensor]
+    """Frozen: pixels [b, 3, h, w] in [-1, 1] to features [b, ...]; gradients flow to the pixels."""
+    head: nn.Sequential
+    """Trained: flat features to two logits (fake, real)."""
+    weight: float
+    """Of its loss for the student."""
+
+    def generator_loss(self, fakes: "DiscriminatorInputs") -> Tensor:
+        """Return L_adv of images that the student wants taken for real, [b]."""
+        return generator_loss(self.head(fakes.feature(self).flatten(1)))
+
+    def loss(self, reals: "DiscriminatorInputs", fakes: "DiscriminatorInputs") -> Tensor:
+        """Return what the head minimizes, [b]."""
+        with torch.no_grad():
+            features = [images.feature(self).flatten(1) for images in (reals, fakes)]
+        return discriminator_loss(*map(self.head, features))
+
+
+@dataclass(frozen=True)
+class DiscriminatorInputs:
+    """Images for the discriminators: pixels [b, 3, h, w] in [-1, 1] and features by discriminator, made when needed."""
+
+    pixels: Tensor | None
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+    def feature(self, discriminator: Discriminator) -> Tensor:
+        """Return the frozen network's features; computed once and kept."""
+        if discriminator.name not in self.features:
+            assert self.pixels is not None
+            self.features[discriminator.name] = discriminator.network(self.pixels)
+        return self.features[discriminator.name]
+
+    def detached(self, *, features: bool) -> "DiscriminatorInputs":
+        """Return them without gradients, and without the features where those are to be computed anew."""
+        kept = {name: feature.detach() for name, feature in self.features.items()} if features else {}
+        return DiscriminatorInputs(None if self.pixels is None else self.pixels.detach(), kept)
+
+
+def discriminators_of(base: Base, config: OpadConfig, *, seed: int) -> list[Discriminator]:
+    """Build those that have a weight; the heads start from the seed."""
+    resolution = base.manifest.resolution
+    probe = torch.zeros(1, 3, resolution, resolution, device=base.device)
+    discriminators = []
+    for k, (name, backbone, weight) in enumerate(zip(NAMES, base.backbones, config.lambda_adv, strict=True)):
+        if weight:
+            network = partial(
+                backbone,
+                resize_mode=config.discriminator_resize,
+                normalize=config.normalize_backbones,
+                size=config.dinov2_size if name == "dinov2" else 0,
+            )
+            with torch.no_grad():
+                width = network(probe).flatten(1).shape[1]
+            head = discriminator_head(width, generator=stream(seed, 0, f"head-{k}")).to(base.device)
+            discriminators.append(Discriminator(name, network, head, weight))
+    return discriminators
 
 
 def discriminator_head(features: int, *, generator: torch.Generator) -> nn.Sequential:

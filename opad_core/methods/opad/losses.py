@@ -2,7 +2,7 @@
 
 | paper      | here                    | arguments                         |
 |------------|-------------------------|-----------------------------------|
-| L_rec      | `reconstruction_loss`   | teacher prediction and its target |
+| L_rec      | `methods.reconstruction` | teacher prediction and its target |
 | L_id       | `identity_loss`         | phi(x_st), phi(x_tc)              |
 | L_mse      | `latent_loss`           | z_st, z_tc                        |
 | L_swd      | `ms_swd`                | x_st, x_tc                        |
@@ -31,16 +31,6 @@ _XYZ_OF_RGB = torch.tensor(
     ]
 )
 _LAB_OF_F = torch.tensor([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
-
-
-def reconstruction_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """L_rec (paper, eq. 1) over the valid region: sum over channels and valid cells / number of valid cells.
-
-    `mask` is [b, 1, h, w] of 0 and 1 with at least one 1 per sample. Four channels make this four times a mean per
-    element, which matters only to the gradient clip.
-    """
-    squared = (prediction.float() - target.float()) ** 2 * mask
-    return squared.sum((1, 2, 3)) / mask.sum((1, 2, 3))
 
 
 def identity_loss(features: Tensor, target_features: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from opad_core.nano.build.judge import judge_base
 from opad_core.nano.build.pack import pack
 from opad_core.nano.build.pictures import build_world
 from opad_core.nano.build.recipe import CPU, GPU, SMOKE
-from opad_core.nano.build.stage import Build, build_folder
+from opad_core.nano.build.stage import Build
 from opad_core.nano.build.student import train_coding
 from opad_core.nano.build.teacher import train_teacher
 
@@ -38,6 +38,12 @@ STAGES: dict[str, Callable[[Build], None]] = {
 }
 
 _ON_CPU = ("world", "pack", "examples")
+
+
+def build_folder() -> Path:
+    """OPAD_BUILD_DIR, by default below the user's cache folder. May be lost between sittings."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("OPAD_BUILD_DIR") or cache / "opad" / "build")
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +23,6 @@ _SHEETS = 8
 class Stateful(Protocol):
     def state_dict(self) -> Mapping[str, Any]: ...
     def load_state_dict(self, state_dict: Any) -> Any: ...
-
-
-def build_folder() -> Path:
-    """OPAD_BUILD_DIR, by default below the user's cache folder. May be lost between sittings."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("OPAD_BUILD_DIR") or cache / "opad" / "build")
 
 
 @dataclass

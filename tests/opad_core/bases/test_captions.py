@@ -9,10 +9,11 @@ from opad_core.bases.captions import held_out_scenes, scenes_of
 from opad_core.bases.fetch.description import SCENE_PROMPTS
 from opad_core.bases.loading import load_base
 from opad_core.bases.manifest import Manifest
-from opad_core.config import override, preset
 from opad_core.errors import OpadError
+from opad_core.methods.opad.config import preset
+from opad_core.methods.train import new_training
 from opad_core.pixels import reference_pixels
-from opad_core.training.loop import Training
+from opad_core.training.config import override
 from opad_core.training.references import read_references
 
 MUG = Path(__file__).parents[3] / "examples" / "striped_mug"
@@ -31,7 +32,7 @@ def test_a_training_says_so_in_its_photos_prompts():
     base = load_base("nano", device="cpu")
     references = read_references(MUG)
     config = preset("default", base.manifest.presets)
-    prompts = {e.prompt for e in Training(base, references, "mug", config, seed=0).photos}
+    prompts = {e.prompt for e in new_training(base, references, "mug", config, seed=0).data.examples}
     assert "a photo of a <concept> on a beach" in prompts
     assert "a photo of a <concept>" not in prompts
 
@@ -71,7 +72,7 @@ def test_scene_prompts_need_a_base_that_names_some(base, references):
     silent.manifest = dataclasses.replace(base.manifest, training_scenes=[])
     config = override(preset("default", base.manifest.presets), {"scene_share": 0.5})
     with pytest.raises(OpadError, match=r"scene_share=0\.5 asks for training scenes; the base 'nano' names none"):
-        Training(silent, references, "dog", config, seed=0)
+        new_training(silent, references, "dog", config, seed=0)
 
 
 def test_scores_ask_for_scenes_that_no_student_was_asked_for():

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from opad_core.adapters.key_value import pretrained_projections
+from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.captions import held_out_scenes
-from opad_core.config import OpadConfig
 from opad_core.evaluation.report import SCENES, SEEDS, _diversity, report_card
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
@@ -16,12 +16,12 @@ def untouched_bundle(base):
     """A concept that learned nothing: V* is the noun's row, the projections are the student's own."""
     return read_bundle(
         write_bundle(
-            token_row=base.text.embedding_of("dog"),
-            projections=pretrained_projections(base.student),
+            KeyValueAdapter.initial(base.student, base.text.embedding_of("dog")),
+            method="opad",
             class_noun="dog",
             base="nano",
             base_sha256=base.manifest.sha256,
-            config=OpadConfig(),
+            config={},
             seed=0,
         )
     )
@@ -84,12 +84,14 @@ def changed_bundle(base):
         parameter += 0.05 * torch.randn(parameter.shape, generator=random)
     return read_bundle(
         write_bundle(
-            token_row=torch.randn(base.text.encoder.config.hidden_size, generator=random),
-            projections=projections,
+            KeyValueAdapter(
+                projections, nn.Parameter(torch.randn(base.text.encoder.config.hidden_size, generator=random))
+            ),
+            method="opad",
             class_noun="dog",
             base="nano",
             base_sha256=base.manifest.sha256,
-            config=OpadConfig(),
+            config={},
             seed=1,
         )
     )

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from opad_core.adapters.key_value import pretrained_projections
-from opad_core.config import OpadConfig
+from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
@@ -16,7 +16,7 @@ def random_bundle(base, seed, **changes):
         parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     fields = {"class_noun": "dog", "base": "nano", "base_sha256": base.manifest.sha256, "seed": seed} | changes
     row = torch.randn(base.text.encoder.config.hidden_size, generator=generator)
-    return write_bundle(token_row=row, projections=projections, config=OpadConfig(), **fields)
+    return write_bundle(KeyValueAdapter(projections, nn.Parameter(row)), method="opad", config={}, **fields)
 
 
 def test_a_mixed_batch_equals_single_pictures(base):
@@ -55,7 +55,7 @@ def test_a_bundle_survives_its_bytes(base):
     data = random_bundle(base, 1)
     bundle = read_bundle(data)
     assert random_bundle(base, 1) == data
-    assert set(bundle.projections.layers) == set(base.student.layers)
+    assert set(bundle.adapter.projections.layers) == set(base.student.layers)
 
 
 @pytest.mark.parametrize(

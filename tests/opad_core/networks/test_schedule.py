@@ -2,7 +2,15 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
-from opad_core.networks.schedule import T_MAX, add_noise, cumulative_alphas, first_latents, predict_x0, training_target
+from opad_core.networks.schedule import (
+    T_MAX,
+    add_noise,
+    cumulative_alphas,
+    first_latents,
+    predict_x0,
+    random_timesteps,
+    training_target,
+)
 
 ABAR = cumulative_alphas(0.00085, 0.012, 1000)
 
@@ -38,3 +46,9 @@ def test_the_one_step_is_the_euler_schedulers(prediction_type):
     # init_noise_sigma of trailing spacing is sigma itself, so that input and result agree to rounding.
     torch.testing.assert_close(ours_in, theirs_in, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
+
+
+def test_timesteps_come_from_their_share_of_the_schedule():
+    drawn = random_timesteps(400, 1000, (0.6, 1.0), torch.Generator().manual_seed(0))
+    assert 600 <= int(drawn.min()) < 610
+    assert 990 < int(drawn.max()) <= 999

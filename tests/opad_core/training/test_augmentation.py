@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from opad_core.config import FULL_SIZE, OpadConfig, preset
 from opad_core.errors import OpadError
+from opad_core.methods.opad.config import OpadConfig, preset
 from opad_core.pixels import squared
-from opad_core.training.augmentation import Example, augmented, indices_at, photo_examples
+from opad_core.training.augmentation import Example, augmented, indices_at, reference_examples
 from opad_core.training.references import read_references
 
 WHITE = Example(Image.new("RGB", (128, 128), "white"), "a photo of a <concept>")
@@ -121,7 +121,7 @@ def shares_shown(config, *, canvas, resolution, draws=3000):
 @pytest.mark.parametrize("name", ["paper", "default"])
 def test_the_discriminators_reals_show_the_whole_photo_as_often_as_published(name):
     """66 % are shrunk, or whole where the reals have no canvas; the others show 1 / s^2 with s in 1.2-1.4: 0.60."""
-    config = preset(name, FULL_SIZE)
+    config = preset(name, {})
     area, whole, _ = shares_shown(config, canvas=config.canvas_for_discriminators, resolution=64)
     assert whole == pytest.approx(0.66, abs=0.03)  # 3.5 standard errors of 3000 draws
     assert area == pytest.approx(0.66 + 0.34 * 0.597, abs=0.02)
@@ -129,7 +129,7 @@ def test_the_discriminators_reals_show_the_whole_photo_as_often_as_published(nam
 
 def test_without_a_canvas_a_prompt_names_no_size_that_the_photo_lacks():
     """So the student is asked for plain and near views, as the reals show them, and for no far one."""
-    _, whole, prompts = shares_shown(preset("default", FULL_SIZE), canvas=False, resolution=64, draws=300)
+    _, whole, prompts = shares_shown(preset("default", {}), canvas=False, resolution=64, draws=300)
     assert not [prompt for prompt in prompts if "far away" in prompt or "very small" in prompt]
     near = [prompt for prompt in prompts if "zoomed in" in prompt or "close up" in prompt]
     assert len(near) == round((1 - whole) * 300)
@@ -147,7 +147,7 @@ def test_an_epoch_shows_every_example_once_in_an_order_of_its_own():
 
 def test_every_prompt_of_a_photo_ends_in_its_scene(references):
     scenes = [" on the grass", "", " at night", " in the snow"]
-    examples = photo_examples(references, scenes, ["a {}", "the {}"], keep_aspect=True)
+    examples = reference_examples(references, scenes, ["a {}", "the {}"], keep_aspect=True)
     assert [e.prompt for e in examples[:4]] == [
         "a <concept> on the grass", "the <concept> on the grass", "a <concept>", "the <concept>",
     ]  # fmt: skip

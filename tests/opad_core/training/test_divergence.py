@@ -1,11 +1,11 @@
 import torch
 
-from opad_core.training.divergence import Watch
+from opad_core.training.divergence import DivergenceCheck
 
 
 def seen(values, name="mse"):
     """What a watch says after each value."""
-    watch = Watch()
+    watch = DivergenceCheck()
     return [watch.trouble({name: torch.tensor(value)}) for value in values]
 
 

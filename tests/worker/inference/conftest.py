@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key
-from opad_core.adapters.key_value import pretrained_projections
+from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.loading import Base, load_base
-from opad_core.config import OpadConfig
 from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
 from opad_core.generation.generator import OneStepGenerator
 from tests.random_base import write_random_base
@@ -35,12 +35,14 @@ def random_bundle(base: Base, seed: int) -> bytes:
     for parameter in projections.parameters():
         parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     return write_bundle(
-        token_row=torch.randn(base.text.encoder.config.hidden_size, generator=generator),
-        projections=projections,
+        KeyValueAdapter(
+            projections, nn.Parameter(torch.randn(base.text.encoder.config.hidden_size, generator=generator))
+        ),
+        method="opad",
         class_noun="dog",
         base="nano",
         base_sha256=base.manifest.sha256,
-        config=OpadConfig(),
+        config={},
         seed=seed,
     )
 

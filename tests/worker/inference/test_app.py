@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from api.domain.database import make_sessions
 from api.domain.tables import ServedBase
-from opad_core.config import OpadConfig, preset
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.methods.opad.config import OpadConfig, preset
 from tests.engine_process import engine_process
 from worker.inference.app import announce, create_app
 

@@ -12,10 +12,11 @@ from opad_core.bases.fetch.mirrors import NOTE, NOTES
 from opad_core.bases.fetch.recipes import CLIP, DINO, DINOV2, SD_2_1, SD_TURBO
 from opad_core.bases.loading import load_base
 from opad_core.bases.manifest import read_manifest
-from opad_core.config import override, preset
 from opad_core.generation.bundle import read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
-from opad_core.training.loop import train
+from opad_core.methods.opad.config import preset
+from opad_core.methods.train import train
+from opad_core.training.config import override
 from tests.hub_mirror import EMBEDDING, WIDTH
 
 SHORT = {"iterations": 1, "collaborative_iterations": 1, "samples": 2, "batch_size": 1, "swd_projections": 4}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from opad_core.adapters.key_value import pretrained_projections
-from opad_core.config import OpadConfig
 from opad_core.methods.opad.alignment import alignment_losses, alignment_weight, teacher_target
+from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.losses import ms_swd
 
 

@@ -8,9 +8,9 @@ from opad_core.methods.opad.losses import (
     identity_loss,
     latent_loss,
     ms_swd,
-    reconstruction_loss,
     rgb_to_lab,
 )
+from opad_core.methods.reconstruction import reconstruction_loss
 
 
 def test_reconstruction_counts_only_the_valid_cells():

@@ -3,21 +3,20 @@ import dataclasses
 import pytest
 import torch
 
-from opad_core.adapters.key_value import pretrained_projections
+from opad_core.adapters.key_value import KeyValueAdapter
 from opad_core.bases.loading import load_base
-from opad_core.config import preset
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.pixels import reference_pixels
-from opad_core.selection import Selection
+from opad_core.training.selection import Selection
 
 
 @pytest.fixture
 def bundle(base):
     return read_bundle(
         write_bundle(
-            token_row=base.text.embedding_of("mug"), projections=pretrained_projections(base.student), class_noun="dog",
-            base="nano", base_sha256=base.manifest.sha256, config=preset("default", {}), seed=0,
+            KeyValueAdapter.initial(base.student, base.text.embedding_of("mug")), method="opad", class_noun="dog",
+            base="nano", base_sha256=base.manifest.sha256, config={}, seed=0,
         )
     )  # fmt: skip
 

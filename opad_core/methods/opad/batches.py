@@ -1,0 +1,110 @@
+"""What the teacher learns from and what the discriminators call real, in each stage of OPAD."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from opad_core.generation.bundle import Bundle
+from opad_core.methods.opad.collaboration import draw_samples
+from opad_core.methods.opad.config import OpadConfig
+from opad_core.methods.opad.discriminator import Discriminator, DiscriminatorInputs
+from opad_core.networks.resampling import random_crop
+from opad_core.networks.text_encoder import PLACEHOLDER
+from opad_core.training.augmentation import Batch, Example, indices_at
+from opad_core.training.augmentation_cache import AugmentedBatches
+from opad_core.training.data import TrainingData
+from opad_core.training.method import Step
+
+
+class OpadBatches:
+    """Batches of references and, in the collaborative stage, of the student's own images (samples)."""
+
+    def __init__(
+        self, data: TrainingData, config: OpadConfig, discriminators: list[Discriminator], *, seed: int
+    ) -> None:
+        def features(pixels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+            seen = pixels[random_crop(pixels.shape[-1], config.decode_crop, generator)]
+            return {discriminator.name: discriminator.network(seen) for discriminator in discriminators}
+
+        self._data, self._config, self._seed = data, config, seed
+        self._batches = AugmentedBatches(data.base, config, seed=seed, features=features)
+        self.samples: list[Example] = []
+        """Of the collaborative stage; empty before it."""
+        self._state: dict[str, Tensor] = {}
+
+    def prepare(self) -> None:
+        """Fill the caches of the distillation stage, where the config keeps some."""
+        if self._config.augmentation_cache:
+            self.of("photos", 0)
+            self.of("real", 0, canvas=False)
+
+    def distillation(self, step: Step) -> tuple[Batch, Batch]:
+        references = self.of("photos", step.number)
+        if self._config.canvas_for_discriminators:
+            return references, references
+        return references, self.of("real", step.number, canvas=False)
+
+    def collaborative(self, step: Step) -> tuple[Batch, Batch]:
+        """Draw the samples first, if that is still to be done."""
+        config = self._config
+        if not self.samples:
+            with step.part("samples"):
+                self._draw(step.average(), step)
+        canvas = config.canvas_for_discriminators
+        samples = self.of("samples", step.number)
+        if config.collaboration == "strict":
+            return samples, samples if canvas else self.of("real-samples", step.number, canvas=False)
+        own = torch.rand(config.batch_size, generator=step.stream("mix")) < config.reference_share
+        learned = self.of("photos", step.number).mixed(samples, own.tolist())
+        return learned, self.of("real", step.number, canvas=canvas)
+
+    def with_scenes(self, prompts: list[str], step: Step) -> list[str]:
+        """Replace the first of a batch's prompts, as many as the config asks for, by ones that name a scene."""
+        count = self._config.scene_prompts
+        if not count:
+            return prompts
+        scenes = self._data.base.manifest.training_scenes
+        chosen = torch.randint(len(scenes), (count,), generator=step.stream("scenes")).tolist()
+        return [scenes[k].format(PLACEHOLDER) for k in chosen] + prompts[count:]
+
+    def discriminator_inputs(self, batch: Batch, step: Step) -> DiscriminatorInputs:
+        """Return the features that the cache kept, else the pixels of a random crop."""
+        if batch.pixels is None:
+            return DiscriminatorInputs(None, batch.features)
+        pixels = batch.pixels.to(self._data.base.device)
+        return DiscriminatorInputs(
+            pixels[random_crop(pixels.shape[-1], self._config.decode_crop, step.stream("real-window"))]
+        )
+
+    def of(self, name: str, number: int, *, canvas: bool = True) -> Batch:
+        """Return a batch by the name of its random numbers: references, or samples where the name says so."""
+        examples = self.samples if "samples" in name else self._data.examples
+        return self._batches.batch(examples, name, number, canvas=canvas)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the samples, and by number the examples whose prompts they have."""
+        return self._state
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self._state = tensors
+        self.samples = (
+            [
+                Example(Image.fromarray(pixels.numpy()), self._data.examples[example].prompt)
+                for pixels, example in zip(*(tensors[k] for k in ("samples", "examples")), strict=True)
+            ]
+            if tensors
+            else []
+        )
+
+    def _draw(self, average: Bundle, step: Step) -> None:
+        count, examples = self._config.samples, self._data.examples
+        chosen = indices_at(len(examples), 0, batch_size=count, seed=self._seed)
+        images, kept = draw_samples(
+            self._data.base,
+            average,
+            self._config,
+            prompts=[examples[i].prompt for i in chosen],
+            seeds=torch.randint(2**62, (count,), generator=step.stream("samples")).tolist(),
+            references=self._data.pixels,
+        )
+        self.load_state({"samples": images, "examples": torch.tensor([chosen[i] for i in kept])})

@@ -1,0 +1,61 @@
+"""Learn a concept by the method that a config belongs to."""
+
+from collections.abc import Callable
+
+from PIL import Image
+
+from opad_core.bases.loading import Base
+from opad_core.errors import OpadError
+from opad_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionConfig
+from opad_core.methods.opad.config import OpadConfig
+from opad_core.methods.opad.method import Opad
+from opad_core.training.config import TrainingConfig
+from opad_core.training.data import TrainingData, prepare_data
+from opad_core.training.loop import Progress, Training, run
+from opad_core.training.method import Hook, Method, no_hook
+
+
+def train(
+    base: Base,
+    references: list[Image.Image],
+    class_noun: str,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    report: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+    resume: bytes | None = None,
+) -> bytes:
+    """Learn a concept from 1-100 references and return its bundle, as bytes; the config's class chooses the method.
+
+    `report` is called after every iteration, `should_stop` before each. The result depends on the other arguments
+    alone: a training that was stopped and resumed ends, on the CPU, bit for bit like one that was not.
+
+    Raises OpadError for a class noun that the base does not know, OtherTrainingError for a foreign state,
+    DivergedError when it diverges a second time (the first is rolled back), TrainingStopped when asked to stop.
+    """
+    training = new_training(base, references, class_noun, config, seed=seed)
+    return run(training, report=report, should_stop=should_stop, resume=resume)
+
+
+def new_training(
+    base: Base,
+    references: list[Image.Image],
+    class_noun: str,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    hook: Hook = no_hook,
+) -> Training:
+    """Prepare a training to go through iteration by iteration; `hook` hears of each part of them."""
+    data = prepare_data(base, references, class_noun, config)
+    return Training(_method(data, config, seed=seed), data, config, seed=seed, hook=hook)
+
+
+def _method(data: TrainingData, config: TrainingConfig, *, seed: int) -> Method:
+    match config:
+        case OpadConfig():
+            return Opad(data, config, seed=seed)
+        case CustomDiffusionConfig():
+            return CustomDiffusion(data, config, seed=seed)
+    raise OpadError(f"no method has the settings of a {type(config).__name__}")

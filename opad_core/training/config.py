@@ -1,0 +1,98 @@
+"""Settings that every method has: how references are augmented, and how long and how fast it learns.
+
+A method's own settings are a subclass (`methods.opad.config.OpadConfig`). The fields of all of them are one flat table,
+so a preset, a base's manifest and `--set` name any field alike. Sizes are fractions of the base's resolution.
+
+Sources: "paper" is arXiv 2510.20512 with its supplement; "setting" is what its authors ran for the published table;
+"inferred" is our choice where neither says; "ours" is a switch of ours, off by default.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from opad_core.errors import OpadError
+
+Config = TypeVar("Config", bound="TrainingConfig")
+
+
+def constant(default: Any, source: str) -> Any:
+    """A field of the table: its published value and where that comes from."""
+    return field(default=default, metadata={"source": source})
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What the augmentation reads."""
+
+    max_references: int = constant(0, "ours")  # how many of the references are used; 0 takes all, 1 is one-shot
+    batch_size: int = constant(2, "setting")  # references per iteration, as many generated images
+    templates: tuple[str, ...] = constant((), "setting")  # empty: the base's own training prompts
+    keep_aspect: bool = constant(False, "setting")  # False squashes an image to a square; True crops its middle
+    flip_probability: float = constant(0.5, "setting")  # horizontal flips
+    canvas_probability: float = constant(0.66, "setting")  # how often an image is shrunk onto a gray canvas
+    canvas_scale: tuple[float, float] = constant((170 / 512, 1.0), "setting")
+    far_below: float = constant(307 / 512, "setting")  # shrunk below this the prompt says "far away"
+    crop_scale: tuple[float, float] = constant((614 / 512, 715 / 512), "setting")  # else enlarged by this and cropped
+    scene_captions: bool = constant(False, "ours")  # prompts name the scene that the base's CLIP sees in the reference
+    size_words: bool = constant(True, "setting")  # "a far away", "very small", "zoomed in", "close up" in the prompt
+    augmentation_cache: int = constant(0, "ours")  # views that are drawn once; 0 draws fresh ones
+
+    def __post_init__(self) -> None:
+        if self.max_references < 0 or self.augmentation_cache < 0:
+            raise OpadError(
+                f"max_references and augmentation_cache must be at least 0, got {self.max_references} "
+                f"and {self.augmentation_cache}"
+            )
+        if self.batch_size < 1:
+            raise OpadError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(AugmentationConfig):
+    """What the loop and the optimizers read."""
+
+    iterations: int = constant(1000, "paper, table 5")
+    weight_decay: float = constant(1e-2, "setting")  # AdamW, betas .9/.999
+    token_weight_decay: float = constant(1e-2, "setting")  # of the V* row: 1e-4 of its length in 1000 iterations
+    lr_decay: float = constant(0.0, "ours")  # last share of the iterations over which rates fall to 0; 0: never
+    clip_norm: float = constant(1.0, "setting")  # of the gradients of keys, values and token row
+    ema_decay: float = constant(0.0, "ours")  # EMA of the learned parameters; 0 keeps the last iterate
+    eval_every: int = constant(0, "ours")  # iterations between two evaluations, the best is kept; 0: never
+    patience: int = constant(0, "ours")  # evaluations in a row without a better one that end the training; 0: never
+
+    # Where V* starts
+    initializer_word: str = constant("", "setting")  # a word chosen by hand for each thing; empty: the class noun
+    # "entry" looks the bare word up in the vocabulary, as the authors' script does: that finds the entry without the
+    # end-of-word mark, which means a word's beginning, or the end token where there is none. "word" reads it as text.
+    initializer_lookup: Literal["entry", "word"] = constant("entry", "setting")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.iterations < 1:
+            raise OpadError(f"iterations must be at least 1, got {self.iterations}")
+        if self.eval_every < 0 or self.patience < 0:
+            raise OpadError(f"eval_every and patience must be at least 0, got {self.eval_every} and {self.patience}")
+        if not 0 <= self.ema_decay < 1:
+            raise OpadError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+
+    @property
+    def total_iterations(self) -> int:
+        """Iterations of all stages."""
+        return self.iterations
+
+
+def check_timestep_range(config: TrainingConfig, name: str) -> None:
+    """Raise OpadError unless the field holds two rising shares of the schedule."""
+    low, high = getattr(config, name)
+    if not 0 <= low < high <= 1:
+        raise OpadError(f"{name} must rise within [0, 1], got {(low, high)}")
+
+
+def override(config: Config, changes: dict[str, Any]) -> Config:
+    """The config with some fields changed; JSON's lists become tuples. Raises OpadError for an unknown field."""
+    known = {f.name for f in dataclasses.fields(config)}
+    if unknown := changes.keys() - known:
+        raise OpadError(f"unknown setting {sorted(unknown)[0]!r} of the method; see `python -m opad_core presets`")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    return dataclasses.replace(config, **values)

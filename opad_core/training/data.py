@@ -1,0 +1,50 @@
+"""What a concept is learned from: its references, once prepared for a base and a config."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from opad_core.bases.captions import scenes_of
+from opad_core.bases.loading import Base
+from opad_core.errors import OpadError
+from opad_core.pixels import reference_pixels
+from opad_core.training.augmentation import Example, reference_examples
+from opad_core.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The references of one concept, on one base."""
+
+    base: Base
+    class_noun: str
+    pixels: Tensor
+    """The references without augmentation, [k, 3, r, r] in [-1, 1], on the base's device."""
+    examples: list[Example]
+    """Every reference with every training prompt."""
+    sha256: str
+    """Of the references, as they were given."""
+
+
+def prepare_data(base: Base, references: list[Image.Image], class_noun: str, config: TrainingConfig) -> TrainingData:
+    """Raises OpadError for a class noun that the base does not know."""
+    if base.manifest.nouns is not None and class_noun not in base.manifest.nouns:
+        raise OpadError(f"the base {base.manifest.name!r} does not know the class noun {class_noun!r}")
+    references = references[: config.max_references or len(references)]
+    pixels = reference_pixels(references, base.manifest.resolution, keep_aspect=config.keep_aspect).to(base.device)
+    scenes = scenes_of(base, pixels, class_noun) if config.scene_captions else [""] * len(references)
+    templates = list(config.templates) or base.manifest.templates
+    examples = reference_examples(references, scenes, templates, keep_aspect=config.keep_aspect)
+    digest = hashlib.sha256()
+    for image in references:
+        digest.update(image.convert("RGB").tobytes())
+    return TrainingData(base, class_noun, pixels, examples, digest.hexdigest())
+
+
+def fingerprint(method: str, data: TrainingData, config: TrainingConfig, *, seed: int) -> str:
+    """Name a training by everything that its result depends on."""
+    what = [method, asdict(config), seed, data.class_noun, data.base.manifest.sha256, data.sha256]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()

@@ -1,0 +1,122 @@
+import pytest
+import torch
+
+from opad_core.bases.loading import load_base
+from opad_core.errors import DivergedError
+from opad_core.methods.opad.config import preset
+from opad_core.methods.train import new_training, train
+from opad_core.training.config import override
+from opad_core.training.method import Step
+
+
+def test_half_precision_learns_what_single_precision_learns(base, references):
+    """Of a loss so weak that its gradient, unscaled, is below what float16 can tell from nothing."""
+    weak = {
+        "lambda_mse": 1e-3,
+        "lambda_id": 0.0,
+        "lambda_swd": 0.0,
+        "lambda_adv": (0.0, 0.0, 0.0),
+        "lambda_kv_preservation": 0.0,
+    }
+    gradients = []
+    for precision in ("float32", "half"):
+        at = load_base(str(base.folder), device="cpu", precision=precision)
+        training = new_training(at, references, "dog", override(preset("default", at.manifest.presets), weak), seed=1)
+        eps = torch.randn(2, *at.latent_shape, generator=torch.Generator().manual_seed(0))
+        method = training.method
+        with torch.no_grad():
+            text = method.student.text_states(at.text, ["a photo of a <concept>"] * 2, "dog")
+        method.step_student(Step(0, 1, 1.0, lambda: None), eps, text, text)
+        gradients.append(torch.cat([p.grad.flatten() for p in method.student.projections.parameters()]))
+    single, half = gradients
+    # Rounding of float16 and, in the teacher, bfloat16.
+    assert torch.cosine_similarity(single, half, dim=0) > 0.99
+    assert half.norm() == pytest.approx(float(single.norm()), rel=0.05)
+
+
+def half(base):
+    return load_base(str(base.folder), device="cpu", precision="half")
+
+
+def briefly(base):
+    """Half precision takes a CPU ten times as long."""
+    changes = {
+        "iterations": 3,
+        "collaborative_iterations": 0,
+        "batch_size": 1,
+        "scene_share": 0.0,
+        "augmentation_cache": 2,
+    }
+    return override(preset("default", base.manifest.presets), changes)
+
+
+def test_a_gradient_that_overflows_skips_a_step_and_halves_the_loss_scale(base, references, monkeypatch):
+    scale = 2.0**40  # of a loss near 1; float16 ends at 2^16
+    monkeypatch.setattr("opad_core.training.optimizer.FIRST_SCALE", scale)
+    at = half(base)
+    training = new_training(at, references, "dog", briefly(at), seed=1)
+    optimizer = training.method.optimizers["student"]
+    start = [p.detach().clone() for p in optimizer.parameters]
+    losses = training.iterate()
+    assert all(torch.equal(p, s) for p, s in zip(optimizer.parameters, start, strict=True))
+    assert all(loss.isfinite() for loss in losses.values())
+    assert (optimizer.loss_scale, optimizer.overflows) == (scale / 2, 1)
+
+
+def test_a_skipped_step_is_no_divergence(base, references):
+    """One iteration's pictures are no numbers, as when a network overflows half precision: nothing is rolled back."""
+    at, steps = half(base), []
+    weight, broken = at.student.unet.conv_in.bias, [False, True, False, False]
+    whole = weight.detach().clone()
+
+    def before_each_iteration():
+        with torch.no_grad():
+            weight.copy_(torch.full_like(whole, torch.inf) if broken[len(steps)] else whole)
+        return False
+
+    train(
+        at, references, "dog", briefly(at), seed=1,
+        report=steps.append, should_stop=before_each_iteration,
+    )  # fmt: skip
+    assert [p.step for p in steps] == [1, 2, 3]
+    assert set(steps[1].losses) == {"rec"}
+    again = new_training(at, references, "dog", briefly(at), seed=1)
+    again.load(steps[-1].save())
+    optimizer = again.method.optimizers["student"]
+    assert (again.lr_scale, optimizer.loss_scale, optimizer.overflows) == (1.0, 512.0, 0)
+
+
+def test_overflows_without_end_are_a_divergence(base, references, monkeypatch):
+    monkeypatch.setattr("opad_core.training.optimizer.MAX_OVERFLOWS", 2)
+    at = half(base)
+    with torch.no_grad():
+        at.student.unet.conv_in.bias.fill_(torch.inf)
+    steps = []
+    with pytest.raises(DivergedError, match="2 steps in a row overflowed half precision, also at lower rates"):
+        train(
+            at, references, "dog", briefly(at), seed=1,
+            report=steps.append, should_stop=lambda: False,
+        )  # fmt: skip
+    assert [p.step for p in steps] == [1, 1]  # rolled back once, to the start
+
+
+def test_half_precision_resumes_with_its_loss_scale_bit_for_bit(base, references, monkeypatch):
+    """With a scale that overflows at first and grows back every second step."""
+    monkeypatch.setattr("opad_core.training.optimizer.FIRST_SCALE", 2.0**20)
+    monkeypatch.setattr("opad_core.training.optimizer.SCALE_GROWS_AFTER", 2)
+    at, states = half(base), []
+    config = briefly(at)
+
+    def learn_from(state):
+        training = new_training(at, references, "dog", config, seed=1)
+        if state is not None:
+            training.load(state)
+        while training.step < config.iterations:
+            states.append(training.save())
+            training.iterate()
+        return training.save(), training.method.optimizers["student"].loss_scale
+
+    undisturbed, scale = learn_from(None)
+    assert scale < 2.0**20
+    for state in states[1:3]:
+        assert learn_from(state) == (undisturbed, scale)
