@@ -27,11 +27,15 @@ from opad_core.bases.loading import Base
 from opad_core.bases.manifest import Manifest
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
-from opad_core.networks.schedule import cumulative_alphas
+from opad_core.networks.schedule import read_schedule
 from opad_core.networks.text_encoder import TextEncoder
 from opad_core.networks.tokenizer import build_tokenizer
 
-BETA_START, BETA_END, TIMES = 0.00085, 0.012, 1000
+SCHEDULE = {
+    "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+}  # fmt: skip
+"""Stable Diffusion's."""
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
 TEMPLATES = ("a photo of a {}", "a rendering of a {}")
@@ -151,7 +155,7 @@ class FullSizeBase(Base):
                 attention_head_dim=(5, 10, 20, 20),
                 use_linear_projection=True,
             )
-        abar = cumulative_alphas(BETA_START, BETA_END, TIMES)
+        abar, _ = read_schedule(SCHEDULE)
         return Denoiser(unet.to(self._unet_dtype(half)), abar.to(self.device), prediction_type)
 
 

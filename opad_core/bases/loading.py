@@ -27,7 +27,7 @@ from opad_core.bases.manifest import Manifest, hash_of, read_manifest
 from opad_core.errors import OpadError
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
-from opad_core.networks.schedule import cumulative_alphas
+from opad_core.networks.schedule import read_schedule
 from opad_core.networks.text_encoder import TextEncoder
 
 SHIPPED = Path(__file__).parents[1] / "nano" / "base"
@@ -158,9 +158,9 @@ class Base:
             torch_dtype=self._unet_dtype(half),
             **_WITHOUT_ACCELERATE,
         )
-        schedule = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
-        abar = cumulative_alphas(schedule["beta_start"], schedule["beta_end"], schedule["num_train_timesteps"])
-        return Denoiser(unet.to(self.device), abar.to(self.device), schedule["prediction_type"])
+        config = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
+        abar, prediction_type = read_schedule(config)
+        return Denoiser(unet.to(self.device), abar.to(self.device), prediction_type)
 
     def _unet_dtype(self, half: torch.dtype) -> torch.dtype:
         """The UNet's own half precision where one was asked for."""

@@ -5,17 +5,39 @@
 `abar` is the whole table of cumulative alpha products, [1000]; `t` holds one integer time per sample, [b].
 """
 
+from typing import Any, cast
+
+import diffusers
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor
+
+from opad_core.errors import OpadError
 
 T_MAX = 999
 """The time of pure noise, at which the student makes its one step."""
 
 
-def cumulative_alphas(beta_start: float, beta_end: float, steps: int) -> Tensor:
-    """abar of the "scaled linear" schedule (betas linear in their square root), [steps], float32."""
-    betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, dim=0).float()
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+def read_schedule(config: dict[str, Any]) -> tuple[Tensor, str]:
+    """Read a scheduler's configuration by the diffusers class that it names.
+
+    Returns abar [steps], float32, and the prediction type. Raises OpadError for a class without a discrete noise
+    schedule and for other prediction types.
+    """
+    name = str(config.get("_class_name"))
+    kind: Any = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise OpadError(f"the base's scheduler is {name!r}, which diffusers does not have")
+    scheduler = cast(Any, kind).from_config(config)
+    abar, prediction_type = getattr(scheduler, "alphas_cumprod", None), config.get("prediction_type", "epsilon")
+    if abar is None:
+        raise OpadError(f"the base's scheduler {name} has no table of noise levels; a diffusion schedule is needed")
+    if prediction_type not in PREDICTION_TYPES:
+        raise OpadError(f"the base predicts {prediction_type!r}; known are {' and '.join(PREDICTION_TYPES)}")
+    return abar.float(), prediction_type
 
 
 def _at(abar: Tensor, t: Tensor) -> Tensor:

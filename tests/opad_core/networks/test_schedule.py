@@ -2,17 +2,22 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
+from opad_core.errors import OpadError
 from opad_core.networks.schedule import (
     T_MAX,
     add_noise,
-    cumulative_alphas,
     first_latents,
     predict_x0,
     random_timesteps,
+    read_schedule,
     training_target,
 )
 
-ABAR = cumulative_alphas(0.00085, 0.012, 1000)
+CONFIG = {
+    "_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+    "num_train_timesteps": 1000, "prediction_type": "v_prediction",
+}  # fmt: skip
+ABAR, _ = read_schedule(CONFIG)
 
 
 def test_the_table_is_stable_diffusions():
@@ -52,3 +57,36 @@ def test_timesteps_come_from_their_share_of_the_schedule():
     drawn = random_timesteps(400, 1000, (0.6, 1.0), torch.Generator().manual_seed(0))
     assert 600 <= int(drawn.min()) < 610
     assert 990 < int(drawn.max()) <= 999
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler"])
+@pytest.mark.parametrize(
+    ("beta_schedule", "betas"),
+    [
+        ("linear", torch.linspace(0.00085, 0.012, 1000, dtype=torch.float64)),
+        ("scaled_linear", torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2),
+    ],
+)
+def test_the_schedule_is_the_one_that_the_base_names(name, beta_schedule, betas):
+    abar, prediction_type = read_schedule(CONFIG | {"_class_name": name, "beta_schedule": beta_schedule})
+    # diffusers multiplies a thousand factors in float32: 1e-6.
+    torch.testing.assert_close(abar.double(), (1 - betas).cumprod(0), rtol=5e-6, atol=0)
+    assert prediction_type == "v_prediction"
+
+
+def test_without_a_prediction_type_it_is_the_noise():
+    assert read_schedule({key: value for key, value in CONFIG.items() if key != "prediction_type"})[1] == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "has no table of noise levels"),
+        ({"_class_name": "UNet2DConditionModel"}, "which diffusers does not have"),
+        ({"_class_name": "Nothing"}, "'Nothing', which diffusers does not have"),
+        ({"prediction_type": "sample"}, "the base predicts 'sample'; known are epsilon and v_prediction"),
+    ],
+)
+def test_a_schedule_that_is_not_understood_is_refused(changes, sentence):
+    with pytest.raises(OpadError, match=sentence):
+        read_schedule(CONFIG | changes)
