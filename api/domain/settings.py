@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Preset = Literal["default", "paper"]
-"""Of `opad_core.config`, which the api does not import."""
+"""Of `opad_core.methods.opad.config`, which the api does not import."""
 MOST_REFERENCES = 100
 """`MAX_REFERENCES` of `opad_core.training.references`."""
 

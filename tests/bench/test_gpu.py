@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import gpu
+from bench import gpu, gpu_parts
 from tests.random_base import write_random_base
 
 
@@ -44,7 +44,7 @@ def test_pictures_are_timed_whole_and_in_their_steps(run):
 
 def test_an_iteration_is_the_mean_of_both_sorts_and_a_job_takes_all_of_them_and_more(run, monkeypatch):
     # The target's time is below 0.765 of the schedule in so many iterations.
-    monkeypatch.setitem(gpu.TRAININGS, "default", ("default", {"max_target_timestep": 0.765}))
+    monkeypatch.setitem(gpu_parts.TRAININGS, "default", ("default", {"max_target_timestep": 0.765}))
     status, figures, _ = run("--parts", "train-default")
     assert status == 0
     told = figures["train-default"]

@@ -70,7 +70,7 @@ class BadImageError(OpadError):
 def train_job(
     claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
 ) -> Learned:
-    """The concept's bundle and its exports. Raises what `opad_core.training.loop.train` and the storage raise.
+    """The concept's bundle and its exports. Raises what `opad_core.train` and the storage raise.
 
     Before TrainingStopped leaves, the state it was stopped in has been committed.
     """
