@@ -26,7 +26,7 @@ from opad_core.bases.loading import (
     load_base,
 )
 from opad_core.bases.manifest import read_manifest
-from opad_core.errors import OpadError
+from opad_core.errors import OldCheckpointError, OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
 from opad_core.flops import count_iteration
@@ -178,8 +178,8 @@ def _train(arguments: argparse.Namespace) -> int:
             if progress.step % CHECKPOINT_EVERY == 0:
                 _replace(checkpoint, progress.save())
 
-        try:
-            bundle = train(
+        def learn(state: bytes | None) -> bytes:
+            return train(
                 base,
                 references,
                 arguments.class_noun,
@@ -187,8 +187,16 @@ def _train(arguments: argparse.Namespace) -> int:
                 seed=arguments.seed,
                 report=report,
                 should_stop=lambda: bool(stops),
-                resume=resume,
+                resume=state,
             )
+
+        try:
+            try:
+                bundle = learn(resume)
+            except OldCheckpointError as error:
+                bar.write(f"{error}; the training starts again", file=sys.stderr)
+                losses.clear()
+                bundle = learn(None)
         except TrainingStopped as stopped:
             _replace(checkpoint, stopped.state)
             _write_losses(arguments.out, losses)

@@ -24,6 +24,7 @@ from opad_core.adapters.adapter import Adapter
 from opad_core.adapters.key_value import KeyValueAdapter
 from opad_core.adapters.token import TokenAdapter
 from opad_core.errors import OpadError
+from opad_core.tensor_file import header_of
 
 FORMAT = 1
 MAX_HEADER_BYTES = 1 << 20
@@ -75,11 +76,8 @@ def read_bundle(data: bytes, *, adapters: Mapping[str, type[Adapter]] = ADAPTERS
 
     A manifest without an adapter is from before there were several and means "key_value".
     """
-    header_bytes = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or header_bytes > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise OpadError("not a concept bundle: its safetensors header is missing or larger than 1 MB")
     try:
-        header = json.loads(data[8 : 8 + header_bytes])
+        header = header_of(data, max_bytes=MAX_HEADER_BYTES)
         manifest = json.loads(header["__metadata__"]["manifest"])
         tensors = load(data)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:

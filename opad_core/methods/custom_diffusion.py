@@ -80,9 +80,8 @@ class CustomDiffusion(Method):
             if not self.class_images:
                 with step.part("class images"):
                     self._use(self._generated_class_images())
-            losses["prior"] = self._reconstruction(
-                step, self.class_batches.batch(self.class_images, "class-images", step.number), "class-images"
-            )
+            batch = self.class_batches.batch(self.class_images, "class-images", step.number)
+            losses["prior"] = self._reconstruction(step, batch, "class-images")
             total = total + config.lambda_prior * losses["prior"]
         if config.lambda_kv_preservation:
             preservation = kv_preservation_loss(self.other_words, self.student.projections, self.base.student)
@@ -109,15 +108,13 @@ class CustomDiffusion(Method):
         parts = [generator.generate(requests[i : i + AT_ONCE]) for i in range(0, len(requests), AT_ONCE)]
         return torch.cat([torch.from_numpy(part) for part in parts])
 
-    def _use(self, images: Tensor) -> None:
+    def _use(self, images: Tensor | None) -> None:
         prompt = self.config.class_prompt.format(self.data.class_noun)
-        self.class_images = [Example(Image.fromarray(image.numpy()), prompt) for image in images]
         self._class_pixels = images
+        self.class_images = [Example(Image.fromarray(i.numpy()), prompt) for i in ([] if images is None else images)]
 
     def state(self) -> dict[str, Tensor]:
         return {} if self._class_pixels is None else {"class_images": self._class_pixels}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        self._class_pixels, self.class_images = None, []
-        if tensors:
-            self._use(tensors["class_images"])
+        self._use(tensors.get("class_images"))

@@ -36,6 +36,11 @@ class AugmentedBatches:
             self._caches[name] = self._filled(examples, name, canvas=canvas)
         return self._caches[name].rows(indices_at(count, step, batch_size=size, seed=self._seed))
 
+    def forget(self, *names: str) -> None:
+        """Drop caches whose examples have changed."""
+        for name in names:
+            self._caches.pop(name, None)
+
     def _augmented(self, examples: list[Example], generator: torch.Generator, *, canvas: bool) -> Batch:
         return augmented(
             examples,

@@ -11,8 +11,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from opad_core.errors import OldCheckpointError, OpadError, OtherTrainingError
+from opad_core.tensor_file import header_of
 
 FORMAT = 5
+MAX_HEADER_BYTES = 16 << 20
+"""Hundreds of tensors; a huge header is damage."""
 
 
 def write_checkpoint(header: dict[str, Any], tensors: dict[str, Tensor], *, fingerprint: str) -> bytes:
@@ -29,8 +32,7 @@ def read_checkpoint(data: bytes, *, fingerprint: str) -> tuple[dict[str, Any], d
     those of another training.
     """
     try:
-        header_bytes = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + header_bytes])["__metadata__"]["state"])
+        header = json.loads(header_of(data, max_bytes=MAX_HEADER_BYTES)["__metadata__"]["state"])
         tensors = load(data)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise OpadError(f"the checkpoint cannot be read: {error}") from error

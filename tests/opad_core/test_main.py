@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 
 from opad_core.__main__ import main
 from opad_core.evaluation.curves import read_losses
@@ -66,6 +68,18 @@ def test_an_interrupted_training_goes_on_where_it_was(base, photos, tmp_path):
     assert main(["train", *arguments, "--out", str(tmp_path / "stopped")]) == 0
     bundles = [(tmp_path / name / "concept.safetensors").read_bytes() for name in ("undisturbed", "stopped")]
     assert bundles[0] == bundles[1]
+
+
+def test_a_checkpoint_of_an_older_version_starts_the_training_again(base, photos, tmp_path, capsys):
+    out = tmp_path / "concept"
+    out.mkdir()
+    old = save({"token_row": torch.zeros(4)}, metadata={"state": json.dumps({"format": 4, "step": 3, "rate": 1.0})})
+    (out / "checkpoint.safetensors").write_bytes(old)
+    (out / "losses.jsonl").write_text('{"rec": 1.0}\n' * 3)
+    arguments = ["--images", str(photos), "--class", "dog", "--base", str(base.folder), "--out", str(out)]
+    assert main(["train", *arguments]) == 0
+    assert "has format 4; this version reads format 5; the training starts again" in capsys.readouterr().err
+    assert len(read_losses(out / "losses.jsonl")) == SHORT["iterations"] + SHORT["collaborative_iterations"]
 
 
 def test_a_learned_concept_is_judged_and_exported(base, photos, tmp_path, capsys):

@@ -15,6 +15,7 @@ from opad_core.bases.fetch.mirrors import Folder, Hub, Listed, Mirror
 from opad_core.bases.fetch.recipes import Picked, Recipe, Repository
 from opad_core.bases.manifest import Manifest, hash_of, read_manifest
 from opad_core.errors import OpadError
+from opad_core.tensor_file import read_header
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 MAX_HEADER_BYTES = 100 << 20
@@ -100,18 +101,15 @@ def read_tensors(mirror: Mirror, item: Picked) -> dict[str, Tensor]:
             refuse("ends too early; it is damaged")
         return data
 
-    length = int.from_bytes(read(0, 8), "little")
-    if length > MAX_HEADER_BYTES:
-        refuse("is no safetensors file")
     try:
-        header = json.loads(read(8, 8 + length))
+        header, first = read_header(read, max_bytes=MAX_HEADER_BYTES)
         entries, data = {}, b""
         for theirs, ours in item.tensors.items():
             if theirs not in header:
                 refuse(f"has no tensor {theirs}")
             start, end = header[theirs]["data_offsets"]
             entries[ours] = {**header[theirs], "data_offsets": [len(data), len(data) + end - start]}
-            data += read(8 + length + start, 8 + length + end)
+            data += read(first + start, first + end)
         small = json.dumps(entries).encode()
         return load(len(small).to_bytes(8, "little") + small + data)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -87,6 +87,7 @@ class OpadBatches:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         self._state = tensors
+        self._batches.forget("samples", "real-samples")
         self.samples = (
             [
                 Example(Image.fromarray(pixels.numpy()), self._data.examples[example].prompt)

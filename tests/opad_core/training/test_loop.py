@@ -104,6 +104,30 @@ def test_a_later_divergence_is_rolled_back_to_the_last_good_state(base, referenc
     assert [p.step for p in steps] == [1, 2, 3, 3, 4, 5, 6]
 
 
+def test_samples_from_before_a_rollback_are_not_learned_from(base, references):
+    """The second collaborative iteration reads a weight that is not a number, so the samples are drawn anew."""
+    own = load_base(str(base.folder), device="cpu")
+    weight, steps, states, faulty = own.student.unet.conv_in.bias, [], [], True
+    whole = weight.detach().clone()
+
+    def before_each_iteration():
+        nonlocal faulty
+        with torch.no_grad():
+            now = faulty and len(steps) == 5
+            weight.copy_(torch.full_like(whole, torch.nan) if now else whole)
+            faulty = faulty and not now
+        return False
+
+    def report(progress):
+        steps.append(progress.step)
+        states.append(progress.save())
+
+    config = preset("default", own.manifest.presets)
+    data = train(own, references, "dog", config, seed=1, report=report, should_stop=before_each_iteration)
+    assert steps == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 6]
+    assert learn(own, references, resume=states[5])[0] == data
+
+
 def test_seconds_per_step_are_those_of_this_run(base, references):
     started = time.monotonic()
     _, steps = learn(base, references)
