@@ -13,7 +13,7 @@ from api.domain.settings import Settings
 
 def make_server(settings: Settings) -> uvicorn.Server:
     """Streams of events end when it is asked to stop; other requests have 15 s to be answered."""
-    app = create_app(settings)
+    app = create_app(settings, is_stopping=lambda: server.should_exit)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -26,7 +26,6 @@ def make_server(settings: Settings) -> uvicorn.Server:
             timeout_graceful_shutdown=15,
         )
     )
-    app.state.is_stopping = lambda: server.should_exit
     return server
 
 

@@ -1,26 +1,18 @@
 """The REST service: `create_app(settings)`."""
 
-import asyncio
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
-from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from api import db, errors
+from api import errors
 from api.auth import bearer
 from api.dashboard import pages
-from api.dispatch import create_doorbell
 from api.docs_page import install_docs_page
-from api.domain.denied_words import DeniedWords
 from api.domain.settings import Settings
-from api.domain.storage import Storage
-from api.engine_client import EngineClient
-from api.image_check import ImageCheck
 from api.json_bodies import without_repeated_keys
-from api.limits import RateLimiter, count_request
+from api.limits import count_request
 from api.middleware import RequestFrame
 from api.openapi import describe
 from api.routes import (
@@ -43,8 +35,8 @@ from api.routes import (
     webhooks,
 )
 from api.schemas import Problem
+from api.services import open_services
 from api.shedding import Shedding
-from api.tally import Tally
 
 DESCRIPTION = """\
 Put your own thing into pictures. Hand in {photos} of it and its class noun; a training of some minutes makes it a
@@ -55,32 +47,14 @@ Every route needs `Authorization: Bearer opk_live_…`. Refusals are `applicatio
 """
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Connections are opened when the server starts, not here."""
-    settings = settings or Settings()
+def create_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
+    """Make the application. Its connections are opened when the server starts, not here."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = db.create_engine(settings)
-        state = app.state
-        state.settings = settings
-        state.sessions = async_sessionmaker(engine, expire_on_commit=False)
-        state.storage = Storage(settings, impatient=True)
-        state.engines = EngineClient(settings.engine_urls, timeout_seconds=settings.generate_timeout_seconds)
-        state.limiter = RateLimiter(settings.redis_url)
-        state.doorbell = create_doorbell(settings)
-        state.denied_words = DeniedWords.of(settings.denied_words)
-        state.image_check = ImageCheck(settings)
-        state.decoders = asyncio.Semaphore(max(2, os.cpu_count() or 2))
-        state.tally = Tally(state.sessions)
-        counting = asyncio.create_task(state.tally.keep_writing())
-        yield
-        counting.cancel()
-        await state.tally.write()
-        await state.engines.close()
-        await state.limiter.close()
-        state.doorbell.close()
-        await engine.dispose()
+        async with open_services(settings, is_stopping) as services:
+            app.state.services = services
+            yield
 
     app = FastAPI(
         title="OPAD",
@@ -91,7 +65,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    app.state.is_stopping = lambda: False
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem} for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 503, 504)
     }
@@ -126,7 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(pages.router)
     pages.install_static(app)
     describe(app, settings)
-    install_docs_page(app)
+    install_docs_page(app, settings)
     errors.install(app)
     app.add_middleware(Shedding, engines=len(settings.engine_urls))
     app.add_middleware(

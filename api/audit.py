@@ -7,8 +7,8 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller, caller
-from api.db import SessionDep
 from api.domain import audit
+from api.services import SessionDep
 
 
 class Trail:

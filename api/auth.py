@@ -13,10 +13,10 @@ from fastapi.security import HTTPBearer
 from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.db import SessionDep
 from api.domain import keys
 from api.domain.errors import Forbidden, Unauthorized
 from api.domain.tables import ApiKey, DashboardSession, Owner
+from api.services import SessionDep
 
 IDLE = timedelta(minutes=30)
 LIFETIME = timedelta(hours=8)

@@ -1,14 +1,11 @@
-"""The api's view of the database: one request, one transaction, committed before the answer is sent."""
+"""The api's asynchronous engine: a pool of connections, each of whose waits ends within seconds."""
 
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
 from psycopg import AsyncConnection
 from psycopg.abc import RV, PQGen
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from api.domain import failpoints
 from api.domain.database import closed_when_silent
 from api.domain.settings import Settings
 
@@ -36,16 +33,3 @@ def create_engine(settings: Settings) -> AsyncEngine:
         pool_pre_ping=True,
         connect_args={"async_creator_fn": _Connection.connect, "connect_timeout": 3, "options": _TIMEOUTS},
     )
-
-
-async def session(request: Request) -> AsyncIterator[AsyncSession]:
-    """A route that raises is rolled back; one that returns is committed before its first byte leaves."""
-    sessions: Sessions = request.app.state.sessions
-    async with sessions() as opened:
-        yield opened
-        failpoints.reach("request.committing")
-        await opened.commit()
-        failpoints.reach("request.committed")
-
-
-SessionDep = Annotated[AsyncSession, Depends(session, scope="function")]

@@ -7,14 +7,18 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from api.dashboard.page import templates
+from api.domain.settings import Settings
 
 
-def install_docs_page(app: FastAPI) -> None:
+def install_docs_page(app: FastAPI, settings: Settings) -> None:
     async def reference(request: Request) -> Response:
         document = app.openapi()
-        return templates.TemplateResponse(
-            request, "reference.html", {"info": document["info"], "routes": _routes(document, str(request.base_url))}
-        )
+        context = {
+            "info": document["info"],
+            "routes": _routes(document, str(request.base_url)),
+            "photo_count": settings.reference_count("photo"),
+        }
+        return templates.TemplateResponse(request, "reference.html", context)
 
     app.add_api_route("/docs", reference, methods=["GET"], include_in_schema=False)
 

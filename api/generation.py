@@ -13,6 +13,7 @@ from api.engine_client import Generated
 from api.keeping import keep_images
 from api.limits import count_images
 from api.schemas import PLACEHOLDER, GenerateIn
+from api.services import Services
 from api.subject import Subject
 
 
@@ -32,6 +33,7 @@ class Answer:
 
 async def generate_images(
     request: Request,
+    services: Services,
     who: Caller,
     session: AsyncSession,
     trail: Trail,
@@ -44,25 +46,24 @@ async def generate_images(
 
     Raises TooManyRequests; what `EngineClient.generate`, `ImageCheck.drawn` and `keep_images` raise.
     """
-    state = request.app.state
-    await count_images(request, who, asked.count)
+    await count_images(request, services, who, asked.count)
     await session.rollback()  # gives the connection back while the engine draws
     asked_at = time.perf_counter()
-    with state.tally.observed(who.owner_id):
-        generated: Generated = await state.engines.generate(
+    with services.tally.observed(who.owner_id):
+        generated = await services.engines.generate(
             subject.concept_id,
             bundle=subject.bundle,
             prompt=asked.prompt.replace(PLACEHOLDER, subject.class_noun) if asked.untouched else asked.prompt,
             seeds=list(range(asked.seed, asked.seed + asked.count)),
             image_format=image_format,
         )
-    scores = await state.image_check.drawn(generated)
-    is_flagged = any(map(state.image_check.flags, scores))
+    scores = await services.image_check.drawn(generated)
+    is_flagged = any(map(services.image_check.flags, scores))
     generated_at = time.perf_counter()
     kept = []
     if asked.store:
         kept = await keep_images(
-            session, state.storage, generated, owner_id=who.owner_id, subject=subject, asked=asked, scores=scores
+            session, services.storage, generated, owner_id=who.owner_id, subject=subject, asked=asked, scores=scores
         )
     if is_flagged:
         await trail.record("image.flag", subject.concept_id, "drawn")

@@ -13,15 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller
 from api.domain.errors import Conflict, TooManyRequests
+from api.domain.settings import Settings
 from api.domain.tables import Attempt, Concept, ErasedTraining, Job, Owner
-from api.limits import Window, allowance, tell
+from api.limits import allowance, tell
+from api.rate_limiter import Window
 
 _DAY_SECONDS = 24 * 3600
 
 
-async def check_concepts(session: AsyncSession, request: Request, who: Caller) -> None:
+async def check_concepts(session: AsyncSession, settings: Settings, who: Caller) -> None:
     """Raises Conflict when the owner has all they may. Holds the owner, so that of two creates one counts the other."""
-    quota = allowance(request.app.state.settings, who, "max_concepts")
+    quota = allowance(settings, who, "max_concepts")
     if quota is None:
         return
     await session.execute(select(Owner.id).where(Owner.id == who.owner_id).with_for_update(key_share=True))
@@ -34,9 +36,9 @@ async def check_concepts(session: AsyncSession, request: Request, who: Caller) -
         )
 
 
-async def check_training(session: AsyncSession, request: Request, who: Caller) -> None:
+async def check_training(session: AsyncSession, settings: Settings, who: Caller, request: Request) -> None:
     """Raises TooManyRequests when today's training minutes (UTC) are used up; what is queued by then still runs."""
-    quota = allowance(request.app.state.settings, who, "training_minutes_per_day")
+    quota = allowance(settings, who, "training_minutes_per_day")
     if quota is None:
         return
     today = func.date_trunc("day", func.now(), "UTC")

@@ -15,11 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.background import BackgroundTask
 
 from api.auth import Caller
-from api.db import Sessions
 from api.domain import audit, keys
 from api.domain.errors import DomainError, Forbidden, NotFound, Unauthorized
 from api.domain.tables import ApiKey, Concept, Image, Job, Webhook
-from api.limits import RateLimiter
+from api.services import services_of
 
 log = structlog.get_logger()
 
@@ -67,8 +66,7 @@ async def _note_foreign(request: Request, who: Caller, asked: set[UUID]) -> None
         *(select(table.id, table.owner_id).where(table.id.in_(asked), table.owner_id != who.owner_id)
           for table in tables)
     )  # fmt: skip
-    sessions: Sessions = request.app.state.sessions
-    async with sessions() as session:
+    async with services_of(request).sessions() as session:
         foreign = (await session.execute(found)).all()
     for object_id, owner_id in foreign:
         await _note(
@@ -78,16 +76,14 @@ async def _note_foreign(request: Request, who: Caller, asked: set[UUID]) -> None
 
 async def _note_dead_key(request: Request, digest: bytes) -> None:
     """A key that was revoked, rotated away or is past its end, and is used all the same."""
-    sessions: Sessions = request.app.state.sessions
-    async with sessions() as session:
+    async with services_of(request).sessions() as session:
         key = await _key_with(session, digest)
     if key is not None:
         await _note(request, None, "key.refuse", "not_live", object_id=key.id, owner_id=key.owner_id)
 
 
 async def _note_sign_in(request: Request, digest: bytes | None, code: str) -> None:
-    sessions: Sessions = request.app.state.sessions
-    async with sessions() as session:
+    async with services_of(request).sessions() as session:
         key = None if digest is None else await _key_with(session, digest)
     object_id, owner_id = (key.id, key.owner_id) if key else (None, None)
     await _note(request, None, "sign_in.refuse", code, object_id=object_id, owner_id=owner_id)
@@ -109,12 +105,11 @@ async def _note(
 ) -> None:
     request_id = request.state.request_id
     log.warning("request.refused", action=action, outcome=outcome, object_id=str(object_id), request_id=request_id)
-    limiter: RateLimiter = request.app.state.limiter
-    taken = await limiter.take("refusals", api_key_id or _STRANGERS, quota=ROWS_A_MINUTE, cost=1)
+    services = services_of(request)
+    taken = await services.limiter.take("refusals", api_key_id or _STRANGERS, quota=ROWS_A_MINUTE, cost=1)
     if taken is not None and not taken[0]:
         return
-    sessions: Sessions = request.app.state.sessions
-    async with sessions.begin() as session:
+    async with services.sessions.begin() as session:
         await session.run_sync(
             audit.record,
             action=action,

@@ -7,12 +7,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.dashboard.page import PageRoute, ViewerDep, page
-from api.db import SessionDep
 from api.domain.errors import NotFound
 from api.domain.storage import StorageUnavailable
 from api.output_schemas import DownloadOut, Layout
 from api.routes import concepts, downloads, images, preferences
 from api.schemas import ConceptState
+from api.services import ServicesDep, SessionDep
 
 SHOWN = 24
 STATES: tuple[ConceptState, ...] = ("ready", "running", "queued", "failed", "cancelled")
@@ -25,6 +25,7 @@ router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 async def concept_list(
     request: Request,
     viewer: ViewerDep,
+    services: ServicesDep,
     session: SessionDep,
     name: str = "",
     state: str = "",
@@ -50,11 +51,14 @@ async def concept_list(
         is_filtered=bool(asked),
         is_later=cursor is not None,
         states=STATES,
+        photo_count=services.settings.reference_count("photo"),
     )
 
 
 @router.get("/concepts/{concept_id}")
-async def concept_detail(request: Request, viewer: ViewerDep, session: SessionDep, concept_id: UUID) -> Response:
+async def concept_detail(
+    request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep, concept_id: UUID
+) -> Response:
     concept = await concepts.read_concept(concept_id, viewer.who, session)
     files: list[DownloadOut] = []
     if concept.bundle:
@@ -62,7 +66,7 @@ async def concept_detail(request: Request, viewer: ViewerDep, session: SessionDe
             try:
                 files.append(
                     await downloads.read_bundle(
-                        concept_id, concept.bundle.version, request, viewer.who, session, layout=layout
+                        concept_id, concept.bundle.version, services, viewer.who, session, layout=layout
                     )
                 )
             except (NotFound, StorageUnavailable):  # of before exports were kept, lost, or out of reach now
@@ -74,17 +78,22 @@ async def concept_detail(request: Request, viewer: ViewerDep, session: SessionDe
         concept=concept,
         files=files,
         address=str(request.base_url).rstrip("/"),
-        kept=(await images.list_images(request, viewer.who, session, concept_id=concept_id, limit=6)).items,
+        kept=(await images.list_images(services, viewer.who, session, concept_id=concept_id, limit=6)).items,
     )
 
 
 @router.get("/gallery")
 async def gallery(
-    request: Request, viewer: ViewerDep, session: SessionDep, concept: str = "", cursor: UUID | None = None
+    request: Request,
+    viewer: ViewerDep,
+    services: ServicesDep,
+    session: SessionDep,
+    concept: str = "",
+    cursor: UUID | None = None,
 ) -> Response:
     known = (await concepts.list_concepts(viewer.who, session, limit=100)).items
     chosen = next((one.id for one in known if str(one.id) == concept), None)
-    found = await images.list_images(request, viewer.who, session, concept_id=chosen, limit=SHOWN * 2, cursor=cursor)
+    found = await images.list_images(services, viewer.who, session, concept_id=chosen, limit=SHOWN * 2, cursor=cursor)
     asked = {"concept": concept} if chosen else {}
     return page(
         request,

@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.hints import HINTS
 from api.dashboard.page import PageRoute, Viewer, ViewerDep, page
-from api.db import SessionDep
 from api.domain.errors import Unavailable
 from api.domain.storage import StorageUnavailable
 from api.domain.tables import JobState
 from api.routes import concepts, job_history, jobs, system
+from api.services import Services, ServicesDep, SessionDep
 
 SHOWN = 25
 
@@ -25,6 +25,7 @@ router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 async def job_list(
     request: Request,
     viewer: ViewerDep,
+    services: ServicesDep,
     session: SessionDep,
     state: str = "",
     name: str = "",
@@ -52,16 +53,19 @@ async def job_list(
         is_filtered=bool(asked),
         is_later=cursor is not None,
         states=list(JobState),
+        photo_count=services.settings.reference_count("photo"),
     )
 
 
 @router.get("/jobs/{job_id}")
-async def job_detail(request: Request, viewer: ViewerDep, session: SessionDep, job_id: UUID) -> Response:
+async def job_detail(
+    request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep, job_id: UUID
+) -> Response:
     who = viewer.who
     job = await jobs.read_job(job_id, who, session)
     store_answers = True
     try:
-        history = await job_history.read_history(job_id, request, who, session)
+        history = await job_history.read_history(job_id, services, who, session)
     except StorageUnavailable:  # then the reason of a failure matters most, and it is a row
         store_answers = False
         history = job_history.JobHistory(states=[], previews=[], checkpoints=[])
@@ -72,7 +76,7 @@ async def job_detail(request: Request, viewer: ViewerDep, session: SessionDep, j
         "job.html",
         job=job,
         concept=concept,
-        preset=await _values_of_preset(request, viewer, session, job.preset, concept.base),
+        preset=await _values_of_preset(services, viewer, session, job.preset, concept.base),
         log=(await job_history.read_log(job_id, who, session)).lines,
         history=history,
         store_answers=store_answers,
@@ -82,11 +86,11 @@ async def job_detail(request: Request, viewer: ViewerDep, session: SessionDep, j
 
 
 async def _values_of_preset(
-    request: Request, viewer: Viewer, session: AsyncSession, preset: str, base_name: str
+    services: Services, viewer: Viewer, session: AsyncSession, preset: str, base_name: str
 ) -> dict[str, Any]:
     """Empty while no engine has told them, or when the job is for another base than is served now."""
     try:
-        base = await system.read_base(request, viewer.who, session)
+        base = await system.read_base(services, viewer.who, session)
     except Unavailable:
         return {}
     return base.presets.get(preset, {}) if base.name == base_name else {}

@@ -4,28 +4,28 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.dashboard.page import PageRoute, ViewerDep, page
-from api.db import SessionDep
 from api.decode import MAX_MEGAPIXELS, MIN_SIDE
 from api.domain.consent import STATEMENT
 from api.domain.errors import Unavailable
-from api.domain.settings import Settings
 from api.routes import system
+from api.services import ServicesDep, SessionDep
 
 router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 
 
 @router.get("/concepts/new")
-async def new_concept(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+async def new_concept(request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep) -> Response:
     try:
-        base = await system.read_base(request, viewer.who, session)
+        base = await system.read_base(services, viewer.who, session)
     except Unavailable:  # the form is there all the same, and says so
         base = None
-    settings: Settings = request.app.state.settings
+    settings = services.settings
     return page(
         request,
         viewer,
         "new_concept.html",
         base=base,
+        photo_count=settings.reference_count("photo"),
         statement=STATEMENT if settings.consent == "ask" else None,
         limits={
             "min_images": settings.min_references,

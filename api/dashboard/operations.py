@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.dashboard.page import PageRoute, Viewer, ViewerDep, page
-from api.db import SessionDep
 from api.domain.errors import Forbidden
 from api.routes import audit, keys, storage, system, webhooks
+from api.services import ServicesDep, SessionDep
 
 SHOWN_EVENTS = 50
 
@@ -74,14 +74,15 @@ async def webhook_detail(
 
 
 @router.get("/storage")
-async def storage_page(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+async def storage_page(request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep) -> Response:
     storage.require_operator(viewer.who)
     stored, retention = await asyncio.gather(
-        storage.read_storage(request, viewer.who), storage.preview_retention(request, viewer.who, session)
+        storage.read_storage(services, viewer.who), storage.preview_retention(services, viewer.who, session)
     )
     return page(request, viewer, "storage.html", stored=stored, retention=retention)
 
 
 @router.get("/system")
-async def system_page(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
-    return page(request, viewer, "system.html", system=await system.read_system(request, viewer.who, session))
+async def system_page(request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep) -> Response:
+    found = await system.read_system(request, services, viewer.who, session)
+    return page(request, viewer, "system.html", system=found)

@@ -4,10 +4,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.dashboard.page import PageRoute, ViewerDep, page
-from api.db import SessionDep
 from api.domain.tables import JobState
 from api.routes import jobs
 from api.routes.overview import read_overview
+from api.services import ServicesDep, SessionDep
 
 SHOWN = 8
 
@@ -15,7 +15,7 @@ router = APIRouter(route_class=PageRoute)
 
 
 @router.get("/dashboard")
-async def overview(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+async def overview(request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep) -> Response:
     found = await read_overview(viewer.who, session)
     at_work = [
         job
@@ -23,4 +23,12 @@ async def overview(request: Request, viewer: ViewerDep, session: SessionDep) -> 
         for job in (await jobs.list_jobs(viewer.who, session, state=state, limit=SHOWN)).items
     ]
     newest = (await jobs.list_jobs(viewer.who, session, limit=5)).items if not at_work else []
-    return page(request, viewer, "overview.html", overview=found, at_work=at_work[:SHOWN], newest=newest)
+    return page(
+        request,
+        viewer,
+        "overview.html",
+        overview=found,
+        at_work=at_work[:SHOWN],
+        newest=newest,
+        photo_count=services.settings.reference_count("photo"),
+    )

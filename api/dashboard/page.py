@@ -16,9 +16,9 @@ from markupsafe import Markup
 from starlette.templating import Jinja2Templates
 
 from api.auth import Caller, caller_of_session, csrf_token, session_token
-from api.db import SessionDep
 from api.domain.errors import DomainError
 from api.errors import STATUS
+from api.services import SessionDep
 
 HERE = Path(__file__).parent
 SIGN_IN = "/dashboard/sign-in"

@@ -4,8 +4,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.dashboard.page import PageRoute, ViewerDep, page
-from api.db import SessionDep
 from api.routes import concepts
+from api.services import SessionDep
 
 router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 

@@ -21,12 +21,11 @@ from api.auth import (
     session_token,
 )
 from api.dashboard.page import SIGN_IN, PageRoute, bare_page
-from api.db import SessionDep
 from api.domain import audit
 from api.domain.errors import Forbidden, TooManyRequests, Unauthorized
 from api.domain.tables import DashboardSession
-from api.limits import RateLimiter
 from api.refusals import noting_sign_in
+from api.services import Services, ServicesDep, SessionDep
 
 TRIES_PER_MINUTE = 20
 """Of one address; a person mistypes twice, and every refusal is a row of the audit log."""
@@ -42,12 +41,12 @@ async def sign_in_page(request: Request, next: str = "") -> Response:
 
 
 @router.post("/dashboard/sign-in")
-async def sign_in(request: Request, session: SessionDep) -> Response:
+async def sign_in(request: Request, services: ServicesDep, session: SessionDep) -> Response:
     if not _is_private(request):
         return _insecure(request)
     if not is_same_origin(request):
         raise Forbidden("this form was sent by another site's page; sign in at /dashboard/sign-in", "foreign_origin")
-    await _count_try(request)
+    await _count_try(request, services)
     form = await request.form(max_files=0, max_fields=4, max_part_size=4096)
     text, following = str(form.get("key", "")).strip(), _own_page(str(form.get("next", "")))
     try:
@@ -103,10 +102,9 @@ async def _end_session(session: AsyncSession, token: str) -> None:
     await session.execute(delete(DashboardSession).where(DashboardSession.token_sha256 == hash_token(token)))
 
 
-async def _count_try(request: Request) -> None:
-    limiter: RateLimiter = request.app.state.limiter
+async def _count_try(request: Request, services: Services) -> None:
     address = request.client.host if request.client else ""
-    taken = await limiter.take("sign_ins", uuid5(NAMESPACE_URL, address), quota=TRIES_PER_MINUTE, cost=1)
+    taken = await services.limiter.take("sign_ins", uuid5(NAMESPACE_URL, address), quota=TRIES_PER_MINUTE, cost=1)
     if taken is not None and not taken[0]:
         raise TooManyRequests(
             f"more than {TRIES_PER_MINUTE} sign-ins in a minute came from this address; wait a minute",

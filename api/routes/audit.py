@@ -9,9 +9,9 @@ from pydantic import ConfigDict, Field
 from sqlalchemy import select
 
 from api.auth import Admin
-from api.db import SessionDep
 from api.domain.tables import AuditEvent
 from api.schemas import Out
+from api.services import SessionDep
 
 router = APIRouter(tags=["audit"])
 

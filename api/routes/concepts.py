@@ -19,7 +19,6 @@ from starlette.datastructures import FormData, UploadFile
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
 from api.concept_refusals import photos_gone
-from api.db import SessionDep
 from api.dispatch import ring
 from api.domain import failpoints
 from api.domain.consent import STATEMENT, STATEMENT_VERSION
@@ -43,6 +42,7 @@ from api.schemas import (
     Problem,
     VersionIn,
 )
+from api.services import ServicesDep, SessionDep
 from api.uploads import CleanImage, clean_images, read_form
 from api.vocabulary import check_class_noun, served_base
 
@@ -105,6 +105,7 @@ _FORM: dict[str, Any] = {
 )
 async def create_concept(
     request: Request,
+    services: ServicesDep,
     response: Response,
     tasks: BackgroundTasks,
     who: Trainer,
@@ -113,28 +114,27 @@ async def create_concept(
     idempotency_key: IdempotencyHeader = None,
 ) -> ConceptAccepted:
     """Hand in photos of one thing; answers at once with the job that learns it."""
-    state = request.app.state
     await session.rollback()  # gives the connection back while the body comes
-    form = await read_form(request, state.settings)
+    form = await read_form(request, services.settings)
     try:
         asked, files = _split(form)
-        _check_consent(state.settings, asked)
-        state.denied_words.refuse("class_noun", asked.class_noun)
+        _check_consent(services.settings, asked)
+        services.denied_words.refuse("class_noun", asked.class_noun)
         once = await Once.of(session, who.owner_id, idempotency_key, "concepts", _as_asked(asked), files)
         if once.answer:
             return once.repeated(response, ConceptAccepted)
-        await check_training(session, request, who)
-        base = await served_base(session, state.settings.base)
+        await check_training(session, services.settings, who, request)
+        base = await served_base(session, services.settings.base)
         base_name, class_noun = base.name, check_class_noun(base, asked.class_noun)
         await _refuse_taken_name(session, who.owner_id, asked.name)
         await session.rollback()  # gives the connection back while the images are decoded
-        images = await clean_images(files, state.decoders, state.settings)
-        scores = await state.image_check.photos(files, images)
+        images = await clean_images(files, services.decoders, services.settings)
+        scores = await services.image_check.photos(files, images)
     finally:
         await form.close()
-    await check_concepts(session, request, who)
+    await check_concepts(session, services.settings, who)
     await while_storing(session)
-    await run_in_threadpool(_store, state.storage, images)
+    await run_in_threadpool(_store, services.storage, images)
     failpoints.reach("references.stored")
     concept = Concept(owner_id=who.owner_id, name=asked.name, class_noun=class_noun, base=base_name)
     session.add(concept)
@@ -173,9 +173,9 @@ async def create_concept(
     if not await once.keep(session, response, accepted):
         return once.repeated(response, ConceptAccepted)
     await trail.record("concept.create", concept.id, "accepted")
-    if any(map(state.image_check.flags, scores)):
+    if any(map(services.image_check.flags, scores)):
         await trail.record("image.flag", concept.id, "photo")
-    tasks.add_task(ring, state.doorbell, job.id, job.preset)  # runs after the commit and the answer
+    tasks.add_task(ring, services.doorbell, job.id, job.preset)  # runs after the commit and the answer
     log.info("concept.accepted", concept_id=str(concept.id), job_id=str(job.id), images=len(images))
     return accepted
 
@@ -185,6 +185,7 @@ async def create_version(
     concept_id: UUID,
     asked: VersionIn,
     request: Request,
+    services: ServicesDep,
     response: Response,
     tasks: BackgroundTasks,
     who: Trainer,
@@ -198,7 +199,7 @@ async def create_version(
     if once.answer:
         return once.repeated(response, ConceptAccepted)
     before = await _detail(session, who, concept_id)
-    await check_training(session, request, who)
+    await check_training(session, services.settings, who, request)
     newest = before.jobs[0]
     if newest.state in ("queued", "running"):
         raise Conflict(
@@ -225,7 +226,7 @@ async def create_version(
     if not await once.keep(session, response, accepted):
         return once.repeated(response, ConceptAccepted)
     await trail.record("concept.train_again", concept_id, "accepted")
-    tasks.add_task(ring, request.app.state.doorbell, job.id, job.preset)
+    tasks.add_task(ring, services.doorbell, job.id, job.preset)
     return accepted
 
 
@@ -362,12 +363,11 @@ async def read_concept(concept_id: UUID, who: Reader, session: SessionDep) -> Co
 
 @router.delete("/concepts/{concept_id}", response_model=ErasureReceipt)
 async def erase(
-    concept_id: UUID, request: Request, who: Trainer, session: SessionDep, trail: TrailDep
+    concept_id: UUID, services: ServicesDep, who: Trainer, session: SessionDep, trail: TrailDep
 ) -> ErasureReceipt:
     """Erase a concept for good: photos, versions, jobs, checkpoints, previews. The answer lists what went."""
-    state = request.app.state
     receipt = await erase_concept(
-        session, state.storage, state.engines, owner_id=who.owner_id, concept_id=concept_id
+        session, services.storage, services.engines, owner_id=who.owner_id, concept_id=concept_id
     )  # fmt: skip
     await trail.record("concept.erase", concept_id, "erased")
     log.info("concept.erased", concept_id=str(concept_id), objects=receipt.objects)
@@ -380,7 +380,7 @@ async def erase(
     responses={200: {"content": {"image/png": {}}}},
 )
 async def read_reference(
-    concept_id: UUID, position: int, request: Request, who: Reader, session: SessionDep
+    concept_id: UUID, position: int, request: Request, services: ServicesDep, who: Reader, session: SessionDep
 ) -> Response:
     """The picture with this position (from 1), as it was cleaned and kept."""
     reference = await session.scalar(
@@ -393,7 +393,7 @@ async def read_reference(
     headers = {"ETag": f'"{reference.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    png = await run_in_threadpool(request.app.state.storage.get, reference.key, reference.sha256)
+    png = await run_in_threadpool(services.storage.get, reference.key, reference.sha256)
     return Response(png, media_type="image/png", headers=headers)
 
 

@@ -4,18 +4,17 @@ import re
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Reader
 from api.concept_refusals import not_ready
-from api.db import SessionDep
 from api.domain.errors import NotFound
-from api.domain.storage import Storage
 from api.domain.tables import Bundle, Concept, Export, Job
 from api.output_schemas import DownloadOut, Layout
 from api.schemas import PLACEHOLDER
+from api.services import ServicesDep, SessionDep
 
 LINK_SECONDS = 900
 
@@ -24,7 +23,7 @@ router = APIRouter(tags=["concepts"])
 
 @router.get("/concepts/{concept_id}/versions/{version}/bundle", response_model=DownloadOut)
 async def read_bundle(
-    concept_id: UUID, version: int, request: Request, who: Reader, session: SessionDep, layout: Layout = "opad"
+    concept_id: UUID, version: int, services: ServicesDep, who: Reader, session: SessionDep, layout: Layout = "opad"
 ) -> DownloadOut:
     """A link to a version's file: the bundle itself, or what diffusers, kohya's tools and ComfyUI load."""
     row = (
@@ -52,7 +51,7 @@ async def read_bundle(
             "no_such_export",
         )
     filename = _filename(concept.name, version, layout)
-    storage: Storage = request.app.state.storage
+    storage = services.storage
     asked_at = datetime.now(UTC)
     await run_in_threadpool(storage.require, file.key)
     return DownloadOut(

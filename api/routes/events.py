@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Reader
-from api.db import SessionDep, Sessions
+from api.db import Sessions
 from api.domain.errors import NotFound
 from api.domain.tables import Job, JobEvent
+from api.services import ServicesDep, SessionDep
 
 LOOK_SECONDS = 0.5
 """Trainers tell their progress once a second."""
@@ -66,7 +67,7 @@ class _News:
 @router.get("/jobs/{job_id}/events", response_class=StreamingResponse, responses=_ANSWERS)
 async def watch_job(
     job_id: UUID,
-    request: Request,
+    services: ServicesDep,
     who: Reader,
     session: SessionDep,
     last_event_id: Annotated[
@@ -80,8 +81,7 @@ async def watch_job(
         raise NotFound(f"there is no job {job_id} here; GET /v1/jobs lists yours", "no_such_job")
     if news.is_over and not news.events:
         return Response(status_code=204)
-    state = request.app.state
-    stream = _stream(state.sessions, state.is_stopping, who.owner_id, job_id, last_event_id)
+    stream = _stream(services.sessions, services.is_stopping, who.owner_id, job_id, last_event_id)
     # nginx would keep the events until its buffer is full
     return EventSourceResponse(stream, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Request, Response
 
 from api.audit import TrailDep
 from api.auth import Generator
-from api.db import SessionDep
 from api.domain.errors import NotAcceptable
 from api.engine_client import Generated
 from api.generation import generate_images
 from api.metrics import observe_generate
 from api.negotiation import IMAGES, JSON, wanted_format
 from api.schemas import GenerateIn, GenerateOut, ImageOut
+from api.services import ServicesDep, SessionDep
 from api.subject import find_subject
 
 router = APIRouter(tags=["images"])
@@ -32,7 +32,12 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 @router.post("/generate", response_model=GenerateOut, responses=_ANSWERS)
 async def generate(
-    asked: GenerateIn, request: Request, who: Generator, session: SessionDep, trail: TrailDep
+    asked: GenerateIn,
+    request: Request,
+    services: ServicesDep,
+    who: Generator,
+    session: SessionDep,
+    trail: TrailDep,
 ) -> Response:
     """Draw a concept: `<concept>` in the prompt stands for the thing."""
     began = time.perf_counter()
@@ -43,11 +48,10 @@ async def generate(
             "send `Accept: application/json`, or count 1 with a seed for each",
             "one_image_per_file",
         )
-    state = request.app.state
-    state.denied_words.refuse("prompt", asked.prompt)
+    services.denied_words.refuse("prompt", asked.prompt)
     subject = await find_subject(session, who.owner_id, asked)
     image_format = IMAGES.get(media_type, asked.format)
-    answer = await generate_images(request, who, session, trail, subject, asked, image_format=image_format)
+    answer = await generate_images(request, services, who, session, trail, subject, asked, image_format=image_format)
     generated, scores = answer.generated, answer.scores
     ids: list[UUID | None] = [image.id for image in answer.kept] or [None] * asked.count
     total = time.perf_counter() - began
@@ -83,7 +87,7 @@ async def generate(
                 media_type=generated.media_type,
                 data=data,
                 check_score=score,
-                flagged=state.image_check.flags(score),
+                flagged=services.image_check.flags(score),
             )
             for image_id, seed, data, score in zip(ids, generated.seeds, generated.images, scores, strict=True)
         ],

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import State
 
 from api.db import Sessions
 from api.domain.errors import DomainError
 from api.domain.storage import Storage
+from api.services import Services, ServicesDep
 
 router = APIRouter(tags=["health"])
 _SECONDS = 3
@@ -26,22 +26,22 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", responses={503: {"description": "a part is missing; the answer says which"}})
-async def readyz(request: Request) -> JSONResponse:
+async def readyz(services: ServicesDep) -> JSONResponse:
     """Whether the database has its tables and the file storage and at least one engine answer; not while it stops."""
-    if request.app.state.is_stopping():
+    if services.is_stopping():
         return JSONResponse({"status": "stopping", "parts": {}}, 503)
-    found = await answering_parts(request.app.state)
+    found = await answering_parts(services)
     parts = {name: "ok" if fine else "unreachable" for name, fine in found.items()}
     ready = all(found.values())
     return JSONResponse({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
 
 
-async def answering_parts(state: State) -> dict[str, bool]:
+async def answering_parts(services: Services) -> dict[str, bool]:
     names = ("database", "storage", "engine")
     found = await asyncio.gather(
-        _in_time(_database(state.sessions)),
-        _in_time(_storage(state.storage)),
-        _in_time(state.engines.ready()),
+        _in_time(_database(services.sessions)),
+        _in_time(_storage(services.storage)),
+        _in_time(services.engines.ready()),
     )
     return dict(zip(names, found, strict=True))
 

@@ -4,18 +4,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
 from api.audit import TrailDep
 from api.auth import Generator, Reader
-from api.db import SessionDep
 from api.domain.storage import Storage
 from api.domain.tables import Concept, Image
 from api.keeping import erase_image, no_such_image
 from api.output_schemas import ImagePage, StoredImage
 from api.schemas import GenerateIn
+from api.services import ServicesDep, SessionDep
 
 LINK_SECONDS = 900
 _MEDIA_TYPES: dict[str, Any] = {f"image/{name}": {} for name in ("png", "jpeg", "webp")}
@@ -25,7 +25,7 @@ router = APIRouter(tags=["images"])
 
 @router.get("/images", response_model=ImagePage)
 async def list_images(
-    request: Request,
+    services: ServicesDep,
     who: Reader,
     session: SessionDep,
     concept_id: UUID | None = None,
@@ -45,13 +45,12 @@ async def list_images(
     if cursor is not None:
         query = query.where(Image.id < cursor)
     found = (await session.execute(query)).all()
-    storage: Storage = request.app.state.storage
-    items = [_described(storage, image, name) for image, name in found[:limit]]
+    items = [_described(services.storage, image, name) for image, name in found[:limit]]
     return ImagePage(items=items, next=str(items[-1].id) if len(found) > limit else None)
 
 
 @router.get("/images/{image_id}", response_model=StoredImage)
-async def read_image(image_id: UUID, request: Request, who: Reader, session: SessionDep) -> StoredImage:
+async def read_image(image_id: UUID, services: ServicesDep, who: Reader, session: SessionDep) -> StoredImage:
     """A kept picture: a link to its file, and the settings that draw it again (`POST /v1/generate` takes them)."""
     row = (
         await session.execute(
@@ -63,26 +62,27 @@ async def read_image(image_id: UUID, request: Request, who: Reader, session: Ses
     if row is None:
         raise no_such_image(image_id)
     image, name = row
-    storage: Storage = request.app.state.storage
-    await run_in_threadpool(storage.require, image.key)
-    return _described(storage, image, name)
+    await run_in_threadpool(services.storage.require, image.key)
+    return _described(services.storage, image, name)
 
 
 @router.get("/images/{image_id}/file", response_class=Response, responses={200: {"content": _MEDIA_TYPES}})
-async def read_image_file(image_id: UUID, request: Request, who: Reader, session: SessionDep) -> Response:
+async def read_image_file(image_id: UUID, services: ServicesDep, who: Reader, session: SessionDep) -> Response:
     """A kept picture's file, by way of this service."""
     image = await session.scalar(select(Image).where(Image.owner_id == who.owner_id, Image.id == image_id))
     if image is None:
         raise no_such_image(image_id)
-    data = await run_in_threadpool(request.app.state.storage.get, image.key, image.sha256)
+    data = await run_in_threadpool(services.storage.get, image.key, image.sha256)
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
     return Response(data, media_type=f"image/{image.format}", headers=headers)
 
 
 @router.delete("/images/{image_id}", status_code=204)
-async def delete_image(image_id: UUID, request: Request, who: Generator, session: SessionDep, trail: TrailDep) -> None:
+async def delete_image(
+    image_id: UUID, services: ServicesDep, who: Generator, session: SessionDep, trail: TrailDep
+) -> None:
     """Erase a kept picture for good, its file and its settings."""
-    await erase_image(session, request.app.state.storage, owner_id=who.owner_id, image_id=image_id)
+    await erase_image(session, services.storage, owner_id=who.owner_id, image_id=image_id)
     await trail.record("image.erase", image_id, "erased")
 
 

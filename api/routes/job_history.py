@@ -4,19 +4,19 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller, Reader
-from api.db import SessionDep
 from api.domain import job_log
 from api.domain.errors import NotFound
 from api.domain.storage import ObjectMissing, Storage, preview_key, preview_prefix
 from api.domain.tables import Checkpoint, Job, JobEvent
 from api.schemas import JobError, JobStateName, Out
+from api.services import ServicesDep, SessionDep
 
 router = APIRouter(tags=["jobs"])
 
@@ -69,7 +69,7 @@ async def _require_own(session: AsyncSession, who: Caller, job_id: UUID) -> None
 
 
 @router.get("/jobs/{job_id}/history", response_model=JobHistory)
-async def read_history(job_id: UUID, request: Request, who: Reader, session: SessionDep) -> JobHistory:
+async def read_history(job_id: UUID, services: ServicesDep, who: Reader, session: SessionDep) -> JobHistory:
     """Every change of the job's state, its previews and its checkpoints; its losses are told by `/events`."""
     await _require_own(session, who, job_id)
     events = await session.scalars(
@@ -79,7 +79,7 @@ async def read_history(job_id: UUID, request: Request, who: Reader, session: Ses
     states = [JobMoment(at=event.created_at, **event.data) for event in events]
     return JobHistory(
         states=states,
-        previews=await run_in_threadpool(_previews, request.app.state.storage, job_id),
+        previews=await run_in_threadpool(_previews, services.storage, job_id),
         checkpoints=[
             CheckpointOut(step=row.step, size=row.size, sha256=row.sha256, created_at=row.created_at) for row in kept
         ],
@@ -106,11 +106,13 @@ def _previews(storage: Storage, job_id: UUID) -> list[PreviewOut]:
 
 
 @router.get("/jobs/{job_id}/previews/{step}", response_class=Response, responses={200: {"content": {"image/png": {}}}})
-async def read_preview_of_step(job_id: UUID, step: int, request: Request, who: Reader, session: SessionDep) -> Response:
+async def read_preview_of_step(
+    job_id: UUID, step: int, services: ServicesDep, who: Reader, session: SessionDep
+) -> Response:
     """The pictures at fixed seeds as the training saw the concept at this step; `/history` lists the steps."""
     await _require_own(session, who, job_id)
     try:
-        png = await run_in_threadpool(request.app.state.storage.read, preview_key(job_id, step))
+        png = await run_in_threadpool(services.storage.read, preview_key(job_id, step))
     except ObjectMissing as error:
         raise NotFound(
             f"job {job_id} has no preview of step {step}; GET /v1/jobs/{job_id}/history lists them", "no_preview"

@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
 from api.concept_refusals import photos_gone
-from api.db import SessionDep
 from api.dispatch import ring
 from api.domain import jobs
 from api.domain.errors import Conflict, NotFound
@@ -20,6 +19,7 @@ from api.domain.settings import Preset
 from api.domain.tables import Attempt, Concept, Job, JobState, Reference
 from api.quotas import check_training
 from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
+from api.services import ServicesDep, SessionDep
 
 router = APIRouter(tags=["jobs"])
 
@@ -84,7 +84,9 @@ async def read_job(job_id: UUID, who: Reader, session: SessionDep) -> JobOut:
 
 
 @router.get("/jobs/{job_id}/preview", response_class=Response, responses={200: {"content": {"image/png": {}}}})
-async def read_preview(job_id: UUID, request: Request, who: Reader, session: SessionDep) -> Response:
+async def read_preview(
+    job_id: UUID, request: Request, services: ServicesDep, who: Reader, session: SessionDep
+) -> Response:
     """The newest preview: pictures of the concept as the training sees it now, at fixed seeds."""
     key = await session.scalar(select(Job.preview_key).where(Job.owner_id == who.owner_id, Job.id == job_id))
     if key is None:
@@ -93,7 +95,7 @@ async def read_preview(job_id: UUID, request: Request, who: Reader, session: Ses
     headers = {"ETag": f'"{key}"', "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    png = await run_in_threadpool(request.app.state.storage.read, key)
+    png = await run_in_threadpool(services.storage.read, key)
     return Response(png, media_type="image/png", headers=headers)
 
 
@@ -114,11 +116,17 @@ async def cancel_job(job_id: UUID, who: Trainer, session: SessionDep, trail: Tra
 
 @router.post("/jobs/{job_id}/retry", response_model=JobOut)
 async def retry_job(
-    job_id: UUID, request: Request, tasks: BackgroundTasks, who: Trainer, session: SessionDep, trail: TrailDep
+    job_id: UUID,
+    request: Request,
+    services: ServicesDep,
+    tasks: BackgroundTasks,
+    who: Trainer,
+    session: SessionDep,
+    trail: TrailDep,
 ) -> JobOut:
     """Queue a failed or cancelled job again, with fresh attempts; it goes on from its last checkpoint."""
     before = await _own_job(session, who, job_id)
-    await check_training(session, request, who)
+    await check_training(session, services.settings, who, request)
     if (await session.execute(jobs.retry(job_id))).one_or_none() is None:
         raise Conflict(
             f"job {job_id} is {before.state}; only a failed or cancelled job can be tried again",
@@ -127,7 +135,7 @@ async def retry_job(
         )
     if await session.scalar(select(Reference.id).where(Reference.concept_id == before.concept_id).limit(1)) is None:
         raise photos_gone(before.concept_name)
-    tasks.add_task(ring, request.app.state.doorbell, job_id, before.preset)  # runs after the commit and the answer
+    tasks.add_task(ring, services.doorbell, job_id, before.preset)  # runs after the commit and the answer
     after = await _own_job(session, who, job_id)
     await trail.record("job.retry", job_id, "queued")
     return after

@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.audit import TrailDep
 from api.auth import Admin, Caller
-from api.db import SessionDep
 from api.domain import keys
 from api.domain.errors import Conflict, Forbidden, NotFound
 from api.domain.tables import ApiKey, Owner
 from api.schemas import In, Name, Out
+from api.services import SessionDep
 
 router = APIRouter(tags=["keys"])
 

@@ -5,10 +5,10 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.auth import Reader, bearer
-from api.db import SessionDep
 from api.domain import keys
 from api.domain.errors import Forbidden
 from api.metrics import exposition
+from api.services import SessionDep
 
 router = APIRouter(tags=["health"], dependencies=[Depends(bearer)])
 

@@ -8,14 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.audit import TrailDep
 from api.auth import Generator, Reader
-from api.db import SessionDep
 from api.domain.errors import Invalid, NotFound
-from api.domain.storage import Storage
 from api.domain.tables import Bundle, Concept, Owner
 from api.generation import generate_images
 from api.metrics import observe_generate
 from api.openai_schemas import ImagesIn, ImagesOut, ModelList, ModelOut, OneImage
 from api.schemas import GenerateIn
+from api.services import ServicesDep, SessionDep
 from api.subject import Subject, find_subject
 
 PREFIX = "concept:"
@@ -27,7 +26,12 @@ router = APIRouter(tags=["for OpenAI's clients"])
 
 @router.post("/images/generations", response_model=ImagesOut)
 async def create_images(
-    asked: ImagesIn, request: Request, who: Generator, session: SessionDep, trail: TrailDep
+    asked: ImagesIn,
+    request: Request,
+    services: ServicesDep,
+    who: Generator,
+    session: SessionDep,
+    trail: TrailDep,
 ) -> ImagesOut:
     """`client.images.generate(model="concept:my mug", prompt="a photo of <concept> on a beach")`."""
     settings = GenerateIn(
@@ -41,18 +45,18 @@ async def create_images(
         store=asked.response_format == "url",
     )
     began = time.perf_counter()
-    state = request.app.state
-    state.denied_words.refuse("prompt", settings.prompt)
+    services.denied_words.refuse("prompt", settings.prompt)
     subject = await find_subject(session, who.owner_id, settings)
     _check_size(asked.size, subject)
-    answer = await generate_images(request, who, session, trail, subject, settings, image_format=asked.output_format)
+    answer = await generate_images(
+        request, services, who, session, trail, subject, settings, image_format=asked.output_format
+    )
     observe_generate(answer.generated.cache, time.perf_counter() - began)
-    storage: Storage = state.storage
     if settings.store:
         images = [
             OneImage(
                 b64_json=None,
-                url=storage.presigned_get(image.key, LINK_SECONDS, filename=f"{image.id}.{image.format}"),
+                url=services.storage.presigned_get(image.key, LINK_SECONDS, filename=f"{image.id}.{image.format}"),
                 seed=image.seed,
             )
             for image in answer.kept

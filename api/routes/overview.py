@@ -11,9 +11,9 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller, Reader
-from api.db import SessionDep
 from api.domain.tables import Concept, GenerateTally, Job, JobState, Presence, Webhook, WebhookDelivery
 from api.schemas import Out
+from api.services import SessionDep
 from api.tally import OK, quantile
 
 router = APIRouter(tags=["system"])

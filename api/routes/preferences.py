@@ -11,10 +11,10 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller, Generator, Reader
-from api.db import SessionDep
 from api.domain.errors import NotFound
 from api.domain.tables import Concept, PreferenceVote
 from api.schemas import MAX_SEED, In, Out, Prompt
+from api.services import SessionDep
 
 router = APIRouter(tags=["preferences"])
 

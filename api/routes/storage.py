@@ -4,16 +4,16 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, get_args
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Admin, Caller
-from api.db import SessionDep
 from api.domain import keys, retention
 from api.domain.errors import Forbidden
 from api.domain.storage import Entry, Storage
 from api.schemas import Out
+from api.services import ServicesDep, SessionDep
 
 router = APIRouter(tags=["system"])
 
@@ -64,22 +64,22 @@ def require_operator(who: Caller) -> None:
 
 
 @router.get("/storage", response_model=StorageOut)
-async def read_storage(request: Request, who: Admin) -> StorageOut:
+async def read_storage(services: ServicesDep, who: Admin) -> StorageOut:
     """Objects and bytes of each kind, counted in the store itself: a second for each hundred thousand objects or so."""
     require_operator(who)
-    return await run_in_threadpool(_count, request.app.state.storage)
+    return await run_in_threadpool(_count, services.storage)
 
 
 @router.get("/storage/retention", response_model=RetentionOut)
-async def preview_retention(request: Request, who: Admin, session: SessionDep) -> RetentionOut:
+async def preview_retention(services: ServicesDep, who: Admin, session: SessionDep) -> RetentionOut:
     """What the next nightly sweep would remove, without removing it; and what the last one did."""
     require_operator(who)
-    settings = request.app.state.settings
+    settings = services.settings
     due = await session.run_sync(retention.next_sweep)
     cutoffs = retention.Cutoffs.at(due, settings)
     amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, {}))
     if amounts["photos"].count or amounts["failed_uploads"].count:  # whose sizes the store alone knows
-        sizes = await run_in_threadpool(retention.sizes_of_photos, request.app.state.storage)
+        sizes = await run_in_threadpool(retention.sizes_of_photos, services.storage)
         amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, sizes))
     last = await session.run_sync(retention.last_sweep)
     return RetentionOut(

@@ -10,13 +10,13 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Admin, Reader
-from api.db import SessionDep
 from api.domain import audit
 from api.domain.tables import Presence, RetentionSweep
 from api.routes import health
 from api.routes.overview import SILENT
 from api.routes.storage import require_operator
 from api.schemas import Out
+from api.services import Services, ServicesDep, SessionDep
 from api.vocabulary import served_base
 
 router = APIRouter(tags=["system"])
@@ -57,16 +57,16 @@ class AuditVerdict(Out):
 
 
 @router.get("/base", response_model=BaseOut)
-async def read_base(request: Request, who: Reader, session: SessionDep) -> BaseOut:
+async def read_base(services: ServicesDep, who: Reader, session: SessionDep) -> BaseOut:
     """The base that concepts are learned on here: how large it draws, which words it knows."""
-    base = await served_base(session, request.app.state.settings.base)
+    base = await served_base(session, services.settings.base)
     return BaseOut(
         name=base.name, resolution=base.resolution, nouns=base.nouns, words=base.words, presets=base.presets or {}
     )
 
 
 @router.get("/system", response_model=SystemOut)
-async def read_system(request: Request, who: Admin, session: SessionDep) -> SystemOut:
+async def read_system(request: Request, services: ServicesDep, who: Admin, session: SessionDep) -> SystemOut:
     """Versions, the database's revision, settings without their secrets, and whether each part answers."""
     require_operator(who)
     return SystemOut(
@@ -75,10 +75,8 @@ async def read_system(request: Request, who: Admin, session: SessionDep) -> Syst
         packages={name: version(name) for name in _PACKAGES},
         database_version=str(await session.scalar(text("SHOW server_version"))),
         revision=str(await session.scalar(text("SELECT version_num FROM alembic_version"))),
-        settings={
-            name: _shown(name, value) for name, value in request.app.state.settings.model_dump(mode="python").items()
-        },
-        checks=await _examined(request, session),
+        settings={name: _shown(name, value) for name, value in services.settings.model_dump(mode="python").items()},
+        checks=await _examined(services, session),
     )
 
 
@@ -93,14 +91,13 @@ _REMEDIES = {
 """What does not work without a part, and what to do."""
 
 
-async def _examined(request: Request, session: AsyncSession) -> list[CheckOut]:
+async def _examined(services: Services, session: AsyncSession) -> list[CheckOut]:
     """What the api can see of what `opad doctor` looks at."""
-    state = request.app.state
     trainers = select(Presence.name).where(Presence.kind == "trainer", Presence.seen_at > func.now() - SILENT)
     lately = select(RetentionSweep.day).where(RetentionSweep.day >= func.current_date() - 2)
     found = {
-        **await health.answering_parts(state),
-        "broker": await state.limiter.answers(),
+        **await health.answering_parts(services),
+        "broker": await services.limiter.answers(),
         "trainer": await session.scalar(trainers.limit(1)) is not None,
         "reconciler": await session.scalar(lately.limit(1)) is not None,
     }

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import ConfigDict, Field
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,11 +12,11 @@ from starlette.concurrency import run_in_threadpool
 
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
-from api.db import SessionDep
 from api.domain import webhook_address, webhooks
 from api.domain.errors import Conflict, NotFound
 from api.domain.tables import Owner, Webhook, WebhookDelivery
 from api.schemas import In, Out
+from api.services import ServicesDep, SessionDep
 
 router = APIRouter(tags=["webhooks"])
 
@@ -153,10 +153,15 @@ async def _find(session: AsyncSession, who: Caller, webhook_id: UUID, *, lock: b
 
 @router.post("/webhooks", status_code=201, response_model=WebhookMade)
 async def create_webhook(
-    asked: WebhookIn, request: Request, response: Response, who: Trainer, session: SessionDep, trail: TrailDep
+    asked: WebhookIn,
+    services: ServicesDep,
+    response: Response,
+    who: Trainer,
+    session: SessionDep,
+    trail: TrailDep,
 ) -> WebhookMade:
     """Have the ends of your jobs posted to a URL, signed by Standard Webhooks; the secret is in this answer alone."""
-    private_allowed = request.app.state.settings.webhooks_to_private_addresses
+    private_allowed = services.settings.webhooks_to_private_addresses
     parts = webhook_address.split(asked.url, private_allowed=private_allowed)
     await run_in_threadpool(
         webhook_address.resolve, parts.hostname or "", parts.port or 443, private_allowed=private_allowed

@@ -15,6 +15,7 @@ from api.domain.database import Sessions
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key, export_key
 from api.domain.tables import Export, JobState
+from tests.api.services import replace_services
 
 ANY_LAYOUT = ("opad", "diffusers", "kohya", "textual_inversion")
 
@@ -75,7 +76,7 @@ def test_links_carry_and_are_signed_for_the_address_that_clients_reach(
     client: TestClient, concept: dict[str, Any], files: dict[str, bytes], settings: Settings
 ) -> None:
     public = (settings.s3_endpoint or "").replace("127.0.0.1", "localhost")
-    client.app.state.storage = Storage(settings.model_copy(update={"s3_public_endpoint": public}))
+    replace_services(client, storage=Storage(settings.model_copy(update={"s3_public_endpoint": public})))
 
     url = client.get(bundle_path(concept)).json()["url"]
 

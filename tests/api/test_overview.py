@@ -123,7 +123,7 @@ def test_a_quantile_is_within_half_a_bucket() -> None:
 
 
 def test_requests_are_counted_by_how_they_ended(client: TestClient, sessions: Sessions) -> None:
-    tally = client.app.state.tally
+    tally = client.app.state.services.tally
     with sessions() as db:
         owner_id = db.scalars(select(Owner.id)).one()
     for error in (None, Unavailable("busy", "overloaded"), Invalid("no", "bad"), RuntimeError("bug")):
@@ -149,7 +149,7 @@ def test_storage_and_system_are_for_operators_and_show_no_secret(
     assert {kind["kind"]: kind["objects"] for kind in stored["kinds"]}["references"] == 3
     assert stored["size"] == sum(kind["size"] for kind in stored["kinds"]) > 0
     system = operator.get("/v1/system")
-    settings = operator.app.state.settings
+    settings = operator.app.state.services.settings
     assert settings.s3_secret_key.get_secret_value() not in system.text
     assert settings.database_url not in system.text
     assert system.json()["settings"]["s3_secret_key"] == "set, not shown"

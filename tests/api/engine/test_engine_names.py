@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.engine_client import EngineClient
+from tests.api.services import replace_services
 
 ASKED = {"concept": "my mug", "prompt": "a <concept> on the beach", "seed": 3}
 
@@ -47,13 +48,13 @@ def test_a_name_stands_for_its_addresses_the_dead_ones_passed_over(
 ) -> None:
     """`localhost` is ::1 too on most systems, where nothing listens: then that is asked first or not at all."""
     by_socket = client.post("/v1/generate", json=ASKED).json()["images"]
-    client.app.state.engines = EngineClient([f"dns+http://localhost:{port}"], timeout_seconds=30)
+    replace_services(client, engines=EngineClient([f"dns+http://localhost:{port}"], timeout_seconds=30))
     assert client.post("/v1/generate", json=ASKED).json()["images"] == by_socket
     assert client.get("/readyz").status_code == 200
 
 
 def test_a_name_that_nobody_knows_is_no_engine(client: TestClient, ready: dict[str, Any]) -> None:
-    client.app.state.engines = EngineClient(["dns+http://engine.invalid:8100"], timeout_seconds=5)
+    replace_services(client, engines=EngineClient(["dns+http://engine.invalid:8100"], timeout_seconds=5))
     answer = client.post("/v1/generate", json=ASKED)
     assert answer.status_code == 503
     assert answer.json()["code"] == "no_engine"

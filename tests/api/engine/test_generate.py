@@ -17,6 +17,7 @@ from PIL import Image
 
 from api.domain.tables import JobState
 from api.engine_client import EngineClient
+from tests.api.services import replace_services
 
 BEACH = "a <concept> on the beach"
 
@@ -157,7 +158,7 @@ def test_wrong_requests_are_named(client: TestClient, base: None, subtests: pyte
 
 
 def test_an_unreachable_engine_is_a_503(client: TestClient, ready: dict[str, Any], tmp_path: Path) -> None:
-    client.app.state.engines = EngineClient([f"unix:{tmp_path}/none.sock"], timeout_seconds=5)
+    replace_services(client, engines=EngineClient([f"unix:{tmp_path}/none.sock"], timeout_seconds=5))
 
     answer = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH})
 
@@ -172,7 +173,7 @@ def test_a_second_engine_steps_in_with_the_same_picture(
     """Whichever of the two the concept hashes to, the picture is the one that the living engine draws."""
     asked = {"concept": "my mug", "prompt": BEACH, "seed": 3}
     before = client.post("/v1/generate", json=asked).json()["images"]
-    client.app.state.engines = EngineClient([f"unix:{tmp_path}/none.sock", engine_url], timeout_seconds=30)
+    replace_services(client, engines=EngineClient([f"unix:{tmp_path}/none.sock", engine_url], timeout_seconds=30))
 
     assert client.post("/v1/generate", json=asked).json()["images"] == before
 
@@ -190,7 +191,7 @@ def test_an_engine_that_says_nothing_is_asked_after_the_others(
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen()
-        client.app.state.engines = EngineClient([f"unix:{path}", engine_url], timeout_seconds=4)
+        replace_services(client, engines=EngineClient([f"unix:{path}", engine_url], timeout_seconds=4))
         refused = client.post("/v1/generate", json=asked)
         answered = client.post("/v1/generate", json=asked)
 
@@ -199,7 +200,7 @@ def test_an_engine_that_says_nothing_is_asked_after_the_others(
 
 
 def test_a_passed_deadline_is_a_504(client: TestClient, ready: dict[str, Any], engine_url: str) -> None:
-    client.app.state.engines = EngineClient([engine_url], timeout_seconds=0.002)
+    replace_services(client, engines=EngineClient([engine_url], timeout_seconds=0.002))
 
     answer = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "count": 8})
 

@@ -132,7 +132,8 @@ def test_a_concept_erased_while_it_is_drawn_keeps_nothing(
 ) -> None:
     """The erasure comes in the moment between the drawing and the keeping: when the engine's answer arrives."""
     set_job(concept["jobs"][0]["id"], state=JobState.cancelled)
-    (engine,) = client.app.state.engines._by_socket.values()  # type: ignore[attr-defined]  # TestClient.app is any ASGI
+    engines = client.app.state.services.engines  # type: ignore[attr-defined]  # TestClient.app is any ASGI
+    (engine,) = engines._by_socket.values()
 
     async def erase(_: httpx.Response) -> None:
         engine.event_hooks = {}  # the erasure asks the engine as well

@@ -1,0 +1,91 @@
+"""The connections and shared objects of one api process, and the two dependencies by which routes reach them."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from celery import Celery
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from api.db import Sessions, create_engine
+from api.dispatch import create_doorbell
+from api.domain import failpoints
+from api.domain.denied_words import DeniedWords
+from api.domain.settings import Settings
+from api.domain.storage import Storage
+from api.engine_client import EngineClient
+from api.image_check import ImageCheck
+from api.rate_limiter import RateLimiter
+from api.tally import Tally
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that a route may use beside its own request."""
+
+    settings: Settings
+    sessions: Sessions
+    storage: Storage
+    engines: EngineClient
+    limiter: RateLimiter
+    doorbell: Celery
+    denied_words: DeniedWords
+    image_check: ImageCheck
+    decoders: asyncio.Semaphore
+    """Bounds the decode processes that run at the same time."""
+    tally: Tally
+    is_stopping: Callable[[], bool]
+    """True once the server was asked to stop: event streams end, and the service is not ready any more."""
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, is_stopping: Callable[[], bool]) -> AsyncIterator[Services]:
+    """Open the connections and close them when the block ends. Raises ValueError for settings that cannot work."""
+    engine = create_engine(settings)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    services = Services(
+        settings=settings,
+        sessions=sessions,
+        storage=Storage(settings, impatient=True),
+        engines=EngineClient(settings.engine_urls, timeout_seconds=settings.generate_timeout_seconds),
+        limiter=RateLimiter(settings.redis_url),
+        doorbell=create_doorbell(settings),
+        denied_words=DeniedWords.of(settings.denied_words),
+        image_check=ImageCheck(settings),
+        decoders=asyncio.Semaphore(max(2, os.cpu_count() or 2)),
+        tally=Tally(sessions),
+        is_stopping=is_stopping,
+    )
+    counting = asyncio.create_task(services.tally.keep_writing())
+    yield services
+    counting.cancel()
+    await services.tally.write()
+    await services.engines.close()
+    await services.limiter.close()
+    services.doorbell.close()
+    await engine.dispose()
+
+
+def services_of(request: Request) -> Services:
+    """Return the services of the app that answers this request."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]
+
+
+async def _session(services: ServicesDep) -> AsyncIterator[AsyncSession]:
+    """Open one transaction for the request. It is committed before the answer is sent, or rolled back on an error."""
+    async with services.sessions() as opened:
+        yield opened
+        failpoints.reach("request.committing")
+        await opened.commit()
+        failpoints.reach("request.committed")
+
+
+SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
