@@ -23,7 +23,9 @@ LIFETIME = timedelta(hours=8)
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 bearer = HTTPBearer(
-    auto_error=False, scheme_name="API key", description="`Authorization: Bearer opk_live_…`; `opad key` makes one."
+    auto_error=False,
+    scheme_name="API key",
+    description="`Authorization: Bearer opk_live_…`; `opad key` makes one.",
 )
 
 

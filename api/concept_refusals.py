@@ -24,9 +24,8 @@ def not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, 
     )
 
 
-def photos_gone(name: str) -> Conflict:
+def references_gone(name: str) -> Conflict:
     return Conflict(
-        f"the photos of {name!r} are kept no longer, as this installation's retention says; "
-        "hand them in again as a new concept",
-        "photos_gone",
+        f"the photos of {name!r} were deleted when their retention time was over; upload them again as a new concept",
+        "references_gone",
     )

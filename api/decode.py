@@ -58,7 +58,10 @@ def decode(data: bytes) -> Image.Image:
     image = _to_8_bit(ImageOps.exif_transpose(image))
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     if min(image.size) < MIN_SIDE:
-        raise Refused("too_small", f"is too narrow; send one whose sides differ less than {MAX_SIDE // MIN_SIDE} times")
+        raise Refused(
+            "too_small",
+            f"is too narrow; send one whose sides differ less than {MAX_SIDE // MIN_SIDE} times",
+        )
     flat = _on_white(image, profile)
     return Image.frombytes("RGB", flat.size, flat.tobytes())  # nothing but pixels comes along
 

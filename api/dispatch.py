@@ -1,4 +1,7 @@
-"""Ring the workers' doorbell. The job is already a committed row: a lost ring costs a few seconds of polling."""
+"""Notify the trainer hosts of a new job through Celery.
+
+The job is already a committed row. A lost notification costs a few seconds: the hosts also poll the database.
+"""
 
 from uuid import UUID
 
@@ -7,30 +10,33 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from api.domain import failpoints
-from api.domain.jobs import RING_TASK, ring_queue
+from api.domain.jobs import NOTIFY_TASK, notify_queue
 from api.domain.settings import Settings
 
 log = structlog.get_logger()
 
 
-def create_doorbell(settings: Settings) -> Celery:
-    """A publisher only. Every wait is cut at half a second and nothing is retried: the reconciler rings again."""
-    doorbell = Celery("opad", broker=settings.redis_url, set_as_current=False)
-    doorbell.conf.update(
+def create_notifier(settings: Settings) -> Celery:
+    """Create a Celery app that only publishes.
+
+    Every wait ends after half a second and nothing is retried, because the reconciler notifies again.
+    """
+    notifier = Celery("opad", broker=settings.redis_url, set_as_current=False)
+    notifier.conf.update(
         task_ignore_result=True,
         task_publish_retry=False,
         broker_connection_timeout=0.5,
         broker_transport_options={"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "max_retries": 0},
     )
-    return doorbell
+    return notifier
 
 
-def ring(doorbell: Celery, job_id: UUID, preset: str) -> None:
-    """Blocking, at most about a second; run as a background task, after the answer."""
-    failpoints.reach("job.unrung")
+def notify_workers(notifier: Celery, job_id: UUID, preset: str) -> None:
+    """Send the job's id to the hosts of its preset. Blocks for about a second at most: run it after the answer."""
+    failpoints.reach("job.notifying")
     try:
-        doorbell.send_task(RING_TASK, [str(job_id)], queue=ring_queue(preset))
+        notifier.send_task(NOTIFY_TASK, [str(job_id)], queue=notify_queue(preset))
     except OperationalError as error:
-        log.warning("job.ring_lost", job_id=str(job_id), error=str(error))
+        log.warning("job.notify_failed", job_id=str(job_id), error=str(error))
         return
-    log.info("job.rung", job_id=str(job_id))
+    log.info("job.notified", job_id=str(job_id))

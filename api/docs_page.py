@@ -37,7 +37,7 @@ def _routes(document: dict[str, Any], address: str) -> list[dict[str, Any]]:
                     "method": method.upper(),
                     "path": path,
                     "anchor": operation["operationId"],
-                    "sentence": operation.get("description") or operation.get("summary"),
+                    "description": operation.get("description") or operation.get("summary"),
                     "parameters": [_parameter(p, schemas) for p in operation.get("parameters", [])],
                     "fields": _fields(schema, schemas),
                     "media_type": media_type,

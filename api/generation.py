@@ -44,12 +44,12 @@ async def generate_images(
 ) -> Answer:
     """In the session's transaction, if images are kept.
 
-    Raises TooManyRequests; what `EngineClient.generate`, `ImageCheck.drawn` and `keep_images` raise.
+    Raises TooManyRequests; what `EngineClient.generate`, `ImageCheck.check_generated` and `keep_images` raise.
     """
     await count_images(request, services, who, asked.count)
     await session.rollback()  # gives the connection back while the engine draws
     asked_at = time.perf_counter()
-    with services.tally.observed(who.owner_id):
+    with services.latency_histogram.observed(who.owner_id):
         generated = await services.engines.generate(
             subject.concept_id,
             bundle=subject.bundle,
@@ -57,7 +57,7 @@ async def generate_images(
             seeds=list(range(asked.seed, asked.seed + asked.count)),
             image_format=image_format,
         )
-    scores = await services.image_check.drawn(generated)
+    scores = await services.image_check.check_generated(generated)
     is_flagged = any(map(services.image_check.flags, scores))
     generated_at = time.perf_counter()
     kept = []
@@ -66,5 +66,5 @@ async def generate_images(
             session, services.storage, generated, owner_id=who.owner_id, subject=subject, asked=asked, scores=scores
         )
     if is_flagged:
-        await trail.record("image.flag", subject.concept_id, "drawn")
+        await trail.record("image.flag", subject.concept_id, "generated")
     return Answer(generated, scores, is_flagged, kept, asked_at, generated_at, time.perf_counter())

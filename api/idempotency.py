@@ -35,7 +35,7 @@ IdempotencyHeader = Annotated[
 ]
 
 
-class Once:
+class IdempotentRequest:
     """A request, which may have been sent before: `answer` is then what it was answered."""
 
     def __init__(self, owner_id: UUID, key: str | None, request_sha256: str) -> None:
@@ -43,25 +43,25 @@ class Once:
         self._owner_id, self._key, self._request_sha256 = owner_id, key, request_sha256
 
     @classmethod
-    async def of(
+    async def find(
         cls, session: AsyncSession, owner_id: UUID, key: str | None, route: str, fields: Mapping[str, Any],
         files: list[UploadFile],
     ) -> Self:  # fmt: skip
         """Two requests are the same if route, `fields` and the files' bytes are. Raises Invalid for a key in use."""
         if key is None:
             return cls(owner_id, None, "")
-        once = cls(owner_id, key, await _fingerprint(route, fields, files))
-        await once._look_up(session)
-        return once
+        request = cls(owner_id, key, await _fingerprint(route, fields, files))
+        await request._look_up(session)
+        return request
 
-    def repeated(self, response: Response, kind: type[AnyOut]) -> AnyOut:
+    def replay(self, response: Response, kind: type[AnyOut]) -> AnyOut:
         """The earlier answer again, marked as such."""
         assert self.answer is not None
         response.headers["Location"] = self.answer["location"]
         response.headers["Idempotent-Replayed"] = "true"
         return kind.model_validate(self.answer["body"])
 
-    async def keep(self, session: AsyncSession, response: Response, accepted: BaseModel) -> bool:
+    async def save_answer(self, session: AsyncSession, response: Response, accepted: BaseModel) -> bool:
         """Have the answer kept in the session's transaction; False, and all undone, if the same request was faster."""
         if self._key is None:
             return True
@@ -73,12 +73,12 @@ class Once:
         try:
             await session.flush()
         except IntegrityError:
-            if not await self.was_faster(session):
+            if not await self.lost_race(session):
                 raise
             return False
         return True
 
-    async def was_faster(self, session: AsyncSession) -> bool:
+    async def lost_race(self, session: AsyncSession) -> bool:
         """After an IntegrityError: whether the same request, sent at the same moment, has been answered. Rolls back."""
         await session.rollback()
         await self._look_up(session)

@@ -27,7 +27,7 @@ class ImageCheck:
     def flags(self, score: float | None) -> bool:
         return score is not None and score >= self._limit
 
-    async def photos(self, files: Sequence[UploadFile], images: Sequence[CleanImage]) -> list[float | None]:
+    async def check_references(self, files: Sequence[UploadFile], images: Sequence[CleanImage]) -> list[float | None]:
         """A score for each, None where nothing is scored. Raises Invalid for photos that the policy refuses."""
         scores = await self._scores([image.png for image in images])
         refused = [index for index, score in enumerate(scores) if self._refuses(score)]
@@ -35,12 +35,12 @@ class ImageCheck:
             names = ", ".join(describe(index, files[index].filename) for index in refused)
             raise Invalid(
                 f"{names}: refused by the image check of this installation; send other pictures",
-                "image_refused",
+                "reference_refused",
                 errors=[{"field": f"images[{index}]", "message": "is refused by the image check"} for index in refused],
             )
         return scores
 
-    async def drawn(self, generated: Generated) -> list[float | None]:
+    async def check_generated(self, generated: Generated) -> list[float | None]:
         """The same for pictures that were drawn: one that is refused is shown and kept by nobody."""
         scores = await self._scores([base64.b64decode(data) for data in generated.images] if self._scorer else [])
         refused = [seed for seed, score in zip(generated.seeds, scores, strict=False) if self._refuses(score)]
@@ -49,7 +49,7 @@ class ImageCheck:
             raise Invalid(
                 f"the picture of seed {seeds} is withheld by the image check of this installation; "
                 "use another seed or other words",
-                "picture_refused",
+                "image_refused",
                 seeds=refused,
             )
         return scores or [None] * len(generated.images)

@@ -98,7 +98,9 @@ async def _messages(session: AsyncSession) -> Metric:
     query = select(WebhookDelivery.state, func.count()).group_by(WebhookDelivery.state)
     counted = dict((await session.execute(query)).all())
     metric = GaugeMetricFamily(
-        "opad_webhook_messages", "Messages of 30 days; failed ones are given up", labels=["state"]
+        "opad_webhook_messages",
+        "Messages of 30 days; failed ones are given up",
+        labels=["state"],
     )
     for state in ("pending", "delivered", "failed"):
         metric.add_metric([state], counted.get(state, 0))

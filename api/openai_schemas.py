@@ -22,7 +22,8 @@ class ImagesIn(In):
     n: int = Field(1, ge=1, le=8)
     size: str | None = Field(None, max_length=20, description="the base draws one size; it, `auto` or nothing")
     response_format: Literal["b64_json", "url"] = Field(
-        "b64_json", description="with `url` the pictures are kept (`GET /v1/images`), and links to them last an hour"
+        "b64_json",
+        description="with `url` the pictures are kept (`GET /v1/images`), and links to them last an hour",
     )
     output_format: ImageFormat = "png"
     seed: int = Field(

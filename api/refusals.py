@@ -28,8 +28,8 @@ _ACTIONS = {
     "missing_scope": "access.refuse",
     "prompt_refused": "prompt.refuse",
     "class_noun_refused": "prompt.refuse",
+    "reference_refused": "image.refuse",
     "image_refused": "image.refuse",
-    "picture_refused": "image.refuse",
 }
 """By the refusal's code; the row's object is the key that asked."""
 

@@ -12,15 +12,15 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from api.db import Sessions, create_engine
-from api.dispatch import create_doorbell
+from api.dispatch import create_notifier
 from api.domain import failpoints
 from api.domain.denied_words import DeniedWords
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.engine_client import EngineClient
 from api.image_check import ImageCheck
+from api.latency_histogram import LatencyHistogram
 from api.rate_limiter import RateLimiter
-from api.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Services:
     storage: Storage
     engines: EngineClient
     limiter: RateLimiter
-    doorbell: Celery
+    notifier: Celery
     denied_words: DeniedWords
     image_check: ImageCheck
     decoders: asyncio.Semaphore
     """Bounds the decode processes that run at the same time."""
-    tally: Tally
+    latency_histogram: LatencyHistogram
     is_stopping: Callable[[], bool]
     """True once the server was asked to stop: event streams end, and the service is not ready any more."""
 
@@ -50,23 +50,23 @@ async def open_services(settings: Settings, is_stopping: Callable[[], bool]) -> 
     services = Services(
         settings=settings,
         sessions=sessions,
-        storage=Storage(settings, impatient=True),
+        storage=Storage(settings, short_timeouts=True),
         engines=EngineClient(settings.engine_urls, timeout_seconds=settings.generate_timeout_seconds),
         limiter=RateLimiter(settings.redis_url),
-        doorbell=create_doorbell(settings),
+        notifier=create_notifier(settings),
         denied_words=DeniedWords.of(settings.denied_words),
         image_check=ImageCheck(settings),
         decoders=asyncio.Semaphore(max(2, os.cpu_count() or 2)),
-        tally=Tally(sessions),
+        latency_histogram=LatencyHistogram(sessions),
         is_stopping=is_stopping,
     )
-    counting = asyncio.create_task(services.tally.keep_writing())
+    counting = asyncio.create_task(services.latency_histogram.keep_writing())
     yield services
     counting.cancel()
-    await services.tally.write()
+    await services.latency_histogram.write()
     await services.engines.close()
     await services.limiter.close()
-    services.doorbell.close()
+    services.notifier.close()
     await engine.dispose()
 
 

@@ -22,7 +22,8 @@ async def served_base(session: AsyncSession, configured: str) -> ServedBase:
     base = await session.scalar(query)
     if base is None:
         raise Unavailable(
-            f"no engine has announced the base {configured!r} yet; start one, or wait until it has loaded", "no_base"
+            f"no engine has announced the base {configured!r} yet; start one, or wait until it has loaded",
+            "no_base",
         )
     return base
 

@@ -25,7 +25,7 @@ from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import Job, JobState, Webhook
-from bench.furnish import furnish
+from bench.demo_data import seed_demo_data
 from migrations.run import migrate
 from worker.stack.embedded import environment, local_servers
 
@@ -51,7 +51,7 @@ def measure(settings: Settings, *, concepts: int, jobs: int) -> int:
     storage.ensure_bucket()
     with sessions.begin() as db:
         key = create(db, owner_name="admin", label="bench", scopes=["admin"])[1].text
-    made = furnish(sessions, storage, owner_name="admin", concepts=concepts, jobs=jobs)
+    made = seed_demo_data(sessions, storage, owner_name="admin", concepts=concepts, jobs=jobs)
     with sessions() as db:
         job = db.scalars(select(Job.id).where(Job.state == JobState.succeeded).order_by(Job.id.desc())).first()
         hook = db.scalars(select(Webhook.id)).first()

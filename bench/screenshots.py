@@ -1,7 +1,7 @@
 """Every page of the dashboard as a picture: `make screenshots` (needs a browser); light and dark, desktop and phone.
 
 The service is a real one with the nano base: an example is learned and drawn; older jobs, messages and votes are made
-up around it (bench/furnish.py).
+up around it (bench/demo_data.py).
 """
 
 import argparse
@@ -23,7 +23,7 @@ from api.domain.database import make_sessions
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import Job, JobState, Webhook
-from bench.furnish import EXAMPLES, furnish
+from bench.demo_data import EXAMPLES, seed_demo_data
 from worker.stack.home import published_environment
 from worker.stack.launcher import local_stack
 
@@ -74,7 +74,7 @@ def live_through(client: httpx.Client, settings: Settings, *, iterations: int) -
     sessions = make_sessions(own)
     known = {concept["name"]: concept["id"] for concept in client.get("/v1/concepts").json()["items"]}
     if LEARNED not in known:
-        furnish(sessions, Storage(own), owner_name="admin", concepts=6, jobs=15)
+        seed_demo_data(sessions, Storage(own), owner_name="admin", concepts=6, jobs=15)
         hand_in(client, LEARNED, "blue_teapot", iterations)
     learned = newest_job(client, LEARNED)
     wait(client, learned["id"])
@@ -90,7 +90,7 @@ def live_through(client: httpx.Client, settings: Settings, *, iterations: int) -
         told_most = ((Job.error_code == "oom").desc(), Job.id.desc())
         failed = db.scalars(select(Job.id).where(Job.state == JobState.failed).order_by(*told_most)).first()
         hook = db.scalars(select(Webhook.id)).first()
-    time.sleep(6)  # the tally of what was drawn is written every five seconds
+    time.sleep(6)  # the latency histogram is written every five seconds
     query = f"concept={learned['concept_id']}&prompt=a+%3Cconcept%3E+on+the+beach&seed=7&count=4&compare=1"
     return {
         "sign-in": "/dashboard/sign-in",

@@ -19,7 +19,7 @@ from sqlalchemy import select
 from uuid_utils.compat import uuid7
 
 from api.domain.database import Sessions, make_sessions
-from api.domain.jobs import ring_queue
+from api.domain.jobs import notify_queue
 from api.domain.settings import Preset, Settings
 from api.domain.storage import Storage, reference_key
 from api.domain.tables import Checkpoint, Concept, Job, JobState, Owner, Reference
@@ -84,13 +84,13 @@ def queue_training(sessions: Sessions, quick: Settings) -> Callable[..., UUID]:
 
 
 @pytest.fixture
-def rings(settings: Settings) -> Iterator[Callable[..., int]]:
-    """How many rings for a preset lie unheard in the broker, which the whole session shares: none before and after."""
+def notifications(settings: Settings) -> Iterator[Callable[..., int]]:
+    """Count the unread notifications of a preset in the broker, which all tests share: none before and after."""
     address = (settings.redis_url or "").replace("redis+socket://", "unix://").partition("?")[0]
     broker = redis.Redis.from_url(address)
-    queues = [ring_queue(preset) for preset in get_args(Preset)]
+    queues = [notify_queue(preset) for preset in get_args(Preset)]
     broker.delete(*queues)
-    yield lambda preset="default": broker.llen(ring_queue(preset))
+    yield lambda preset="default": broker.llen(notify_queue(preset))
     broker.delete(*queues)
 
 

@@ -1,7 +1,8 @@
-"""The doorbell's end on a trainer host: a Celery worker whose one task takes the job that was rung for.
+"""The receiver of notifications on a trainer host: a Celery worker whose one task trains the job it is told of.
 
 The message is acknowledged before the work and may be lost or doubled: the database decides who works, and the poll of
-`worker.host`, which starts this process, finds what was not rung for. So no results, no late acks, no prefetching.
+`worker.host`, which starts this process, finds the jobs of lost notifications. So there are no results, late acks or
+prefetching.
 The pool's one child imports no torch; it waits for the trainer that it executes.
 """
 
@@ -17,7 +18,7 @@ from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
 from api.domain.database import make_sessions
-from api.domain.jobs import RING_TASK, ring_queue
+from api.domain.jobs import NOTIFY_TASK, notify_queue
 from api.domain.logs import configure_logs
 from api.domain.settings import Preset, Settings
 from worker.claiming import train_next
@@ -42,10 +43,10 @@ def create_app(settings: Settings) -> Celery:
         broker_transport_options={"socket_keepalive": True, "health_check_interval": 25},
     )
 
-    def ring(job_id: str) -> None:
+    def train(job_id: str) -> None:
         train_next(settings, make_sessions(settings), job_id=UUID(job_id))
 
-    app.task(ring, name=RING_TASK)
+    app.task(train, name=NOTIFY_TASK)
     return app
 
 
@@ -69,7 +70,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     # Gossip, mingle and heartbeats serve clusters; without them a worker was seen to reconnect more surely.
     options = ["--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    queues = ",".join(map(ring_queue, settings.trains or get_args(Preset)))
+    queues = ",".join(map(notify_queue, settings.trains or get_args(Preset)))
     create_app(settings).worker_main(["--quiet", "worker", f"--queues={queues}", *options])
 
 

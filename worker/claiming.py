@@ -1,6 +1,6 @@
 """Take one job and see it through in a process of its own.
 
-Called by the Celery task when the doorbell rings and by the host's poll when it does not. No torch here: the trainer
+Called by the Celery task for a notification, and by the host's poll. No torch here: the trainer
 is executed, so the device is free again when it exits. The kernel kills it when its parent dies.
 """
 

@@ -115,8 +115,8 @@ def create_key(arguments: argparse.Namespace) -> int:
 def verify_audit(arguments: argparse.Namespace) -> int:
     with make_sessions(_settings_in_use())() as session:
         verdict = audit.verify(session, contains=arguments.contains)
-    print(verdict.sentence)
-    return 0 if verdict.sound else 1
+    print(verdict.message)
+    return 0 if verdict.intact else 1
 
 
 def back_up(arguments: argparse.Namespace) -> int:
@@ -158,7 +158,7 @@ def retain(arguments: argparse.Namespace) -> int:
         Storage(settings),
     )
     if arguments.preview:
-        sizes = retention.sizes_of_photos(storage)
+        sizes = retention.sizes_of_references(storage)
         with sessions() as db:
             amounts = retention.preview(cutoffs, db, sizes)
         outdated = retention.Outdated(**{name: amount.count for name, amount in amounts.items()})

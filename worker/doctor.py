@@ -149,7 +149,7 @@ def _trainer(settings: Settings) -> str:
     except (CeleryError, KombuError, OSError) as error:
         raise Ailment(f"cannot be asked: {error}; see redis") from error
     if not hosts:
-        raise Ailment("none answers rings: jobs wait until one polls; start `python -m worker.host`")
+        raise Ailment("no host answers notifications: jobs wait until one polls; start `python -m worker.host`")
     return f"{len(hosts)} answer"
 
 

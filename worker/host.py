@@ -1,8 +1,8 @@
 """A trainer host: `python -m worker.host`. The Celery worker in a process beside this one, and a poll.
 
-A ring starts a training within milliseconds, in the Celery worker's child. The poll, every `poll_seconds`, finds the
-jobs whose ring was lost, came while the host was busy, or could not be sent because the broker is dead; it trains them
-from here. Both go through the same slot, so one training runs at a time.
+A notification starts a training within milliseconds, in the Celery worker's child. The poll, every `poll_seconds`,
+finds the jobs whose notification was lost, came while the host was busy, or could not be sent because the broker is
+dead; it trains them from here. Both go through the same slot, so one training runs at a time.
 SIGTERM or SIGINT: the Celery worker takes no more, the trainer commits a checkpoint and gives its job back.
 """
 
@@ -21,7 +21,7 @@ from api.domain.database import make_sessions
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from worker.claiming import train_next
-from worker.presence import Presence, machine_facts
+from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.slot import trainer_pid
 from worker.stack.parent_death import ending_with_us
 
@@ -85,7 +85,7 @@ def main() -> int:
     settings = Settings()
     configure_logs(settings.log_level)
     facts = {"base": settings.base, "device": settings.device}
-    with Presence(
+    with ProcessHeartbeat(
         make_sessions(settings),
         kind="trainer",
         name=f"{socket.gethostname()}:{settings.home}",

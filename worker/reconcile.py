@@ -1,7 +1,7 @@
-"""What makes the doorbell's losses harmless, sends webhooks and keeps nothing too long: `python -m worker.reconcile`.
+"""Requeue lost jobs, repeat lost notifications, send webhooks and sweep old data: `python -m worker.reconcile`.
 
 Every `reconcile_seconds` the jobs whose lease ran out go back to the queue (or end, when their attempts are used up),
-and the doorbell is rung for the jobs that wait. Any number may run; an advisory lock lets one at a time sweep.
+and the hosts are notified of the jobs that wait. Any number may run; an advisory lock lets one at a time sweep.
 Every hour objects that no row names are deleted from the store (`worker.garbage`).
 """
 
@@ -34,13 +34,13 @@ from worker.webhooks import deliver_forever
 log = structlog.get_logger()
 
 _LOCK = 0x0FAD_0004
-MOST_RINGS = 1000
-"""Unheard, before they are thrown away: where pods are started for jobs (`worker.once`) nobody listens."""
+MAX_NOTIFICATIONS = 1000
+"""Unread notifications before they are thrown away: where pods are started for jobs (`worker.once`) nobody listens."""
 COLLECT_SECONDS = 3600.0
 
 
 def sweep(settings: Settings, sessions: Sessions) -> list[tuple[UUID, str]]:
-    """Expire leases; the jobs to ring for with their presets, none when another sweeps at this moment."""
+    """Expire leases. Return the waiting jobs with their presets, or none while another reconciler sweeps."""
     with sessions.begin() as db:
         if not db.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
             return []
@@ -53,29 +53,29 @@ def sweep(settings: Settings, sessions: Sessions) -> list[tuple[UUID, str]]:
     return waiting
 
 
-def ring(doorbell: Celery, waiting: Iterable[tuple[UUID, str]]) -> None:
-    """Unless earlier rings still lie there unheard: all hosts busy or none there, and more would only pile up."""
-    with doorbell.connection_for_write() as connection:
-        for preset, rung in groupby(sorted(waiting, key=itemgetter(1)), key=itemgetter(1)):
-            queue = jobs.ring_queue(preset)
-            unheard = connection.default_channel.queue_declare(queue).message_count
-            if unheard > MOST_RINGS:
+def notify_workers(notifier: Celery, waiting: Iterable[tuple[UUID, str]]) -> None:
+    """Notify the hosts of each waiting job, unless earlier notifications are still unread: more would only pile up."""
+    with notifier.connection_for_write() as connection:
+        for preset, of_preset in groupby(sorted(waiting, key=itemgetter(1)), key=itemgetter(1)):
+            queue = jobs.notify_queue(preset)
+            unread = connection.default_channel.queue_declare(queue).message_count
+            if unread > MAX_NOTIFICATIONS:
                 connection.default_channel.queue_purge(queue)
-            if unheard > 0:
+            if unread > 0:
                 continue
-            for job_id, _ in rung:
-                doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=queue, connection=connection)
+            for job_id, _ in of_preset:
+                notifier.send_task(jobs.NOTIFY_TASK, [str(job_id)], queue=queue, connection=connection)
 
 
-def create_doorbell(settings: Settings) -> Celery:
+def create_notifier(settings: Settings) -> Celery:
     """Publishes; waits for a dead broker two seconds and no longer."""
-    doorbell = create_app(settings)
-    doorbell.conf.update(
+    notifier = create_app(settings)
+    notifier.conf.update(
         task_publish_retry=False,
         broker_connection_timeout=2,
         broker_transport_options={"socket_timeout": 2, "socket_connect_timeout": 2, "max_retries": 0},
     )
-    return doorbell
+    return notifier
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     configure_logs(settings.log_level)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # else each webhook's URL, tokens and all, is in the log
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a sweep is one transaction: it may end anywhere
-    sessions, doorbell = make_sessions(settings), create_doorbell(settings)
+    sessions, notifier = make_sessions(settings), create_notifier(settings)
     threading.Thread(target=_collect_forever, args=(settings, sessions), name="garbage", daemon=True).start()
     sender = threading.Thread(target=deliver_forever, args=(settings, sessions), name="webhooks", daemon=True)
     keeper = threading.Thread(target=sweep_nightly, args=(settings, sessions), name="retention", daemon=True)
@@ -94,7 +94,7 @@ def main() -> None:
         try:
             waiting = sweep(settings, sessions)
             if waiting:
-                ring(doorbell, waiting)
+                notify_workers(notifier, waiting)
         except OperationalError as error:
             log.warning("reconciler.database_unreachable", error=str(error.orig))
         except BrokerError as error:

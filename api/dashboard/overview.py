@@ -17,18 +17,18 @@ router = APIRouter(route_class=PageRoute)
 @router.get("/dashboard")
 async def overview(request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep) -> Response:
     found = await read_overview(viewer.who, session)
-    at_work = [
+    active = [
         job
         for state in (JobState.running, JobState.queued)
         for job in (await jobs.list_jobs(viewer.who, session, state=state, limit=SHOWN)).items
     ]
-    newest = (await jobs.list_jobs(viewer.who, session, limit=5)).items if not at_work else []
+    newest = (await jobs.list_jobs(viewer.who, session, limit=5)).items if not active else []
     return page(
         request,
         viewer,
         "overview.html",
         overview=found,
-        at_work=at_work[:SHOWN],
+        active=active[:SHOWN],
         newest=newest,
         photo_count=services.settings.reference_count("photo"),
     )

@@ -26,9 +26,9 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    sound: bool
-    sentence: str
+class Verification:
+    intact: bool
+    message: str
 
 
 def record(
@@ -61,25 +61,28 @@ def record(
     session.flush()
 
 
-def verify(session: Session, *, contains: Mark | None = None) -> Verdict:
+def verify(session: Session, *, contains: Mark | None = None) -> Verification:
     """Whether every row is as it was written and none is missing between; `contains` finds an end that was cut off."""
     number, before, found = 0, _BEFORE_THE_FIRST, contains is None
     rows = session.scalars(select(AuditEvent).order_by(AuditEvent.number).execution_options(yield_per=1000))
     for row in rows:
         number += 1
         if row.number != number:
-            return Verdict(False, f"row {number} of the audit log is missing; the next one is {row.number}")
+            return Verification(False, f"row {number} of the audit log is missing; the next one is {row.number}")
         if row.hash != row.seal(before):
-            return Verdict(False, f"row {number} of the audit log ({row.action}) is not as it was written")
+            return Verification(False, f"row {number} of the audit log ({row.action}) is not as it was written")
         before = row.hash
         found = found or (contains is not None and contains == Mark(number, row.hash))
     if not found:
         assert contains is not None
-        return Verdict(False, f"row {contains.number} with that hash is not in the audit log, which ends at {number}")
+        return Verification(
+            False, f"row {contains.number} with that hash is not in the audit log, which ends at {number}"
+        )
     if not number:
-        return Verdict(True, "the audit log is empty")
-    return Verdict(
-        True, f"{number} rows, unbroken; keep this elsewhere, for --contains of a later verify: {number}:{before.hex()}"
+        return Verification(True, "the audit log is empty")
+    return Verification(
+        True,
+        f"{number} rows, unbroken; keep this elsewhere, for --contains of a later verify: {number}:{before.hex()}",
     )
 
 

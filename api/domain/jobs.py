@@ -48,12 +48,12 @@ from uuid_utils.compat import uuid7
 from api.domain.tables import Attempt, Bundle, Checkpoint, Export, Job, JobState
 from api.domain.webhooks import announced
 
-RING_TASK = "job.ring"
-"""Celery task that carries a job id to a trainer host: a hint, which may be lost or doubled."""
+NOTIFY_TASK = "job.notify"
+"""Celery task that carries a job id to a trainer host. It is a hint, which may be lost or delivered twice."""
 
 
-def ring_queue(preset: str) -> str:
-    """One for each class of host: which presets a host trains (`Settings.trains`) says which rings it hears."""
+def notify_queue(preset: str) -> str:
+    """Return the preset's Celery queue. A host listens to the queues of the presets it trains (`Settings.trains`)."""
     return f"train.{preset}"
 
 

@@ -1,12 +1,12 @@
-"""What is not kept for ever: how long is a setting, what goes is decided here, once a night and by one reconciler.
+"""Remove data whose retention time is over. One reconciler does this once a night; the times are settings.
 
-    images          pictures that were kept on request, `keep_images_days` after they were drawn
-    photos          of a concept that has learned, `keep_photos_days` after its last training; it still draws, but is
-                    learned anew only from new photos
-    failed uploads  photos of a concept that never learned, `keep_failed_uploads_days` after its last training ended
+    images          stored images, `keep_images_days` after they were generated
+    references      of a trained concept, `keep_references_days` after its last training; the concept still generates
+                    images, but can only be trained again from new photos
+    failed uploads  references of a concept that never trained, `keep_failed_uploads_days` after its last training ended
     events          of jobs, `keep_events_days` after the job ended
 
-Objects go before the transaction ends: what fails half-way is found again by the next night.
+Objects are deleted before the transaction ends, so the next night finds what failed half-way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,14 +36,14 @@ class Outdated:
     """How much of each class is older than its setting."""
 
     images: int = 0
-    photos: int = 0
+    references: int = 0
     failed_uploads: int = 0
     events: int = 0
 
     def sentence(self) -> str:
         return (
-            f"{self.images} images, {self.photos} photos of learned concepts, {self.failed_uploads} photos of failed "
-            f"trainings, {self.events} events"
+            f"{self.images} images, {self.references} photos of trained concepts, "
+            f"{self.failed_uploads} photos of failed trainings, {self.events} events"
         )
 
 
@@ -59,7 +59,7 @@ class Cutoffs:
     """What is older than these goes; None keeps for ever."""
 
     images: datetime | None
-    photos: datetime | None
+    references: datetime | None
     failed_uploads: datetime | None
     events: datetime | None
 
@@ -70,33 +70,36 @@ class Cutoffs:
 
         return cls(
             images=before(settings.keep_images_days),
-            photos=before(settings.keep_photos_days),
+            references=before(settings.keep_references_days),
             failed_uploads=before(settings.keep_failed_uploads_days),
             events=before(settings.keep_events_days),
         )
 
 
-def preview(cutoffs: Cutoffs, session: Session, photo_sizes: Mapping[str, int]) -> dict[str, Amount]:
-    """What a sweep would remove of each class; changes nothing. `photo_sizes` as `sizes_of_photos` gives them."""
-    learned, failed = (_photos_of(session, concepts) for concepts in (_learned(cutoffs), _never_learned(cutoffs)))
+def preview(cutoffs: Cutoffs, session: Session, reference_sizes: Mapping[str, int]) -> dict[str, Amount]:
+    """Return what a sweep would remove of each class, and change nothing.
+
+    `reference_sizes` comes from `sizes_of_references`.
+    """
+    learned, failed = (_references_of(session, concepts) for concepts in (_learned(cutoffs), _never_learned(cutoffs)))
     going = [row.concept_id for row in (*learned, *failed)]
     keys = {row.key for row in (*learned, *failed)}
     kept = select(Reference.key).where(Reference.key.in_(keys), Reference.concept_id.not_in(going))
     counted = set(session.scalars(kept))  # a photo that another concept has too stays for it
     amounts = {"images": _amount_of_images(session, cutoffs)}
-    for name, rows in (("photos", learned), ("failed_uploads", failed)):
+    for name, rows in (("references", learned), ("failed_uploads", failed)):
         own = {row.key for row in rows} - counted
-        amounts[name] = Amount(len(rows), sum(photo_sizes.get(key, 0) for key in own))
+        amounts[name] = Amount(len(rows), sum(reference_sizes.get(key, 0) for key in own))
         counted |= own
     return amounts | {"events": _amount_of_events(session, cutoffs)}
 
 
-def sizes_of_photos(storage: Storage) -> dict[str, int]:
+def sizes_of_references(storage: Storage) -> dict[str, int]:
     """Bytes by key: the rows do not tell. Raises StorageUnavailable."""
     return {entry.key: entry.size for entry in storage.entries("references/")}
 
 
-def _photos_of(session: Session, concepts: Select[UUID] | None) -> Sequence[Row[UUID, str]]:
+def _references_of(session: Session, concepts: Select[UUID] | None) -> Sequence[Row[UUID, str]]:
     if concepts is None:
         return []
     return session.execute(select(Reference.concept_id, Reference.key).where(Reference.concept_id.in_(concepts))).all()
@@ -143,8 +146,8 @@ def sweep(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> Outdated:
     """Remove what is older; how much that was. Raises StorageUnavailable."""
     return Outdated(
         images=_repeat(lambda: _sweep_images(cutoffs, sessions, storage)),
-        photos=_repeat(lambda: _sweep_photos(_learned(cutoffs), sessions, storage)),
-        failed_uploads=_repeat(lambda: _sweep_photos(_never_learned(cutoffs), sessions, storage)),
+        references=_repeat(lambda: _sweep_references(_learned(cutoffs), sessions, storage)),
+        failed_uploads=_repeat(lambda: _sweep_references(_never_learned(cutoffs), sessions, storage)),
         events=_repeat(lambda: _sweep_events(cutoffs, sessions)),
     )
 
@@ -203,7 +206,7 @@ def _is_over() -> ColumnElement[bool]:
 
 
 def _learned(cutoffs: Cutoffs) -> Select[UUID] | None:
-    return None if cutoffs.photos is None else _idle_concepts(cutoffs.photos).where(_has_bundle())
+    return None if cutoffs.references is None else _idle_concepts(cutoffs.references).where(_has_bundle())
 
 
 def _never_learned(cutoffs: Cutoffs) -> Select[UUID] | None:
@@ -236,7 +239,7 @@ def _sweep_images(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> int
     return len(rows)
 
 
-def _sweep_photos(concepts: Select[UUID] | None, sessions: Sessions, storage: Storage) -> int:
+def _sweep_references(concepts: Select[UUID] | None, sessions: Sessions, storage: Storage) -> int:
     """The photos of a few concepts. Their rows are locked, and so are their jobs: a training that is being asked for
     at this moment waits, and finds no photos."""
     if concepts is None:

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     """Presets that a trainer here takes jobs of, for hosts whose GPU is too small for the others; none named is all."""
     lease_seconds: float = Field(default=60, gt=0)
     heartbeat_seconds: float = Field(default=10, gt=0)
-    storage_patience_seconds: float = Field(default=900, ge=0)
+    storage_retry_seconds: float = Field(default=900, ge=0)
     """How long a trainer waits for a store that is away before its attempt is given up."""
     reconcile_seconds: float = Field(default=15, gt=0)
     poll_seconds: float = Field(default=5, gt=0)
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     image_scorer: str = "api.domain.image_scorer:open_nsfw"
     """`module:function`, which takes a picture's file and gives a score from 0 to 1."""
     keep_images_days: int = Field(default=0, ge=0)
-    keep_photos_days: int = Field(default=0, ge=0)
+    keep_references_days: int = Field(default=0, ge=0)
     keep_failed_uploads_days: int = Field(default=30, ge=0)
     keep_events_days: int = Field(default=90, ge=0)
     """What `api.domain.retention` removes after so many days; 0 is never."""

@@ -100,15 +100,18 @@ class StorageUnavailable(Unavailable):
 class Storage:
     """One bucket. Holds a connection pool; safe to share between threads."""
 
-    def __init__(self, settings: Settings, *, impatient: bool = False) -> None:
-        """`impatient` is for those who have a client waiting: a silent store is given up after two tries of 4 s, not
-        after four of 30 s."""
+    def __init__(self, settings: Settings, *, short_timeouts: bool = False) -> None:
+        """Connect to the bucket that the settings name.
+
+        With `short_timeouts` a request to a silent store fails after two tries of 4 s instead of four of 30 s: for
+        callers that have a client waiting.
+        """
         if settings.s3_endpoint is None:
             raise ValueError("OPAD_S3_ENDPOINT is not set; start the embedded servers with `opad up` or set it")
         self._bucket = settings.s3_bucket
-        self._client = _connect(settings, settings.s3_endpoint, impatient=impatient)
+        self._client = _connect(settings, settings.s3_endpoint, short_timeouts=short_timeouts)
         public = settings.s3_public_endpoint
-        self._signer = _connect(settings, public, impatient=impatient) if public else self._client
+        self._signer = _connect(settings, public, short_timeouts=short_timeouts) if public else self._client
 
     def put_once(self, key: str, data: bytes, sha256: str) -> None:
         """Write `data` unless the key exists; equal bytes already there are success.
@@ -220,7 +223,7 @@ class Storage:
 _session, _making = boto3.session.Session(), Lock()
 
 
-def _connect(settings: Settings, endpoint: str, *, impatient: bool) -> "S3Client":
+def _connect(settings: Settings, endpoint: str, *, short_timeouts: bool) -> "S3Client":
     with _making:
         return _session.client(
             "s3",
@@ -232,8 +235,8 @@ def _connect(settings: Settings, endpoint: str, *, impatient: bool) -> "S3Client
                 signature_version="s3v4",
                 s3={"addressing_style": "path"},
                 connect_timeout=3,
-                read_timeout=4 if impatient else 30,
-                retries={"mode": "standard", "total_max_attempts": 2 if impatient else 4},
+                read_timeout=4 if short_timeouts else 30,
+                retries={"mode": "standard", "total_max_attempts": 2 if short_timeouts else 4},
             ),
         )
 

@@ -18,8 +18,8 @@ from starlette.datastructures import FormData, UploadFile
 
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
-from api.concept_refusals import photos_gone
-from api.dispatch import ring
+from api.concept_refusals import references_gone
+from api.dispatch import notify_workers
 from api.domain import failpoints
 from api.domain.consent import STATEMENT, STATEMENT_VERSION
 from api.domain.errors import Conflict, Invalid, NotFound
@@ -27,7 +27,7 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
 from api.domain.tables import Bundle, Concept, Consent, Job, JobState, Reference
 from api.erasure import erase_concept, while_storing
-from api.idempotency import IdempotencyHeader, Once
+from api.idempotency import IdempotencyHeader, IdempotentRequest
 from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
 from api.schemas import (
@@ -120,16 +120,18 @@ async def create_concept(
         asked, files = _split(form)
         _check_consent(services.settings, asked)
         services.denied_words.refuse("class_noun", asked.class_noun)
-        once = await Once.of(session, who.owner_id, idempotency_key, "concepts", _as_asked(asked), files)
-        if once.answer:
-            return once.repeated(response, ConceptAccepted)
+        idempotent = await IdempotentRequest.find(
+            session, who.owner_id, idempotency_key, "concepts", _as_asked(asked), files
+        )
+        if idempotent.answer:
+            return idempotent.replay(response, ConceptAccepted)
         await check_training(session, services.settings, who, request)
         base = await served_base(session, services.settings.base)
         base_name, class_noun = base.name, check_class_noun(base, asked.class_noun)
         await _refuse_taken_name(session, who.owner_id, asked.name)
         await session.rollback()  # gives the connection back while the images are decoded
         images = await clean_images(files, services.decoders, services.settings)
-        scores = await services.image_check.photos(files, images)
+        scores = await services.image_check.check_references(files, images)
     finally:
         await form.close()
     await check_concepts(session, services.settings, who)
@@ -141,8 +143,8 @@ async def create_concept(
     try:
         await session.flush()
     except IntegrityError as error:
-        if await once.was_faster(session):
-            return once.repeated(response, ConceptAccepted)
+        if await idempotent.lost_race(session):
+            return idempotent.replay(response, ConceptAccepted)
         raise _name_taken(asked.name) from error
     session.add(
         Consent(
@@ -170,12 +172,12 @@ async def create_concept(
     detail = await _detail(session, who, concept.id)
     accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
     response.headers["Location"] = f"/v1/concepts/{concept.id}"
-    if not await once.keep(session, response, accepted):
-        return once.repeated(response, ConceptAccepted)
+    if not await idempotent.save_answer(session, response, accepted):
+        return idempotent.replay(response, ConceptAccepted)
     await trail.record("concept.create", concept.id, "accepted")
     if any(map(services.image_check.flags, scores)):
-        await trail.record("image.flag", concept.id, "photo")
-    tasks.add_task(ring, services.doorbell, job.id, job.preset)  # runs after the commit and the answer
+        await trail.record("image.flag", concept.id, "reference")
+    tasks.add_task(notify_workers, services.notifier, job.id, job.preset)  # runs after the commit and the answer
     log.info("concept.accepted", concept_id=str(concept.id), job_id=str(job.id), images=len(images))
     return accepted
 
@@ -195,9 +197,9 @@ async def create_version(
 ) -> ConceptAccepted:
     """Learn a concept again from the same pictures; the version before serves until this one is ready."""
     route = f"concepts/{concept_id}/versions"
-    once = await Once.of(session, who.owner_id, idempotency_key, route, _as_asked(asked), [])
-    if once.answer:
-        return once.repeated(response, ConceptAccepted)
+    idempotent = await IdempotentRequest.find(session, who.owner_id, idempotency_key, route, _as_asked(asked), [])
+    if idempotent.answer:
+        return idempotent.replay(response, ConceptAccepted)
     before = await _detail(session, who, concept_id)
     await check_training(session, services.settings, who, request)
     newest = before.jobs[0]
@@ -213,20 +215,20 @@ async def create_version(
     try:
         await session.flush()
     except IntegrityError as error:
-        if await once.was_faster(session):
-            return once.repeated(response, ConceptAccepted)
+        if await idempotent.lost_race(session):
+            return idempotent.replay(response, ConceptAccepted)
         raise Conflict(
             f"another version of {before.name!r} was asked for at the same moment; see its job", "concept_in_training"
         ) from error
     detail = await _detail(session, who, concept_id)
     if not detail.references:  # asked only now: until the new job's row was there, a sweep might have taken them
-        raise photos_gone(before.name)
+        raise references_gone(before.name)
     accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    if not await once.keep(session, response, accepted):
-        return once.repeated(response, ConceptAccepted)
+    if not await idempotent.save_answer(session, response, accepted):
+        return idempotent.replay(response, ConceptAccepted)
     await trail.record("concept.train_again", concept_id, "accepted")
-    tasks.add_task(ring, services.doorbell, job.id, job.preset)
+    tasks.add_task(notify_workers, services.notifier, job.id, job.preset)
     return accepted
 
 

@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
-from api.concept_refusals import photos_gone
-from api.dispatch import ring
+from api.concept_refusals import references_gone
+from api.dispatch import notify_workers
 from api.domain import jobs
 from api.domain.errors import Conflict, NotFound
 from api.domain.settings import Preset
@@ -134,8 +134,8 @@ async def retry_job(
             state=before.state,
         )
     if await session.scalar(select(Reference.id).where(Reference.concept_id == before.concept_id).limit(1)) is None:
-        raise photos_gone(before.concept_name)
-    tasks.add_task(ring, services.doorbell, job_id, before.preset)  # runs after the commit and the answer
+        raise references_gone(before.concept_name)
+    tasks.add_task(notify_workers, services.notifier, job_id, before.preset)  # runs after the commit and the answer
     after = await _own_job(session, who, job_id)
     await trail.record("job.retry", job_id, "queued")
     return after

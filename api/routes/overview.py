@@ -11,10 +11,10 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller, Reader
-from api.domain.tables import Concept, GenerateTally, Job, JobState, Presence, Webhook, WebhookDelivery
+from api.domain.tables import Concept, GenerateHistogram, Heartbeat, Job, JobState, Webhook, WebhookDelivery
+from api.latency_histogram import OK, quantile
 from api.schemas import Out
 from api.services import SessionDep
-from api.tally import OK, quantile
 
 router = APIRouter(tags=["system"])
 
@@ -55,7 +55,7 @@ class WorkerOut(Out):
 
 class AttentionOut(Out):
     kind: Literal["job_failed", "others_failed", "worker_lost", "no_worker", "webhook_failing", "disk", "memory"]
-    sentence: str
+    message: str
     at: datetime | None
     object_id: UUID | None = Field(description="of the job or webhook")
 
@@ -85,8 +85,8 @@ async def read_overview(who: Reader, session: SessionDep) -> Overview:
 
 
 async def _workers(session: AsyncSession) -> list[WorkerOut]:
-    alive = Presence.seen_at > func.now() - SILENT
-    rows = await session.execute(select(Presence, alive).order_by(Presence.kind, Presence.name))
+    alive = Heartbeat.seen_at > func.now() - SILENT
+    rows = await session.execute(select(Heartbeat, alive).order_by(Heartbeat.kind, Heartbeat.name))
     return [
         WorkerOut(
             name=row.name,
@@ -111,13 +111,13 @@ def _of_workers(workers: list[WorkerOut], *, expected: bool) -> list[AttentionOu
         for what in ("disk", "memory"):
             used, total = worker.facts.get(f"{what}_used"), worker.facts.get(f"{what}_total")
             if used and total and used / total > _NEAR_FULL:
-                sentence = f"the {what} of the {worker.kind} {worker.name} is {used / total:.0%} full"
-                found.append(_wrong(what, sentence, worker.seen_at))
+                message = f"the {what} of the {worker.kind} {worker.name} is {used / total:.0%} full"
+                found.append(_wrong(what, message, worker.seen_at))
     return found
 
 
-def _wrong(kind: Any, sentence: str, at: datetime | None = None, object_id: UUID | None = None) -> AttentionOut:
-    return AttentionOut(kind=kind, sentence=sentence, at=at, object_id=object_id)
+def _wrong(kind: Any, message: str, at: datetime | None = None, object_id: UUID | None = None) -> AttentionOut:
+    return AttentionOut(kind=kind, message=message, at=at, object_id=object_id)
 
 
 async def _failed_jobs(session: AsyncSession, who: Caller) -> list[AttentionOut]:
@@ -174,9 +174,9 @@ async def _jobs(session: AsyncSession, who: Caller) -> dict[str, int]:
 
 
 async def _generate(session: AsyncSession, who: Caller) -> GenerateFigures:
-    query = select(GenerateTally).where(GenerateTally.slot > func.now() - _DAY)
+    query = select(GenerateHistogram).where(GenerateHistogram.slot > func.now() - _DAY)
     if not who.operates:
-        query = query.where(GenerateTally.owner_id == who.owner_id)
+        query = query.where(GenerateHistogram.owner_id == who.owner_id)
     all_times: Counter[int] = Counter()
     codes: Counter[str] = Counter()
     times: dict[datetime, Counter[int]] = {}

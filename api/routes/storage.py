@@ -39,7 +39,7 @@ class StorageOut(Out):
     size: int = Field(description="bytes")
 
 
-OutdatedClass = Literal["images", "photos", "failed_uploads", "events"]
+OutdatedClass = Literal["images", "references", "failed_uploads", "events"]
 
 
 class OutdatedOut(Out):
@@ -78,8 +78,8 @@ async def preview_retention(services: ServicesDep, who: Admin, session: SessionD
     due = await session.run_sync(retention.next_sweep)
     cutoffs = retention.Cutoffs.at(due, settings)
     amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, {}))
-    if amounts["photos"].count or amounts["failed_uploads"].count:  # whose sizes the store alone knows
-        sizes = await run_in_threadpool(retention.sizes_of_photos, services.storage)
+    if amounts["references"].count or amounts["failed_uploads"].count:  # whose sizes the store alone knows
+        sizes = await run_in_threadpool(retention.sizes_of_references, services.storage)
         amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, sizes))
     last = await session.run_sync(retention.last_sweep)
     return RetentionOut(

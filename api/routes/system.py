@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Admin, Reader
 from api.domain import audit
-from api.domain.tables import Presence, RetentionSweep
+from api.domain.tables import Heartbeat, RetentionSweep
 from api.routes import health
 from api.routes.overview import SILENT
 from api.routes.storage import require_operator
@@ -38,7 +38,7 @@ class BaseOut(Out):
 class CheckOut(Out):
     name: str
     ok: bool
-    sentence: str
+    message: str
 
 
 class SystemOut(Out):
@@ -51,9 +51,9 @@ class SystemOut(Out):
     checks: list[CheckOut]
 
 
-class AuditVerdict(Out):
-    sound: bool
-    sentence: str
+class AuditVerification(Out):
+    intact: bool
+    message: str
 
 
 @router.get("/base", response_model=BaseOut)
@@ -93,7 +93,7 @@ _REMEDIES = {
 
 async def _examined(services: Services, session: AsyncSession) -> list[CheckOut]:
     """What the api can see of what `opad doctor` looks at."""
-    trainers = select(Presence.name).where(Presence.kind == "trainer", Presence.seen_at > func.now() - SILENT)
+    trainers = select(Heartbeat.name).where(Heartbeat.kind == "trainer", Heartbeat.seen_at > func.now() - SILENT)
     lately = select(RetentionSweep.day).where(RetentionSweep.day >= func.current_date() - 2)
     found = {
         **await health.answering_parts(services),
@@ -101,7 +101,7 @@ async def _examined(services: Services, session: AsyncSession) -> list[CheckOut]
         "trainer": await session.scalar(trainers.limit(1)) is not None,
         "reconciler": await session.scalar(lately.limit(1)) is not None,
     }
-    return [CheckOut(name=name, ok=fine, sentence="works" if fine else _REMEDIES[name]) for name, fine in found.items()]
+    return [CheckOut(name=name, ok=fine, message="works" if fine else _REMEDIES[name]) for name, fine in found.items()]
 
 
 def _shown(name: str, value: Any) -> Any:
@@ -112,9 +112,9 @@ def _shown(name: str, value: Any) -> Any:
     return value if isinstance(value, (int, float, bool, list)) or value is None else str(value)
 
 
-@router.get("/audit/verify", response_model=AuditVerdict)
-async def verify_audit(who: Admin, session: SessionDep) -> AuditVerdict:
+@router.get("/audit/verify", response_model=AuditVerification)
+async def verify_audit(who: Admin, session: SessionDep) -> AuditVerification:
     """Whether every row of the audit log is as it was written and none is missing between."""
     require_operator(who)
-    verdict = await session.run_sync(audit.verify)
-    return AuditVerdict(sound=verdict.sound, sentence=verdict.sentence)
+    found = await session.run_sync(audit.verify)
+    return AuditVerification(intact=found.intact, message=found.message)

@@ -16,7 +16,7 @@ from api.domain import keys
 from api.domain.database import Sessions, make_sessions
 from api.domain.settings import Settings
 from api.domain.tables import ApiKey, Concept, Job, Owner, Reference, ServedBase
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.job_life import wait_until
 
 NOUNS = ["cat", "dog", "mug", "rabbit", "robot"]
@@ -113,7 +113,7 @@ def upload(client: TestClient) -> Callable[..., Any]:
 @pytest.fixture
 def concept(upload: Callable[..., Any]) -> dict[str, Any]:
     """An accepted concept of alice, its job queued."""
-    answer = upload(photo(1), photo(2), photo(3))
+    answer = upload(reference(1), reference(2), reference(3))
     assert answer.status_code == 202, answer.text
     return answer.json()["concept"]
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DatabaseError
 from api.domain import audit, keys
 from api.domain.database import Sessions
 from api.domain.tables import JobState
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.api.test_auth import bearer
 
 
@@ -27,7 +27,7 @@ def rewrite(sessions: Sessions, statement: str) -> None:
         db.execute(text("ALTER TABLE audit_event ENABLE TRIGGER append_only"))
 
 
-def verdict(sessions: Sessions, **options: Any) -> audit.Verdict:
+def verdict(sessions: Sessions, **options: Any) -> audit.Verification:
     with sessions() as db:
         return audit.verify(db, **options)
 
@@ -74,8 +74,8 @@ def test_what_was_done_is_on_record_with_the_request_that_did_it(
 def test_what_was_refused_or_done_before_adds_nothing(client: TestClient, upload: Callable[..., Any]) -> None:
     key = {"Idempotency-Key": "once"}
     for _ in range(2):
-        assert upload(photo(1), photo(2), photo(3), headers=key).status_code == 202
-    assert upload(photo(1), photo(2), photo(3)).status_code == 409
+        assert upload(reference(1), reference(2), reference(3), headers=key).status_code == 202
+    assert upload(reference(1), reference(2), reference(3)).status_code == 409
     assert [action for action, _, _ in actions(client)] == ["concept.create"]
 
 
@@ -102,7 +102,7 @@ def test_rows_of_many_at_once_make_one_chain(client: TestClient, sessions: Sessi
     with ThreadPoolExecutor(6) as pool:
         answers = pool.map(lambda n: client.post("/v1/keys", json={"name": f"k{n}", "scopes": ["read"]}), range(12))
     assert {answer.status_code for answer in answers} == {201}
-    assert verdict(sessions).sentence.startswith("12 rows, unbroken")
+    assert verdict(sessions).message.startswith("12 rows, unbroken")
 
 
 def test_the_database_refuses_to_change_a_row(three_rows: None, sessions: Sessions) -> None:
@@ -112,7 +112,7 @@ def test_the_database_refuses_to_change_a_row(three_rows: None, sessions: Sessio
 
 
 @pytest.mark.parametrize(
-    ("statement", "sentence"),
+    ("statement", "message"),
     [
         ("UPDATE audit_event SET outcome = 'x' WHERE number = 2", "row 2 of the audit log (key.create) is not as"),
         ("UPDATE audit_event SET at = at - interval '1 second' WHERE number = 1", "row 1 of the audit log"),
@@ -121,17 +121,17 @@ def test_the_database_refuses_to_change_a_row(three_rows: None, sessions: Sessio
         ("DELETE FROM audit_event WHERE number = 2", "row 2 of the audit log is missing; the next one is 3"),
     ],
 )
-def test_the_first_broken_row_is_named(three_rows: None, sessions: Sessions, statement: str, sentence: str) -> None:
-    assert verdict(sessions).sound
+def test_the_first_broken_row_is_named(three_rows: None, sessions: Sessions, statement: str, message: str) -> None:
+    assert verdict(sessions).intact
     rewrite(sessions, statement)
     found = verdict(sessions)
-    assert not found.sound
-    assert found.sentence.startswith(sentence)
+    assert not found.intact
+    assert found.message.startswith(message)
 
 
 def test_a_cut_end_is_found_by_what_an_earlier_verify_told(three_rows: None, sessions: Sessions) -> None:
-    mark = audit.parse_mark(verdict(sessions).sentence.rpartition(" ")[2])
-    assert verdict(sessions, contains=mark).sound
+    mark = audit.parse_mark(verdict(sessions).message.rpartition(" ")[2])
+    assert verdict(sessions, contains=mark).intact
     rewrite(sessions, "DELETE FROM audit_event WHERE number = 3")
-    assert verdict(sessions).sound
-    assert "which ends at 2" in verdict(sessions, contains=mark).sentence
+    assert verdict(sessions).intact
+    assert "which ends at 2" in verdict(sessions, contains=mark).message

@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.domain import keys
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -41,7 +41,7 @@ def test_a_key_does_what_its_scopes_say(client: TestClient, new_key: Callable[..
 
     refused = client.post(
         "/v1/concepts",
-        files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
+        files=[("images", (f"{n}.jpg", reference(n))) for n in range(3)],
         data={"name": "x", "class_noun": "mug", "consent": "true"},
         headers=generate_only,
     )

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.domain.settings import Settings
 from api.image_check import ImageCheck
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.api.test_audit import actions
 
 NOTHING = {"concept": 0, "job": 0, "reference": 0, "objects": 0}
@@ -37,7 +37,7 @@ def careful(
 def post_photos(client: TestClient, **fields: str) -> Any:
     return client.post(
         "/v1/concepts",
-        files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
+        files=[("images", (f"{n}.jpg", reference(n))) for n in range(3)],
         data={"name": "my mug", "class_noun": "mug", "consent": "true", **fields},
     )
 
@@ -89,10 +89,10 @@ def test_photos_over_the_limit_are_refused_by_name(
 
     answer = post_photos(client)
 
-    assert (answer.status_code, answer.json()["code"]) == (422, "image_refused")
+    assert (answer.status_code, answer.json()["code"]) == (422, "reference_refused")
     assert 'image 1 ("0.jpg"), image 2 ("1.jpg"), image 3 ("2.jpg")' in answer.json()["detail"]
     assert stored() == NOTHING
-    assert [(action, outcome) for action, _, outcome in actions(client)] == [("image.refuse", "image_refused")]
+    assert [(action, outcome) for action, _, outcome in actions(client)] == [("image.refuse", "reference_refused")]
 
 
 def test_flagged_photos_are_taken_and_noted(careful: Callable[..., TestClient]) -> None:
@@ -103,7 +103,7 @@ def test_flagged_photos_are_taken_and_noted(careful: Callable[..., TestClient]) 
     assert answer.status_code == 202
     scores = [reference["check_score"] for reference in answer.json()["concept"]["references"]]
     assert all(0 <= score <= 1 for score in scores)
-    assert actions(client, action="image.flag") == [("image.flag", answer.json()["concept"]["id"], "photo")]
+    assert actions(client, action="image.flag") == [("image.flag", answer.json()["concept"]["id"], "reference")]
 
 
 def test_harmless_photos_pass_the_real_check(careful: Callable[..., TestClient]) -> None:
@@ -117,7 +117,7 @@ def test_harmless_photos_pass_the_real_check(careful: Callable[..., TestClient])
 
 
 def test_without_a_check_there_is_no_score(upload: Callable[..., Any]) -> None:
-    concept = upload(photo(1), photo(2), photo(3)).json()["concept"]
+    concept = upload(reference(1), reference(2), reference(3)).json()["concept"]
     assert [reference["check_score"] for reference in concept["references"]] == [None] * 3
 
 

@@ -7,13 +7,20 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from api.domain.jobs import ring_queue
+from api.domain.jobs import notify_queue
 from api.domain.settings import Settings
-from tests.api.pictures import photo, png_of
+from tests.api.reference_images import png_of, reference
 
 
 def test_a_concept_is_accepted_with_its_job(upload: Callable[..., Any], stored: Callable[[], dict[str, int]]) -> None:
-    answer = upload(photo(1), photo(2), photo(3), photo(4), seed="42", overrides='{"iterations": 5}')
+    answer = upload(
+        reference(1),
+        reference(2),
+        reference(3),
+        reference(4),
+        seed="42",
+        overrides='{"iterations": 5}',
+    )
 
     assert answer.status_code == 202
     body = answer.json()
@@ -28,14 +35,14 @@ def test_a_concept_is_accepted_with_its_job(upload: Callable[..., Any], stored: 
     assert stored() == {"concept": 1, "job": 1, "reference": 4, "objects": 4}
 
 
-def test_the_worker_is_rung_after_the_commit(upload: Callable[..., Any], settings: Settings) -> None:
+def test_the_workers_are_notified_after_the_commit(upload: Callable[..., Any], settings: Settings) -> None:
     broker = redis.Redis(unix_socket_path=settings.redis_url.removeprefix("redis+socket://").partition("?")[0])
-    broker.delete(ring_queue("default"))
+    broker.delete(notify_queue("default"))
 
-    job_id = upload(photo(1), photo(2), photo(3)).json()["job"]["id"]
+    job_id = upload(reference(1), reference(2), reference(3)).json()["job"]["id"]
 
-    assert broker.llen(ring_queue("default")) == 1
-    assert job_id.encode() in broker.lpop(ring_queue("default"))
+    assert broker.llen(notify_queue("default")) == 1
+    assert job_id.encode() in broker.lpop(notify_queue("default"))
 
 
 def test_references_come_back_as_clean_png(client: TestClient, concept: dict[str, Any]) -> None:
@@ -56,7 +63,7 @@ def test_a_fourth_reference_of_three_is_not_found(client: TestClient, concept: d
 
 def test_concepts_are_listed_newest_first_page_by_page(client: TestClient, upload: Callable[..., Any]) -> None:
     for name in ("one", "two", "three"):
-        assert upload(photo(1), photo(2), photo(3), name=name).status_code == 202
+        assert upload(reference(1), reference(2), reference(3), name=name).status_code == 202
 
     first = client.get("/v1/concepts?limit=2").json()
     second = client.get(f"/v1/concepts?limit=2&cursor={first['next']}").json()
@@ -69,19 +76,19 @@ def test_concepts_are_listed_newest_first_page_by_page(client: TestClient, uploa
 def test_a_name_is_taken_once_for_each_owner(
     client: TestClient, upload: Callable[..., Any], concept: dict[str, Any], new_key: Callable[..., str]
 ) -> None:
-    again = upload(photo(4), photo(5), photo(6))
+    again = upload(reference(4), reference(5), reference(6))
     assert again.status_code == 409
     assert again.json()["code"] == "name_taken"
     assert "'my mug'" in again.json()["detail"]
 
     bob = {"Authorization": f"Bearer {new_key('bob')}"}
-    assert upload(photo(4), photo(5), photo(6), headers=bob).status_code == 202
+    assert upload(reference(4), reference(5), reference(6), headers=bob).status_code == 202
 
 
 def test_an_unknown_class_noun_is_answered_with_near_words(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
-    answer = upload(photo(1), photo(2), photo(3), class_noun="rabit")
+    answer = upload(reference(1), reference(2), reference(3), class_noun="rabit")
 
     assert answer.status_code == 422
     assert answer.json()["code"] == "unknown_class_noun"
@@ -91,13 +98,15 @@ def test_an_unknown_class_noun_is_answered_with_near_words(
 
 
 def test_a_class_noun_is_read_without_regard_to_case_and_spaces(upload: Callable[..., Any]) -> None:
-    assert upload(photo(1), photo(2), photo(3), class_noun="  Mug ").json()["concept"]["class_noun"] == "mug"
+    assert (
+        upload(reference(1), reference(2), reference(3), class_noun="  Mug ").json()["concept"]["class_noun"] == "mug"
+    )
 
 
 def test_without_an_announced_base_the_answer_is_to_come_back(
     anonymous: TestClient, new_key: Callable[..., str]
 ) -> None:
-    files = [("images", ("a.jpg", photo(n))) for n in range(3)]
+    files = [("images", ("a.jpg", reference(n))) for n in range(3)]
     answer = anonymous.post(
         "/v1/concepts",
         files=files,
@@ -131,7 +140,7 @@ def test_a_wrong_field_is_named(
 ) -> None:
     for fields, wrong in WRONG_FIELDS:
         with subtests.test(str(fields)[:60]):
-            answer = upload(photo(1), photo(2), photo(3), **fields)
+            answer = upload(reference(1), reference(2), reference(3), **fields)
 
             assert answer.status_code == 422
             assert answer.headers["content-type"] == "application/problem+json"
@@ -141,7 +150,7 @@ def test_a_wrong_field_is_named(
 
 
 def test_a_name_is_text_whatever_it_looks_like(upload: Callable[..., Any]) -> None:
-    answer = upload(photo(1), photo(2), photo(3), name="<svg onload=alert(1)>")
+    answer = upload(reference(1), reference(2), reference(3), name="<svg onload=alert(1)>")
 
     assert answer.json()["concept"]["name"] == "<svg onload=alert(1)>"
 
@@ -149,7 +158,7 @@ def test_a_name_is_text_whatever_it_looks_like(upload: Callable[..., Any]) -> No
 def test_the_short_path_does_the_same(client: TestClient) -> None:
     answer = client.post(
         "/concepts",
-        files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
+        files=[("images", (f"{n}.jpg", reference(n))) for n in range(3)],
         data={"name": "my mug", "class_noun": "mug", "consent": "true"},
     )
 

@@ -13,12 +13,12 @@ from api.domain.consent import STATEMENT, STATEMENT_VERSION
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from api.domain.tables import ApiKey, Consent, JobState
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 
 @pytest.fixture
 def photos() -> tuple[bytes, bytes, bytes]:
-    return photo(1), photo(2), photo(3)
+    return reference(1), reference(2), reference(3)
 
 
 @pytest.mark.parametrize("sent", ["false", "", "0"])

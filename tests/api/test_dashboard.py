@@ -14,7 +14,7 @@ from api.dashboard.sign_in import TRIES_PER_MINUTE
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from api.domain.tables import ApiKey, AuditEvent, Concept, DashboardSession, Job, JobState, Owner
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.job_life import insert_job
 
 
@@ -149,7 +149,7 @@ def test_a_session_ends_by_idleness_age_or_with_its_key(
 def test_the_page_shows_jobs_and_every_name_as_text(browser: TestClient, new_key: Callable[..., str]) -> None:
     accepted = browser.post(
         "/v1/concepts",
-        files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
+        files=[("images", (f"{n}.jpg", reference(n))) for n in range(3)],
         data={"name": "<svg onload=alert(1)>", "class_noun": "mug", "consent": "true"},
         headers={"Authorization": f"Bearer {new_key()}"},
     )

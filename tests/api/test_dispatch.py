@@ -1,4 +1,4 @@
-"""The ring is a hint: with the broker gone it is lost quickly and quietly, and the job waits in its table."""
+"""A notification is a hint: with the broker gone it is lost quickly and quietly, and the job waits in its table."""
 
 import socket
 import time
@@ -10,9 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.app import create_app
-from api.dispatch import create_doorbell, ring
+from api.dispatch import create_notifier, notify_workers
 from api.domain.settings import Settings
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 
 def test_a_dead_broker_costs_at_most_a_second(tmp_path: Path, subtests: pytest.Subtests) -> None:
@@ -22,12 +22,14 @@ def test_a_dead_broker_costs_at_most_a_second(tmp_path: Path, subtests: pytest.S
             "refused": "redis://127.0.0.1:1/0",
             "silent": f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
         }
-        ring(create_doorbell(Settings(redis_url=addresses["refused"])), uuid4(), "default")  # imports the transport
+        notify_workers(
+            create_notifier(Settings(redis_url=addresses["refused"])), uuid4(), "default"
+        )  # imports the transport
         for name, address in addresses.items():
             with subtests.test(name):
-                doorbell = create_doorbell(Settings(redis_url=address))
+                notifier = create_notifier(Settings(redis_url=address))
                 began = time.monotonic()
-                ring(doorbell, uuid4(), "default")
+                notify_workers(notifier, uuid4(), "default")
 
                 assert time.monotonic() - began < 1.5  # 1 s is the promise; the rest is for a busy machine
 
@@ -39,7 +41,7 @@ def test_a_concept_is_accepted_while_the_broker_is_dead(
     with TestClient(create_app(dead), base_url="http://localhost") as client:
         answer = client.post(
             "/v1/concepts",
-            files=[("images", (f"{n}.jpg", photo(n))) for n in range(3)],
+            files=[("images", (f"{n}.jpg", reference(n))) for n in range(3)],
             data={"name": "my mug", "class_noun": "mug", "consent": "true"},
             headers={"Authorization": f"Bearer {new_key()}"},
         )

@@ -12,7 +12,7 @@ from api.domain.database import Sessions
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key, checkpoint_key, preview_key
 from api.domain.tables import Attempt, Bundle, Checkpoint, IdempotencyKey, JobState
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_an_erased_concept_leaves_nothing(
 def test_photos_that_another_concept_has_too_stay_for_it(
     client: TestClient, upload: Callable[..., Any], learned: dict[str, Any]
 ) -> None:
-    other = upload(photo(1), photo(2), photo(5), name="another").json()["concept"]
+    other = upload(reference(1), reference(2), reference(5), name="another").json()["concept"]
 
     receipt = client.delete(f"/v1/concepts/{learned['id']}").json()
 
@@ -86,7 +86,7 @@ def test_nobody_erases_what_is_anothers(
 def test_the_answer_kept_for_an_idempotency_key_goes_too(
     client: TestClient, upload: Callable[..., Any], set_job: Callable[..., None], sessions: Sessions
 ) -> None:
-    body = upload(photo(1), photo(2), photo(3), headers={"Idempotency-Key": "once"}).json()
+    body = upload(reference(1), reference(2), reference(3), headers={"Idempotency-Key": "once"}).json()
     set_job(body["job"]["id"], state=JobState.cancelled)
     assert client.delete(f"/v1/concepts/{body['concept']['id']}").status_code == 200
     with sessions() as db:

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from api.domain.database import Sessions
 from api.domain.tables import JobState
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 KEY = {"Idempotency-Key": "order-1"}
 
@@ -15,8 +15,8 @@ KEY = {"Idempotency-Key": "order-1"}
 def test_the_same_request_twice_makes_one_concept(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
-    first = upload(photo(1), photo(2), photo(3), headers=KEY)
-    again = upload(photo(1), photo(2), photo(3), headers=KEY)
+    first = upload(reference(1), reference(2), reference(3), headers=KEY)
+    again = upload(reference(1), reference(2), reference(3), headers=KEY)
 
     assert (first.status_code, again.status_code) == (202, 202)
     assert again.json() == first.json()
@@ -29,11 +29,11 @@ def test_the_same_request_twice_makes_one_concept(
 def test_a_key_with_another_request_is_refused(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
-    upload(photo(1), photo(2), photo(3), headers=KEY)
+    upload(reference(1), reference(2), reference(3), headers=KEY)
     before = stored()
 
-    other_files = upload(photo(1), photo(2), photo(4), headers=KEY)
-    other_field = upload(photo(1), photo(2), photo(3), headers=KEY, seed="9")
+    other_files = upload(reference(1), reference(2), reference(4), headers=KEY)
+    other_field = upload(reference(1), reference(2), reference(3), headers=KEY, seed="9")
 
     for answer in (other_files, other_field):
         assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
@@ -42,22 +42,22 @@ def test_a_key_with_another_request_is_refused(
 
 def test_each_owner_has_keys_of_their_own(upload: Callable[..., Any], new_key: Callable[..., str]) -> None:
     bob = {"Authorization": f"Bearer {new_key('bob')}"}
-    first = upload(photo(1), photo(2), photo(3), headers=KEY)
-    other = upload(photo(1), photo(2), photo(3), headers=KEY | bob)
+    first = upload(reference(1), reference(2), reference(3), headers=KEY)
+    other = upload(reference(1), reference(2), reference(3), headers=KEY | bob)
     assert other.status_code == 202
     assert other.json()["concept"]["id"] != first.json()["concept"]["id"]
 
 
 def test_a_refused_request_leaves_its_key_free(upload: Callable[..., Any]) -> None:
-    assert upload(photo(1), headers=KEY).status_code == 422
-    assert upload(photo(1), photo(2), photo(3), headers=KEY).status_code == 202
+    assert upload(reference(1), headers=KEY).status_code == 422
+    assert upload(reference(1), reference(2), reference(3), headers=KEY).status_code == 202
 
 
 def test_a_key_is_free_again_after_a_day(upload: Callable[..., Any], sessions: Sessions) -> None:
-    upload(photo(1), photo(2), photo(3), headers=KEY)
+    upload(reference(1), reference(2), reference(3), headers=KEY)
     with sessions.begin() as db:
         db.execute(text("UPDATE idempotency_key SET created_at = now() - interval '25 hours'"))
-    other = upload(photo(1), photo(2), photo(4), headers=KEY, name="another")
+    other = upload(reference(1), reference(2), reference(4), headers=KEY, name="another")
     assert other.status_code == 202
 
 
@@ -65,14 +65,14 @@ def test_of_equal_requests_at_once_one_wins_and_all_hear_of_it(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: upload(photo(1), photo(2), photo(3), headers=KEY), range(4)))
+        answers = list(pool.map(lambda _: upload(reference(1), reference(2), reference(3), headers=KEY), range(4)))
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["concept"]["id"] for answer in answers}) == 1
     assert stored()["concept"] == stored()["job"] == 1
 
 
 def test_an_overlong_key_is_refused_by_name(upload: Callable[..., Any]) -> None:
-    answer = upload(photo(1), photo(2), photo(3), headers={"Idempotency-Key": "k" * 256})
+    answer = upload(reference(1), reference(2), reference(3), headers={"Idempotency-Key": "k" * 256})
     assert answer.status_code == 422
     assert "Idempotency-Key" in answer.json()["detail"]
 

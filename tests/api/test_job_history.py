@@ -14,7 +14,7 @@ from api.domain.job_log import LogLine
 from api.domain.settings import Settings
 from api.domain.storage import Storage, preview_key
 from api.domain.tables import Checkpoint, JobState
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def job_id(concept: dict[str, Any], set_job: Callable[..., None], settings: Sett
     """Two previews in the store, one of step 100 and one of step 25; the row tells of the last alone."""
     found: str = concept["jobs"][0]["id"]
     for step in (100, 25):
-        png = photo(step, file_format="PNG")
+        png = reference(step, file_format="PNG")
         Storage(settings).put_once(preview_key(UUID(found), step), png, hashlib.sha256(png).hexdigest())
     set_job(found, state=JobState.running, step=101, preview_key=preview_key(UUID(found), 100))
     return found
@@ -40,7 +40,7 @@ def test_history_has_the_states_the_previews_and_the_checkpoints(
     assert [preview["step"] for preview in history["previews"]] == [25, 100]
     assert [(checkpoint["step"], checkpoint["size"]) for checkpoint in history["checkpoints"]] == [(90, 7)]
     picture = client.get(history["previews"][0]["url"])
-    assert picture.content == photo(25, file_format="PNG")
+    assert picture.content == reference(25, file_format="PNG")
     assert "immutable" in picture.headers["cache-control"]
 
 

@@ -8,11 +8,11 @@ from fastapi.testclient import TestClient
 
 from api.domain import jobs
 from api.domain.database import Sessions
-from api.domain.jobs import ring_queue
+from api.domain.jobs import notify_queue
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import JobState
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 
 def test_a_running_job_tells_how_far_it_is(
@@ -49,8 +49,8 @@ def test_the_queue_counts_everybodys_jobs(
     client: TestClient, upload: Callable[..., Any], new_key: Callable[..., str]
 ) -> None:
     bob = {"Authorization": f"Bearer {new_key('bob')}"}
-    upload(photo(1), photo(2), photo(3), headers=bob)
-    job_id = upload(photo(1), photo(2), photo(3)).json()["job"]["id"]
+    upload(reference(1), reference(2), reference(3), headers=bob)
+    job_id = upload(reference(1), reference(2), reference(3)).json()["job"]["id"]
 
     assert client.get(f"/v1/jobs/{job_id}").json()["queue_position"] == 2
 
@@ -58,7 +58,7 @@ def test_the_queue_counts_everybodys_jobs(
 def test_jobs_are_listed_by_state_and_page(
     client: TestClient, upload: Callable[..., Any], set_job: Callable[..., None]
 ) -> None:
-    ids = [upload(photo(1), photo(2), photo(3), name=f"thing {n}").json()["job"]["id"] for n in range(3)]
+    ids = [upload(reference(1), reference(2), reference(3), name=f"thing {n}").json()["job"]["id"] for n in range(3)]
     set_job(ids[0], state=JobState.succeeded)
 
     first = client.get("/v1/jobs?limit=2").json()
@@ -79,7 +79,7 @@ def test_the_preview_is_the_newest_one(
     assert none_yet.status_code == 404
     assert none_yet.json()["code"] == "no_preview"
 
-    png = photo(1, file_format="PNG")
+    png = reference(1, file_format="PNG")
     Storage(settings).put_once("jobs/x/previews/5.png", png, hashlib.sha256(png).hexdigest())
     set_job(job_id, preview_key="jobs/x/previews/5.png")
 
@@ -131,12 +131,12 @@ def test_a_failed_job_is_queued_again_with_fresh_attempts(
     job_id = concept["jobs"][0]["id"]
     set_job(job_id, state=JobState.failed, attempt=3, error_code="oom", error_detail="no memory", step=40)
     broker = redis.Redis(unix_socket_path=settings.redis_url.removeprefix("redis+socket://").partition("?")[0])
-    broker.delete(ring_queue("default"))
+    broker.delete(notify_queue("default"))
 
     job = client.post(f"/v1/jobs/{job_id}/retry").json()
 
     assert (job["state"], job["attempt"], job["error"], job["queue_position"]) == ("queued", 0, None, 1)
-    assert job_id.encode() in broker.lpop(ring_queue("default"))
+    assert job_id.encode() in broker.lpop(notify_queue("default"))
 
 
 def test_only_a_failed_or_cancelled_job_is_tried_again(

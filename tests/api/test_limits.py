@@ -12,7 +12,7 @@ from api.app import create_app
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from api.domain.tables import Attempt, Job, JobState
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.api.test_auth import bearer
 
 
@@ -130,14 +130,14 @@ def test_concepts_end_at_the_quota_and_an_erased_one_makes_room(
     one = limited(new_key, max_concepts=1)
     before = stored()
 
-    refused = upload(photo(4), photo(5), photo(6), headers=one, name="another")
+    refused = upload(reference(4), reference(5), reference(6), headers=one, name="another")
 
     assert (refused.status_code, refused.json()["code"]) == (409, "concept_quota")
     assert "you have 1 concepts and may have 1" in refused.json()["detail"]
     assert stored() == before
     client.post(f"/v1/jobs/{concept['jobs'][0]['id']}/cancel")
     client.delete(f"/v1/concepts/{concept['id']}")
-    assert upload(photo(4), photo(5), photo(6), headers=one, name="another").status_code == 202
+    assert upload(reference(4), reference(5), reference(6), headers=one, name="another").status_code == 202
 
 
 def test_training_ends_with_the_days_minutes_even_if_what_used_them_is_erased(
@@ -159,8 +159,13 @@ def test_training_ends_with_the_days_minutes_even_if_what_used_them_is_erased(
     assert client.post(f"/v1/jobs/{job_id}/retry", headers=enough).status_code == 200
     client.post(f"/v1/jobs/{job_id}/cancel")
     client.delete(f"/v1/concepts/{concept['id']}")
-    assert upload(photo(1), photo(2), photo(3), headers=spent).status_code == 429
-    assert upload(photo(1), photo(2), photo(3), headers=limited(new_key, "bob", training_minutes_per_day=1)).is_success
+    assert upload(reference(1), reference(2), reference(3), headers=spent).status_code == 429
+    assert upload(
+        reference(1),
+        reference(2),
+        reference(3),
+        headers=limited(new_key, "bob", training_minutes_per_day=1),
+    ).is_success
 
 
 def test_yesterdays_minutes_are_forgotten(

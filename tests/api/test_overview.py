@@ -10,9 +10,9 @@ from sqlalchemy import func, select, update
 
 from api.domain.database import Sessions
 from api.domain.errors import Invalid, Unavailable
-from api.domain.tables import GenerateTally, Job, JobState, Owner, Presence, Webhook, WebhookDelivery
+from api.domain.tables import GenerateHistogram, Heartbeat, Job, JobState, Owner, Webhook, WebhookDelivery
 from api.domain.webhooks import new_secret
-from api.tally import bucket_of, quantile
+from api.latency_histogram import bucket_of, quantile
 
 GB = 1_000_000_000
 
@@ -20,7 +20,7 @@ GB = 1_000_000_000
 def put_worker(sessions: Sessions, kind: str, *, silent_seconds: float = 0, **facts: Any) -> None:
     with sessions.begin() as db:
         seen_at = func.now() - timedelta(seconds=silent_seconds)
-        db.add(Presence(name=f"host:{kind}", kind=kind, facts=facts, seen_at=seen_at))
+        db.add(Heartbeat(name=f"host:{kind}", kind=kind, facts=facts, seen_at=seen_at))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_silent_worker_and_a_full_disk_need_attention(operator: TestClient, se
     attention = operator.get("/v1/overview").json()["attention"]
 
     assert [item["kind"] for item in attention] == ["no_worker", "disk", "worker_lost"]
-    assert attention[1]["sentence"] == "the disk of the engine host:engine is 93% full"
+    assert attention[1]["message"] == "the disk of the engine host:engine is 93% full"
 
 
 def test_ones_own_failed_jobs_and_webhooks_need_attention(
@@ -66,7 +66,7 @@ def test_ones_own_failed_jobs_and_webhooks_need_attention(
 
     overview = client.get("/v1/overview").json()
 
-    assert [(item["kind"], item["sentence"]) for item in overview["attention"]] == [
+    assert [(item["kind"], item["message"]) for item in overview["attention"]] == [
         ("job_failed", "learning my mug v1 failed: no room"),
         ("webhook_failing", "the webhook https://example.org/a has not taken 1 messages"),
     ]
@@ -84,11 +84,11 @@ def test_an_operator_hears_why_others_jobs_failed_and_no_more(
 
     attention = client.get("/v1/overview").json()["attention"]
 
-    assert attention[-1]["sentence"] == "jobs of other owners failed in the last 24 hours: oom 1"
+    assert attention[-1]["message"] == "jobs of other owners failed in the last 24 hours: oom 1"
     assert attention[-1]["object_id"] is None
 
 
-def test_a_day_of_pictures_is_told_from_the_tally(
+def test_a_day_of_images_is_read_from_the_histogram(
     client: TestClient, new_key: Callable[..., str], sessions: Sessions
 ) -> None:
     now = datetime.now(UTC).replace(second=0, microsecond=0)
@@ -103,7 +103,7 @@ def test_a_day_of_pictures_is_told_from_the_tally(
             (bob, "ok", 100, 1000, timedelta(0)),
         ):
             bucket = bucket_of(milliseconds / 1000)
-            db.add(GenerateTally(slot=now - age, owner_id=owner_id, outcome=outcome, bucket=bucket, count=count))
+            db.add(GenerateHistogram(slot=now - age, owner_id=owner_id, outcome=outcome, bucket=bucket, count=count))
 
     figures = client.get("/v1/overview").json()["generate"]
 
@@ -123,22 +123,24 @@ def test_a_quantile_is_within_half_a_bucket() -> None:
 
 
 def test_requests_are_counted_by_how_they_ended(client: TestClient, sessions: Sessions) -> None:
-    tally = client.app.state.services.tally
+    histogram = client.app.state.services.latency_histogram
     with sessions() as db:
         owner_id = db.scalars(select(Owner.id)).one()
     for error in (None, Unavailable("busy", "overloaded"), Invalid("no", "bad"), RuntimeError("bug")):
         try:
-            with tally.observed(owner_id):
+            with histogram.observed(owner_id):
                 if error:
                     raise error
         except (Unavailable, Invalid, RuntimeError):
             pass
     assert client.portal is not None
-    client.portal.call(tally.write)
-    client.portal.call(tally.write)  # nothing is left to write twice
+    client.portal.call(histogram.write)
+    client.portal.call(histogram.write)  # nothing is left to write twice
 
     with sessions() as db:
-        rows = db.execute(select(GenerateTally.outcome, GenerateTally.count).order_by(GenerateTally.outcome)).all()
+        rows = db.execute(
+            select(GenerateHistogram.outcome, GenerateHistogram.count).order_by(GenerateHistogram.outcome)
+        ).all()
     assert [tuple(row) for row in rows] == [("internal", 1), ("ok", 1), ("overloaded", 1)]
 
 
@@ -153,7 +155,7 @@ def test_storage_and_system_are_for_operators_and_show_no_secret(
     assert settings.s3_secret_key.get_secret_value() not in system.text
     assert settings.database_url not in system.text
     assert system.json()["settings"]["s3_secret_key"] == "set, not shown"
-    assert operator.get("/v1/audit/verify").json()["sound"] is True
+    assert operator.get("/v1/audit/verify").json()["intact"] is True
 
     operator.headers["Authorization"] = f"Bearer {new_key('bob')}"
     for address in ("/v1/storage", "/v1/storage/retention", "/v1/system", "/v1/audit/verify"):
@@ -167,7 +169,7 @@ def test_the_retention_preview_counts_what_the_next_sweep_would_take(
         answer = operator.get("/v1/storage/retention").json()
         return {one["kind"]: (one["keep_days"], one["count"]) for one in answer["outdated"]}
 
-    assert outdated() == {"images": (None, 0), "photos": (None, 0), "failed_uploads": (30, 0), "events": (90, 0)}
+    assert outdated() == {"images": (None, 0), "references": (None, 0), "failed_uploads": (30, 0), "events": (90, 0)}
 
     with sessions.begin() as db:
         long_ago = func.now() - timedelta(days=31)

@@ -15,7 +15,7 @@ from api.domain.database import Sessions
 from api.domain.settings import Settings
 from api.domain.tables import ApiKey, AuditEvent
 from api.refusals import ROWS_A_MINUTE
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.api.test_auth import bearer
 
 
@@ -74,7 +74,7 @@ def test_a_key_that_reaches_too_far_is_noted(
     client: TestClient, new_key: Callable[..., str], sessions: Sessions
 ) -> None:
     narrow = new_key(scopes=("generate",))
-    files = [("images", ("a.jpg", photo(1)))]
+    files = [("images", ("a.jpg", reference(1)))]
     assert client.post("/v1/concepts", files=files, headers=bearer(narrow)).status_code == 403
 
     (row,) = rows(sessions, "access.refuse")
@@ -103,7 +103,7 @@ def test_each_failed_sign_in_is_noted_whoever_tried(
     assert [row.outcome for row in noted] == ["malformed_key", "unknown_key", "missing_scope"]
     assert [row.object_id for row in noted] == [None, None, key_id(sessions, narrow)]
     with sessions() as db:
-        assert audit.verify(db).sound, "rows of nobody are part of the chain"
+        assert audit.verify(db).intact, "rows of nobody are part of the chain"
 
 
 def test_a_flood_of_refusals_is_no_flood_of_rows(

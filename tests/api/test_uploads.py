@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.domain.settings import Settings
 from api.domain.tables import JobState
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def narrow(settings: Settings, client: TestClient) -> Iterator[TestClient]:
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_as_many_photos_as_the_settings_allow_are_taken(upload: Callable[..., Any], count: int) -> None:
-    answer = upload(*[photo(n) for n in range(count)])
+    answer = upload(*[reference(n) for n in range(count)])
 
     assert answer.status_code == 202, answer.text
     assert [reference["position"] for reference in answer.json()["concept"]["references"]] == [*range(1, count + 1)]
@@ -36,7 +36,7 @@ def test_as_many_photos_as_the_settings_allow_are_taken(upload: Callable[..., An
 def test_one_photo_more_is_refused_with_the_numbers_of_the_settings(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
-    answer = upload(*[photo(n) for n in range(9)])
+    answer = upload(*[reference(n) for n in range(9)])
 
     assert answer.status_code == 422
     assert answer.json()["detail"] == ("needs 1-8 reference images in the field `images`, got 9; leave some out")
@@ -85,7 +85,7 @@ def test_the_dashboard_tells_and_checks_the_numbers(client: TestClient) -> None:
 def test_a_concept_is_learned_again_where_its_number_of_photos_is_no_longer_allowed(
     upload: Callable[..., Any], set_job: Callable[..., None], narrow: TestClient
 ) -> None:
-    accepted = upload(photo(1)).json()
+    accepted = upload(reference(1)).json()
     set_job(accepted["job"]["id"], state=JobState.cancelled)
 
     answer = narrow.post(f"/v1/concepts/{accepted['concept']['id']}/versions", json={})
@@ -96,4 +96,4 @@ def test_a_concept_is_learned_again_where_its_number_of_photos_is_no_longer_allo
 
 def padded(number: int) -> bytes:
     """A photo of exactly 1,000,000 bytes; what follows the end of a JPEG is not read."""
-    return photo(number).ljust(1_000_000, b"\0")
+    return reference(number).ljust(1_000_000, b"\0")

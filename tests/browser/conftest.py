@@ -18,7 +18,7 @@ from api.domain.keys import create
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import Job, JobState, Webhook
-from bench.furnish import furnish
+from bench.demo_data import seed_demo_data
 from tests.job_life import wait_until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -92,7 +92,7 @@ def admin_key(sessions: Sessions) -> str:
 
 @pytest.fixture
 def served(settings: Settings) -> Iterator[str]:
-    """The api alone, over furnished rows; no engine, no trainer."""
+    """The api alone, over demo data; no engine, no trainer."""
     server: uvicorn.Server = make_server(settings.model_copy(update={"port": 0}))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -103,9 +103,9 @@ def served(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def furnished(settings: Settings, sessions: Sessions, admin_key: str) -> dict[str, str]:
+def demo_pages(settings: Settings, sessions: Sessions, admin_key: str) -> dict[str, str]:
     """The addresses of all pages, by name."""
-    furnish(sessions, Storage(settings), owner_name="admin", concepts=4, jobs=14)
+    seed_demo_data(sessions, Storage(settings), owner_name="admin", concepts=4, jobs=14)
     with sessions() as db:
         failed = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
         ended = db.scalars(select(Job).where(Job.state == JobState.succeeded).order_by(Job.id.desc())).first()

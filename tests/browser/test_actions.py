@@ -1,4 +1,4 @@
-"""What a person does on the pages, over furnished rows: watching, erasing, keys, webhooks, the gallery."""
+"""What a person does on the pages, over demo data: watching, erasing, keys, webhooks, the gallery."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ NOON = "2026-01-31T12:00:00+00:00"
 
 
 def test_a_jobs_page_grows_its_log_and_shows_the_preset_beside_its_settings(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     with sessions.begin() as db:
         job_id = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
@@ -51,7 +51,7 @@ def test_a_jobs_page_grows_its_log_and_shows_the_preset_beside_its_settings(
 
 
 def test_times_are_the_readers_and_the_exact_one_is_under_the_pointer(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     with sessions.begin() as db:
         db.execute(update(Job).values(created_at=datetime(2026, 1, 31, 20, 30, tzinfo=UTC)))
@@ -64,7 +64,7 @@ def test_times_are_the_readers_and_the_exact_one_is_under_the_pointer(
 
 
 def test_filters_are_in_the_address_and_survive_a_reload(
-    served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page()
     sign_in(page, served, admin_key, at="/dashboard/jobs")
@@ -77,7 +77,7 @@ def test_filters_are_in_the_address_and_survive_a_reload(
 
 
 def test_bulk_cancel_stops_the_selected_jobs_that_wait(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     with sessions.begin() as db:
         over = db.scalars(select(Job.id).where(Job.state == JobState.failed)).all()
@@ -92,13 +92,13 @@ def test_bulk_cancel_stops_the_selected_jobs_that_wait(
 
 
 def test_erasing_a_concept_leaves_a_receipt_and_nothing_else(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
-    concept_id = UUID(furnished["concept"].rsplit("/", 1)[1])
+    concept_id = UUID(demo_pages["concept"].rsplit("/", 1)[1])
     with sessions() as db:
         name = db.get_one(Concept, concept_id).name
     page = new_page()
-    sign_in(page, served, admin_key, at=furnished["concept"])
+    sign_in(page, served, admin_key, at=demo_pages["concept"])
 
     page.get_by_role("button", name=f"Erase {name}").click()
     page.get_by_role("button", name="Keep").click()
@@ -116,7 +116,7 @@ def test_erasing_a_concept_leaves_a_receipt_and_nothing_else(
 
 
 def test_a_key_is_shown_once_works_and_is_revoked(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page()
     sign_in(page, served, admin_key, at="/dashboard/access")
@@ -147,7 +147,7 @@ def test_a_key_is_shown_once_works_and_is_revoked(
 
 
 def test_a_webhook_is_made_tested_and_its_message_sent_again(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page()
     sign_in(page, served, admin_key, at="/dashboard/webhooks")
@@ -169,7 +169,7 @@ def test_a_webhook_is_made_tested_and_its_message_sent_again(
 
 
 def test_a_kept_picture_lends_its_settings_to_the_playground(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     with sessions.begin() as db:
         kept = db.scalars(select(Image).order_by(Image.id.desc())).first()
@@ -186,20 +186,20 @@ def test_a_kept_picture_lends_its_settings_to_the_playground(
 
 
 def test_storage_shows_what_the_next_sweep_takes(
-    served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page()
-    sign_in(page, served, admin_key, at=furnished["storage"])
+    sign_in(page, served, admin_key, at=demo_pages["storage"])
 
     row = page.get_by_role("row").filter(has_text="photos of concepts that never learned")
     expect(row).to_contain_text("30 days")
 
 
 def test_the_systems_doctor_names_what_ails_and_the_remedy(
-    served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page()
-    sign_in(page, served, admin_key, at=furnished["system"])
+    sign_in(page, served, admin_key, at=demo_pages["system"])
 
     expect(page.get_by_role("listitem").filter(has_text="reconciler")).to_contain_text("python -m worker.reconcile")
     expect(page.get_by_role("listitem").filter(has_text="broker")).to_contain_text("works")

@@ -1,4 +1,4 @@
-"""Every page over furnished rows: it opens, says nothing in the console, can be used by all, and shows text as text."""
+"""Every page over demo data: it opens, logs nothing to the console, is accessible, and shows text as text."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -32,14 +32,14 @@ def serious(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_complains_and_axe_finds_nothing_serious(
-    scheme: str, served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+    scheme: str, served: str, demo_pages: dict[str, str], admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page(color_scheme=scheme)
     page.goto(f"{served}/dashboard/sign-in")
     found = {"sign-in": serious(page)}
     sign_in(page, served, admin_key)
 
-    for name, address in furnished.items():
+    for name, address in demo_pages.items():
         answer = page.goto(served + address)
         assert answer.status == 200, name
         page.wait_for_load_state("networkidle") if name not in ("job", "failed job") else page.wait_for_timeout(500)
@@ -49,7 +49,7 @@ def test_no_page_complains_and_axe_finds_nothing_serious(
 
 
 def test_a_phone_scrolls_no_page_sideways(
-    served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page(viewport={"width": 390, "height": 844}, has_touch=True)
     sign_in(page, served, admin_key)
@@ -58,7 +58,7 @@ def test_a_phone_scrolls_no_page_sideways(
     page.wait_for_url("**/dashboard/jobs")
 
     wide = []
-    for name, address in furnished.items():
+    for name, address in demo_pages.items():
         page.goto(served + address)
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wide.append(name)
@@ -67,7 +67,7 @@ def test_a_phone_scrolls_no_page_sideways(
 
 
 def test_names_and_prompts_stay_text(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     with sessions.begin() as db:
         concepts = db.scalars(select(Concept)).all()
@@ -79,25 +79,25 @@ def test_names_and_prompts_stay_text(
     page = new_page()
     sign_in(page, served, admin_key)
 
-    for address in furnished.values():
+    for address in demo_pages.values():
         page.goto(served + address)
         page.wait_for_timeout(250)  # the scripts of the page have had their chance
         assert page.evaluate("window.attacked") is None, address
         assert page.locator("img[src=x]").count() == 0, address
 
-    page.goto(served + furnished["failed job"])
+    page.goto(served + demo_pages["failed job"])
     assert f"{ATTACK}{{{{7*7}}}}" in page.locator("main").inner_text()
 
 
 def test_a_signed_out_reader_comes_back_to_the_page(
-    served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page()
-    page.goto(served + furnished["concept"])
+    page.goto(served + demo_pages["concept"])
     assert "/dashboard/sign-in?next=" in page.url
     page.get_by_label("API key").fill(admin_key)
     page.keyboard.press("Enter")
-    page.wait_for_url("**" + furnished["concept"])
+    page.wait_for_url("**" + demo_pages["concept"])
 
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/dashboard/sign-in")
@@ -125,7 +125,7 @@ def evil() -> Iterator[str]:
 
 
 def test_another_sites_page_moves_nothing(
-    served: str, evil: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, evil: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page(forgiven="NotSameOrigin")
     sign_in(page, served, admin_key)
@@ -144,10 +144,10 @@ def test_another_sites_page_moves_nothing(
 
 
 def test_the_film_is_scrubbed_by_keyboard_and_played(
-    served: str, furnished: dict[str, str], admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page()
-    sign_in(page, served, admin_key, at=furnished["job"])
+    sign_in(page, served, admin_key, at=demo_pages["job"])
     page.get_by_text("step 200", exact=True).wait_for()
 
     page.get_by_label("step of the training").focus()
@@ -162,7 +162,7 @@ def test_the_film_is_scrubbed_by_keyboard_and_played(
 
 
 def test_bulk_retry_takes_the_selected_jobs_that_can_be(
-    served: str, furnished: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     with sessions() as db:
         over = len(db.scalars(select(Job.id).where(Job.state.in_([JobState.failed, JobState.cancelled]))).all())
@@ -175,10 +175,10 @@ def test_bulk_retry_takes_the_selected_jobs_that_can_be(
         assert len(db.scalars(select(Job.id).where(Job.state == JobState.queued)).all()) == over
 
 
-def test_a_vote_is_counted_with_its_interval(served: str, furnished: dict[str, str], admin_key: str) -> None:
+def test_a_vote_is_counted_with_its_interval(served: str, demo_pages: dict[str, str], admin_key: str) -> None:
     headers = {"Authorization": f"Bearer {admin_key}"}
     with httpx.Client(base_url=served, headers=headers, timeout=60) as client:
-        concept_id = furnished["concept"].rsplit("/", 1)[1]
+        concept_id = demo_pages["concept"].rsplit("/", 1)[1]
         for preferred, other in ((2, 1), (2, 1), (1, 2), (2, 1)):
             body = {"preferred": preferred, "other": other, "prompt": "a <concept>", "seed": 1}
             answer = client.post(f"/v1/concepts/{concept_id}/preferences", json=body)

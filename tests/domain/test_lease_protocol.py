@@ -67,7 +67,7 @@ class JobLife(RuleBasedStateMachine):
         return self._claim(worker, jobs.claim(worker, lease_seconds=LEASE), ready[:1])
 
     @rule(target=claims, worker=workers, job_id=job_ids)
-    def claim_the_one_rung_for(self, worker, job_id):
+    def claim_the_notified_job(self, worker, job_id):
         ready = [job_id] if self.models[job_id].is_ready(self.now) else []
         return self._claim(worker, jobs.claim(worker, lease_seconds=LEASE, job_id=job_id), ready)
 

@@ -48,7 +48,7 @@ class World:
         self.newest_claim = 0
 
     def claim(self, worker: Worker) -> None:
-        """As a ring and as a poll do; a worker that still trains, or thinks so, has no slot free."""
+        """As a notification and as a poll do; a worker that still trains, or thinks so, has no slot free."""
         if worker.is_paused or worker.claim is not None or not self.job.claim(worker.name, self.now):
             return
         for other in self.workers:

@@ -18,7 +18,7 @@ from api.domain.storage import ObjectMissing, Storage, image_key, reference_key
 from api.domain.tables import Bundle, Image, Job, JobEvent, JobState, Reference, RetentionSweep
 from tests.job_life import insert_job
 
-DAYS = {"keep_images_days": 10, "keep_photos_days": 10, "keep_failed_uploads_days": 10, "keep_events_days": 10}
+DAYS = {"keep_images_days": 10, "keep_references_days": 10, "keep_failed_uploads_days": 10, "keep_events_days": 10}
 LONG_AGO, LATELY = timedelta(days=11), timedelta(days=9)
 
 
@@ -63,7 +63,7 @@ def _put(storage: Storage, key_of: Callable[[str], str], data: bytes) -> str:
     return sha256
 
 
-def photos_left(sessions: Sessions, job_id: UUID) -> int:
+def references_left(sessions: Sessions, job_id: UUID) -> int:
     with sessions() as db:
         concept_id = db.get_one(Job, job_id).concept_id
         return db.scalar(select(func.count()).where(Reference.concept_id == concept_id)) or 0
@@ -77,33 +77,33 @@ def is_stored(storage: Storage, photo: bytes) -> bool:
     return True
 
 
-def test_photos_go_when_their_time_is_over_and_not_before(strict, sessions, storage, ended_job):
+def test_references_go_when_their_time_is_over_and_not_before(strict, sessions, storage, ended_job):
     old = ended_job(ago=LONG_AGO, photo=b"old", learned=True)
     new = ended_job(ago=LATELY, photo=b"new", learned=True)
     failed = ended_job(ago=LONG_AGO, photo=b"failed", learned=False)
     shared = ended_job(ago=LONG_AGO, photo=b"new", learned=True)
 
     with sessions() as db:
-        assert retention.preview(strict, db, retention.sizes_of_photos(storage)) == {
+        assert retention.preview(strict, db, retention.sizes_of_references(storage)) == {
             "images": Amount(0, 0),
-            "photos": Amount(2, 3),  # b"old"; b"new" stays for the other concept
+            "references": Amount(2, 3),  # b"old"; b"new" stays for the other concept
             "failed_uploads": Amount(1, 6),
             "events": Amount(0, 0),
         }
-    assert retention.sweep(strict, sessions, storage) == Outdated(photos=2, failed_uploads=1)
-    assert [photos_left(sessions, job_id) for job_id in (old, new, failed, shared)] == [0, 1, 0, 0]
+    assert retention.sweep(strict, sessions, storage) == Outdated(references=2, failed_uploads=1)
+    assert [references_left(sessions, job_id) for job_id in (old, new, failed, shared)] == [0, 1, 0, 0]
     assert [is_stored(storage, photo) for photo in (b"old", b"new", b"failed")] == [False, True, False]
     assert retention.sweep(strict, sessions, storage) == Outdated()
 
 
-def test_concepts_without_photos_do_not_hide_the_one_that_has_some(strict, sessions, storage, ended_job):
-    """They are looked at in batches of ten, and a batch without photos would end the sweep."""
+def test_concepts_without_references_do_not_hide_the_one_that_has_some(strict, sessions, storage, ended_job):
+    """They are looked at in batches of ten, and a batch without references would end the sweep."""
     for _ in range(11):
         insert_job(sessions, [], state=JobState.failed, finished_at=datetime.now(UTC) - LONG_AGO)
     job_id = ended_job(ago=LONG_AGO, photo=b"last", learned=False)
 
     assert retention.sweep(strict, sessions, storage) == Outdated(failed_uploads=1)
-    assert photos_left(sessions, job_id) == 0
+    assert references_left(sessions, job_id) == 0
 
 
 def test_a_bundle_of_another_concept_makes_no_concept_learned(strict, sessions, storage, ended_job):
@@ -118,10 +118,10 @@ def test_where_nothing_goes_the_preview_says_zero(settings, sessions, days):
     settings = settings.model_copy(update=dict.fromkeys(DAYS, days))
     with sessions() as db:
         amounts = retention.preview(Cutoffs.at(datetime.now(UTC), settings), db, {})
-    assert amounts == dict.fromkeys(("images", "photos", "failed_uploads", "events"), Amount(0, 0))
+    assert amounts == dict.fromkeys(("images", "references", "failed_uploads", "events"), Amount(0, 0))
 
 
-def test_photos_that_a_training_needs_stay(strict, sessions, storage, ended_job):
+def test_references_that_a_training_needs_stay(strict, sessions, storage, ended_job):
     job_id = ended_job(ago=LONG_AGO, photo=b"again", learned=False)
     with sessions.begin() as db:
         concept_id = db.get_one(Job, job_id).concept_id
@@ -129,7 +129,7 @@ def test_photos_that_a_training_needs_stay(strict, sessions, storage, ended_job)
         db.add(Job(owner_id=owner_id, concept_id=concept_id, version=2, preset="default", seed=1))
 
     assert retention.sweep(strict, sessions, storage) == Outdated()
-    assert photos_left(sessions, job_id) == 1
+    assert references_left(sessions, job_id) == 1
 
 
 def test_kept_pictures_go_with_their_files(strict, sessions, storage, ended_job):
@@ -188,4 +188,4 @@ def test_the_next_sweep_is_at_three_in_the_morning_or_now_when_todays_is_due(set
         assert (due.hour, due.minute) == (3, 0)
         last = retention.last_sweep(db)
         assert isinstance(last, RetentionSweep)
-        assert last.removed == {"images": 0, "photos": 0, "failed_uploads": 0, "events": 0}
+        assert last.removed == {"images": 0, "references": 0, "failed_uploads": 0, "events": 0}

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from worker.stack.launcher import RunningStack
 
 
@@ -26,7 +26,7 @@ def post_concept(client: httpx.Client, name: str, *, iterations: int) -> dict:
             "seed": "7",
             "overrides": f'{{"iterations": {iterations}, "collaborative_iterations": 1}}',
         },
-        files=[("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(4)],
+        files=[("images", (f"{number}.jpg", reference(number), "image/jpeg")) for number in range(4)],
     )
     assert answer.status_code == 202, answer.text
     return answer.json()["job"]

@@ -30,10 +30,10 @@ from tests.faults.trainers import Trainers
 from tests.job_life import (  # noqa: F401  pytest finds fixtures by their names here
     base_folder,
     make_job,
+    notifications,
     queue_training,
     quick,
     reference_pictures,
-    rings,
     sessions,
     start_process,
     wait_until,

@@ -17,14 +17,14 @@ from psycopg import sql
 from sqlalchemy import func, select
 
 from api.domain.tables import Concept, Job, JobState, Reference
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.faults.conftest import is_frozen
 from tests.faults.invariants import objects
 from tests.job_life import wait_until
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
 
-FILES = [("images", (f"{number}.jpg", photo(number), "image/jpeg")) for number in range(3)]
+FILES = [("images", (f"{number}.jpg", reference(number), "image/jpeg")) for number in range(3)]
 
 
 @pytest.fixture
@@ -97,16 +97,16 @@ def test_an_api_killed_before_its_answer_leaves_one_job_to_a_client_that_asks_ag
     assert kept() == (1, 1, 3)
 
 
-def test_a_job_whose_api_is_killed_before_it_rings_is_rung_for_by_the_reconciler(
-    start_api, upload, kept, fail_at, start_process, quick, rings
+def test_the_reconciler_notifies_of_a_job_whose_api_was_killed_before_it_did(
+    start_api, upload, kept, fail_at, start_process, quick, notifications
 ):
-    fail_at("job.unrung", "kill")
+    fail_at("job.notifying", "kill")
     api = start_api()
     assert upload("order-1").status_code == 202
     api.wait(10)
-    assert rings() == 0
+    assert notifications() == 0
     start_process(quick, "worker.reconcile")
-    wait_until(lambda: rings() == 1, seconds=30, what="the ring")
+    wait_until(lambda: notifications() == 1, seconds=30, what="the notification")
 
 
 def test_equal_uploads_at_the_same_moment_make_one_job_and_another_under_their_key_is_refused(start_api, upload, kept):

@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import func, select
 
 from api.domain import jobs
-from api.domain.jobs import ring_queue
+from api.domain.jobs import notify_queue
 from api.domain.tables import Attempt, Job, JobState
 from tests.faults.conftest import is_frozen
 from tests.faults.test_trainer import LONG, causes
 from tests.job_life import checkpoints_of, insert_job, read_job, wait_for_end, wait_until
 from worker.celery_app import create_app
-from worker.reconcile import create_doorbell, ring, sweep
+from worker.reconcile import create_notifier, notify_workers, sweep
 from worker.slot import trainer_pid
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
@@ -236,12 +236,12 @@ def test_a_store_that_refuses_every_other_request_slows_the_training_down_and_no
     check()
 
 
-def test_a_killed_broker_disturbs_no_training_and_the_worker_hears_rings_again_within_a_minute(
-    servers, quick, queue, sessions, start_process, rings
+def test_a_killed_broker_disturbs_no_training_and_the_worker_hears_notifications_again_within_a_minute(
+    servers, quick, queue, sessions, start_process, notifications
 ):
     first, second = queue(iterations=LONG), queue(iterations=LONG)
     start_process(quick, "worker.celery_app")
-    ring(create_doorbell(quick), [(first, "default")])
+    notify_workers(create_notifier(quick), [(first, "default")])
     wait_until(lambda: read_job(sessions, first).step > 0, seconds=240, what="an iteration")
     for _ in range(5):
         servers.kill("valkey")
@@ -253,7 +253,7 @@ def test_a_killed_broker_disturbs_no_training_and_the_worker_hears_rings_again_w
         db.execute(jobs.request_cancel(first)).one()
     assert wait_for_end(sessions, first).state is JobState.cancelled
     began = time.monotonic()
-    ring(create_doorbell(quick), [(second, "default")])
+    notify_workers(create_notifier(quick), [(second, "default")])
     wait_until(lambda: read_job(sessions, second).state is JobState.running, seconds=60, what="the second claim")
     print(f"heard after {time.monotonic() - began:.1f} s")
     with sessions.begin() as db:
@@ -263,30 +263,30 @@ def test_a_killed_broker_disturbs_no_training_and_the_worker_hears_rings_again_w
 
 @pytest.mark.always
 def test_each_of_a_hundred_jobs_runs_once_when_the_broker_loses_all_its_data(
-    servers, quick, sessions, start_process, rings
+    servers, quick, sessions, start_process, notifications
 ):
-    """Two hosts hear the rings that the reconciler repeats; what they train takes no time here."""
+    """Two hosts hear the notifications that the reconciler repeats; what they train takes no time here."""
     waiting = [insert_job(sessions, []) for _ in range(100)]
-    ring(create_doorbell(quick), [(job_id, "default") for job_id in waiting])
-    assert rings() == 100
+    notify_workers(create_notifier(quick), [(job_id, "default") for job_id in waiting])
+    assert notifications() == 100
     servers.kill("valkey")
     for left in (servers.settings.home / "valkey").glob("appendonlydir/*"):
         left.unlink()
     servers.start("valkey")
-    assert rings() == 0
+    assert notifications() == 0
     start_process(quick, "worker.reconcile")
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda name: hear_rings(quick, sessions, name), ("w1", "w2")))
+        list(pool.map(lambda name: take_notified_jobs(quick, sessions, name), ("w1", "w2")))
     with sessions() as db:
         assert db.scalars(select(Job.state).distinct()).all() == [JobState.succeeded]
         assert db.scalar(select(func.count()).select_from(Attempt)) == 100
 
 
-def hear_rings(settings, sessions, worker: str) -> None:
-    """Take what is rung for until no job waits."""
+def take_notified_jobs(settings, sessions, worker: str) -> None:
+    """Take the jobs of the notifications until none waits."""
     app = create_app(settings)
     deadline = time.monotonic() + 120
-    with app.connection_for_read() as connection, connection.SimpleQueue(ring_queue("default")) as queue:
+    with app.connection_for_read() as connection, connection.SimpleQueue(notify_queue("default")) as queue:
         while time.monotonic() < deadline:
             with sessions() as db:
                 if not db.scalars(jobs.waiting(1)).all():
@@ -304,13 +304,13 @@ def hear_rings(settings, sessions, worker: str) -> None:
     pytest.fail("jobs still wait after two minutes")
 
 
-def test_a_hint_that_comes_five_times_starts_one_training(quick, queue, sessions, start_process, rings, check):
+def test_a_hint_that_comes_five_times_starts_one_training(quick, queue, sessions, start_process, notifications, check):
     job_id = queue()
-    doorbell = create_doorbell(quick)
+    notifier = create_notifier(quick)
     for _ in range(5):
-        doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=ring_queue("default"))
+        notifier.send_task(jobs.NOTIFY_TASK, [str(job_id)], queue=notify_queue("default"))
     start_process(quick, "worker.celery_app")
     assert wait_for_end(sessions, job_id).state is JobState.succeeded
-    wait_until(lambda: rings() == 0 and trainer_pid(quick.home) is None, seconds=30, what="the last hint's end")
+    wait_until(lambda: notifications() == 0 and trainer_pid(quick.home) is None, seconds=30, what="the last hint's end")
     assert causes(sessions, job_id) == ["succeeded"]
     check()

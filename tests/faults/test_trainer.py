@@ -13,7 +13,7 @@ from api.domain.tables import Attempt, Bundle, Checkpoint, Job, JobState, Webhoo
 from tests.faults.conftest import is_frozen
 from tests.faults.invariants import objects
 from tests.job_life import checkpoints_of, read_job, wait_for_end, wait_until
-from worker.reconcile import create_doorbell, ring, sweep
+from worker.reconcile import create_notifier, notify_workers, sweep
 from worker.slot import trainer_pid
 from worker.training.lease import EXIT_LEASE_LOST
 
@@ -138,12 +138,12 @@ def test_a_trainer_killed_after_the_last_commit_has_succeeded_and_the_owner_is_t
 
 
 def test_a_killed_celery_worker_takes_the_trainer_along_and_the_next_one_goes_on(
-    quick, sessions, queue, start_process, rings, fail_at, check
+    quick, sessions, queue, start_process, notifications, fail_at, check
 ):
     job_id = queue()
     fail_at("training.step", "pass", "pass", "freeze")
     worker = start_process(quick, "worker.celery_app")
-    ring(create_doorbell(quick), [(job_id, "default")])
+    notify_workers(create_notifier(quick), [(job_id, "default")])
     wait_for_frozen_trainer(quick)
     family = psutil.Process(worker.pid).children(recursive=True)
     assert len(family) == 2, "the pool's child and the trainer"

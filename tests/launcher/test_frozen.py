@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.e2e.service import client_of, post_concept
 from tests.e2e.test_main_job import wait_for_job
 from tests.launcher.conftest import part
@@ -59,7 +59,7 @@ def upload(client: httpx.Client, name: str) -> httpx.Response:
         "/v1/concepts",
         data={"name": name, "class_noun": "dog", "consent": "true", "seed": "7",
               "overrides": '{"iterations": 1, "collaborative_iterations": 1}'},
-        files=[("images", (f"{number}.jpg", photo(first + number), "image/jpeg")) for number in range(3)],
+        files=[("images", (f"{number}.jpg", reference(first + number), "image/jpeg")) for number in range(3)],
         headers={"Idempotency-Key": name},
     )  # fmt: skip
 

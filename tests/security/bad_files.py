@@ -6,7 +6,7 @@ import zlib
 
 from PIL import Image
 
-from tests.api.pictures import encoded, photo
+from tests.api.reference_images import encoded, reference
 
 
 def jpeg_header(width: int, height: int) -> bytes:
@@ -64,7 +64,7 @@ def ycck(colour: tuple[int, int, int, int]) -> bytes:
 def mutations(count: int, *, seed: int = 0) -> list[bytes]:
     """Good pictures with some bytes flipped, cut, doubled or overwritten; the same ones for the same seed."""
     chance = random.Random(seed)
-    good = [photo(n, side=48, file_format=kind) for n, kind in enumerate(("JPEG", "PNG", "WEBP"))]
+    good = [reference(n, side=48, file_format=kind) for n, kind in enumerate(("JPEG", "PNG", "WEBP"))]
     return [_mutated(bytearray(chance.choice(good)), chance) for _ in range(count)]
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from api.domain.settings import Settings
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.job_life import wait_until
 from tests.security.conftest import NOTHING
 
@@ -29,7 +29,7 @@ def whole(*parts: bytes) -> bytes:
 
 
 FIELDS = [part("name", b"x"), part("class_noun", b"mug"), part("consent", b"true")]
-FILES = [part("images", photo(n), filename=f"{n}.jpg") for n in range(3)]
+FILES = [part("images", reference(n), filename=f"{n}.jpg") for n in range(3)]
 
 
 class Wire:

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.api.pictures import animated, bomb, encoded, photo, png_of
+from tests.api.reference_images import animated, bomb, encoded, png_of, reference
 from tests.security.bad_files import (
     avif_name,
     jpeg_header,
@@ -27,8 +27,8 @@ BAD_FILES: list[tuple[str, bytes, int, str, str]] = [
     ("page.svg", b"<svg onload='alert(1)'/>", 415, "image_format", "is an SVG"),
     ("a.gif", animated("GIF"), 415, "image_format", "is a GIF"),
     ("scan.jpg", encoded(Image.new("RGB", (64, 64)), "TIFF"), 415, "image_format", "is a TIFF"),
-    ("cut.jpg", photo(9, side=256)[:2000], 422, "image_damaged", "cut off"),
-    ("cut.png", photo(9, file_format="PNG")[:800], 422, "image_damaged", "cut off"),
+    ("cut.jpg", reference(9, side=256)[:2000], 422, "image_damaged", "cut off"),
+    ("cut.png", reference(9, file_format="PNG")[:800], 422, "image_damaged", "cut off"),
     ("bomb.png", bomb(), 422, "image_too_many_pixels", "is 30000x30000"),
     ("moving.png", animated("PNG"), 422, "image_animated", "send a still picture"),
     ("moving.webp", animated("WEBP"), 422, "image_animated", "send a still picture"),
@@ -57,7 +57,7 @@ def test_a_bad_file_is_named_with_its_remedy_and_nothing_is_stored(
 ) -> None:
     for name, data, status, code, words in BAD_FILES:
         with subtests.test(name):
-            answer = upload(photo(1), (name, data), photo(3))
+            answer = upload(reference(1), (name, data), reference(3))
 
             assert answer.status_code == status
             assert answer.headers["content-type"] == "application/problem+json"
@@ -70,7 +70,7 @@ def test_a_bad_file_is_named_with_its_remedy_and_nothing_is_stored(
 
 
 def test_all_bad_files_are_named_at_once(upload: Callable[..., Any]) -> None:
-    answer = upload(("a.txt", b"words"), photo(2), ("c.png", photo(3, file_format="PNG")[:500]))
+    answer = upload(("a.txt", b"words"), reference(2), ("c.png", reference(3, file_format="PNG")[:500]))
 
     assert answer.status_code == 415
     assert [error["field"] for error in answer.json()["errors"]] == ["images[0]", "images[2]"]
@@ -81,7 +81,7 @@ def test_three_to_five_images_are_needed(
 ) -> None:
     for count in (1, 2, 6):
         with subtests.test(f"{count} images"):
-            answer = upload(*[photo(n) for n in range(count)])
+            answer = upload(*[reference(n) for n in range(count)])
 
             assert answer.status_code == 422
             assert answer.json()["code"] == "image_count"
@@ -95,7 +95,7 @@ def test_three_to_five_images_are_needed(
 def test_the_same_picture_thrice_is_not_three_pictures(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
-    answer = upload(photo(1), photo(1), photo(1))
+    answer = upload(reference(1), reference(1), reference(1))
 
     assert answer.status_code == 422
     assert answer.json()["code"] == "identical_images"
@@ -103,7 +103,9 @@ def test_the_same_picture_thrice_is_not_three_pictures(
 
 
 def test_a_file_over_the_limit_is_refused(upload: Callable[..., Any], stored: Callable[[], dict[str, int]]) -> None:
-    answer = upload(photo(1), ("huge.jpg", b"\xff\xd8\xff" + bytes(1024**2)), photo(3))  # the limit here is 1 MB
+    answer = upload(
+        reference(1), ("huge.jpg", b"\xff\xd8\xff" + bytes(1024**2)), reference(3)
+    )  # the limit here is 1 MB
 
     assert answer.status_code == 413
     assert answer.json()["code"] == "file_too_large"
@@ -112,7 +114,7 @@ def test_a_file_over_the_limit_is_refused(upload: Callable[..., Any], stored: Ca
 
 
 def test_hostile_file_names_are_shown_harmlessly(upload: Callable[..., Any]) -> None:
-    answer = upload(photo(1), ("../../etc/<b>passwd\u202e", b"words"), photo(3))
+    answer = upload(reference(1), ("../../etc/<b>passwd\u202e", b"words"), reference(3))
 
     assert 'image 2 ("bpasswd") is not a picture' in answer.json()["detail"]
 
@@ -173,7 +175,7 @@ def kept(client: TestClient, upload: Callable[..., Any]) -> Callable[..., list[b
     names = iter(range(100))
 
     def send(*files: bytes) -> list[bytes]:
-        filled = [*files, *(photo(20 + n) for n in range(3 - len(files)))]
+        filled = [*files, *(reference(20 + n) for n in range(3 - len(files)))]
         answer = upload(*filled, name=f"concept {next(names)}")
         assert answer.status_code == 202, answer.text
         references = answer.json()["concept"]["references"]
@@ -257,7 +259,7 @@ def test_a_photo_cut_off_anywhere_is_never_half_learned(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
     for file_format in ("JPEG", "PNG", "WEBP"):
-        data = photo(9, side=160, file_format=file_format)
+        data = reference(9, side=160, file_format=file_format)
         cut = [data[: len(data) * tenth // 10] for tenth in range(1, 10)]
         for three in (cut[:3], cut[3:6], cut[6:]):
             answer = upload(*three)
@@ -270,18 +272,18 @@ def test_neither_name_nor_declared_type_of_a_file_is_believed(client: TestClient
     names = ["../../etc/passwd", "a\x00b.php", "\u202egpj.exe", "n" * 4000 + ".jpg", "\U0001f600.png"]
     answer = client.post(
         "/v1/concepts",
-        files=[("images", (name, photo(n), "text/html")) for n, name in enumerate(names)],
+        files=[("images", (name, reference(n), "text/html")) for n, name in enumerate(names)],
         data={**FIELDS, "class_noun": "mug"},
     )
 
     assert answer.status_code == 202, answer.text
-    for reference in answer.json()["concept"]["references"]:
-        assert client.get(reference["url"]).headers["content-type"] == "image/png"
+    for stored_reference in answer.json()["concept"]["references"]:
+        assert client.get(stored_reference["url"]).headers["content-type"] == "image/png"
 
 
 def test_a_large_photo_is_scaled_to_1024(client: TestClient, upload: Callable[..., Any]) -> None:
     wide = encoded(Image.linear_gradient("L").resize((2048, 1024)).convert("RGB"), "JPEG")
 
-    concept = upload(wide, photo(2), photo(3)).json()["concept"]
+    concept = upload(wide, reference(2), reference(3)).json()["concept"]
 
     assert (concept["references"][0]["width"], concept["references"][0]["height"]) == (1024, 512)

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 
 from api.decode import Refused
 from api.uploads import CleanImage, _decode
-from tests.api.pictures import png_of
+from tests.api.reference_images import png_of
 from tests.security.bad_files import mutations
 
 COUNT = int(os.environ.get("OPAD_FUZZ_FILES", "40"))

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.domain.settings import Settings
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 from tests.security.conftest import NOTHING
 
 PROMPT = "a <concept> on the beach"
@@ -23,7 +23,7 @@ def api_settings(settings: Settings) -> Settings:
 def test_a_name_that_cannot_be_shown_is_refused(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]], name: str
 ) -> None:
-    answer = upload(photo(1), photo(2), photo(3), name=name)
+    answer = upload(reference(1), reference(2), reference(3), name=name)
 
     assert answer.status_code == 422
     assert [error["field"] for error in answer.json()["errors"]] == ["name"]

@@ -15,7 +15,7 @@ def test_a_busy_host_takes_no_second_job(settings, sessions, make_job):
 
 
 def test_a_host_takes_jobs_of_the_presets_that_it_trains_alone(sessions, make_job):
-    """Also when it is rung for another: a ring is a hint."""
+    """Even when the notification names another job: it is a hint."""
     default, paper = make_job(), make_job(preset="paper")
     with sessions.begin() as db:
         assert db.execute(jobs.claim("small", lease_seconds=60, job_id=paper, presets=["default"])).all() == []

@@ -16,7 +16,7 @@ def lines_of(settings) -> dict[str, str]:
     return {line.split()[1]: line for line in said}
 
 
-def test_each_part_has_a_line_and_what_is_missing_a_remedy(settings, sessions, rings):
+def test_each_part_has_a_line_and_what_is_missing_a_remedy(settings, sessions, notifications):
     lines = lines_of(settings.model_copy(update={"port": 1}))
 
     sound = {"python", "torch", "base", "postgresql", "redis", "s3", "engine", "decoder", "care", "disk"}

@@ -5,7 +5,7 @@ from tests.job_life import wait_until
 from worker import cli
 
 
-def test_the_reconciler_sweeps_when_a_day_has_not_been_swept(settings, sessions, start_process, rings):
+def test_the_reconciler_sweeps_when_a_day_has_not_been_swept(settings, sessions, start_process, notifications):
     start_process(settings, "worker.reconcile")
 
     def swept():
@@ -13,7 +13,7 @@ def test_the_reconciler_sweeps_when_a_day_has_not_been_swept(settings, sessions,
             return db.query(RetentionSweep).filter(RetentionSweep.finished_at.is_not(None)).one_or_none()
 
     sweep = wait_until(swept, seconds=60, what="the day's sweep")
-    assert sweep.removed == {"images": 0, "photos": 0, "failed_uploads": 0, "events": 0}
+    assert sweep.removed == {"images": 0, "references": 0, "failed_uploads": 0, "events": 0}
 
 
 def test_the_command_previews_and_sweeps(settings, monkeypatch, capsys):
@@ -29,6 +29,6 @@ def test_the_command_previews_and_sweeps(settings, monkeypatch, capsys):
     assert cli.main(["retention", "--preview"]) == 0
     assert cli.main(["retention", "--sweep"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("would remove 0 images, 0 photos of learned concepts")
+    assert told[0].startswith("would remove 0 images, 0 photos of trained concepts")
     assert told[0].endswith("0 events; 0.0 MB")
     assert told[1].startswith("removed 0 images")

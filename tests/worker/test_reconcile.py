@@ -33,37 +33,41 @@ def test_while_one_sweeps_the_others_do_nothing(settings, sessions, make_job):
     assert reconcile.sweep(settings, sessions) == [(job_id, "default")]
 
 
-def test_it_rings_for_each_waiting_job_and_never_piles_up_rings(settings, sessions, make_job, rings):
+def test_it_notifies_of_each_waiting_job_and_never_piles_up_notifications(settings, sessions, make_job, notifications):
     waiting = [(make_job(), "default"), (make_job(), "default")]
-    doorbell = reconcile.create_doorbell(settings)
-    reconcile.ring(doorbell, waiting)
-    assert rings() == 2
-    reconcile.ring(doorbell, waiting)
-    assert rings() == 2, "nobody has heard the first ones yet"
+    notifier = reconcile.create_notifier(settings)
+    reconcile.notify_workers(notifier, waiting)
+    assert notifications() == 2
+    reconcile.notify_workers(notifier, waiting)
+    assert notifications() == 2, "nobody has heard the first ones yet"
 
 
-def test_rings_that_nobody_ever_hears_are_thrown_away(settings, make_job, rings):
-    doorbell, job_id = reconcile.create_doorbell(settings), make_job()
-    with doorbell.connection_for_write() as connection:
-        for _ in range(reconcile.MOST_RINGS + 1):
-            doorbell.send_task(jobs.RING_TASK, [str(job_id)], queue=jobs.ring_queue("default"), connection=connection)
-    reconcile.ring(doorbell, [(job_id, "default")])
-    assert rings() == 0
+def test_notifications_that_nobody_ever_hears_are_thrown_away(settings, make_job, notifications):
+    notifier, job_id = reconcile.create_notifier(settings), make_job()
+    with notifier.connection_for_write() as connection:
+        for _ in range(reconcile.MAX_NOTIFICATIONS + 1):
+            notifier.send_task(
+                jobs.NOTIFY_TASK, [str(job_id)], queue=jobs.notify_queue("default"), connection=connection
+            )
+    reconcile.notify_workers(notifier, [(job_id, "default")])
+    assert notifications() == 0
 
 
-def test_a_host_for_some_presets_hears_their_rings_alone(settings, make_job, rings, start_process):
-    doorbell = reconcile.create_doorbell(settings)
-    reconcile.ring(doorbell, [(make_job(preset="paper"), "paper"), (make_job(), "default"), (uuid4(), "paper")])
-    assert (rings("paper"), rings("default")) == (2, 1)
+def test_a_host_for_some_presets_hears_their_notifications_alone(settings, make_job, notifications, start_process):
+    notifier = reconcile.create_notifier(settings)
+    reconcile.notify_workers(
+        notifier, [(make_job(preset="paper"), "paper"), (make_job(), "default"), (uuid4(), "paper")]
+    )
+    assert (notifications("paper"), notifications("default")) == (2, 1)
     for_paper = settings.model_copy(update={"trains": ["paper"], "base": "none, so that no training begins"})
     start_process(for_paper, "worker.celery_app")
-    wait_until(lambda: rings("paper") == 0, seconds=60, what="a host that hears")
-    assert rings("default") == 1
+    wait_until(lambda: notifications("paper") == 0, seconds=60, what="a host that hears")
+    assert notifications("default") == 1
 
 
 def test_a_dead_broker_is_given_up_within_seconds(settings):
     dead = settings.model_copy(update={"redis_url": "redis://127.0.0.1:9/0"})
     started = time.monotonic()
     with pytest.raises(OperationalError):
-        reconcile.ring(reconcile.create_doorbell(dead), [(uuid4(), "default")])
+        reconcile.notify_workers(reconcile.create_notifier(dead), [(uuid4(), "default")])
     assert time.monotonic() - started < 10

@@ -40,10 +40,10 @@ from opad_core import (
     load_base,
     preset,
 )
+from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, Drawn, Overloaded
 from worker.inference.bundles import Bundles
 from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
-from worker.presence import Presence, machine_facts
 
 log = structlog.get_logger()
 
@@ -129,14 +129,14 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         PREDICTED_WAIT.set_function(batcher.predicted_wait)
         app.state.engine = Engine(
             base.manifest.name,
-            Bundles(Storage(settings, impatient=True), settings.home / "cache" / "bundles"),
+            Bundles(Storage(settings, short_timeouts=True), settings.home / "cache" / "bundles"),
             batcher,
             ThreadPoolExecutor(4),
         )
         announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest))
         # whoever sees this engine ready may ask the api for a concept at once; without a database we draw all the same
         await asyncio.wait({announcing}, timeout=ANNOUNCING_SECONDS)
-        with Presence(
+        with ProcessHeartbeat(
             make_sessions(settings),
             kind="engine",
             name=f"{socket.gethostname()}:{bind}",

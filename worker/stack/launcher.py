@@ -146,7 +146,7 @@ def _trainer_host(settings: Settings) -> Part:
 
     def ready() -> str | None:
         try:
-            return "trainer host, answers rings" if celery.control.ping(timeout=0.5) else None
+            return "trainer host, answers notifications" if celery.control.ping(timeout=0.5) else None
         except (CeleryError, KombuError, OSError):
             return None
 

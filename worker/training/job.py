@@ -95,7 +95,7 @@ def train_job(
         photos=len(job.concept.references),
         steps=config.total_iterations,
     )
-    patience = settings.storage_patience_seconds
+    patience = settings.storage_retry_seconds
     references = [
         _picture(
             reference, patiently(partial(storage.get, reference.key, reference.sha256), lease, stop, seconds=patience)

@@ -92,7 +92,7 @@ def _train(
     try:
         learned = train_job(claim, settings, sessions, storage, lease, stop)
         store = partial(_store_result, claim, storage, learned)
-        return patiently(store, lease, stop, seconds=settings.storage_patience_seconds)
+        return patiently(store, lease, stop, seconds=settings.storage_retry_seconds)
     except TrainingStopped:
         if lease.cancel_wished:
             return Ending("job.cancelled", jobs.cancel(claim.job_id, claim.fence))

@@ -32,8 +32,8 @@ document.getElementById("check")?.addEventListener("click", async () => {
   const verdict = document.getElementById("verdict");
   try {
     const answer = await call("/v1/audit/verify");
-    verdict.textContent = answer.sentence;
-    verdict.className = answer.sound ? "inset notice calm" : "inset notice";
+    verdict.textContent = answer.message;
+    verdict.className = answer.intact ? "inset notice calm" : "inset notice";
     verdict.hidden = false;
   } catch (error) {
     toast(words(error), true);

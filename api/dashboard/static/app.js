@@ -52,7 +52,7 @@ function tell(date) {
   return date.toDateString() === new Date().toDateString() ? clock.format(date) : day.format(date);
 }
 
-export function localise(root = document) {
+export function localize(root = document) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const date = new Date(time.dateTime);
     time.textContent = tell(date);
@@ -159,6 +159,6 @@ setInterval(() => {
   const choosing = chosenJobs().length > 0 || document.querySelector("dialog[open]");
   if (!document.hidden && !choosing && document.querySelector("[data-live]")) window.htmx?.trigger(document.body, "opad:tick");
 }, TICK_MS);
-document.addEventListener("htmx:load", (event) => localise(event.detail.elt.parentElement ?? document));
-document.addEventListener("htmx:afterSettle", () => localise());
-localise();
+document.addEventListener("htmx:load", (event) => localize(event.detail.elt.parentElement ?? document));
+document.addEventListener("htmx:afterSettle", () => localize());
+localize();

@@ -4,19 +4,19 @@ import { element, sendJson, toast, words } from "/static/app.js";
 
 const page = document.getElementById("concept");
 const id = page.dataset.concept;
-const PICTURES = 4;
+const IMAGE_COUNT = 4;
 
 function column(title, answer) {
-  const pictures = answer.images.map(({ seed, media_type, data }) =>
+  const images = answer.images.map(({ seed, media_type, data }) =>
     element("figure", {}, element("img", { src: `data:${media_type};base64,${data}`, alt: `${title}, seed ${seed}` }), element("figcaption", { textContent: `seed ${seed}` })));
-  return element("div", {}, element("h3", { textContent: title }), element("div", { className: "pictures" }, ...pictures));
+  return element("div", {}, element("h3", { textContent: title }), element("div", { className: "images" }, ...images));
 }
 
 document.getElementById("compare")?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
   const target = document.getElementById("compared");
-  const asked = { concept_id: id, prompt: form.prompt.value, seed: Number(form.seed.value || 7), count: PICTURES };
+  const asked = { concept_id: id, prompt: form.prompt.value, seed: Number(form.seed.value || 7), count: IMAGE_COUNT };
   const versions = target.dataset.versions.split(",").map(Number);
   const button = form.querySelector("button");
   button.disabled = true;
@@ -40,7 +40,7 @@ document.getElementById("erase-button").addEventListener("opad:answered", ({ det
   list.append(
     ...fact("concept", `${receipt.name} (${receipt.concept_id})`), ...fact("at", new Date(receipt.erased_at).toLocaleString()),
     ...fact("photos", receipt.references.length), ...fact("versions", receipt.bundles.length), ...fact("exports", receipt.exports.length),
-    ...fact("kept pictures", receipt.images.length), ...fact("jobs", receipt.jobs.length), ...fact("files deleted", receipt.objects),
+    ...fact("stored images", receipt.images.length), ...fact("jobs", receipt.jobs.length), ...fact("files deleted", receipt.objects),
     ...fact("shared, kept for another concept", receipt.shared.length), ...fact("engines not reached", receipt.engines_unreachable),
   );
   const save = element("a", { textContent: "Save the receipt", download: `erasure-${receipt.concept_id}.json`, href: `data:application/json,${encodeURIComponent(JSON.stringify(receipt, null, 2))}` });

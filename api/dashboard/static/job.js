@@ -1,6 +1,6 @@
 // One job as it happens: progress, loss curves and the film of its previews, over the public API.
 
-import { call, duration, element, localise } from "/static/app.js";
+import { call, duration, element, localize } from "/static/app.js";
 
 const page = document.getElementById("job");
 const id = page.dataset.job;
@@ -16,7 +16,7 @@ const HEIGHT = 170;
 const points = new Map(); // step -> losses; an attempt that resumes tells some steps again
 const plots = new Map();
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function shownLoss(value) {
   return value === undefined || value === null ? "–" : value.toPrecision(3);
@@ -45,8 +45,8 @@ function plot(group, target, names, data) {
   if (before && before.names.join() === names.join()) return before.chart.setData(data);
   before?.chart.destroy();
   const axis = {
-    stroke: () => colour("--quiet"),
-    grid: { stroke: () => colour("--line"), width: 1 },
+    stroke: () => color("--quiet"),
+    grid: { stroke: () => color("--line"), width: 1 },
     ticks: { show: false },
     font: "12px Inter, system-ui, sans-serif",
   };
@@ -57,7 +57,7 @@ function plot(group, target, names, data) {
     cursor: { y: false, points: { size: 5 } },
     scales: { x: { time: false } },
     axes: [{ ...axis, size: 28 }, { ...axis, size: 52 }],
-    series: [{}, ...names.map((name, i) => ({ label: name, stroke: () => colour(`--c${(i % 4) + 1}`), width: 1.75, spanGaps: true, points: { show: data[0].length < 3 } }))],
+    series: [{}, ...names.map((name, i) => ({ label: name, stroke: () => color(`--c${(i % 4) + 1}`), width: 1.75, spanGaps: true, points: { show: data[0].length < 3 } }))],
   };
   plots.set(group, { names, chart: new uPlot(options, data, target) });
 }
@@ -86,7 +86,7 @@ function showFrame(index) {
   if (!frame) return;
   film.src = frame.url;
   film.hidden = false;
-  film.alt = `pictures of the concept at step ${frame.step}`;
+  film.alt = `images of the concept at step ${frame.step}`;
   scrub.value = index;
   document.getElementById("film-at").textContent = `step ${frame.step}`;
 }
@@ -168,7 +168,7 @@ function showLog() {
   }));
   logList.hidden = false;
   document.getElementById("no-log").hidden = true;
-  localise(logList);
+  localize(logList);
   if (atEnd) logList.scrollTop = logList.scrollHeight;
 }
 

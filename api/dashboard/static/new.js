@@ -21,17 +21,17 @@ async function fingerprint(file) {
 async function inspect(file, canvas) {
   if (!TYPES.includes(file.type)) return `is ${file.type || "of no known type"}; save it as JPEG, PNG or WebP`;
   if (file.size > limits.maxBytes) return `is larger than ${Math.round(limits.maxBytes / 1048576)} MB; scale it down`;
-  let picture;
+  let bitmap;
   try {
-    picture = await createImageBitmap(file);
+    bitmap = await createImageBitmap(file);
   } catch {
     return "cannot be read; save it again";
   }
-  const { width, height } = picture;
+  const { width, height } = bitmap;
   const side = Math.min(width, height);
   canvas.width = canvas.height = 256;
-  canvas.getContext("2d").drawImage(picture, (width - side) / 2, (height - side) / 2, side, side, 0, 0, 256, 256);
-  picture.close();
+  canvas.getContext("2d").drawImage(bitmap, (width - side) / 2, (height - side) / 2, side, side, 0, 0, 256, 256);
+  bitmap.close();
   if (side < limits.minSide) return `is ${width} × ${height}; at least ${limits.minSide} × ${limits.minSide} is needed`;
   if (width * height > limits.maxPixels) return `is ${width} × ${height}; scale it down to ${limits.maxPixels / 1e6} million pixels`;
   return { width, height };
@@ -47,18 +47,18 @@ async function add(files) {
     remove.setAttribute("aria-label", `Remove ${file.name}`);
     const item = element("li", {}, canvas, element("span", { textContent: file.name }), verdict, remove);
     const photo = { file, item, verdict, problem: null };
-    remove.onclick = () => { photos = photos.filter((other) => other !== photo); item.remove(); judge(); };
+    remove.onclick = () => { photos = photos.filter((other) => other !== photo); item.remove(); showProblems(); };
     photos.push(photo);
     list.append(item);
     const [seen, print] = await Promise.all([inspect(file, canvas), fingerprint(file)]);
     photo.print = print;
     if (typeof seen === "string") photo.problem = seen;
     else photo.fine = `${seen.width} × ${seen.height}`;
-    judge();
+    showProblems();
   }
 }
 
-function judge() {
+function showProblems() {
   const seen = new Set();
   for (const photo of photos) {
     if (!photo.print) continue;
@@ -132,7 +132,7 @@ form.addEventListener("submit", async (event) => {
     for (const { field, message: sentence } of error.problem?.errors ?? []) {
       const found = /^images\[(\d+)\]$/.exec(field);
       const photo = found && photos[Number(found[1])];
-      if (photo) { photo.problem = sentence; judge(); }
+      if (photo) { photo.problem = sentence; showProblems(); }
     }
     const named = error.problem?.errors?.[0]?.field;
     complain(words(error), form.elements[named] instanceof HTMLInputElement ? form.elements[named] : null);

@@ -45,7 +45,7 @@ async function timed(body) {
 }
 
 function grid(answer) {
-  return element("div", { className: "pictures" }, ...answer.images.map(({ seed, media_type, data }) =>
+  return element("div", { className: "images" }, ...answer.images.map(({ seed, media_type, data }) =>
     element("figure", {}, element("img", { src: `data:${media_type};base64,${data}`, alt: `${answer.prompt}, seed ${seed}` }), element("figcaption", { textContent: `seed ${seed}` }))));
 }
 

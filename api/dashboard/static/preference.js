@@ -7,7 +7,7 @@ const duel = document.getElementById("duel");
 let pair = null; // { sides: [version, version] as shown, prompt, seed }
 let turn = 0;
 
-async function drawn(version, prompt, seed) {
+async function generated(version, prompt, seed) {
   const asked = { concept_id: form.dataset.concept, prompt, seed };
   const { images } = await sendJson("/v1/generate", version ? { ...asked, version } : { ...asked, untouched: true });
   return `data:${images[0].media_type};base64,${images[0].data}`;
@@ -23,8 +23,8 @@ async function show() {
   const seed = Math.floor(Math.random() * 2 ** 32);
   turn += 1;
   try {
-    const pictures = await Promise.all(sides.map((version) => drawn(version, prompt, seed)));
-    [document.getElementById("left").src, document.getElementById("right").src] = pictures;
+    const images = await Promise.all(sides.map((version) => generated(version, prompt, seed)));
+    [document.getElementById("left").src, document.getElementById("right").src] = images;
     document.getElementById("duel-prompt").textContent = prompt;
     duel.hidden = false;
     pair = { sides, prompt, seed };

@@ -5,12 +5,12 @@ from api.domain.tables.audit_event import AuditEvent
 from api.domain.tables.bundle import Bundle, Export
 from api.domain.tables.concept import Concept, Reference
 from api.domain.tables.consent import Consent, ConsentSource
-from api.domain.tables.generate_tally import GenerateTally
+from api.domain.tables.generate_histogram import GenerateHistogram
+from api.domain.tables.heartbeat import Heartbeat
 from api.domain.tables.idempotency_key import IdempotencyKey
 from api.domain.tables.image import Image, PreferenceVote
 from api.domain.tables.job import FINAL_STATES, Attempt, Checkpoint, ErasedTraining, Job, JobEvent, JobState
 from api.domain.tables.owner import Owner
-from api.domain.tables.presence import Presence
 from api.domain.tables.retention_sweep import RetentionSweep
 from api.domain.tables.served_base import ServedBase
 from api.domain.tables.table import Table
@@ -29,7 +29,8 @@ __all__ = [
     "DashboardSession",
     "ErasedTraining",
     "Export",
-    "GenerateTally",
+    "GenerateHistogram",
+    "Heartbeat",
     "IdempotencyKey",
     "Image",
     "Job",
@@ -37,7 +38,6 @@ __all__ = [
     "JobState",
     "Owner",
     "PreferenceVote",
-    "Presence",
     "Reference",
     "RetentionSweep",
     "ServedBase",

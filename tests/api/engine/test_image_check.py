@@ -43,7 +43,7 @@ def test_a_drawn_picture_meets_the_policy(
     file = client.post("/v1/generate", json=asked | {"count": 1, "store": False}, headers={"Accept": "image/png"})
 
     if policy == "refuse":
-        assert (answer.status_code, answer.json()["code"]) == (422, "picture_refused")
+        assert (answer.status_code, answer.json()["code"]) == (422, "image_refused")
         assert answer.json()["seeds"] == [7, 8]
         assert "another seed" in answer.json()["detail"]
         assert stored() == before
@@ -54,4 +54,4 @@ def test_a_drawn_picture_meets_the_policy(
     assert base64.b64decode(images[0]["data"]).startswith(b"\x89PNG")
     assert client.get("/v1/images").json()["items"][0]["check_score"] == 0.9
     assert (file.headers["x-flagged"], file.headers["x-check-score"]) == ("true", "0.9")
-    assert actions(client, action="image.flag") == [("image.flag", ready["id"], "drawn")] * 2
+    assert actions(client, action="image.flag") == [("image.flag", ready["id"], "generated")] * 2

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import JobState
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 ASKED = {"concept": "my mug", "prompt": "a <concept> on the beach", "seed": 7, "store": True}
 
@@ -67,7 +67,7 @@ def test_a_picture_of_the_untouched_base_is_kept_as_such(client: TestClient, con
 def test_kept_pictures_are_listed_by_concept_and_page(
     client: TestClient, ready: dict[str, Any], upload: Callable[..., Any]
 ) -> None:
-    upload(photo(1), photo(2), photo(3), name="other")
+    upload(reference(1), reference(2), reference(3), name="other")
     ids = [image["id"] for image in kept(client, count=3)]
     [other] = kept(client, concept="other", untouched=True)
 

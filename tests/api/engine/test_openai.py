@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.api.pictures import photo
+from tests.api.reference_images import reference
 
 MUG, BEACH = "concept:my mug", "a <concept> on the beach"
 
@@ -49,7 +49,7 @@ def test_urls_lead_to_pictures_that_are_kept(theirs: openai.OpenAI, client: Test
 
 
 def test_ready_concepts_are_models(theirs: openai.OpenAI, upload: Callable[..., Any], ready: dict[str, Any]) -> None:
-    upload(photo(1), photo(2), photo(3), name="in training")
+    upload(reference(1), reference(2), reference(3), name="in training")
 
     [model] = theirs.models.list().data
 
@@ -59,7 +59,7 @@ def test_ready_concepts_are_models(theirs: openai.OpenAI, upload: Callable[..., 
 
 def test_its_errors_carry_our_codes(theirs: openai.OpenAI, upload: Callable[..., Any], ready: dict[str, Any]) -> None:
     """Without subtests: each captures anew, and the server's thread would write to a capture that is gone."""
-    upload(photo(1), photo(2), photo(3), name="in training")
+    upload(reference(1), reference(2), reference(3), name="in training")
     good = {"model": MUG, "prompt": BEACH}
     cases: list[tuple[dict[str, Any], type[openai.APIStatusError], str, str]] = [
         ({"model": "dall-e-3"}, openai.NotFoundError, "model_not_found", "GET /v1/models lists them"),

@@ -118,7 +118,7 @@ def test_a_store_that_is_away_costs_an_attempt_and_not_the_job(quick, sessions, 
     assert (
         run(
             claimed,
-            quick.model_copy(update={"s3_endpoint": "http://127.0.0.1:9", "storage_patience_seconds": 1}),
+            quick.model_copy(update={"s3_endpoint": "http://127.0.0.1:9", "storage_retry_seconds": 1}),
             never,
         )
         == 0

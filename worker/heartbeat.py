@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from api.domain.database import Sessions
 from api.domain.settings import Settings
-from api.domain.tables import Presence as PresenceRow
+from api.domain.tables import Heartbeat
 from worker.background import Background
 
 log = structlog.get_logger()
@@ -37,13 +37,13 @@ def machine_facts(settings: Settings) -> dict[str, Any]:
     }
 
 
-class Presence(Background):
-    """`with Presence(...):` tells it until the block ends, and then that the process stopped in order."""
+class ProcessHeartbeat(Background):
+    """`with ProcessHeartbeat(...):` tells it until the block ends, and then that the process stopped in order."""
 
     _patience = EVERY_SECONDS
 
     def __init__(self, sessions: Sessions, *, kind: str, name: str, facts: Callable[[], dict[str, Any]]) -> None:
-        super().__init__("presence")
+        super().__init__("process-heartbeat")
         self._sessions, self._kind, self._name, self._facts = sessions, kind, name, facts
 
     def _keep(self) -> None:
@@ -59,17 +59,17 @@ class Presence(Background):
         row = {"kind": self._kind, "facts": self._facts(), "seen_at": func.now()}
         if started:
             row["started_at"] = func.now()
-        statement = insert(PresenceRow).values(name=self._name, **row)
+        statement = insert(Heartbeat).values(name=self._name, **row)
         try:
             with self._sessions.begin() as db:
                 db.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
-                db.execute(delete(PresenceRow).where(PresenceRow.seen_at < func.now() - _FORGOTTEN))
+                db.execute(delete(Heartbeat).where(Heartbeat.seen_at < func.now() - _FORGOTTEN))
         except DBAPIError as error:
-            log.info("presence.untold", error=str(error.orig))
+            log.info("heartbeat.unwritten", error=str(error.orig))
 
     def _leave(self) -> None:
         try:
             with self._sessions.begin() as db:
-                db.execute(delete(PresenceRow).where(PresenceRow.name == self._name))
+                db.execute(delete(Heartbeat).where(Heartbeat.name == self._name))
         except DBAPIError as error:
-            log.info("presence.untold", error=str(error.orig))
+            log.info("heartbeat.unwritten", error=str(error.orig))

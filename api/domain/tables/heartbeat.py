@@ -7,16 +7,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 from api.domain.tables.table import Table
 
 
-class Presence(Table):
-    """An engine or trainer host that tells, every few seconds, that it lives; the row goes when it stops in order."""
+class Heartbeat(Table):
+    """The latest heartbeat of an engine or trainer host; the row is deleted when the process stops in order."""
 
-    __tablename__ = "presence"
+    __tablename__ = "heartbeat"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     """The same after a restart on the same machine."""
     kind: Mapped[str]
     """engine or trainer."""
     facts: Mapped[dict[str, Any]]
-    """Device, memory and disk, in bytes (`worker.presence`)."""
+    """Device, memory and disk, in bytes (`worker.heartbeat`)."""
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -32,6 +32,6 @@ def test_it_is_not_trained_without_them(
     assert client.get(f"/v1/concepts/{concept['id']}").json()["references"] == []
     for path in (f"/v1/concepts/{concept['id']}/versions", f"/v1/jobs/{job_id}/retry"):
         answer = client.post(path, json={})
-        assert (answer.status_code, answer.json()["code"]) == (409, "photos_gone")
+        assert (answer.status_code, answer.json()["code"]) == (409, "references_gone")
     assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "failed"
     assert len(client.get("/v1/jobs").json()["items"]) == 1

@@ -4,20 +4,20 @@ from sqlalchemy import select
 
 from api.domain.database import Sessions, make_sessions
 from api.domain.settings import Settings
-from api.domain.tables import Presence as PresenceRow
+from api.domain.tables import Heartbeat
 from tests.job_life import wait_until
-from worker.presence import Presence, machine_facts
+from worker.heartbeat import ProcessHeartbeat, machine_facts
 
 
-def seen(sessions: Sessions) -> list[PresenceRow]:
+def seen(sessions: Sessions) -> list[Heartbeat]:
     with sessions() as db:
-        return list(db.scalars(select(PresenceRow)))
+        return list(db.scalars(select(Heartbeat)))
 
 
 def test_a_process_is_seen_from_its_start_to_its_end(settings: Settings) -> None:
     sessions = make_sessions(settings)
 
-    with Presence(sessions, kind="trainer", name="here", facts=lambda: machine_facts(settings)):
+    with ProcessHeartbeat(sessions, kind="trainer", name="here", facts=lambda: machine_facts(settings)):
         (row,) = wait_until(lambda: seen(sessions), seconds=20, what="the first news")
         assert (row.name, row.kind) == ("here", "trainer")
         assert 0 < row.facts["memory_used"] < row.facts["memory_total"]
@@ -29,5 +29,5 @@ def test_a_process_is_seen_from_its_start_to_its_end(settings: Settings) -> None
 def test_a_dead_database_stops_nobody(settings: Settings) -> None:
     nowhere = make_sessions(settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"}))
 
-    with Presence(nowhere, kind="engine", name="here", facts=dict):
+    with ProcessHeartbeat(nowhere, kind="engine", name="here", facts=dict):
         pass

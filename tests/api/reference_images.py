@@ -7,7 +7,7 @@ import zlib
 from PIL import Image
 
 
-def photo(number: int, *, side: int = 64, file_format: str = "JPEG", **options: object) -> bytes:
+def reference(number: int, *, side: int = 64, file_format: str = "JPEG", **options: object) -> bytes:
     """A picture of its own for each number."""
     image = Image.linear_gradient("L").resize((side, side)).rotate(37 * number)
     picture = Image.merge("RGB", (image, image.rotate(90), image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)))

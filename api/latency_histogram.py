@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.db import Sessions
 from api.domain.errors import DeadlineExceeded, DomainError, Unavailable
-from api.domain.tables import GenerateTally
+from api.domain.tables import GenerateHistogram
 
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ def quantile(counts: Mapping[int, int], share: float) -> float | None:
     return None
 
 
-class Tally:
+class LatencyHistogram:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._counts: Counter[tuple[datetime, UUID, str, int]] = Counter()
@@ -87,15 +87,15 @@ class Tally:
             {"slot": slot, "owner_id": owner_id, "outcome": outcome, "bucket": bucket, "count": count}
             for (slot, owner_id, outcome, bucket), count in sorted(counts.items(), key=lambda item: str(item[0]))
         ]
-        statement = insert(GenerateTally)
+        statement = insert(GenerateHistogram)
         added = statement.on_conflict_do_update(
             index_elements=["slot", "owner_id", "outcome", "bucket"],
-            set_={"count": GenerateTally.count + statement.excluded.count},
+            set_={"count": GenerateHistogram.count + statement.excluded.count},
         )
         try:
             async with self._sessions.begin() as session:
                 await session.execute(added, rows)
-                await session.execute(delete(GenerateTally).where(GenerateTally.slot < func.now() - _KEPT))
+                await session.execute(delete(GenerateHistogram).where(GenerateHistogram.slot < func.now() - _KEPT))
         except SQLAlchemyError as error:
-            log.warning("tally.unwritten", error=type(error).__name__)
+            log.warning("histogram.unwritten", error=type(error).__name__)
             self._counts.update(counts)

@@ -27,13 +27,13 @@ from api.domain.tables import (
     Bundle,
     Concept,
     Export,
-    GenerateTally,
+    GenerateHistogram,
+    Heartbeat,
     Image,
     Job,
     JobEvent,
     JobState,
     Owner,
-    Presence,
     Reference,
     ServedBase,
     Webhook,
@@ -48,7 +48,7 @@ NOUNS = ["ball", "teapot", "backpack", "robot", "dog", "mug", "car", "cat"]
 _STEPS = 200
 
 
-def furnish(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: int, jobs: int) -> list[UUID]:
+def seed_demo_data(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: int, jobs: int) -> list[UUID]:
     """Adds so many concepts and jobs of the owner, one job at least for each concept; the concepts' ids."""
     random_numbers = random.Random(0)
     photos = _stored_photos(storage)
@@ -308,7 +308,7 @@ def _operations(db: Session, owner_id: UUID, now: datetime) -> None:
         )
     day = now.replace(minute=0, second=0, microsecond=0)
     db.execute(
-        insert(GenerateTally),
+        insert(GenerateHistogram),
         [
             {
                 "slot": day - timedelta(hours=hour),
@@ -329,5 +329,5 @@ def _operations(db: Session, owner_id: UUID, now: datetime) -> None:
     gpu = {"gpu_memory_used": 6.2e9, "gpu_memory_total": 2.4e10, "device_name": "NVIDIA RTX 4090"}
     engine = {"base": "nano", "device": "cuda", **gpu, **memory}
     trainer = {"base": "nano", "device": "cuda", **memory}
-    db.add(Presence(name="gpu-1:0.0.0.0:8100", kind="engine", facts=engine))
-    db.add(Presence(name="gpu-1:/var/lib/opad", kind="trainer", facts=trainer))
+    db.add(Heartbeat(name="gpu-1:0.0.0.0:8100", kind="engine", facts=engine))
+    db.add(Heartbeat(name="gpu-1:/var/lib/opad", kind="trainer", facts=trainer))
