@@ -1,4 +1,4 @@
-"""`python -m api`: the REST service under uvicorn, at OPAD_HOST and OPAD_PORT."""
+"""Run the REST service with uvicorn at OPAD_HOST and OPAD_PORT: `python -m api`."""
 
 import contextlib
 import gc
@@ -12,7 +12,7 @@ from api.domain.settings import Settings
 
 
 def make_server(settings: Settings) -> uvicorn.Server:
-    """Streams of events end when it is asked to stop; other requests have 15 s to be answered."""
+    """Make the server. When it is asked to stop, event streams end; other requests have 15 s to finish."""
     app = create_app(settings, is_stopping=lambda: server.should_exit)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -33,8 +33,8 @@ def main() -> int:
     settings = Settings()
     configure_logs(settings.log_level)
     server = make_server(settings)
-    gc.freeze()  # a full collection looked through all that was imported: 0.1 s, in the middle of somebody's request
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
+    gc.freeze()  # a full collection scanned every imported object: 0.1 s in the middle of a request
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped
         server.run()
     return 0 if server.started else 3
 

@@ -39,16 +39,16 @@ from api.services import open_services
 from api.shedding import Shedding
 
 DESCRIPTION = """\
-Put your own thing into pictures. Hand in {photos} of it and its class noun; a training of some minutes makes it a
-**concept**; then `<concept>` in a prompt stands for it, and a picture takes one step.
+Generate images of your own thing. Upload {photos} of it and its class noun. A training of some minutes turns them
+into a **concept**. Then write `<concept>` in a prompt, and one diffusion step generates an image.
 
-Every route needs `Authorization: Bearer opk_live_…`. Refusals are `application/problem+json` with a stable `code` and a
+Every route needs `Authorization: Bearer opk_live_…`. Errors are `application/problem+json` with a stable `code` and a
 `detail` that says what to do.
 """
 
 
 def create_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
-    """Make the application. Its connections are opened when the server starts, not here."""
+    """Create the application. The server opens its connections when it starts."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

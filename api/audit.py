@@ -1,4 +1,4 @@
-"""A route's way to the audit log."""
+"""The dependency by which a route writes to the audit log."""
 
 from typing import Annotated
 from uuid import UUID
@@ -12,13 +12,13 @@ from api.services import SessionDep
 
 
 class Trail:
-    """Knows the request; the route says what it did, last of all before it answers."""
+    """Record what a route did, with the request and the caller. `record` is the last thing a route does."""
 
     def __init__(self, session: AsyncSession, who: Caller, request_id: str) -> None:
         self._session, self._who, self._request_id = session, who, request_id
 
     async def record(self, action: str, object_id: UUID, outcome: str, *, owner_id: UUID | None = None) -> None:
-        """`owner_id` when the thing is not the caller's own."""
+        """Add a row. `owner_id` is needed where the object belongs to another owner than the caller."""
         await self._session.run_sync(
             audit.record,
             action=action,

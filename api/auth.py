@@ -1,4 +1,4 @@
-"""Who asks, and how far they reach: a Bearer key, or the dashboard's session cookie."""
+"""Authenticate a request by its Bearer key or by the dashboard's session cookie, and check its scopes."""
 
 import hashlib
 import hmac
@@ -25,7 +25,7 @@ _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 bearer = HTTPBearer(
     auto_error=False,
     scheme_name="API key",
-    description="`Authorization: Bearer opk_live_…`; `opad key` makes one.",
+    description="`Authorization: Bearer opk_live_…`; `opad key create` makes one.",
 )
 
 
@@ -36,19 +36,19 @@ class Caller:
     api_key_id: UUID
     scopes: frozenset[str]
     limits: Mapping[str, int]
-    """Of this key alone, beside those of the installation."""
+    """Limits of this key. For a limit that is not named here the installation's setting counts."""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
 
     @property
     def operates(self) -> bool:
-        """Whether the keys and the audit log of every owner are theirs to see; never a concept of another's."""
+        """Whether the caller may see the keys and the audit log of every owner. Concepts of others stay hidden."""
         return "admin" in self.scopes and self.owner_name == keys.ADMIN_OWNER
 
 
 def cookie_name(secure: bool) -> str:
-    """`__Host-` cookies need TLS; plain HTTP is for loopback only (`api.dashboard.pages` refuses the rest)."""
+    """Return the cookie's name. A `__Host-` cookie needs TLS; the sign-in page allows plain HTTP on loopback only."""
     return "__Host-opad" if secure else "opad"
 
 
@@ -57,7 +57,7 @@ def session_token(request: Request) -> str | None:
 
 
 def csrf_token(token: str) -> str:
-    """Only who can read the HttpOnly cookie, that is the server, can make it; so it needs no column."""
+    """Derive the CSRF token. Only the server can read the HttpOnly cookie, so no column has to store it."""
     return hashlib.sha256(b"opad csrf " + token.encode()).hexdigest()
 
 
@@ -69,7 +69,7 @@ async def caller_of_key(session: SessionDep, text: str) -> Caller:
     digest = keys.parse(text)
     if digest is None:
         raise Unauthorized(
-            "this is not an OPAD key: one begins with opk_live_ and ends with a checksum; copy it whole",
+            "this is not an OPAD key; a key begins with opk_live_ and ends with a checksum: copy the whole key",
             "malformed_key",
         )
     found = (
@@ -80,7 +80,9 @@ async def caller_of_key(session: SessionDep, text: str) -> Caller:
         )
     ).one_or_none()
     if found is None:
-        raise Unauthorized("this key is unknown, expired or revoked; make a new one with `opad key`", "unknown_key")
+        raise Unauthorized(
+            "this key is unknown, expired or revoked; make a new one with `opad key create`", "unknown_key"
+        )
     key, owner_name, unmarked = found
     if unmarked:
         await _mark_used(session, key.id)
@@ -96,7 +98,7 @@ def _unmarked_for_a_minute() -> ColumnElement[bool]:
 
 
 async def _mark_used(session: AsyncSession, key_id: UUID) -> None:
-    """Committed by itself, so that a request that fails counts as a use and a long one holds no lock on its key."""
+    """Commit the use at once: a request that fails counts too, and a long one holds no lock on its key."""
     await session.execute(
         update(ApiKey).where(ApiKey.id == key_id, _unmarked_for_a_minute()).values(last_used_at=func.now())
     )
@@ -104,7 +106,7 @@ async def _mark_used(session: AsyncSession, key_id: UUID) -> None:
 
 
 async def caller_of_session(session: SessionDep, token: str) -> Caller | None:
-    """None when the session ended, was idle for 30 minutes, is 8 hours old, or its key no longer counts."""
+    """Return the session's caller, or None if it ended, was idle for 30 minutes, is 8 hours old or lost its key."""
     fresh = (DashboardSession.seen_at > func.now() - IDLE) & (DashboardSession.created_at > func.now() - LIFETIME)
     found = (
         await session.execute(
@@ -128,7 +130,7 @@ async def caller_of_session(session: SessionDep, token: str) -> Caller | None:
 
 
 def is_same_origin(request: Request) -> bool:
-    """False for a request that a browser says was made by another site's page."""
+    """Return False if the browser says that another site's page made the request."""
     origin = request.headers.get("origin")
     site = request.headers.get("sec-fetch-site", "same-origin")
     own = f"{request.url.scheme}://{request.headers.get('host', '')}"
@@ -141,7 +143,7 @@ async def caller(request: Request, session: SessionDep) -> Caller:
         scheme, _, text = header.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized(f"the Authorization scheme is {scheme!r}; send `Authorization: Bearer KEY`", "no_key")
-        return _known(request, await caller_of_key(session, text.strip()))
+        return _remember(request, await caller_of_key(session, text.strip()))
     token = session_token(request)
     found = await caller_of_session(session, token) if token else None
     if token is None or found is None:
@@ -150,11 +152,11 @@ async def caller(request: Request, session: SessionDep) -> Caller:
         sent = request.headers.get("x-csrf-token", "")
         if not is_same_origin(request) or not hmac.compare_digest(sent.encode(), csrf_token(token).encode()):
             raise Forbidden("this request did not come from the dashboard; reload the page", "bad_csrf_token")
-    return _known(request, found)
+    return _remember(request, found)
 
 
-def _known(request: Request, who: Caller) -> Caller:
-    """Also to whoever answers a refusal, outside of the route."""
+def _remember(request: Request, who: Caller) -> Caller:
+    """Keep the caller on the request: `api.refusals` records who was refused, after the route has ended."""
     request.state.caller = who
     return who
 
@@ -163,7 +165,7 @@ def require(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
     async def check(who: Annotated[Caller, Depends(caller)]) -> Caller:
         if not who.may(scope):
             raise Forbidden(
-                f"this key may {', '.join(sorted(who.scopes)) or 'nothing'}, this route needs {scope!r}; "
+                f"this route needs the scope {scope!r}; this key has {', '.join(sorted(who.scopes)) or 'none'}: "
                 "use another key",
                 "missing_scope",
                 needed=scope,

@@ -1,4 +1,4 @@
-"""Why a concept, or a version of it, cannot be used yet or at all."""
+"""Errors for a concept, or a version of it, that cannot be used."""
 
 from uuid import UUID
 
@@ -7,7 +7,7 @@ from api.domain.tables import JobState
 
 
 def not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, error_detail: str | None) -> Conflict:
-    """The refusal for a job without a bundle, which is in any state but succeeded."""
+    """Return the error for a job without a bundle: one in any state but succeeded."""
     context = {"state": state.value, "job_id": str(job_id)}
     if state is JobState.failed:
         return Conflict(
@@ -18,7 +18,7 @@ def not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, 
     if state is JobState.cancelled:
         return Conflict(f"the training of {name!r} was cancelled; train it again", "concept_cancelled", **context)
     return Conflict(
-        f"{name!r} is still in training (its job is {state}); GET /v1/jobs/{job_id} tells how far it is",
+        f"{name!r} is still in training (its job is {state}); GET /v1/jobs/{job_id} returns its progress",
         "concept_in_training",
         **context,
     )

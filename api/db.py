@@ -1,4 +1,4 @@
-"""The api's asynchronous engine: a pool of connections, each of whose waits ends within seconds."""
+"""The api's asynchronous database engine."""
 
 from typing import Any
 
@@ -6,25 +6,25 @@ from psycopg import AsyncConnection
 from psycopg.abc import RV, PQGen
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from api.domain.database import closed_when_silent
+from api.domain.database import closed_on_timeout
 from api.domain.settings import Settings
 
 Sessions = async_sessionmaker[AsyncSession]
 
 _TIMEOUTS = "-c statement_timeout=5s -c idle_in_transaction_session_timeout=60s"
-"""A request waits for nobody's lock for longer, and a frozen api holds none for ever."""
+"""No request waits longer for a lock, and a frozen api process does not hold one for ever."""
 _ANSWER_SECONDS = 6.0
-"""A second more than a statement may take: the server's own answer about that is better than our giving up."""
+"""One second more than a statement may take, so that the server's own timeout error comes first."""
 
 
 class _Connection(AsyncConnection[Any]):
     async def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        with closed_when_silent(self.pgconn):
+        with closed_on_timeout(self.pgconn):
             return await super().wait(gen, interval, timeout or _ANSWER_SECONDS)
 
 
 def create_engine(settings: Settings) -> AsyncEngine:
-    """No wait is longer than some seconds, so that a dead or frozen database is an answer and not a hanging request."""
+    """Create the engine. Every wait ends within seconds, so a dead database gives an error, not a hanging request."""
     return create_async_engine(
         settings.sqlalchemy_url,
         pool_size=10,

@@ -1,7 +1,7 @@
-"""One uploaded image in on stdin, one clean PNG out on stdout, then exit: `python -m api.decode < photo.jpg`.
+"""Decode one uploaded image from stdin and write a clean PNG to stdout: `python -m api.decode < photo.jpg`.
 
-Image codecs are written in C and meet strangers' bytes, so they run here, in a process with little memory, little
-time, no environment and no files, and never in the api. Stdout is one line of JSON, then the PNG if the line says ok.
+Image codecs are written in C and read untrusted bytes. So they run here and never in the api: in a process with limits
+on memory and time, no environment and no files. Stdout is one line of JSON, then the PNG if that line says ok.
 """
 
 import io
@@ -46,12 +46,12 @@ class Refused(Exception):
 
 
 def decode(data: bytes) -> Image.Image:
-    """The picture as upright 8-bit sRGB without transparency or metadata, at most 1024 pixels on a side."""
+    """Return the image as upright 8-bit sRGB without transparency or metadata, at most 1024 pixels on a side."""
     image = _open(data, _format(data))
     _check_size(*image.size)
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # MPO is a photo with extra views: the first counts
-        raise Refused("animated", f"is animated ({frames} frames); send a still picture")
+    if frames > 1 and image.format != "MPO":  # MPO is a photo with extra views: only the first is used
+        raise Refused("animated", f"is animated ({frames} frames); send a still image")
     profile = image.info.get("icc_profile")
     image.draft(image.mode, (MAX_SIDE, MAX_SIDE))
     image.load()
@@ -60,10 +60,10 @@ def decode(data: bytes) -> Image.Image:
     if min(image.size) < MIN_SIDE:
         raise Refused(
             "too_small",
-            f"is too narrow; send one whose sides differ less than {MAX_SIDE // MIN_SIDE} times",
+            f"is too narrow; send one whose long side is less than {MAX_SIDE // MIN_SIDE} times its short side",
         )
     flat = _on_white(image, profile)
-    return Image.frombytes("RGB", flat.size, flat.tobytes())  # nothing but pixels comes along
+    return Image.frombytes("RGB", flat.size, flat.tobytes())  # copies the pixels and nothing else
 
 
 def _format(data: bytes) -> str:
@@ -74,15 +74,15 @@ def _format(data: bytes) -> str:
         if data[offset : offset + len(magic)] == magic:
             raise Refused("format", f"is {description}; send JPEG, PNG or WebP")
     if not data:
-        raise Refused("damaged", "is empty; send the picture's bytes")
-    raise Refused("format", "is not a picture that can be read here; send JPEG, PNG or WebP")
+        raise Refused("damaged", "is empty; send the image's bytes")
+    raise Refused("format", "is not an image that can be read here; send JPEG, PNG or WebP")
 
 
 def _open(data: bytes, file_format: str) -> Image.Image:
-    """Reads the header alone, except for WebP, whose decoder allocates its canvas: so that one is measured first."""
+    """Read only the header. WebP's decoder allocates its canvas at once, so its size is checked first."""
     if file_format == "WEBP":
         _check_webp_header(data)
-    Image.MAX_IMAGE_PIXELS = 1 << 40  # `_check_size` refuses far less, and can name the size
+    Image.MAX_IMAGE_PIXELS = 1 << 40  # `_check_size` refuses far smaller images, and its message names the size
     return Image.open(io.BytesIO(data), formats=[file_format])
 
 
@@ -90,7 +90,7 @@ def _check_webp_header(data: bytes) -> None:
     chunk = data[12:16]
     if chunk == b"VP8X":
         if data[20] & 0x02:
-            raise Refused("animated", "is animated; send a still picture")
+            raise Refused("animated", "is animated; send a still image")
         width = 1 + int.from_bytes(data[24:27], "little")
         height = 1 + int.from_bytes(data[27:30], "little")
     elif chunk == b"VP8L":
@@ -134,7 +134,7 @@ def _on_white(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """A broken profile, or one for another kind of picture, is treated as sRGB: so do browsers."""
+    """Convert to sRGB. A broken profile, or one for another kind of image, counts as sRGB, as in browsers."""
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -168,7 +168,7 @@ def main() -> None:
         answer = {"ok": True, "width": image.width, "height": image.height}
     except Refused as refusal:
         answer = {"ok": False, "kind": refusal.kind, "message": str(refusal)}
-    except Exception:  # noqa: BLE001  the outermost loop: whatever a codec raises on a stranger's bytes
+    except Exception:  # noqa: BLE001  the outermost loop: a codec may raise anything on untrusted bytes
         answer = {"ok": False, "kind": "damaged", "message": "is damaged or cut off; send the whole file"}
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + png)
 

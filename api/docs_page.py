@@ -1,4 +1,4 @@
-"""/docs: the API reference, drawn here from the OpenAPI document; nothing is fetched from another host."""
+"""The API reference at /docs, rendered from the OpenAPI document. It loads nothing from another host."""
 
 import json
 from typing import Any
@@ -97,9 +97,9 @@ def _type(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
 
 
 def _accept(operation: dict[str, Any]) -> list[str]:
-    """What a POST that may answer with a picture is sent beside its body."""
-    draws = "image/png" in operation["responses"].get("200", {}).get("content", {})
-    return ["-H 'Accept: image/png' -o picture.png"] if draws else []
+    """Return the curl options that ask for an image, where a route can return one."""
+    returns_image = "image/png" in operation["responses"].get("200", {}).get("content", {})
+    return ["-H 'Accept: image/png' -o image.png"] if returns_image else []
 
 
 def _curl(

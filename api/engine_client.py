@@ -1,4 +1,4 @@
-"""The way to the engines: HTTP over kept-alive connections, TCP or unix socket. Nothing here waits on Celery."""
+"""The api's HTTP client of the engines, over keep-alive connections to TCP ports or unix sockets."""
 
 import asyncio
 import hashlib
@@ -18,12 +18,12 @@ from api.domain.errors import DeadlineExceeded, DomainError, Invalid, Unavailabl
 log = structlog.get_logger()
 
 _GRACE_SECONDS = 0.5
-"""How much longer than the deadline we listen: the engine's own answer about it is better than our silence."""
+"""How much longer than the deadline we wait, so that the engine's own timeout error arrives."""
 _CONNECT_SECONDS = 1
-"""A host that is gone says nothing, for minutes; another engine should be asked long before."""
+"""A vanished host does not answer for minutes; another engine is asked long before."""
 _LOOK_UP_SECONDS = 5
 _SILENT_SECONDS = 15
-"""For so long an engine that let a deadline pass without a word is asked after all others."""
+"""How long an engine that missed a deadline without an answer is asked only after all others."""
 _BY_NAME = "dns+"
 
 
@@ -36,7 +36,7 @@ class BundleKey:
 @dataclass(frozen=True)
 class Generated:
     images: list[str]
-    """Base64 of each file."""
+    """Each file in base64."""
     seeds: list[int]
     media_type: str
     timing: dict[str, float]
@@ -44,10 +44,10 @@ class Generated:
 
 
 class EngineClient:
-    """Asks the engine that has this concept's bundle in memory; one other when that one fails."""
+    """Ask the engine that holds the concept's bundle in memory, and one other if it fails."""
 
     def __init__(self, urls: Sequence[str], *, timeout_seconds: float) -> None:
-        """`http://host:port`, `unix:/path`, or `dns+http://name:port` for all engines that a name stands for."""
+        """Take URLs: `http://host:port`, `unix:/path`, or `dns+http://name:port` for every address of a name."""
         self._timeout_seconds = timeout_seconds
         self._fixed = [url for url in urls if not url.startswith(_BY_NAME)]
         self._names = [url.removeprefix(_BY_NAME) for url in urls if url.startswith(_BY_NAME)]
@@ -64,8 +64,10 @@ class EngineClient:
     async def generate(
         self, concept_id: UUID, *, bundle: BundleKey | None, prompt: str, seeds: list[int], image_format: str
     ) -> Generated:
-        """The second try repeats the seeds, so it draws the same pictures. Raises Unavailable, DeadlineExceeded,
-        Invalid."""
+        """Generate images. A second try uses the same seeds, so it returns the same images.
+
+        Raises Unavailable, DeadlineExceeded, Invalid.
+        """
         body = {
             "bundle": None if bundle is None else {"key": bundle.key, "sha256": bundle.sha256},
             "concept_id": None if bundle is None else str(concept_id),
@@ -88,12 +90,12 @@ class EngineClient:
                     json={**body, "deadline_ms": int(left * 1000)},
                     timeout=httpx.Timeout(left + _GRACE_SECONDS, connect=min(left, _CONNECT_SECONDS)),
                 )
-            except httpx.ReadTimeout:  # an engine that lives says itself that it is late
+            except httpx.ReadTimeout:  # a live engine reports a missed deadline itself
                 log.error("engine.silent", engine=url, seconds=_SILENT_SECONDS)
                 self._silent_until[url] = time.monotonic() + _SILENT_SECONDS
                 failure = _nobody_answers()
                 break
-            except httpx.TransportError as error:  # not there, or went away under a kept-alive connection
+            except httpx.TransportError as error:  # not there, or it closed a keep-alive connection
                 log.warning("engine.unreachable", engine=url, error=type(error).__name__)
                 self._looked_up = -_LOOK_UP_SECONDS - 1.0
                 failure = _nobody_answers()
@@ -101,24 +103,24 @@ class EngineClient:
             if answer.is_success:
                 return Generated(**answer.json())
             failure = self._refusal(answer)
-            if answer.status_code != 503 or len(urls) == 1:  # asking a busy engine again makes it busier
+            if answer.status_code != 503 or len(urls) == 1:  # a busy engine is not asked again: that makes it busier
                 break
         raise failure
 
     async def forget(self, sha256s: Sequence[str]) -> tuple[int, int]:
-        """Have every engine drop its copies of these bundles; how many engines did, and how many did not answer."""
+        """Make every engine drop its copies of these bundles. Return how many did, and how many did not answer."""
         urls, unreachable = await self._urls(), 0
         for url in urls:
             try:
                 for sha256 in sha256s:
                     (await self._ask("DELETE", url, f"/bundles/{sha256}", timeout=5)).raise_for_status()
             except httpx.HTTPError as error:
-                log.warning("engine.forgets_not", engine=url, error=type(error).__name__)
+                log.warning("engine.forget_failed", engine=url, error=type(error).__name__)
                 unreachable += 1
         return len(urls) - unreachable, unreachable
 
     async def ready(self) -> bool:
-        """Whether any engine has its base loaded."""
+        """Return whether any engine has loaded its base."""
         for url in await self._urls():
             try:
                 if (await self._ask("GET", url, "/readyz", timeout=2)).is_success:
@@ -133,7 +135,7 @@ class EngineClient:
         return await self._by_network.request(method, url + path, **options)
 
     async def _urls(self) -> list[str]:
-        """The engines that are there now, as far as names tell: looked up every few seconds, and after a failure."""
+        """Return the engines' URLs. Names are looked up again every few seconds and after a failure."""
         if self._names and time.monotonic() - self._looked_up > _LOOK_UP_SECONDS:
             self._looked_up = time.monotonic()
             found = await asyncio.gather(*map(_addresses, self._names))
@@ -141,8 +143,10 @@ class EngineClient:
         return self._fixed + self._named
 
     def _tries(self, concept_id: UUID, urls: list[str]) -> list[str]:
-        """Two engines by rendezvous hashing, so a concept stays where its bundle is warm; the only one twice, as its
-        kept-alive connection may have died with its last process."""
+        """Choose two engines by rendezvous hashing, so that a concept stays where its bundle is loaded.
+
+        A single engine is tried twice: its keep-alive connection may have died with its last process.
+        """
         now = time.monotonic()
 
         def rank(url: str) -> tuple[bool, bytes]:
@@ -160,24 +164,24 @@ class EngineClient:
         if answer.status_code == 503:
             said = answer.json()
             retry_after = float(said["retry_after"])
-            reason = "all engines are busy" if said["code"] == "overloaded" else "the engine lacks the concept's file"
+            reason = "all engines are busy" if said["code"] == "overloaded" else "the engine cannot load the concept"
             return Unavailable(
-                f"{reason}; please try again in {retry_after:.0f} s", str(said["code"]), retry_after=retry_after
+                f"{reason}; try again in {retry_after:.0f} s", str(said["code"]), retry_after=retry_after
             )
         if answer.status_code == 404:
             return Unavailable("the concept's bundle cannot be found; train it again", "bundle_missing", retry_after=60)
         log.error("engine.failed", status=answer.status_code)
-        return Unavailable("the engine failed on this request; the log of the engine has the reason", "engine_failed")
+        return Unavailable("the engine failed on this request; see the engine's log", "engine_failed")
 
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"the picture was not ready within {self._timeout_seconds:g} s; ask for fewer at once or try again later",
+            f"the image was not ready within {self._timeout_seconds:g} s; ask for fewer at once or try again later",
             "deadline_exceeded",
         )
 
 
 def _nobody_answers() -> Unavailable:
-    return Unavailable("no engine answers at present; please try again in a few seconds", "no_engine", retry_after=3)
+    return Unavailable("no engine answers; try again in a few seconds", "no_engine", retry_after=3)
 
 
 def _limits() -> httpx.Limits:
@@ -190,7 +194,7 @@ def _connect(url: str) -> httpx.AsyncClient:
 
 
 async def _addresses(url: str) -> list[str]:
-    """The URL with each address that its name stands for in the name's place; none for a name nobody knows."""
+    """Return the URL once for each address of its host name; an unknown name gives none."""
     parts = urlsplit(url)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)

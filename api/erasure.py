@@ -1,8 +1,8 @@
-"""Erasing a concept: photos, previews, checkpoints, bundles, exports, pictures, rows, copies in the engines; a receipt.
+"""Erase a concept with its references, previews, checkpoints, bundles, exports, images and the engines' copies.
 
-References, bundles and exports are named by their hash, so two concepts may share an object: it goes with the last.
-Who stores (photos of a create, pictures to keep) holds `ERASURE` shared until there are rows, an erasure holds it
-alone, so nothing is erased between its arrival and its row, and nothing arrives after the erasure.
+References, bundles and exports are named by their hash, so two concepts may share an object; it is deleted with the
+last of them. Whoever stores an object holds the lock `ERASURE` shared until the object's row exists; an erasure holds
+it exclusively. So no object is deleted between its upload and its row, and none is stored after the erasure.
 """
 
 from collections.abc import Iterable
@@ -36,15 +36,17 @@ from api.quotas import keep_erased_training
 from api.schemas import ErasureReceipt
 
 
-async def while_storing(session: AsyncSession) -> None:
-    """Until the transaction ends, nothing is erased."""
+async def hold_off_erasures(session: AsyncSession) -> None:
+    """Hold the lock: nothing is erased until the transaction ends."""
     await session.execute(select(func.pg_advisory_xact_lock_shared(ERASURE)))
 
 
 async def erase_concept(
     session: AsyncSession, storage: Storage, engines: EngineClient, *, owner_id: UUID, concept_id: UUID
 ) -> ErasureReceipt:
-    """In the session's transaction. Objects go before the commit: an erasure that fails can be asked for again.
+    """Erase the concept in the session's transaction and return the receipt.
+
+    Objects are deleted before the commit, so a failed erasure can be repeated.
 
     Raises NotFound; Conflict while a job of the concept is queued or running; StorageUnavailable.
     """
@@ -118,7 +120,7 @@ async def erase_concept(
 
 
 async def _deleted(session: AsyncSession, table: type, which: ColumnElement[bool]) -> int:
-    """How many rows."""
+    """Delete the rows and return how many there were."""
     result = await session.execute(delete(table).where(which).execution_options(synchronize_session=False))
     return int(result.rowcount)  # type: ignore[attr-defined]  # a DELETE's result is a CursorResult
 

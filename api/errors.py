@@ -1,4 +1,4 @@
-"""Every refusal as problem+json (RFC 9457). The only file that knows which HTTP number a domain error has."""
+"""Return every error as problem+json (RFC 9457). Only this file maps domain errors to HTTP status codes."""
 
 import http
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ STATUS: dict[type[errors.DomainError], int] = {
 }
 
 _OPENAI_PATHS = ("/v1/images/generations", "/v1/models")
-"""Here a refusal says the same a second time, in the member `error`, where OpenAI's clients look for it."""
+"""On these routes an error is repeated in the member `error`, where OpenAI's clients read it."""
 
 _HTTP_CODES = {
     400: "bad_request",
@@ -65,7 +65,7 @@ def problem(
 
 def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.DomainError, _domain_error)
-    app.add_exception_handler(StorageUnavailable, _storage_silent)
+    app.add_exception_handler(StorageUnavailable, _storage_unreachable)
     for damage in (ObjectMissing, ObjectDamaged, ObjectDiffers):
         app.add_exception_handler(damage, _storage_damaged)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -100,7 +100,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _field(location: Sequence[str | int]) -> str:
-    """`("body", "images", 2)` -> `images[2]`; where the value came from (body, path, query) says nothing new."""
+    """Turn `("body", "images", 2)` into `images[2]`, without the part of the request it came from."""
     name = ""
     for part in location[1:] if len(location) > 1 else location:
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
@@ -116,12 +116,12 @@ def _sentence(error: dict[str, Any]) -> str:
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    """Starlette's own refusals: no such route, wrong method, malformed or too large body."""
+    """Answer Starlette's own errors: no such route, wrong method, malformed or too large body."""
     assert isinstance(error, HTTPException)
     status = error.status_code
     detail = {
-        404: f"there is no {request.url.path} here; /docs lists what there is",
-        405: f"{request.method} is not possible on {request.url.path}; see /docs",
+        404: f"there is no route {request.url.path}; /docs lists all routes",
+        405: f"{request.url.path} does not support {request.method}; see /docs",
         413: "the request body is larger than this route accepts",
     }.get(status, error.detail)
     code = _HTTP_CODES.get(status, http.HTTPStatus(status).phrase.lower().replace(" ", "_"))
@@ -130,30 +130,30 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
     log.error("database.unreachable", request_id=request.state.request_id, error=type(error).__name__)
-    detail = "the database does not answer; nothing was changed, please try again in a few seconds"
+    detail = "the database does not answer; nothing was changed, try again in a few seconds"
     return problem(request, 503, "database_unreachable", detail, {"Retry-After": "5"})
 
 
 async def _unstorable(request: Request, error: Exception) -> JSONResponse:
-    """A text with a NUL, a number past 64 bits: what no schema forbids and no column holds."""
-    detail = "a value of the request has a NUL character, or is a number beyond 64 bits; send it without"
+    """Answer for a value that a schema allows and no column can hold: a text with NUL, a number beyond 64 bits."""
+    detail = "a value contains a NUL character, or is a number beyond 64 bits; remove it"
     return problem(request, 422, "unstorable_value", detail)
 
 
-async def _storage_silent(request: Request, error: Exception) -> JSONResponse:
+async def _storage_unreachable(request: Request, error: Exception) -> JSONResponse:
     log.error("storage.unreachable", request_id=request.state.request_id, error=str(error))
-    detail = "the file storage does not answer; nothing was changed, please try again in a few seconds"
+    detail = "the object store does not answer; nothing was changed, try again in a few seconds"
     return problem(request, 503, "storage_unreachable", detail, {"Retry-After": "5"})
 
 
 async def _storage_damaged(request: Request, error: Exception) -> JSONResponse:
-    """A row promises an object that the store lacks or has otherwise; its key is nobody's business outside."""
+    """Answer for an object that its row names and the store lacks or has changed. Its key stays in the log."""
     log.error("storage.damaged", request_id=request.state.request_id, error=str(error))
-    detail = f"a stored file is missing or damaged; the log has it under request {request.state.request_id}"
+    detail = f"a stored file is missing or damaged; look for request {request.state.request_id} in the log"
     return problem(request, 500, "stored_file_damaged", detail)
 
 
 async def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    """Starlette raises the error again after this answer, so the server's log has the trace and the client has not."""
-    detail = f"something failed on our side; the log has it under request {request.state.request_id}"
+    """Answer without the trace. Starlette raises the error again afterwards, so the server's log has it."""
+    detail = f"the service failed; look for request {request.state.request_id} in the log"
     return problem(request, 500, "internal", detail)

@@ -1,4 +1,4 @@
-"""Generate images and keep those that are asked to be kept: what `/generate` and OpenAI's route have in common."""
+"""Generate images, check them and store them if asked: shared by `/generate` and OpenAI's route."""
 
 import time
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from api.audit import Trail
 from api.auth import Caller
 from api.domain.tables import Image
 from api.engine_client import Generated
-from api.keeping import keep_images
 from api.limits import count_images
 from api.schemas import PLACEHOLDER, GenerateIn
 from api.services import Services
+from api.stored_images import store_images
 from api.subject import Subject
 
 
@@ -21,14 +21,14 @@ from api.subject import Subject
 class Answer:
     generated: Generated
     scores: list[float | None]
-    """Of the image check, for each image; None where nothing is scored."""
+    """The image check's score of each image; None where the check is off."""
     is_flagged: bool
-    kept: list[Image]
-    """In the order of the images; empty unless they were to be kept."""
+    stored: list[Image]
+    """The stored images in their order; empty unless the request asked to store them."""
     asked_at: float
-    """When the database had been asked, on `time.perf_counter`."""
+    """When the database queries were done, by `time.perf_counter`."""
     generated_at: float
-    kept_at: float
+    stored_at: float
 
 
 async def generate_images(
@@ -42,12 +42,12 @@ async def generate_images(
     *,
     image_format: str,
 ) -> Answer:
-    """In the session's transaction, if images are kept.
+    """Count, generate, check and store the images of one request. Stores in the session's transaction.
 
-    Raises TooManyRequests; what `EngineClient.generate`, `ImageCheck.check_generated` and `keep_images` raise.
+    Raises TooManyRequests; what `EngineClient.generate`, `ImageCheck.check_generated` and `store_images` raise.
     """
     await count_images(request, services, who, asked.count)
-    await session.rollback()  # gives the connection back while the engine draws
+    await session.rollback()  # returns the connection while the engine works
     asked_at = time.perf_counter()
     with services.latency_histogram.observed(who.owner_id):
         generated = await services.engines.generate(
@@ -60,11 +60,11 @@ async def generate_images(
     scores = await services.image_check.check_generated(generated)
     is_flagged = any(map(services.image_check.flags, scores))
     generated_at = time.perf_counter()
-    kept = []
+    stored = []
     if asked.store:
-        kept = await keep_images(
+        stored = await store_images(
             session, services.storage, generated, owner_id=who.owner_id, subject=subject, asked=asked, scores=scores
         )
     if is_flagged:
         await trail.record("image.flag", subject.concept_id, "generated")
-    return Answer(generated, scores, is_flagged, kept, asked_at, generated_at, time.perf_counter())
+    return Answer(generated, scores, is_flagged, stored, asked_at, generated_at, time.perf_counter())

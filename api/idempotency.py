@@ -1,6 +1,6 @@
-"""`Idempotency-Key`: a create that is sent again, because its answer was lost, is done once and answered alike.
+"""`Idempotency-Key`: a create that is sent twice is executed once, and both get the same answer.
 
-The key's row is written in the transaction of what it creates, so that one is there if and only if the other is.
+The key's row is written in the transaction of what it creates: either both exist or neither.
 """
 
 import hashlib
@@ -30,13 +30,13 @@ IdempotencyHeader = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="any text of yours, new for each new request; the same key and body within a day get one answer",
+        description="any text, new for each new request; the same key and body within a day return the same answer",
     ),
 ]
 
 
 class IdempotentRequest:
-    """A request, which may have been sent before: `answer` is then what it was answered."""
+    """A create request. `answer` is its stored answer if it was sent before, else None."""
 
     def __init__(self, owner_id: UUID, key: str | None, request_sha256: str) -> None:
         self.answer: dict[str, Any] | None = None
@@ -47,7 +47,7 @@ class IdempotentRequest:
         cls, session: AsyncSession, owner_id: UUID, key: str | None, route: str, fields: Mapping[str, Any],
         files: list[UploadFile],
     ) -> Self:  # fmt: skip
-        """Two requests are the same if route, `fields` and the files' bytes are. Raises Invalid for a key in use."""
+        """Look up the request by its key. Raises Invalid if the key was used with another route, `fields` or files."""
         if key is None:
             return cls(owner_id, None, "")
         request = cls(owner_id, key, await _fingerprint(route, fields, files))
@@ -55,14 +55,14 @@ class IdempotentRequest:
         return request
 
     def replay(self, response: Response, kind: type[AnyOut]) -> AnyOut:
-        """The earlier answer again, marked as such."""
+        """Return the earlier answer and mark it as a replay."""
         assert self.answer is not None
         response.headers["Location"] = self.answer["location"]
         response.headers["Idempotent-Replayed"] = "true"
         return kind.model_validate(self.answer["body"])
 
     async def save_answer(self, session: AsyncSession, response: Response, accepted: BaseModel) -> bool:
-        """Have the answer kept in the session's transaction; False, and all undone, if the same request was faster."""
+        """Store the answer in the session's transaction. Roll back and return False if the same request was faster."""
         if self._key is None:
             return True
         await session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= func.now() - KEPT))
@@ -79,7 +79,7 @@ class IdempotentRequest:
         return True
 
     async def lost_race(self, session: AsyncSession) -> bool:
-        """After an IntegrityError: whether the same request, sent at the same moment, has been answered. Rolls back."""
+        """Roll back after an IntegrityError. Return whether the same request, sent at the same moment, was answered."""
         await session.rollback()
         await self._look_up(session)
         return self.answer is not None
@@ -98,8 +98,7 @@ class IdempotentRequest:
             return
         if known.request_sha256 != self._request_sha256:
             raise Invalid(
-                f"the Idempotency-Key {self._key!r} belongs to another request of yours; take a new one for a new "
-                "request",
+                f"the Idempotency-Key {self._key!r} was used for another request; use a new key for a new request",
                 "idempotency_key_reused",
             )
         self.answer = known.answer

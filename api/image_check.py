@@ -1,7 +1,7 @@
-"""Whether a picture is fit to be learned or shown: a score from 0 to 1 by a classifier, and what follows from it.
+"""Score uploaded and generated images with a classifier, from 0 to 1, and flag or refuse the unfit ones.
 
-`OPAD_IMAGE_CHECK` says what follows: off, nothing is scored; flag, the score is kept and told; refuse, the request is
-refused. Which classifier it is says `OPAD_IMAGE_SCORER` (`api.domain.image_scorer`).
+`OPAD_IMAGE_CHECK` is the policy: `off` scores nothing, `flag` stores and returns the score, `refuse` refuses the
+request. `OPAD_IMAGE_SCORER` names the classifier (`api.domain.image_scorer`).
 """
 
 import base64
@@ -19,7 +19,7 @@ from api.uploads import CleanImage, describe
 
 class ImageCheck:
     def __init__(self, settings: Settings) -> None:
-        """Raises ValueError when the classifier that is wanted cannot be loaded."""
+        """Load the classifier. Raises ValueError if it cannot be loaded."""
         self._policy = settings.image_check
         self._limit = settings.image_check_limit
         self._scorer: Scorer | None = None if self._policy == "off" else load_scorer(settings.image_scorer)
@@ -28,26 +28,26 @@ class ImageCheck:
         return score is not None and score >= self._limit
 
     async def check_references(self, files: Sequence[UploadFile], images: Sequence[CleanImage]) -> list[float | None]:
-        """A score for each, None where nothing is scored. Raises Invalid for photos that the policy refuses."""
+        """Return the score of each reference, or None if the check is off. Raises Invalid for refused references."""
         scores = await self._scores([image.png for image in images])
         refused = [index for index, score in enumerate(scores) if self._refuses(score)]
         if refused:
             names = ", ".join(describe(index, files[index].filename) for index in refused)
             raise Invalid(
-                f"{names}: refused by the image check of this installation; send other pictures",
+                f"{names}: refused by the image check of this installation; send other photos",
                 "reference_refused",
                 errors=[{"field": f"images[{index}]", "message": "is refused by the image check"} for index in refused],
             )
         return scores
 
     async def check_generated(self, generated: Generated) -> list[float | None]:
-        """The same for pictures that were drawn: one that is refused is shown and kept by nobody."""
+        """Score generated images in the same way. If one is refused, none is returned or stored."""
         scores = await self._scores([base64.b64decode(data) for data in generated.images] if self._scorer else [])
         refused = [seed for seed, score in zip(generated.seeds, scores, strict=False) if self._refuses(score)]
         if refused:
             seeds = ", ".join(map(str, refused))
             raise Invalid(
-                f"the picture of seed {seeds} is withheld by the image check of this installation; "
+                f"the image of seed {seeds} is refused by the image check of this installation; "
                 "use another seed or other words",
                 "image_refused",
                 seeds=refused,

@@ -1,4 +1,4 @@
-"""JSON that two readers could read differently is refused."""
+"""Refuse JSON bodies that two parsers could read differently."""
 
 import json
 from typing import Any
@@ -9,12 +9,12 @@ from api.domain.errors import Malformed
 
 
 async def without_repeated_keys(request: Request) -> None:
-    """A body's keys each once: of two, one program takes the first and another the last (RFC 8259, section 4)."""
+    """Refuse a repeated key: one program reads the first value and another the last (RFC 8259, section 4)."""
     if "json" in request.headers.get("content-type", "").lower():
-        json.loads(await request.body() or b"null", object_pairs_hook=_once)  # its form was checked before
+        json.loads(await request.body() or b"null", object_pairs_hook=_unique)  # its syntax was checked before
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for name, value in pairs:
         if name in known:

@@ -1,6 +1,6 @@
-"""How long requests for pictures took and how many failed: counted here, added to the database every few seconds.
+"""Count how long generate requests take and how many fail, and add the counts to the database every few seconds.
 
-A request costs no statement. What a process counted since its last write is lost if it is killed.
+A request costs no SQL statement. If a process is killed, what it counted since its last write is lost.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ log = structlog.get_logger()
 OK = "ok"
 SLOT_SECONDS = 300
 _GROWTH = 1.15
-"""From one bucket's bound to the next: a quantile is told to within 7 %."""
+"""Factor from one bucket's bound to the next. It makes a quantile accurate to 7 %."""
 _LAST = 90
-"""1.15 ** 90 ms are five minutes."""
+"""The last bucket: 1.15 ** 90 ms is five minutes."""
 _WRITE_SECONDS = 5.0
 _KEPT = timedelta(days=8)
 
@@ -38,7 +38,7 @@ def bucket_of(seconds: float) -> int:
 
 
 def quantile(counts: Mapping[int, int], share: float) -> float | None:
-    """Milliseconds below which so many of the requests stayed: the geometric middle of their bucket."""
+    """Return the quantile in milliseconds, as the geometric middle of its bucket; None without requests."""
     wanted = share * sum(counts.values())
     seen = 0
     for bucket in sorted(counts):
@@ -55,7 +55,7 @@ class LatencyHistogram:
 
     @contextmanager
     def observed(self, owner_id: UUID) -> Iterator[None]:
-        """Counts what the block took; a refusal that is the client's own mistake is no request for pictures."""
+        """Time the block and count it. A client's error or a closed connection is not counted."""
         began = time.perf_counter()
         outcome: str | None = "internal"
         try:
@@ -64,7 +64,7 @@ class LatencyHistogram:
         except (Unavailable, DeadlineExceeded) as error:
             outcome = error.code
             raise
-        except (DomainError, asyncio.CancelledError):  # the client's own mistake, or it left
+        except (DomainError, asyncio.CancelledError):  # the client made a mistake or disconnected
             outcome = None
             raise
         finally:
@@ -79,7 +79,7 @@ class LatencyHistogram:
             await self.write()
 
     async def write(self) -> None:
-        """What cannot be written now is kept for the next time."""
+        """Add the counts to the database. If that fails, they are kept for the next write."""
         counts, self._counts = self._counts, Counter()
         if not counts:
             return

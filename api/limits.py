@@ -1,4 +1,4 @@
-"""How much one key may ask for in a minute."""
+"""Requests and images per minute of one key."""
 
 import math
 from typing import Annotated, Literal
@@ -15,18 +15,18 @@ LimitName = Literal["requests_per_minute", "images_per_minute", "max_concepts", 
 
 
 def allowance(settings: Settings, who: Caller, name: LimitName) -> int | None:
-    """The key's own limit, else the installation's; None when there is none."""
+    """Return the key's own limit, else the installation's; None if there is no limit."""
     own = who.limits.get(name)
     return (getattr(settings, name) if own is None else own) or None
 
 
-def tell(request: Request, name: str, window: Window) -> None:
-    """Have the answer, whatever it will be, carry the RateLimit fields."""
+def report_limit(request: Request, name: str, window: Window) -> None:
+    """Add the RateLimit fields to the answer, whatever it will be."""
     request.scope["state"].setdefault("rate_limits", {})[name] = window
 
 
 def header_fields(windows: dict[str, Window]) -> dict[str, str]:
-    """draft-ietf-httpapi-ratelimit-headers-10: quota and window in seconds; remaining and seconds until more."""
+    """Return the headers of draft-ietf-httpapi-ratelimit-headers-10: quota and window, remaining and reset seconds."""
     return {
         "RateLimit-Policy": ", ".join(f'"{name}";q={w.quota};w={w.seconds}' for name, w in windows.items()),
         "RateLimit": ", ".join(f'"{name}";r={w.remaining};t={w.reset_seconds}' for name, w in windows.items()),
@@ -49,19 +49,19 @@ async def _count(request: Request, services: Services, who: Caller, what: str, l
     if taken is None:
         return
     fitted, window = taken
-    tell(request, what, window)
+    report_limit(request, what, window)
     if fitted:
         return
     if cost > quota:
         raise TooManyRequests(
-            f"{cost} {what} at once are more than the {quota} a minute of this key; ask for fewer",
+            f"{cost} {what} at once are more than this key's {quota} per minute; ask for fewer",
             "rate_limited",
             retry_after=WINDOW_SECONDS,
         )
-    missing = cost - window.remaining - 1  # beyond the first, room comes at the pace of a window that empties
+    missing = cost - window.remaining - 1  # after the first, units become free at the pace at which the window empties
     retry_after = max(1, window.reset_seconds + math.ceil(missing * WINDOW_SECONDS / quota))
     raise TooManyRequests(
-        f"this key may ask for {quota} {what} a minute; try again in {retry_after} s",
+        f"this key may ask for {quota} {what} per minute; try again in {retry_after} s",
         "rate_limited",
         retry_after=retry_after,
     )

@@ -1,6 +1,6 @@
-"""What Prometheus is told: times that this process measured, and counts of the database, the same from every process.
+"""Prometheus metrics: times measured by this process, and counts from the database, equal in every process.
 
-Counts of rows are gauges, for they fall when a concept is erased or old messages are dropped.
+Row counts are gauges, because they fall when a concept is erased or old messages are deleted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from api.domain.tables import Attempt, Job, JobState, WebhookDelivery
 
 GENERATE_SECONDS = Histogram(
     "opad_generate_seconds",
-    "From a request for pictures to its answer, by where the concept was found: hit, kv_miss or bundle_miss",
+    "Time of a generate request, by the engine's cache: hit, kv_miss or bundle_miss",
     ["cache"],
     buckets=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10),
 )
@@ -24,7 +24,7 @@ _JOB_SECONDS = (30, 60, 300, 600, 1800, 3600, 7200, 14400)
 
 
 def observe_generate(cache: dict[str, str], seconds: float) -> None:
-    """`cache` as the engine tells it."""
+    """Record one request. `cache` is what the engine returned."""
     missed = next((name for name in ("bundle", "kv") if cache.get(name) == "miss"), None)
     GENERATE_SECONDS.labels(f"{missed}_miss" if missed else "hit").observe(seconds)
 
@@ -32,12 +32,12 @@ def observe_generate(cache: dict[str, str], seconds: float) -> None:
 async def exposition(session: AsyncSession) -> bytes:
     registry = CollectorRegistry()
     registry.register(
-        _Read(
+        _DatabaseMetrics(
             [
                 await _jobs(session),
-                await _pace(session),
+                await _iteration_rate(session),
                 await _job_seconds(session),
-                await _expiries(session),
+                await _lost_attempts(session),
                 await _messages(session),
             ]
         )
@@ -45,7 +45,7 @@ async def exposition(session: AsyncSession) -> bytes:
     return generate_latest() + generate_latest(registry)
 
 
-class _Read(Collector):
+class _DatabaseMetrics(Collector):
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self._metrics = metrics
 
@@ -62,14 +62,14 @@ async def _jobs(session: AsyncSession) -> Metric:
     return metric
 
 
-async def _pace(session: AsyncSession) -> Metric:
-    """From what each trainer told last: the steps that it still has to make, and in which time."""
+async def _iteration_rate(session: AsyncSession) -> Metric:
+    """Return the iterations per second of all running jobs, from the remaining steps and ETA that each reported."""
     left = select(func.sum((Job.total_steps - Job.step) / Job.eta_seconds)).where(
         Job.state == JobState.running, Job.eta_seconds > 0
     )
     return GaugeMetricFamily(
         "opad_training_iterations_per_second",
-        "Of all running jobs together",
+        "Training iterations per second of all running jobs together",
         value=await session.scalar(left) or 0,
     )
 
@@ -89,9 +89,11 @@ async def _job_seconds(session: AsyncSession) -> Metric:
     return metric
 
 
-async def _expiries(session: AsyncSession) -> Metric:
+async def _lost_attempts(session: AsyncSession) -> Metric:
     lost = await session.scalar(select(func.count()).where(Attempt.cause == "lost_worker"))
-    return GaugeMetricFamily("opad_attempts_lost", "Attempts whose worker fell silent or died", value=lost or 0)
+    return GaugeMetricFamily(
+        "opad_attempts_lost", "Attempts whose worker died or stopped sending heartbeats", value=lost or 0
+    )
 
 
 async def _messages(session: AsyncSession) -> Metric:
@@ -99,7 +101,7 @@ async def _messages(session: AsyncSession) -> Metric:
     counted = dict((await session.execute(query)).all())
     metric = GaugeMetricFamily(
         "opad_webhook_messages",
-        "Messages of 30 days; failed ones are given up",
+        "Webhook messages of the last 30 days by state; failed ones are not sent again",
         labels=["state"],
     )
     for state in ("pending", "delivered", "failed"):

@@ -1,4 +1,4 @@
-"""Around every request: a request id, headers that protect a browser, patience that ends, one line in the log."""
+"""Wrap every request: a request id, security headers, limits on the body's size and time, one log line."""
 
 import asyncio
 import re
@@ -29,18 +29,20 @@ _HEADERS = {
 
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
-"""Nothing that could end the host in a URL and begin a path of the sender's choice."""
+"""A host and an optional port, and no character that would begin a path in a URL."""
 
 _UPLOADS = {"/v1/concepts", "/concepts"}
 _BODY_BYTES = 1 << 20
 
 
 class RequestFrame:
-    """The log has the route's template and ids of ours; never a prompt, a picture or a key."""
+    """Middleware for every request. Its log line has the route's template and our ids, never a prompt, image or key."""
 
     def __init__(self, app: ASGIApp, *, upload_bytes: int, body_seconds: float) -> None:
-        """`upload_bytes` bounds the body of an upload; other bodies have at most a megabyte. The next piece of any
-        body comes within `body_seconds`."""
+        """Limit the body: an upload to `upload_bytes`, any other to 1 MiB.
+
+        The next piece of a body must arrive within `body_seconds`.
+        """
         self._app = app
         self._upload_bytes = upload_bytes
         self._body_seconds = body_seconds
@@ -69,14 +71,14 @@ class RequestFrame:
                     headers.setdefault("Strict-Transport-Security", "max-age=31536000")
             await send(message)
 
-        structlog.contextvars.bind_contextvars(request_id=request_id)  # of this request's task alone
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # valid in this request's task only
         try:
             asked = Headers(scope=scope)
             most = self._upload_bytes if scope["path"] in _UPLOADS else _BODY_BYTES
             if _HOST.fullmatch(asked.get("host", "localhost")) is None:
-                detail = "the Host header is not a host and a port; send the one of the service's address"
+                detail = "the Host header is not a host with an optional port; send the service's own host"
                 await errors.problem(Request(scope), 400, "bad_host", detail)(scope, receive, framed)
-            elif int(asked.get("content-length", "0")) > most:  # the server has seen to it that it is a number
+            elif int(asked.get("content-length", "0")) > most:  # the server has checked that it is a number
                 detail = f"the request body is longer than the {most} bytes that this route accepts"
                 await errors.problem(Request(scope), 413, "body_too_large", detail)(scope, receive, framed)
             else:
@@ -94,7 +96,7 @@ class RequestFrame:
 
 
 def _bounded(receive: Receive, *, most: int, seconds: float) -> Receive:
-    """`receive`, which gives a body up that stops in its middle (uvicorn waits for ever) or is longer than `most`."""
+    """Wrap `receive`: give up on a body that stops half-way (uvicorn waits for ever) or is longer than `most`."""
     is_whole = False
     size = 0
 
@@ -106,7 +108,7 @@ def _bounded(receive: Receive, *, most: int, seconds: float) -> Receive:
             async with asyncio.timeout(seconds):
                 message = await receive()
         except TimeoutError:
-            detail = f"the rest of the request did not come within {seconds:.0f} s; send it again"
+            detail = f"the rest of the request did not arrive within {seconds:.0f} s; send it again"
             raise HTTPException(408, detail, headers={"Connection": "close"}) from None
         is_whole = message["type"] != "http.request" or not message.get("more_body", False)
         size += len(message.get("body", b""))

@@ -1,4 +1,4 @@
-"""Which of our answer formats an Accept header wants most (RFC 9110, 12.5.1)."""
+"""Choose the answer format that an Accept header prefers (RFC 9110, 12.5.1)."""
 
 from api.domain.errors import NotAcceptable
 
@@ -8,7 +8,7 @@ _OFFERED = (JSON, *IMAGES)
 
 
 def wanted_format(accept: str | None) -> str:
-    """One of the offered media types; JSON when the client does not care. Raises NotAcceptable."""
+    """Return one of the offered media types; JSON if the client has no preference. Raises NotAcceptable."""
     best, best_rank = None, (0.0, 0)
     for part in (accept or "*/*").split(","):
         pattern, *parameters = (piece.strip().lower() for piece in part.split(";"))

@@ -1,4 +1,4 @@
-"""Bodies in the shape of OpenAI's image API, for clients that speak it."""
+"""Request and response bodies of OpenAI's image API."""
 
 import secrets
 from typing import Literal
@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from api.schemas import ImageFormat, In, Out, Prompt
 
-_IGNORED = "accepted for compatibility, without effect"
+_IGNORED = "accepted for compatibility and ignored"
 
 
 class ImagesIn(In):
@@ -20,19 +20,21 @@ class ImagesIn(In):
     model: str = Field(max_length=88, description="`concept:` and the name of a concept; `GET /v1/models` lists them")
     prompt: Prompt
     n: int = Field(1, ge=1, le=8)
-    size: str | None = Field(None, max_length=20, description="the base draws one size; it, `auto` or nothing")
+    size: str | None = Field(
+        None, max_length=20, description="the base has one size: name that size, `auto` or nothing"
+    )
     response_format: Literal["b64_json", "url"] = Field(
         "b64_json",
-        description="with `url` the pictures are kept (`GET /v1/images`), and links to them last an hour",
+        description="`url` stores the images (`GET /v1/images`) and returns links that are valid for an hour",
     )
     output_format: ImageFormat = "png"
     seed: int = Field(
         default_factory=lambda: secrets.randbelow(2**32),
         ge=0,
         lt=2**32,
-        description="an addition of ours; drawn when missing",
+        description="not in OpenAI's API; random if missing",
     )
-    stream: Literal[False] | None = Field(None, description="a picture takes one step: there is nothing to stream")
+    stream: Literal[False] | None = Field(None, description="not supported: an image takes one step")
     user: str | None = Field(None, description=_IGNORED)
     quality: str | None = Field(None, description=_IGNORED)
     style: str | None = Field(None, description=_IGNORED)
@@ -56,7 +58,7 @@ class ImagesOut(Out):
 class ModelOut(Out):
     id: str
     object: Literal["model"] = "model"
-    created: int = Field(description="when the newest version was learned; seconds since 1970")
+    created: int = Field(description="when the newest version was trained, in seconds since 1970")
     owned_by: str
 
 

@@ -1,4 +1,4 @@
-"""The served description of the API, where FastAPI's own says less than is true."""
+"""Complete the OpenAPI description that FastAPI generates."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
 
 def describe(app: FastAPI, settings: Settings) -> None:
-    """Refusals are application/problem+json, not application/json; how many photos are needed is a setting."""
+    """Set the media type of errors to application/problem+json, and the number of photos that the settings allow."""
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the service gives back beside states: downloads and kept pictures."""
+"""Response bodies of downloads and stored images."""
 
 from datetime import datetime
 from typing import Literal
@@ -35,13 +35,13 @@ class DownloadOut(Out):
     version: int
     layout: Layout
     filename: str
-    url: str = Field(description="hands out the file to anyone who has it, until `expires_at`; needs no key")
+    url: str = Field(description="a link that works without a key until `expires_at`")
     expires_at: datetime
     sha256: str
     size: int = Field(description="bytes")
-    trigger: str = Field(description="what stands for the thing in a prompt, in other tools too")
+    trigger: str = Field(description="the words that stand for the concept in a prompt, also in other tools")
     relative_error: float | None = Field(
-        description="what the rank of a LoRA lost of what was learned, 0 to 1; null where nothing is approximated"
+        description="share of the trained weights that the LoRA's rank loses, 0 to 1; null if nothing is approximated"
     )
 
 
@@ -78,16 +78,16 @@ class StoredImage(Out):
     id: UUID
     concept_id: UUID
     concept_name: str
-    version: int | None = Field(description="of the concept that drew it; null when untouched")
-    settings: GenerateIn = Field(description="a body for `POST /v1/generate`; the newest version answers it")
-    url: str = Field(description="hands out the file to anyone who has it, until `expires_at`; needs no key")
+    version: int | None = Field(description="version of the concept; null for the untouched base")
+    settings: GenerateIn = Field(description="a body for `POST /v1/generate` that generates the image again")
+    url: str = Field(description="a link that works without a key until `expires_at`")
     expires_at: datetime
     sha256: str
     size: int = Field(description="bytes")
-    check_score: float | None = Field(description="by the installation's image check, 0 to 1; null when none ran")
+    check_score: float | None = Field(description="score of the image check, 0 to 1; null if it is off")
     created_at: datetime
 
 
 class ImagePage(Out):
     items: list[StoredImage]
-    next: str | None = Field(description="pass as `cursor` to get the following page; null on the last")
+    next: str | None = Field(description="pass it as `cursor` to get the next page; null on the last page")

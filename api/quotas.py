@@ -1,6 +1,6 @@
-"""What an owner may have and use in all, counted in the database: concepts, and minutes of training a day.
+"""Quotas of an owner, counted in the database: concepts, and minutes of training per day.
 
-The numbers are those of the key that asks; what is counted is its owner's, whichever key it came by.
+The limits are those of the key that asks; the counts are of its owner, over all keys.
 """
 
 from datetime import timedelta
@@ -15,14 +15,14 @@ from api.auth import Caller
 from api.domain.errors import Conflict, TooManyRequests
 from api.domain.settings import Settings
 from api.domain.tables import Attempt, Concept, ErasedTraining, Job, Owner
-from api.limits import allowance, tell
+from api.limits import allowance, report_limit
 from api.rate_limiter import Window
 
 _DAY_SECONDS = 24 * 3600
 
 
 async def check_concepts(session: AsyncSession, settings: Settings, who: Caller) -> None:
-    """Raises Conflict when the owner has all they may. Holds the owner, so that of two creates one counts the other."""
+    """Raise Conflict if the quota is used up. Locks the owner, so that of two creates one counts the other."""
     quota = allowance(settings, who, "max_concepts")
     if quota is None:
         return
@@ -30,14 +30,14 @@ async def check_concepts(session: AsyncSession, settings: Settings, who: Caller)
     have = await session.scalar(select(func.count()).select_from(Concept).where(Concept.owner_id == who.owner_id))
     if have is not None and have >= quota:
         raise Conflict(
-            f"you have {have} concepts and may have {quota}; erase one that is not needed, or ask for a larger quota",
+            f"you have {have} of {quota} concepts; erase one, or ask for a larger quota",
             "concept_quota",
             quota=quota,
         )
 
 
 async def check_training(session: AsyncSession, settings: Settings, who: Caller, request: Request) -> None:
-    """Raises TooManyRequests when today's training minutes (UTC) are used up; what is queued by then still runs."""
+    """Raise TooManyRequests if today's training minutes (UTC) are used up. Jobs that are queued by then still run."""
     quota = allowance(settings, who, "training_minutes_per_day")
     if quota is None:
         return
@@ -58,9 +58,9 @@ async def check_training(session: AsyncSession, settings: Settings, who: Caller,
     if used < quota * 60:
         return
     reset_seconds = max(1, round(reset))
-    tell(request, "training-minutes", Window(quota, _DAY_SECONDS, 0, reset_seconds))
+    report_limit(request, "training-minutes", Window(quota, _DAY_SECONDS, 0, reset_seconds))
     raise TooManyRequests(
-        f"your {quota} minutes of training a day are used up ({used / 60:.0f} since 00:00 UTC); "
+        f"your {quota} minutes of training per day are used up ({used / 60:.0f} since 00:00 UTC); "
         f"try again in {reset_seconds} s, or ask for a larger quota",
         "training_quota",
         retry_after=reset_seconds,
@@ -69,7 +69,7 @@ async def check_training(session: AsyncSession, settings: Settings, who: Caller,
 
 
 async def keep_erased_training(session: AsyncSession, owner_id: UUID, job_ids: list[UUID]) -> None:
-    """Before attempts are erased: today's minutes stay used. What is older than a day is dropped."""
+    """Copy the times of attempts before they are erased, so that today's minutes stay used. Drop older copies."""
     await session.execute(delete(ErasedTraining).where(ErasedTraining.ended_at < func.now() - timedelta(days=1)))
     ended = select(Attempt.id, Job.owner_id, Attempt.started_at, Attempt.ended_at).join(Job, Job.id == Attempt.job_id)
     await session.execute(

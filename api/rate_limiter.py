@@ -1,6 +1,6 @@
-"""Counters of what each key asked for in the last minute, kept in the Redis-protocol server for all processes together.
+"""Count what each key asked for in the last minute. The Redis-protocol server counts for all api processes.
 
-Without that server nobody is refused: requests are served uncounted, and the log says so.
+If that server is away, requests are served without counting, and the log says so.
 """
 
 import math
@@ -21,14 +21,14 @@ log = structlog.get_logger()
 
 WINDOW_SECONDS = 60
 _ANSWER_SECONDS = 0.25
-"""The server is a local part and answers within milliseconds; a request must not wait for one that hangs."""
+"""The server is local and answers within milliseconds; a request must not wait for one that hangs."""
 _PAUSE_SECONDS = 5.0
-"""For so long a server that did not answer is not asked again."""
+"""How long a server that did not answer is left alone."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """What is left of a limit, as the RateLimit fields tell it."""
+    """The rest of a limit, as the RateLimit headers report it."""
 
     quota: int
     seconds: int
@@ -37,7 +37,7 @@ class Window:
 
 
 class RateLimiter:
-    """The way to the counters; opens its connections when first asked."""
+    """The counters. The first call opens the connections."""
 
     def __init__(self, redis_url: str | None) -> None:
         if redis_url is None:
@@ -47,15 +47,15 @@ class RateLimiter:
             address,
             socket_timeout=_ANSWER_SECONDS,
             socket_connect_timeout=_ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 1),  # once: a kept connection may have died with a restart
+            retry=Retry(NoBackoff(), 1),  # retries once: a pooled connection may have died with a restart
         )
         storage = RedisStorage(
             "async+redis://",
             implementation="redispy",
-            connection_pool=self._pool,  # type: ignore[arg-type]  # its annotation knows plain options alone
+            connection_pool=self._pool,  # type: ignore[arg-type]  # its annotation allows plain options only
         )
         self._limiter = SlidingWindowCounterRateLimiter(storage)
-        self._silent_until = 0.0
+        self._away_until = 0.0
 
     async def close(self) -> None:
         await self._pool.aclose()
@@ -67,15 +67,15 @@ class RateLimiter:
             return False
 
     async def take(self, name: str, api_key_id: UUID, *, quota: int, cost: int) -> tuple[bool, Window] | None:
-        """Whether `cost` fitted, and what is left; what did not fit is not counted. None when nobody counts."""
-        if time.monotonic() < self._silent_until:
+        """Take `cost` units if they fit. Return whether they did and what is left; None while the server is away."""
+        if time.monotonic() < self._away_until:
             return None
         item = RateLimitItemPerMinute(quota)
         try:
             fitted = await self._limiter.hit(item, name, str(api_key_id), cost=cost)
             stats = await self._limiter.get_window_stats(item, name, str(api_key_id))
         except RedisError as error:
-            self._silent_until = time.monotonic() + _PAUSE_SECONDS
+            self._away_until = time.monotonic() + _PAUSE_SECONDS
             log.error("limits.uncounted", error=type(error).__name__, seconds=_PAUSE_SECONDS)
             return None
         return fitted, Window(quota, WINDOW_SECONDS, stats.remaining, max(0, math.ceil(stats.reset_time - time.time())))

@@ -1,8 +1,8 @@
-"""Refusals that an operator wants to know of, as rows of the audit log.
+"""Record refused requests in the audit log, where an operator should know of them.
 
-They are written after the answer is sent, in a transaction of their own: the request's was rolled back, and how long an
-answer takes must not tell whether a thing exists. At most sixty a minute for each key, and for all strangers together,
-lest a flood of refused requests become a flood of rows.
+A row is written after the answer is sent, in a transaction of its own: the request's was rolled back, and the time of
+an answer must not reveal whether an object exists. Each key, and all unknown callers together, get at most sixty rows
+a minute, so that a flood of refused requests does not flood the log.
 """
 
 from collections.abc import Iterable
@@ -31,11 +31,11 @@ _ACTIONS = {
     "reference_refused": "image.refuse",
     "image_refused": "image.refuse",
 }
-"""By the refusal's code; the row's object is the key that asked."""
+"""The audit action for each error code. The row's object is the key that asked."""
 
 
 def noting(request: Request, error: DomainError) -> BackgroundTask | None:
-    """What is to be done after the answer; None when the refusal is nothing to note."""
+    """Return the task that records this error after the answer; None for an error that is not recorded."""
     who: Caller | None = getattr(request.state, "caller", None)
     if isinstance(error, Unauthorized):
         _, _, text = request.headers.get("authorization", "").partition(" ")
@@ -55,12 +55,12 @@ def noting(request: Request, error: DomainError) -> BackgroundTask | None:
 
 
 def noting_sign_in(request: Request, text: str, error: Unauthorized | Forbidden) -> BackgroundTask:
-    """The same for the dashboard's form, which answers with a page."""
+    """Return the task that records a refused sign-in at the dashboard."""
     return BackgroundTask(_note_sign_in, request, keys.parse(text), error.code)
 
 
 async def _note_foreign(request: Request, who: Caller, asked: set[UUID]) -> None:
-    """Nothing when the thing belongs to nobody: then it was a mistake, or gone."""
+    """Record which of these ids belong to another owner. An id that belongs to nobody is not recorded."""
     tables = (Concept, Job, Image, ApiKey, Webhook)
     found = union_all(
         *(select(table.id, table.owner_id).where(table.id.in_(asked), table.owner_id != who.owner_id)
@@ -75,7 +75,7 @@ async def _note_foreign(request: Request, who: Caller, asked: set[UUID]) -> None
 
 
 async def _note_dead_key(request: Request, digest: bytes) -> None:
-    """A key that was revoked, rotated away or is past its end, and is used all the same."""
+    """Record the use of a key that is revoked, rotated or expired."""
     async with services_of(request).sessions() as session:
         key = await _key_with(session, digest)
     if key is not None:

@@ -1,4 +1,4 @@
-"""What goes in and out over HTTP. Bodies refuse unknown fields; answers list what a client may rely on."""
+"""Request and response bodies. Requests refuse unknown fields; responses list what a client may rely on."""
 
 import secrets
 import unicodedata
@@ -30,7 +30,7 @@ class Out(BaseModel):
 def _printable(value: str) -> str:
     value = unicodedata.normalize("NFC", value).strip()
     if not value:
-        raise ValueError("is empty; give at least one visible character")
+        raise ValueError("is empty; use at least one visible character")
     if any(unicodedata.category(c)[0] in "CZ" and c != " " for c in value):
         raise ValueError("contains control or invisible characters; use plain letters, digits and spaces")
     return value
@@ -40,7 +40,7 @@ def _one_placeholder(value: str) -> str:
     found = value.count(PLACEHOLDER)
     if found != 1:
         raise ValueError(
-            f"contains {PLACEHOLDER} {found} times; write it exactly once where the thing belongs, "
+            f"contains {PLACEHOLDER} {found} times; write it exactly once, in the place of the thing, "
             f'for instance "a photo of {PLACEHOLDER} on a beach"'
         )
     return value
@@ -51,7 +51,7 @@ def _lower(value: object) -> object:
 
 
 def _seed_or_random(value: object) -> object:
-    """A missing seed is drawn from 32 bits: enough, and readable in a log or a URL."""
+    """Return a random seed of 32 bits if none was sent: short enough to read in a log or a URL."""
     return secrets.randbelow(2**32) if value is None or value == "" else value
 
 
@@ -62,7 +62,7 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_seed_or_random)
 
 
 class Overrides(In):
-    """The few fields of a preset that a request may change; both shorten or lengthen the training."""
+    """The fields of a preset that a request may change: both set the length of the training."""
 
     iterations: int | None = Field(None, ge=1, le=20_000)
     collaborative_iterations: int | None = Field(None, ge=0, le=20_000)
@@ -80,7 +80,7 @@ class ConceptIn(In):
 
 
 class VersionIn(In):
-    """What `POST /v1/concepts/{id}/versions` may change; the pictures stay."""
+    """The body of `POST /v1/concepts/{id}/versions`. The photos stay the same."""
 
     preset: Preset = "default"
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
@@ -92,7 +92,7 @@ class ReferenceOut(Out):
     width: int
     height: int
     url: str
-    check_score: float | None = Field(description="by the installation's image check, 0 to 1; null when none ran")
+    check_score: float | None = Field(description="score of the image check, 0 to 1; null if it is off")
 
 
 class JobError(Out):
@@ -137,7 +137,7 @@ class JobOut(Out):
     concept_name: str
     version: int
     preset: str
-    overrides: dict[str, Any] = Field(description="what differs from the preset")
+    overrides: dict[str, Any] = Field(description="the fields that differ from the preset")
     seed: int
     state: JobStateName
     cancel_requested: bool
@@ -148,7 +148,7 @@ class JobOut(Out):
     eta_seconds: float | None
     losses: dict[str, float]
     attempt: int
-    queue_position: int | None = Field(description="1 is next; null when not queued")
+    queue_position: int | None = Field(description="1 is next; null if the job is not queued")
     preview_url: str | None
     error: JobError | None
     created_at: datetime
@@ -198,7 +198,7 @@ class BundleOut(Out):
 
 
 class ReportOut(Out):
-    """How well the concept was learned, beside the untouched student at the same prompts and seeds."""
+    """Scores of the trained concept and of the untouched student, at the same prompts and seeds."""
 
     prompts: list[str]
     seeds: list[int]
@@ -213,23 +213,23 @@ class ConceptOut(Out):
     name: str
     class_noun: str
     base: str
-    state: ConceptState = Field(description="`ready` once a bundle exists, else the state of the newest job")
+    state: ConceptState = Field(description="`ready` if a bundle exists, else the state of the newest job")
     bundle: BundleOut | None
-    versions: list[int] = Field(description="those that are learned, oldest first")
-    cover_url: str = Field(description="the first photo")
+    versions: list[int] = Field(description="the trained versions, oldest first")
+    cover_url: str = Field(description="URL of the first photo")
     created_at: datetime
 
     @classmethod
     def of(cls, concept: Concept, newest: JobState, bundle: BundleOut | None, versions: list[int]) -> Self:
-        """`newest` is the state of its newest job. Needs nothing of the concept loaded but its own row."""
+        """Build it from the concept's own row. `newest` is the state of its newest job."""
         return cls(**_concept_fields(concept, newest, bundle, versions))
 
 
 class ConsentOut(Out):
-    source: ConsentSource = Field(description="`statement`: made with the request; `policy`: of the installation")
+    source: ConsentSource = Field(description="`statement`: declared with the request; `policy`: by the installation")
     statement_version: str
     given_at: datetime
-    api_key_id: UUID = Field(description="the key that handed the pictures in")
+    api_key_id: UUID = Field(description="the key that uploaded the photos")
 
     @classmethod
     def of(cls, consent: Consent) -> Self:
@@ -244,12 +244,12 @@ class ConsentOut(Out):
 class ConceptDetail(ConceptOut):
     references: list[ReferenceOut]
     jobs: list[JobOut]
-    consent: ConsentOut | None = Field(description="null for a concept older than the record")
-    report: ReportOut | None = Field(description="of the newest version; null when it could not be judged")
+    consent: ConsentOut | None = Field(description="null for a concept that is older than this record")
+    report: ReportOut | None = Field(description="scores of the newest version; null if it could not be evaluated")
 
     @classmethod
     def of_all(cls, concept: Concept, jobs: list[JobOut], consent: Consent | None) -> Self:
-        """Needs the concept's references, jobs and bundles loaded."""
+        """Build it from a concept whose references, jobs and bundles are loaded."""
         references = [
             ReferenceOut(
                 position=reference.position,
@@ -295,36 +295,36 @@ class ConceptAccepted(Out):
 
 
 class ErasureReceipt(Out):
-    """What was erased; nothing of it can be brought back."""
+    """What was erased. It cannot be restored."""
 
     concept_id: UUID
     name: str
     erased_at: datetime
-    references: list[str] = Field(description="SHA-256 of each photo, as it was kept")
+    references: list[str] = Field(description="SHA-256 of each photo, as it was stored")
     bundles: list[str] = Field(description="SHA-256 of each version")
     exports: list[str] = Field(description="SHA-256 of each version's file in another tool's layout")
-    shared: list[str] = Field(description="SHA-256 of what another concept has the same of, and which stays for it")
-    images: list[UUID] = Field(description="the kept pictures")
+    shared: list[str] = Field(description="SHA-256 of files that another concept uses too, which stay")
+    images: list[UUID] = Field(description="ids of the stored images")
     jobs: list[UUID]
     checkpoints: int
     objects: int = Field(
-        description="files deleted in the object store: photos, versions, exports, pictures, previews, …"
+        description="files deleted in the object store: photos, versions, exports, images, previews, …"
     )
-    engines_cleared: int = Field(description="engines whose copies in memory, on disk and as keys and values are gone")
-    engines_unreachable: int = Field(description="engines that may hold a copy in memory until they restart")
+    engines_cleared: int = Field(description="engines that deleted their copies in memory and on disk")
+    engines_unreachable: int = Field(description="engines that may keep a copy in memory until they restart")
 
 
 class ConceptPage(Out):
     items: list[ConceptOut]
-    next: str | None = Field(description="pass as `cursor` to get the following page; null on the last")
+    next: str | None = Field(description="pass it as `cursor` to get the next page; null on the last page")
 
 
 class AttemptOut(Out):
-    worker: str = Field(description="host and slot that tried")
+    worker: str = Field(description="host and slot of the attempt")
     started_at: datetime
     ended_at: datetime | None
     cause: str | None = Field(
-        description="null while it runs; succeeded, shutdown, cancelled, or why it ended: oom, bad_image, invalid, "
+        description="null while it runs; succeeded, shutdown, cancelled, or why it failed: oom, bad_image, invalid, "
         "lost_worker, storage, diverged, internal"
     )
     detail: str | None
@@ -353,11 +353,11 @@ class GenerateIn(In):
     concept: str | None = Field(None, max_length=80, description="the concept's name, instead of its id")
     prompt: Prompt
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
-    count: int = Field(1, ge=1, le=8, description="pictures, with the seeds seed, seed + 1, …")
-    untouched: bool = Field(False, description="draw with the base alone: <concept> becomes the class noun")
-    version: int | None = Field(None, ge=1, description="of the concept; the newest that is learned when missing")
-    format: ImageFormat = Field("png", description="of the pictures inside a JSON answer; else Accept decides")
-    store: bool = Field(False, description="keep the pictures: `GET /v1/images` lists them")
+    count: int = Field(1, ge=1, le=8, description="number of images, with the seeds seed, seed + 1, …")
+    untouched: bool = Field(False, description="use the base without the concept: <concept> becomes the class noun")
+    version: int | None = Field(None, ge=1, description="version of the concept; the newest trained one if missing")
+    format: ImageFormat = Field("png", description="format of the images in a JSON answer; otherwise Accept decides")
+    store: bool = Field(False, description="store the images: `GET /v1/images` lists them")
 
     @model_validator(mode="after")
     def _one_concept(self) -> Self:
@@ -371,17 +371,17 @@ class GenerateIn(In):
 
 
 class ImageOut(Out):
-    id: UUID | None = Field(description="of the kept picture; null unless `store`")
+    id: UUID | None = Field(description="id of the stored image; null without `store`")
     seed: int
     media_type: str
-    data: str = Field(description="the file, base64")
-    check_score: float | None = Field(description="by the installation's image check, 0 to 1; null when none ran")
+    data: str = Field(description="the file in base64")
+    check_score: float | None = Field(description="score of the image check, 0 to 1; null if it is off")
     flagged: bool = Field(description="whether the score reaches the installation's limit")
 
 
 class GenerateOut(Out):
     concept_id: UUID
-    version: int | None = Field(description="of the concept; null when untouched")
+    version: int | None = Field(description="version of the concept; null for the untouched base")
     prompt: str
     images: list[ImageOut]
     warnings: list[str]
@@ -390,7 +390,7 @@ class GenerateOut(Out):
 
 
 class Problem(Out):
-    """RFC 9457. `code` is stable and made for programs, `detail` for people."""
+    """An error by RFC 9457. `code` is stable and made for programs, `detail` for people."""
 
     model_config = ConfigDict(
         json_schema_serialization_defaults_required=False,

@@ -1,4 +1,4 @@
-"""The connections and shared objects of one api process, and the two dependencies by which routes reach them."""
+"""The settings, connections and shared objects of one api process, and the dependencies that give them to routes."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from api.rate_limiter import RateLimiter
 
 @dataclass(frozen=True)
 class Services:
-    """Everything that a route may use beside its own request."""
+    """Everything that a route uses beside its request."""
 
     settings: Settings
     sessions: Sessions
@@ -36,15 +36,15 @@ class Services:
     denied_words: DeniedWords
     image_check: ImageCheck
     decoders: asyncio.Semaphore
-    """Bounds the decode processes that run at the same time."""
+    """Limits how many decode processes run at the same time."""
     latency_histogram: LatencyHistogram
     is_stopping: Callable[[], bool]
-    """True once the server was asked to stop: event streams end, and the service is not ready any more."""
+    """Returns True after the server was asked to stop: event streams end, and /readyz fails."""
 
 
 @asynccontextmanager
 async def open_services(settings: Settings, is_stopping: Callable[[], bool]) -> AsyncIterator[Services]:
-    """Open the connections and close them when the block ends. Raises ValueError for settings that cannot work."""
+    """Open the connections, and close them at the end of the block. Raises ValueError for unusable settings."""
     engine = create_engine(settings)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     services = Services(
@@ -54,7 +54,7 @@ async def open_services(settings: Settings, is_stopping: Callable[[], bool]) -> 
         engines=EngineClient(settings.engine_urls, timeout_seconds=settings.generate_timeout_seconds),
         limiter=RateLimiter(settings.redis_url),
         notifier=create_notifier(settings),
-        denied_words=DeniedWords.of(settings.denied_words),
+        denied_words=DeniedWords.read(settings.denied_words),
         image_check=ImageCheck(settings),
         decoders=asyncio.Semaphore(max(2, os.cpu_count() or 2)),
         latency_histogram=LatencyHistogram(sessions),
@@ -71,7 +71,7 @@ async def open_services(settings: Settings, is_stopping: Callable[[], bool]) -> 
 
 
 def services_of(request: Request) -> Services:
-    """Return the services of the app that answers this request."""
+    """Return the services of the application that handles this request."""
     services: Services = request.app.state.services
     return services
 
@@ -80,7 +80,7 @@ ServicesDep = Annotated[Services, Depends(services_of)]
 
 
 async def _session(services: ServicesDep) -> AsyncIterator[AsyncSession]:
-    """Open one transaction for the request. It is committed before the answer is sent, or rolled back on an error."""
+    """Open the request's transaction. It is committed before the answer is sent, or rolled back on an error."""
     async with services.sessions() as opened:
         yield opened
         failpoints.reach("request.committing")

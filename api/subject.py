@@ -1,4 +1,4 @@
-"""Which concept a request for images means, and what it takes to draw it."""
+"""Find the concept that a generate request names, with what the engine needs for it."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -16,22 +16,22 @@ from api.vocabulary import prompt_warnings
 
 @dataclass(frozen=True)
 class Subject:
-    """What a request draws: a learned concept, or the untouched base in its stead."""
+    """What a request generates: a trained concept, or the untouched base with the concept's class noun."""
 
     concept_id: UUID
     class_noun: str
     bundle: BundleKey | None
-    """None when untouched."""
+    """None for the untouched base."""
     version: int | None
     resolution: int | None
-    """Side of a picture in pixels; None as long as no engine has announced the concept's base."""
+    """Side of an image in pixels; None until an engine has announced the concept's base."""
     warnings: list[str]
 
 
 async def find_subject(session: AsyncSession, owner_id: UUID, asked: GenerateIn) -> Subject:
-    """One SELECT: the concept, its newest bundle (or the one asked for) and newest job, and what its base understands.
+    """Find the concept, its newest bundle (or the version asked for), its newest job and its base in one SELECT.
 
-    Raises NotFound; Conflict when the concept is not ready.
+    Raises NotFound; Conflict if the concept is not ready.
     """
     named = Concept.id == asked.concept_id if asked.concept_id else Concept.name == asked.concept
     newest_bundle = select(Bundle).where(Bundle.concept_id == Concept.id).order_by(Bundle.version.desc()).limit(1)
@@ -66,7 +66,7 @@ async def find_subject(session: AsyncSession, owner_id: UUID, asked: GenerateIn)
                        object_id=asked.concept_id)  # fmt: skip
     if row.key is None and asked.version is not None:
         raise NotFound(
-            f"{row.name!r} has no learned version {asked.version}; GET /v1/concepts/{row.concept_id} lists them",
+            f"{row.name!r} has no trained version {asked.version}; GET /v1/concepts/{row.concept_id} lists them",
             "no_such_version",
         )
     if row.key is None and not asked.untouched:

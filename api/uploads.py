@@ -1,4 +1,4 @@
-"""From a multipart body to clean pictures: counted while they stream in, decoded in a process of their own."""
+"""Read uploaded images from a multipart body. Sizes are checked while it streams in; a child process decodes."""
 
 import asyncio
 import hashlib
@@ -20,7 +20,7 @@ from api.domain.errors import Invalid, Malformed, TooLarge, Unavailable, Unsuppo
 from api.domain.settings import Settings
 
 _SURPLUS_FILES = 15
-"""How many files beyond the allowed ones a refusal still counts; a body with more is not read to its end."""
+"""How many surplus files an error still counts; a body with more is not read to its end."""
 _DECODE_SECONDS = 20
 _MAX_PNG_BYTES = 4 * decode.MAX_SIDE**2
 
@@ -36,7 +36,7 @@ class CleanImage:
 
 
 class _CountingParser(MultiPartParser):
-    """Refuses a file while it comes in, not after; all names what it refuses."""
+    """A parser that refuses a too large file while it streams in, and names it."""
 
     def __init__(
         self, headers: Headers, stream: AsyncGenerator[bytes, None], *, max_files: int, max_file_bytes: int
@@ -66,11 +66,11 @@ class _CountingParser(MultiPartParser):
 
 
 async def read_form(request: Request, settings: Settings) -> FormData:
-    """Read a multipart body; close what it returns. Called by the route itself, so after the key was checked."""
+    """Read a multipart body. The route calls it after the key was checked, and closes the form."""
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise UnsupportedMedia(
-            f"the body is {content_type or 'of no declared type'}; send multipart/form-data "
+            f"the content type is {content_type or 'missing'}; send multipart/form-data "
             f"with the fields images ({settings.reference_count('file')}), name and class_noun",
             "not_multipart",
         )
@@ -99,7 +99,7 @@ async def read_form(request: Request, settings: Settings) -> FormData:
 
 
 def describe(index: int, filename: str | None) -> str:
-    """How a message names an uploaded file: its position, and what is printable of the name its sender gave it."""
+    """Return how a message names an uploaded file: its position and the printable part of its name."""
     name = re.split(r"[/\\]", filename or "")[-1]
     name = "".join(c for c in name if c.isprintable() and c not in "\"'<>&")[:60]
     return f'image {index + 1} ("{name}")' if name else f"image {index + 1}"
@@ -108,9 +108,9 @@ def describe(index: int, filename: str | None) -> str:
 async def clean_images(
     files: Sequence[UploadFile], decoders: asyncio.Semaphore, settings: Settings
 ) -> list[CleanImage]:
-    """Decode as many uploads as the settings allow, or say of each bad one what is wrong with it and what to do.
+    """Decode the uploads. Raises Invalid or UnsupportedMedia, which says for each bad file what is wrong.
 
-    `decoders` bounds the decode processes of the whole api.
+    `decoders` limits the decode processes of this api process.
     """
     if not settings.min_references <= len(files) <= settings.max_references:
         raise Invalid(
@@ -128,7 +128,7 @@ async def clean_images(
     if different < settings.min_references:
         raise Invalid(
             f"the {len(images)} images are only {different} different one{'s' * (different > 1)}; "
-            f"send {settings.reference_count('different picture')} of the thing, from several sides",
+            f"send {settings.reference_count('different photo')} of the thing, from several sides",
             "identical_images",
             errors=[{"field": "images", "message": f"{different} different of {len(images)}"}],
         )
@@ -136,7 +136,7 @@ async def clean_images(
 
 
 def _raise_refusals(files: Sequence[UploadFile], refusals: dict[int, decode.Refused]) -> None:
-    """One answer for all bad files; its kind is that of the first."""
+    """Raise one error for all bad files; the first file decides its kind."""
     sentences = [f"{describe(index, files[index].filename)} {refusal}" for index, refusal in refusals.items()]
     errors = [
         {"field": f"images[{index}]", "message": sentence, "code": refusal.kind}
@@ -148,7 +148,7 @@ def _raise_refusals(files: Sequence[UploadFile], refusals: dict[int, decode.Refu
 
 
 async def _decode(file: UploadFile, decoders: asyncio.Semaphore) -> CleanImage | decode.Refused:
-    """Run `api.decode` on one file. The child gets the spooled file itself: the api never holds the upload."""
+    """Run `api.decode` on one file. The child reads the spooled file itself; the api never loads it into memory."""
     async with decoders:
         await run_in_threadpool(_rewind_to_disk, file)
         child = await asyncio.create_subprocess_exec(
@@ -160,7 +160,7 @@ async def _decode(file: UploadFile, decoders: asyncio.Semaphore) -> CleanImage |
             async with asyncio.timeout(_DECODE_SECONDS):
                 answer = await _read_at_most(child.stdout, _MAX_PNG_BYTES)
                 await child.wait()
-        except TimeoutError:  # it hangs, or writes more than a picture has
+        except TimeoutError:  # it hangs, or writes more than an image can have
             answer = b""
         finally:
             if child.returncode is None:
@@ -183,7 +183,7 @@ async def _read_at_most(stream: asyncio.StreamReader, limit: int) -> bytes:
 
 
 def _verify(answer: bytes) -> CleanImage | decode.Refused:
-    """Trust nothing a possibly hijacked decoder says: only a small 8-bit RGB PNG of the size it names passes."""
+    """Check the decoder's output, as it may be hijacked: accept only a small 8-bit RGB PNG of the size it names."""
     line, _, png = answer.partition(b"\n")
     if not line:  # killed by its limits
         return decode.Refused("damaged", "needs too much memory or time to decode; save it again as plain JPEG or PNG")
@@ -192,5 +192,5 @@ def _verify(answer: bytes) -> CleanImage | decode.Refused:
         return decode.Refused(str(said["kind"]), str(said["message"]))
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBB", said["width"], said["height"], 8, 2)
     if not png.startswith(header) or len(png) > _MAX_PNG_BYTES:
-        raise Unavailable("an image was decoded into something else; please report this file", "decoder_failed")
+        raise Unavailable("the decoder returned no valid PNG; please report this file", "decoder_failed")
     return CleanImage(png, hashlib.sha256(png).hexdigest(), said["width"], said["height"])

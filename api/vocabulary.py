@@ -1,4 +1,4 @@
-"""Which words the served base knows: an unknown class noun is refused, an unknown word of a prompt remarked upon."""
+"""Check words against the served base: refuse an unknown class noun, warn about unknown words in a prompt."""
 
 import difflib
 import re
@@ -15,14 +15,14 @@ _MAX_NEAR = 8
 
 
 async def served_base(session: AsyncSession, configured: str) -> ServedBase:
-    """The announced base that the settings name; a base given as a path goes by the name in its manifest."""
+    """Return the announced base that the settings name, or the newest one if they name a path."""
     query = select(ServedBase).order_by(ServedBase.announced_at.desc()).limit(1)
     if "/" not in configured:
         query = query.where(ServedBase.name == configured)
     base = await session.scalar(query)
     if base is None:
         raise Unavailable(
-            f"no engine has announced the base {configured!r} yet; start one, or wait until it has loaded",
+            f"no engine has announced the base {configured!r} yet; start an engine, or wait until it has loaded",
             "no_base",
         )
     return base
@@ -41,13 +41,13 @@ def check_class_noun(base: ServedBase, noun: str) -> str:
 
 
 def _near(word: str, known: Iterable[str]) -> list[str]:
-    """Closest first; when nothing resembles the word, some that are known, so that the answer always shows a way."""
+    """Return the known words closest to this one, or the first known words if none is close."""
     known = sorted(known)
     return difflib.get_close_matches(word, known, n=_MAX_NEAR, cutoff=0.5) or known[:_MAX_NEAR]
 
 
 def prompt_warnings(base: ServedBase | None, prompt: str) -> list[str]:
-    """One sentence for each word of the prompt that the base has never seen."""
+    """Return a warning for each word of the prompt that the base does not know."""
     if base is None or base.words is None:
         return []
     known = set(base.words) | set(base.nouns or [])

@@ -1,11 +1,11 @@
-"""Alembic's entry: it runs this file with either a connection in `config.attributes` or OPAD_DATABASE_URL set."""
+"""The file that Alembic runs, with a connection in `config.attributes` or with OPAD_DATABASE_URL."""
 
 import os
 
 from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 
-from api.domain import audit, consent, retention, webhooks  # noqa: F401  their tables join the others
+from api.domain import audit, consent, retention, webhooks  # noqa: F401  registers their tables
 from api.domain.tables import Table
 
 

@@ -1,4 +1,4 @@
-"""Bring a database to the newest revision: `python -m migrations.run`, or `migrate(url)` from the launcher."""
+"""Migrate a database to the newest revision: `python -m migrations.run`, or `migrate(url)` from the launcher."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 from api.domain.settings import Settings
 
 _LOCK = 0x0FAD_0001
-"""Advisory lock: of several processes that migrate at once, one does it and the others wait and find it done."""
+"""Advisory lock: if several processes start at once, one migrates and the others wait."""
 
 
 def migrate(sqlalchemy_url: str, revision: str = "head") -> None:
-    """Apply what is missing up to `revision`, in one transaction. Takes `Settings.sqlalchemy_url`."""
+    """Apply the missing migrations up to `revision` in one transaction. Takes `Settings.sqlalchemy_url`."""
     engine = create_engine(sqlalchemy_url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})

@@ -199,7 +199,7 @@ def _decoder(settings: Settings) -> str:
 
 def _care(settings: Settings) -> str:
     try:
-        DeniedWords.of(settings.denied_words)
+        DeniedWords.read(settings.denied_words)
         if settings.image_check != "off":
             load_scorer(settings.image_scorer)
     except OSError as error:

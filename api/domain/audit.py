@@ -1,7 +1,7 @@
-"""Who did what: rows that are only ever added, each sealed with the hash of itself and of the row before it.
+"""An append-only log of who did what. Each row holds the hash of itself and of the row before it.
 
-A row is written in the transaction of what it tells of, as its last statement: from then to the commit no other
-transaction can add one, and a lock taken later could wait for one that waits here.
+A row is the last statement of the transaction that it records. Until that transaction commits, no other can add a row;
+a lock taken after the row could therefore deadlock.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 from api.domain.tables import AuditEvent
 
 _LOCK = 0x0FAD_0003
-"""Advisory lock: one row at a time, so that each knows the one before."""
+"""Advisory lock: rows are added one at a time, so that each can hash the one before."""
 _BEFORE_THE_FIRST = bytes(32)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A row that was seen in the log."""
+    """The number and hash of a row that was once in the log."""
 
     number: int
     hash: bytes
@@ -41,7 +41,7 @@ def record(
     api_key_id: UUID | None = None,
     request_id: str | None = None,
 ) -> None:
-    """Add a row. The caller commits, and does nothing else before that."""
+    """Add a row. The caller commits and executes nothing else before that."""
     session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     newest = select(AuditEvent.number, AuditEvent.hash).order_by(AuditEvent.number.desc()).limit(1).subquery()
     last = session.execute(select(newest.c.number, newest.c.hash)).one_or_none()
@@ -62,7 +62,7 @@ def record(
 
 
 def verify(session: Session, *, contains: Mark | None = None) -> Verification:
-    """Whether every row is as it was written and none is missing between; `contains` finds an end that was cut off."""
+    """Check that every row is unchanged and none is missing; with `contains`, also that the log has that row."""
     number, before, found = 0, _BEFORE_THE_FIRST, contains is None
     rows = session.scalars(select(AuditEvent).order_by(AuditEvent.number).execution_options(yield_per=1000))
     for row in rows:
@@ -70,7 +70,7 @@ def verify(session: Session, *, contains: Mark | None = None) -> Verification:
         if row.number != number:
             return Verification(False, f"row {number} of the audit log is missing; the next one is {row.number}")
         if row.hash != row.seal(before):
-            return Verification(False, f"row {number} of the audit log ({row.action}) is not as it was written")
+            return Verification(False, f"row {number} of the audit log ({row.action}) has been changed")
         before = row.hash
         found = found or (contains is not None and contains == Mark(number, row.hash))
     if not found:
@@ -80,13 +80,11 @@ def verify(session: Session, *, contains: Mark | None = None) -> Verification:
         )
     if not number:
         return Verification(True, "the audit log is empty")
-    return Verification(
-        True,
-        f"{number} rows, unbroken; keep this elsewhere, for --contains of a later verify: {number}:{before.hex()}",
-    )
+    advice = "store this elsewhere and pass it to a later verify as --contains"
+    return Verification(True, f"{number} rows, unbroken; {advice}: {number}:{before.hex()}")
 
 
 def parse_mark(text: str) -> Mark:
-    """`NUMBER:HASH` as `verify` tells it. Raises ValueError."""
+    """Parse `NUMBER:HASH` as `verify` prints it. Raises ValueError."""
     number, _, digest = text.partition(":")
     return Mark(int(number), bytes.fromhex(digest))

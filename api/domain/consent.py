@@ -1,8 +1,8 @@
-"""The statement under which pictures may be handed in, and who made it for which concept."""
+"""The statement of consent that a concept needs."""
 
-STATEMENT_VERSION = "1"
-"""Raise it with every change of the words: a row says which ones were agreed to."""
+STATEMENT_VERSION = "2"
+"""Raise it with every change of the statement: each row records the version that was agreed to."""
 STATEMENT = (
-    "I took these pictures or may use them; and every person who can be recognised in them agrees that a model learns "
-    "from them and draws new pictures of them."
+    "I took these photos or may use them, and every person who can be recognized in them agrees that a model is "
+    "trained on them and generates new images of them."
 )

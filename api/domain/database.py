@@ -1,7 +1,7 @@
-"""The workers' way to the database: synchronous, one fresh connection for each unit of work.
+"""The workers' synchronous database engine: a new connection for each transaction.
 
-A worker speaks to the database every few seconds at most. Without a pool nothing stale survives a restart of the
-server, and nothing is shared across a fork. The api has its own, asynchronous engine in `api.db`.
+A worker uses the database every few seconds at most. Without a pool, no dead connection survives a restart of the
+server, and none is shared across a fork. The api has its own, asynchronous engine in `api.db`.
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ from api.domain.settings import Settings
 Sessions = sessionmaker[Session]
 
 _TIMEOUTS = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=10s"
-"""A frozen client must not hold a row lock, and a worker must not wait for one for longer than its lease allows."""
+"""A frozen client must not hold a row lock, and a worker must not wait for one longer than its lease lasts."""
 _ANSWER_SECONDS = 20.0
-"""A server that is frozen takes every statement in and ends none, whatever the time it was told."""
+"""A frozen server accepts statements and finishes none, whatever their timeout: so the client gives up itself."""
 
 
 @contextmanager
-def closed_when_silent(connection: PGconn) -> Iterator[None]:
-    """A connection whose answer was given up would take it for that to the next statement."""
+def closed_on_timeout(connection: PGconn) -> Iterator[None]:
+    """Close a connection after a timeout: it would take the late answer for that of the next statement."""
     try:
         yield
     except OperationalError:
@@ -36,7 +36,7 @@ def closed_when_silent(connection: PGconn) -> Iterator[None]:
 
 class _Connection(Connection[Any]):
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        with closed_when_silent(self.pgconn):
+        with closed_on_timeout(self.pgconn):
             return super().wait(gen, interval, timeout or _ANSWER_SECONDS)
 
 

@@ -1,7 +1,7 @@
-"""Words that an installation draws no pictures of, found however they are written.
+"""Refuse prompts and class nouns with words from the installation's list, however they are written.
 
-A text is folded before it is compared: compatibility forms (NFKC), case, accents, invisible characters, letters of
-other alphabets that look like Latin ones, digits in the place of letters, and a word spelled out letter by letter.
+A text is folded before it is compared: compatibility forms (NFKC), case, accents, invisible characters, lookalike
+letters of other alphabets, digits in place of letters, and words spelled out letter by letter.
 """
 
 import re
@@ -20,12 +20,12 @@ _LOOKALIKES = str.maketrans(
     }
 )  # fmt: skip
 _DIGITS = str.maketrans("013457@$!|", "oleastasil")
-"""Read as the letters they stand in for; a word is looked for with and without."""
+"""The letters that digits and signs stand for. The text is searched with and without this replacement."""
 _SPELLED_OUT = re.compile(r"\b(?:\w[\W_]+){2,}\w\b")
 
 
 class DeniedWords:
-    """One word or phrase on each line of a file; lines that begin with # and empty ones do not count."""
+    """A list with one word or phrase per line. Empty lines and lines that begin with # are ignored."""
 
     def __init__(self, lines: list[str]) -> None:
         entries = {fold(line) for line in lines if line.strip() and not line.startswith("#")}
@@ -34,20 +34,20 @@ class DeniedWords:
         self._found = re.compile(rf"\b(?:{alternatives})\b") if self._entries else None
 
     @classmethod
-    def of(cls, path: Path | None) -> "DeniedWords":
-        """Those of a file; none without one. Raises OSError for a file that cannot be read: better than no list."""
+    def read(cls, path: Path | None) -> "DeniedWords":
+        """Read the list from a file; without a path it is empty. Raises OSError if the file cannot be read."""
         return cls([] if path is None else path.read_text(encoding="utf-8").splitlines())
 
     def refuse(self, field: str, text: str) -> None:
-        """Raises Invalid when the text has one of the words. The answer does not say which: nor does the log."""
+        """Raise Invalid if the text contains a word of the list. Neither the answer nor the log says which."""
         if self._found is None:
             return
         folded = fold(text)
         if any(self._has(reading) for reading in (folded, folded.translate(_DIGITS))):
             raise Invalid(
-                f"the {field} asks for something that this installation does not draw; word it differently",
+                f"the {field} has a word that this installation refuses; use other words",
                 f"{field}_refused",
-                errors=[{"field": field, "message": "is refused by the installation's list of words"}],
+                errors=[{"field": field, "message": "has a word that this installation refuses"}],
             )
 
     def _has(self, folded: str) -> bool:
@@ -59,7 +59,7 @@ class DeniedWords:
 
 
 def fold(text: str) -> str:
-    """Lower-case Latin letters, digits and single spaces in the place of whatever looks like them."""
+    """Replace all lookalikes by lower-case Latin letters, digits and single spaces."""
     text = unicodedata.normalize("NFKC", text).casefold()
     visible = (c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) not in ("Cf", "Mn"))
     return " ".join("".join(visible).translate(_LOOKALIKES).split())

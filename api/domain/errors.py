@@ -1,13 +1,13 @@
-"""What can go wrong, in words for the person who asked. HTTP numbers for these live in `api/errors.py` alone."""
+"""Errors with a message for the person who asked. `api/errors.py` maps them to HTTP status codes."""
 
 from typing import Any
 from uuid import UUID
 
 
 class DomainError(Exception):
-    """A refusal with a stable `code` and a sentence that names the value and the remedy.
+    """An error with a stable `code` and a message that names the value and the remedy.
 
-    `context` are further facts of the answer (for instance the job's state); never a secret or a key.
+    `context` adds fields to the answer, for instance the job's state; never a secret or a key.
     """
 
     def __init__(self, message: str, code: str, **context: Any) -> None:
@@ -18,9 +18,9 @@ class DomainError(Exception):
 
 
 class NotFound(DomainError):
-    """No such thing, or it belongs to another owner: no answer tells the two apart.
+    """The object does not exist or belongs to another owner; the answer is the same.
 
-    `object_id` is what was asked for, where the route's path does not say; it is not part of the answer.
+    `object_id` is the id that was asked for, if it is not in the route's path. It is not part of the answer.
     """
 
     def __init__(self, message: str, code: str, *, object_id: UUID | None = None, **context: Any) -> None:
@@ -29,23 +29,23 @@ class NotFound(DomainError):
 
 
 class Conflict(DomainError):
-    """The request is right but the present state forbids it."""
+    """The request is valid, but the current state forbids it."""
 
 
 class Invalid(DomainError):
-    """The request itself is wrong."""
+    """The request itself is invalid."""
 
 
 class Malformed(DomainError):
-    """The request's bytes cannot be read as what they claim to be."""
+    """The request's bytes are not in the format they claim to be."""
 
 
 class Unauthorized(DomainError):
-    """No credential, or one that does not count (any more)."""
+    """The credential is missing, unknown, expired or revoked."""
 
 
 class Forbidden(DomainError):
-    """A good credential that does not reach this far."""
+    """The credential is valid and does not allow this."""
 
 
 class TooLarge(DomainError):
@@ -53,15 +53,15 @@ class TooLarge(DomainError):
 
 
 class UnsupportedMedia(DomainError):
-    """A file in a format that is not read here."""
+    """The file's format is not supported."""
 
 
 class NotAcceptable(DomainError):
-    """The wanted answer format cannot carry the answer."""
+    """The requested format cannot hold the answer."""
 
 
 class TooManyRequests(DomainError):
-    """More than a limit allows for now; worth asking again after `retry_after` seconds."""
+    """A limit is reached. Try again after `retry_after` seconds."""
 
     def __init__(self, message: str, code: str, *, retry_after: float, **context: Any) -> None:
         super().__init__(message, code, retry_after=retry_after, **context)
@@ -69,7 +69,7 @@ class TooManyRequests(DomainError):
 
 
 class Unavailable(DomainError):
-    """A part we need does not answer or is busy; worth asking again after `retry_after` seconds."""
+    """A part of the service does not answer or is busy. Try again after `retry_after` seconds."""
 
     def __init__(self, message: str, code: str, *, retry_after: float = 5, **context: Any) -> None:
         super().__init__(message, code, retry_after=retry_after, **context)
@@ -77,4 +77,4 @@ class Unavailable(DomainError):
 
 
 class DeadlineExceeded(DomainError):
-    """The work was begun but could not be finished in its time."""
+    """The work was not finished before its deadline."""

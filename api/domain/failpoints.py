@@ -1,7 +1,7 @@
-"""Points in the code at which the tests of faults make a process die, freeze or run into an error.
+"""Points in the code at which the fault tests kill or freeze a process, or raise an error in it.
 
-Off, at the price of one look into the environment, unless OPAD_FAILPOINTS names a folder. A file there, named like the
-point, tells what happens at its next passes, a line each; `always` before it repeats the last line for ever.
+They are off unless OPAD_FAILPOINTS names a folder. A file there, named like the point, lists what happens at its next
+passes, one per line. `always` before an action repeats it at every pass.
 """
 
 import os
@@ -12,7 +12,7 @@ _SIGNALS = {"kill": signal.SIGKILL, "segfault": signal.SIGSEGV, "freeze": signal
 
 
 def reach(name: str) -> None:
-    """Pass the point: do nothing, or what its file says: pass, kill, segfault, freeze, oom or break."""
+    """Pass the point. Do what its file says (pass, kill, segfault, freeze, oom or break), or nothing."""
     folder = os.environ.get("OPAD_FAILPOINTS")
     if folder is not None:
         _act(Path(folder, name))

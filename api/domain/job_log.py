@@ -1,4 +1,4 @@
-"""The end of a trainer's log, among the job's events: it outlives the trainer, and goes with the events or the job."""
+"""Keep the last lines of a trainer's log as events of its job. They outlive the trainer."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from api.domain.tables import Job, JobEvent
 
 KIND = "log"
 KEPT = 200
-"""Lines of a job, the newest: a trainer that warns at each step must not fill the table."""
+"""The newest lines kept for a job: a trainer that warns at each step must not fill the table."""
 LONGEST = 2000
-"""Characters of a line."""
+"""The longest line in characters."""
 
 _OF_THE_CLAIM = ("job_id", "fence")
 
@@ -27,12 +27,12 @@ class LogLine:
     at: str
     """ISO 8601."""
     level: str
-    """As the trainer gave it; `output` for what was written past its log: a crash's trace, a driver's complaint."""
+    """The trainer's level, or `output` for text beside its log: a crash's trace, a driver's warning."""
     text: str
 
     @classmethod
     def read(cls, written: str) -> Self:
-        """A line of standard error without its end; secrets are hidden, and what PostgreSQL cannot hold is left out."""
+        """Parse a line of standard error. Secrets are hidden, and characters that PostgreSQL cannot store dropped."""
         try:
             entry = json.loads(written)
         except ValueError:
@@ -44,7 +44,7 @@ class LogLine:
 
 
 def _time(written: Any) -> str:
-    """Now, unless it is a time as our logs write it: another program's JSON may call anything so."""
+    """Return the time in ISO 8601, or now if the field is no time: it may come from another program's JSON."""
     try:
         return datetime.fromisoformat(written).isoformat()
     except (TypeError, ValueError):
@@ -52,7 +52,7 @@ def _time(written: Any) -> str:
 
 
 def _sentence(entry: Mapping[str, Any]) -> str:
-    """The event, then its values; a trace on lines of its own."""
+    """Return the event and its values on one line, then the trace."""
     values = [f"{name}={value}" for name, value in entry.items() if name not in ("event", "exception", *_OF_THE_CLAIM)]
     trace = [f"\n{entry['exception']}"] if "exception" in entry else []
     return " ".join([str(entry["event"]), *values]) + "".join(trace)
@@ -64,10 +64,10 @@ def _kept(text: str) -> str:
 
 
 def append(job_id: UUID, fence: int, lines: Sequence[LogLine]) -> Select[int]:
-    """Keep these lines, at most KEPT of them, and drop the oldest beyond KEPT. Row: how many; none without the job.
+    """Add these lines, at most KEPT, and delete the oldest beyond KEPT. Row: how many were added; none without the job.
 
-    Not held to the fence, for it changes nothing: a trainer that lost its job may still say so. The job's row is
-    locked, so that its events' numbers rise in the order of their commits.
+    The fence is not checked: a trainer that lost its job may still log it. The job's row is locked, so that event ids
+    rise in the order of commits.
     """
     job = select(Job.id).where(Job.id == job_id).with_for_update(key_share=True).cte("job")
     data = [asdict(line) | {"fence": fence} for line in lines]
@@ -100,6 +100,6 @@ def append(job_id: UUID, fence: int, lines: Sequence[LogLine]) -> Select[int]:
 
 
 def tail(job_id: UUID, limit: int) -> Select[JobEvent]:
-    """The newest lines, newest first."""
+    """Select the newest lines, newest first."""
     own = (JobEvent.job_id == job_id, JobEvent.kind == KIND)
     return select(JobEvent).where(*own).order_by(JobEvent.id.desc()).limit(limit)

@@ -1,21 +1,21 @@
-"""The life of a job, as statements that decide by themselves who wins.
+"""The state changes of a job, each one SQL statement that succeeds for one caller only.
 
-Each function returns one SELECT over data-modifying CTEs: a single statement, so it is atomic in any session, sync or
-async, and its row is the winner's receipt. No row means that the job was not in the state (or not under the fence)
-that the change needs: somebody else was first, and the caller must write nothing more for this claim.
-Only the database's clock is read. Objects loaded before do not see the change; select them again.
+Each function returns one SELECT over data-modifying CTEs. A single statement is atomic in any session, sync or async.
+A row means that the change was made. No row means that the job was not in the state, or not under the fence, that the
+change needs: another process was first, and the caller must write nothing more for this claim.
+Only the database's clock is used. Objects that were loaded before do not show the change; select them again.
 
-    claim            queued -> running, a new fence and an attempt row
-    heartbeat        running stays running: longer lease, progress; answers the cancel wish
+    claim            queued -> running, with a new fence and an attempt row
+    heartbeat        running -> running: extends the lease, stores progress, returns the cancel request
     finish           running -> succeeded, together with the one bundle
-    fail             running -> failed, for errors that another attempt would meet again
-    lose_attempt     running -> queued after a pause, or failed once the attempts are used up, or cancelled if wished
-    expire_leases    the same for every job whose lease ran out
-    lose_attempts_of the same for every job of one worker
-    requeue          running -> queued at once, attempt given back: a clean shutdown of the worker
-    cancel           running -> cancelled: the trainer honours the wish
-    request_cancel   queued -> cancelled; on a running job leaves the wish
-    retry            failed | cancelled -> queued, same row, with fresh attempts, from the last checkpoint
+    fail             running -> failed, for errors that another attempt would repeat
+    lose_attempt     running -> queued after a backoff; failed if no attempt is left; cancelled if requested
+    expire_leases    lose_attempt for every job whose lease ran out
+    lose_attempts_of lose_attempt for every job of one worker
+    requeue          running -> queued at once, without using up an attempt: a clean shutdown of the worker
+    cancel           running -> cancelled, by the trainer, after a request
+    request_cancel   queued -> cancelled; for a running job it stores the request
+    retry            failed | cancelled -> queued: the same row with new attempts, from the last checkpoint
 """
 
 import math
@@ -58,9 +58,9 @@ def notify_queue(preset: str) -> str:
 
 
 KEPT_CHECKPOINTS = 2
-"""The newest, and the one before in case the newest turns out damaged."""
+"""The newest, and the one before in case the newest is damaged."""
 
-LONGEST_PAUSE_SECONDS = 600.0
+MAX_BACKOFF_SECONDS = 600.0
 
 TRANSITIONS: Mapping[str, tuple[frozenset[JobState], frozenset[JobState]]] = {
     "claim": (frozenset({JobState.queued}), frozenset({JobState.running})),
@@ -76,12 +76,12 @@ TRANSITIONS: Mapping[str, tuple[frozenset[JobState], frozenset[JobState]]] = {
     ),
     "retry": (frozenset({JobState.failed, JobState.cancelled}), frozenset({JobState.queued})),
 }
-"""For each change, the states it may begin from and the states it may lead to; every statement here reads it."""
+"""For each change, the states it starts from and the states it leads to. Every statement here uses this table."""
 
 
 @dataclass(frozen=True)
 class JobProgress:
-    """What a heartbeat tells about a running job. Losses that are not finite are left out: JSON has no NaN."""
+    """The progress of a running job in a heartbeat. Losses that are not finite are left out: JSON has no NaN."""
 
     stage: str
     step: int
@@ -89,7 +89,7 @@ class JobProgress:
     eta_seconds: float | None
     losses: Mapping[str, float]
     preview_key: str | None
-    """None leaves the last preview in place."""
+    """None keeps the last preview."""
 
     def columns(self) -> dict[str, Any]:
         columns: dict[str, Any] = {
@@ -104,7 +104,7 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class StoredExport:
-    """An object that shows the bundle in another tool's layout; fields as in the table."""
+    """A stored file with the bundle in another tool's layout. The fields are the table's columns."""
 
     layout: str
     key: str
@@ -116,8 +116,8 @@ class StoredExport:
 def claim(
     worker: str, *, lease_seconds: float, job_id: UUID | None = None, presets: Sequence[str] = ()
 ) -> Select[UUID, int, int]:
-    """Take the named job, or the oldest waiting one, of those presets, or of any. Row: job id, fence, attempt."""
-    ready = [_begins("claim"), Job.run_after <= func.now()]
+    """Claim the named job, or the oldest waiting one, of these presets or of any. Row: job id, fence, attempt."""
+    ready = [_starts("claim"), Job.run_after <= func.now()]
     if presets:
         ready.append(Job.preset.in_(presets))
     if job_id is not None:
@@ -146,11 +146,11 @@ def claim(
         select(literal(uuid7(), Attempt.id.type), claimed.c.id, claimed.c.fence, literal(worker)),
         include_defaults=False,
     )
-    return select(claimed.c.id, claimed.c.fence, claimed.c.attempt).add_cte(attempt.cte("begun"))
+    return select(claimed.c.id, claimed.c.fence, claimed.c.attempt).add_cte(attempt.cte("started"))
 
 
 def heartbeat(job_id: UUID, fence: int, *, lease_seconds: float, progress: JobProgress | None = None) -> Select[bool]:
-    """Row: whether somebody wishes the job cancelled."""
+    """Extend the lease and store the progress. Row: whether a cancel was requested."""
     renewed = (
         update(Job)
         .where(*_held("heartbeat", job_id, fence))
@@ -158,16 +158,16 @@ def heartbeat(job_id: UUID, fence: int, *, lease_seconds: float, progress: JobPr
             lease_until=func.now() + timedelta(seconds=lease_seconds),
             **(progress.columns() if progress is not None else {}),
         )
-        .returning(Job.cancel_requested_at.is_not(None).label("cancel_wished"))
+        .returning(Job.cancel_requested_at.is_not(None).label("cancel_requested"))
         .cte("renewed")
     )
-    return select(renewed.c.cancel_wished)
+    return select(renewed.c.cancel_requested)
 
 
 def commit_checkpoint(
     job_id: UUID, fence: int, *, step: int, key: str, sha256: str, size: int
 ) -> Select[UUID, list[str] | None]:
-    """Make an uploaded checkpoint count. Row: its id, and the keys of the checkpoints it makes superfluous."""
+    """Commit an uploaded checkpoint. Row: its id, and the keys of the checkpoints that it replaces."""
     held = select(Job.id).where(*_held("heartbeat", job_id, fence)).with_for_update(key_share=True).cte("held")
     superfluous = (
         select(Checkpoint.id)
@@ -197,8 +197,8 @@ def commit_checkpoint(
             ),
             include_defaults=False,
         )
-        # The same commit sent again, after its first answer was lost with the connection; or the step come to again,
-        # after the training was rolled back.
+        # The commit was sent again after its first answer was lost with the connection, or the training was rolled back
+        # and reached the step again.
         .on_conflict_do_update(
             constraint="uq_checkpoint_job_id_fence_step",
             set_={"key": key, "sha256": sha256, "size": size, "created_at": func.now()},
@@ -210,7 +210,7 @@ def commit_checkpoint(
 
 
 def checkpoints(job_id: UUID) -> Select[Checkpoint]:
-    """The committed checkpoints, best first: a later fence resumed from a checkpoint that it had found sound."""
+    """Select the committed checkpoints, best first: a later fence resumed from a checkpoint that it had verified."""
     return select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(*_NEWEST_FIRST)
 
 
@@ -224,8 +224,10 @@ def finish(
     exports: Sequence[StoredExport] = (),
     report: Mapping[str, Any] | None = None,
 ) -> Select[UUID]:
-    """The one result. Row: the bundle's id. A cancel wish that came first wins: then there is no row."""
-    moved = _moved("finish", job_id, fence, Job.cancel_requested_at.is_(None), step=func.coalesce(Job.total_steps, 0))
+    """Store the job's one result. Row: the bundle's id. After an earlier cancel request there is no row."""
+    moved = _end_claim(
+        "finish", job_id, fence, Job.cancel_requested_at.is_(None), step=func.coalesce(Job.total_steps, 0)
+    )
     made = (
         insert(Bundle)
         .from_select(
@@ -251,43 +253,45 @@ def finish(
 
 
 def fail(job_id: UUID, fence: int, *, code: str, detail: str) -> Select[JobState]:
-    moved = _moved("fail", job_id, fence, error_code=code, error_detail=detail)
+    """End the job with an error that another attempt would repeat. Row: the new state."""
+    moved = _end_claim("fail", job_id, fence, error_code=code, error_detail=detail)
     return select(moved.c.state).add_cte(*_end_of_attempt(moved, code, detail))
 
 
 def lose_attempt(
     job_id: UUID, fence: int, *, cause: str, detail: str | None, lease_seconds: float, max_attempts: int
 ) -> Select[JobState]:
-    """An attempt ended without a result and another may do better."""
+    """End an attempt without a result; another attempt may succeed. Row: the new state."""
     held = _held("lose_attempt", job_id, fence)
     moved = _lost(*held, cause=cause, detail=detail, lease_seconds=lease_seconds, cap=max_attempts)
     return select(moved.c.state).add_cte(*_end_of_attempt(moved, cause, detail))
 
 
 def expire_leases(*, lease_seconds: float, max_attempts: int) -> Select[UUID, int, JobState]:
-    """Rows: job id, fence, new state, for each job whose holder fell silent."""
-    silent = (_begins("lose_attempt"), Job.lease_until < func.now())
+    """End the attempts whose lease ran out. Rows: job id, fence, new state."""
+    expired = (_starts("lose_attempt"), Job.lease_until < func.now())
     cause, detail = "lost_worker", "the lease ran out"
-    moved = _lost(*silent, cause=cause, detail=detail, lease_seconds=lease_seconds, cap=max_attempts)
+    moved = _lost(*expired, cause=cause, detail=detail, lease_seconds=lease_seconds, cap=max_attempts)
     return select(moved.c.id, moved.c.fence, moved.c.state).add_cte(*_end_of_attempt(moved, cause, detail))
 
 
 def lose_attempts_of(worker: str, *, lease_seconds: float, max_attempts: int) -> Select[UUID, int, JobState]:
-    """Rows as `expire_leases`, for every job said to run on a worker that is known to run none."""
-    its_own = (_begins("lose_attempt"), Job.worker == worker)
-    cause, detail = "lost_worker", "the worker started anew"
+    """End the attempts of a worker that is known to run none. Rows: job id, fence, new state."""
+    its_own = (_starts("lose_attempt"), Job.worker == worker)
+    cause, detail = "lost_worker", "the worker restarted"
     moved = _lost(*its_own, cause=cause, detail=detail, lease_seconds=lease_seconds, cap=max_attempts)
     return select(moved.c.id, moved.c.fence, moved.c.state).add_cte(*_end_of_attempt(moved, cause, detail))
 
 
 def requeue(job_id: UUID, fence: int) -> Select[JobState]:
-    wished = Job.cancel_requested_at.is_not(None)
-    moved = _moved(
+    """Give the job back at a clean shutdown of the worker. Row: the new state."""
+    requested = Job.cancel_requested_at.is_not(None)
+    moved = _end_claim(
         "requeue",
         job_id,
         fence,
-        state=case((wished, _state(JobState.cancelled)), else_=_state(JobState.queued)),
-        finished_at=case((wished, func.now()), else_=null()),
+        state=case((requested, _state(JobState.cancelled)), else_=_state(JobState.queued)),
+        finished_at=case((requested, func.now()), else_=null()),
         attempt=Job.attempt - 1,
         run_after=func.now(),
     )
@@ -295,31 +299,33 @@ def requeue(job_id: UUID, fence: int) -> Select[JobState]:
 
 
 def cancel(job_id: UUID, fence: int) -> Select[JobState]:
-    moved = _moved("cancel", job_id, fence)
+    """End a running job whose cancel was requested. Row: the new state."""
+    moved = _end_claim("cancel", job_id, fence)
     return select(moved.c.state).add_cte(*_end_of_attempt(moved, "cancelled"))
 
 
 def request_cancel(job_id: UUID) -> Select[JobState]:
-    """Row: cancelled, or running when the trainer has yet to see the wish."""
+    """Cancel a queued job, or ask the trainer to. Row: cancelled, or running until the trainer sees the request."""
     waiting = Job.state == JobState.queued
     moved = (
         update(Job)
-        .where(_begins("request_cancel"), Job.id == job_id)
+        .where(_starts("request_cancel"), Job.id == job_id)
         .values(
             state=case((waiting, _state(JobState.cancelled)), else_=Job.state),
             finished_at=case((waiting, func.now()), else_=Job.finished_at),
             cancel_requested_at=func.coalesce(Job.cancel_requested_at, func.now()),
         )
-        .returning(*_TOLD)
+        .returning(*_REPORTED)
         .cte("moved")
     )
     return select(moved.c.state).add_cte(announced(moved))
 
 
 def retry(job_id: UUID) -> Select[JobState]:
+    """Queue a failed or cancelled job again. Row: the new state."""
     moved = (
         update(Job)
-        .where(_begins("retry"), Job.id == job_id)
+        .where(_starts("retry"), Job.id == job_id)
         .values(
             state=JobState.queued,
             attempt=0,
@@ -336,30 +342,32 @@ def retry(job_id: UUID) -> Select[JobState]:
 
 
 def waiting(limit: int = 100) -> Select[UUID, str]:
-    """The jobs that a trainer could take now, oldest first. Rows: id, preset."""
-    return select(Job.id, Job.preset).where(_begins("claim"), Job.run_after <= func.now()).order_by(Job.id).limit(limit)
+    """Select the jobs that a trainer could claim now, oldest first. Rows: id, preset."""
+    return select(Job.id, Job.preset).where(_starts("claim"), Job.run_after <= func.now()).order_by(Job.id).limit(limit)
 
 
-_TOLD = (Job.id, Job.fence, Job.state, Job.owner_id, Job.concept_id, Job.version, Job.error_code, Job.error_detail)
+_REPORTED = (Job.id, Job.fence, Job.state, Job.owner_id, Job.concept_id, Job.version, Job.error_code, Job.error_detail)
 
 _NEWEST_FIRST = (Checkpoint.fence.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
-"""By time within a fence, for a training that was rolled back is at an earlier step than what it left."""
+"""By time within a fence: a training that was rolled back continues at an earlier step."""
 
 
-def _begins(change: str) -> ColumnElement[bool]:
+def _starts(change: str) -> ColumnElement[bool]:
     return Job.state.in_(TRANSITIONS[change][0])
 
 
 def _held(change: str, job_id: UUID, fence: int) -> tuple[ColumnElement[bool], ...]:
-    return _begins(change), Job.id == job_id, Job.fence == fence
+    return _starts(change), Job.id == job_id, Job.fence == fence
 
 
 def _state(state: JobState) -> ColumnElement[JobState]:
     return literal(state, Job.state.type)
 
 
-def _moved(change: str, job_id: UUID, fence: int, condition: ColumnElement[bool] | None = None, **values: Any) -> CTE:
-    """The fenced UPDATE that ends a claim; by default to the one state that `change` leads to, for good."""
+def _end_claim(
+    change: str, job_id: UUID, fence: int, condition: ColumnElement[bool] | None = None, **values: Any
+) -> CTE:
+    """Build the fenced UPDATE that ends a claim; by default the job ends in the one state that `change` leads to."""
     values.setdefault("finished_at", func.now())
     if "state" not in values:
         (values["state"],) = TRANSITIONS[change][1]
@@ -368,24 +376,24 @@ def _moved(change: str, job_id: UUID, fence: int, condition: ColumnElement[bool]
 
 
 def _lost(*conditions: ColumnElement[bool], cause: str, detail: str | None, lease_seconds: float, cap: int) -> CTE:
-    """Pause a sixth of the lease (10 s by default), doubled with each attempt, so a job that kills its trainer does
-    not spin."""
-    wished = Job.cancel_requested_at.is_not(None)
+    """Build the UPDATE after a lost attempt. The backoff is a sixth of the lease, 10 s by default, and doubles with
+    each attempt, so that a job that kills its trainer is not retried in a tight loop."""
+    requested = Job.cancel_requested_at.is_not(None)
     exhausted = Job.attempt >= cap
-    used_up = and_(not_(wished), exhausted)
-    seconds = func.least(lease_seconds / 6 * func.pow(2, Job.attempt - 1), LONGEST_PAUSE_SECONDS)
-    pause = func.make_interval(0, 0, 0, 0, 0, 0, seconds, type_=Interval)
+    used_up = and_(not_(requested), exhausted)
+    seconds = func.least(lease_seconds / 6 * func.pow(2, Job.attempt - 1), MAX_BACKOFF_SECONDS)
+    backoff = func.make_interval(0, 0, 0, 0, 0, 0, seconds, type_=Interval)
     return _update_ended(
         *conditions,
         state=case(
-            (wished, _state(JobState.cancelled)),
+            (requested, _state(JobState.cancelled)),
             (exhausted, _state(JobState.failed)),
             else_=_state(JobState.queued),
         ),
-        finished_at=case((or_(wished, exhausted), func.now()), else_=null()),
+        finished_at=case((or_(requested, exhausted), func.now()), else_=null()),
         error_code=case((used_up, cause), else_=null()),
-        error_detail=case((used_up, f"no attempt of {cap} came to its end; the last: {detail or cause}"), else_=null()),
-        run_after=func.now() + pause,
+        error_detail=case((used_up, f"all {cap} attempts failed; the last one: {detail or cause}"), else_=null()),
+        run_after=func.now() + backoff,
     )
 
 
@@ -394,13 +402,13 @@ def _update_ended(*conditions: ColumnElement[bool], **values: Any) -> CTE:
         update(Job)
         .where(*conditions)
         .values(worker=None, lease_until=None, eta_seconds=None, **values)
-        .returning(*_TOLD)
+        .returning(*_REPORTED)
         .cte("moved")
     )
 
 
 def _end_of_attempt(moved: CTE, cause: str, detail: str | None = None) -> tuple[CTE, CTE]:
-    """The attempts are closed, and webhooks hear of the jobs for which this was the end."""
+    """Close the attempts, and write the webhook messages of the jobs that ended."""
     closed = (
         update(Attempt)
         .where(Attempt.job_id == moved.c.id, Attempt.fence == moved.c.fence)

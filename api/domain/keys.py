@@ -1,6 +1,6 @@
-"""API keys: `opk_live_<43 base62>_<crc32 in hex>`. The text exists once, when made; the database has its SHA-256.
+"""API keys: `opk_live_<43 base62>_<crc32 in hex>`. The text is shown once; the database stores its SHA-256.
 
-A key is looked up anew for each request, so what happens to it here counts everywhere at once.
+Every request looks its key up, so a change here takes effect everywhere at once.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from api.domain.errors import Conflict
 from api.domain.tables import ApiKey, DashboardSession, Owner
 
 ADMIN_OWNER = "admin"
-"""Whose keys with the scope `admin` run the whole installation; another owner's manage that owner's keys alone."""
+"""The owner whose `admin` keys operate the whole installation. Admin keys of others manage their owner's keys only."""
 SCOPES = ("admin", "train", "generate", "read")
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _FORM = re.compile(r"(opk_live_[0-9A-Za-z]{43})_([0-9a-f]{8})")
@@ -34,7 +34,7 @@ class NewKey:
 
 
 def mint() -> NewKey:
-    """43 base62 letters carry 256 random bits; the prefix lets secret scanners find a leaked key."""
+    """Generate a key. 43 base62 letters hold 256 random bits; the prefix lets secret scanners find a leaked key."""
     body = "opk_live_" + "".join(secrets.choice(_ALPHABET) for _ in range(43))
     text = f"{body}_{_checksum(body)}"
     return NewKey(text, hash_key(text))
@@ -45,7 +45,7 @@ def hash_key(text: str) -> bytes:
 
 
 def parse(text: str) -> bytes | None:
-    """The hash to look up; None when the text is no key of ours (a typing error is seen without the database)."""
+    """Return the hash to look up, or None if the text is not a key: the checksum finds a mistyped one."""
     match = _FORM.fullmatch(text)
     if match is None or match[2] != _checksum(match[1]):
         return None
@@ -72,7 +72,7 @@ def create(
     expires_at: datetime | None = None,
     limits: Mapping[str, int] | None = None,
 ) -> tuple[ApiKey, NewKey]:
-    """A key of the owner with this name, who is made if new. The caller commits."""
+    """Create a key for the owner with this name, and the owner if needed. The caller commits."""
     session.execute(insert(Owner).values(name=owner_name).on_conflict_do_nothing(index_elements=["name"]))
     owner_id = session.scalars(select(Owner.id).where(Owner.name == owner_name)).one()
     secret = mint()
@@ -90,9 +90,10 @@ def create(
 
 
 def rotate(session: Session, key: ApiKey, *, grace: timedelta) -> NewKey:
-    """A new secret; the old one counts for as long as `grace`, the one before it no longer. Ends dashboard sessions.
+    """Give the key a new secret and end its dashboard sessions.
 
-    `key` must be locked by the session. Raises Conflict for a key that is revoked or expired.
+    The old secret is valid for `grace` longer; the one before it no longer is. The session must hold a lock on `key`.
+    Raises Conflict for a key that is revoked or expired.
     """
     if not session.scalar(select(is_live()).where(ApiKey.id == key.id)):
         raise Conflict(f"the key {key.id} is revoked or expired; create a new one", "key_over")
@@ -106,16 +107,16 @@ def rotate(session: Session, key: ApiKey, *, grace: timedelta) -> NewKey:
 
 
 def revoke(session: Session, key: ApiKey) -> None:
-    """For good; a second time changes nothing. `key` must be locked by the session."""
+    """Revoke the key for good. A second call changes nothing. The session must hold a lock on `key`."""
     if key.revoked_at is None:
         key.revoked_at = session.scalar(select(func.now()))
         session.flush()
 
 
 def ensure_first_admin_key(session: Session) -> str | None:
-    """Make the owner "admin" and a key with every right, once for a database; its text, or None when they exist.
+    """Create the owner "admin" and a key with every scope. Return its text, or None if the owner exists.
 
-    Safe from several processes: the unique owner name decides who makes the key. The caller commits.
+    Several processes may call it at once: the unique owner name decides which one creates the key. The caller commits.
     """
     made = session.scalar(
         insert(Owner).values(name=ADMIN_OWNER).on_conflict_do_nothing(index_elements=["name"]).returning(Owner.id)

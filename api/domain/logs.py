@@ -1,4 +1,4 @@
-"""One JSON object per line on standard error, from our own changes of state and from the libraries alike."""
+"""Write logs as one JSON object per line on standard error, from our code and from libraries."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ from api.domain.redaction import redact
 
 
 class _Output:
-    """Standard error, less the lines that it cannot take: a full disk must not end a training."""
+    """Standard error that drops lines it cannot write: a full disk must not end a training."""
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
@@ -23,7 +23,7 @@ class _Output:
 
 
 def configure_logs(level: str) -> None:
-    """Call once per process, from its entry point. `level` is a name of `logging`, for instance "INFO"."""
+    """Configure logging. Call once per process, from its entry point. `level` is a name of `logging`, e.g. "INFO"."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

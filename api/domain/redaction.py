@@ -1,4 +1,4 @@
-"""What a log line must not carry, whoever wrote it: a library's message or a trace may quote a header or an address."""
+"""Remove secrets from log lines: a library's message or a trace may quote a header or an address."""
 
 import re
 from collections.abc import Mapping, MutableMapping
@@ -18,12 +18,12 @@ _PRIVATE_NAMES = {"prompt", "authorization", "cookie", "password", "secret", "se
 
 
 def redact(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """A structlog processor, the last before the line is rendered."""
+    """Hide secrets in an event. A structlog processor, the last one before the line is rendered."""
     return {name: HIDDEN if name.lower() in _PRIVATE_NAMES else redacted(value) for name, value in event.items()}
 
 
 def redacted(value: Any) -> Any:
-    """Texts inside of lists and dicts too; other values as they are."""
+    """Hide secrets in texts, also inside lists and dicts. Other values are unchanged."""
     if isinstance(value, str):
         for pattern, shown in _SECRETS:
             value = pattern.sub(shown, value)

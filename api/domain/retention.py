@@ -26,14 +26,14 @@ from api.domain.storage import ERASURE, Storage
 from api.domain.tables import FINAL_STATES, Bundle, Concept, Image, Job, JobEvent, Reference, RetentionSweep
 
 _BATCH = 50
-"""Objects that are deleted while one transaction waits: a worker's may idle for ten seconds."""
+"""Objects to delete in one transaction: a worker's transaction may idle for ten seconds."""
 _HOUR_UTC = 3
 _ABANDONED = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Outdated:
-    """How much of each class is older than its setting."""
+    """How many items of each class are older than their retention time."""
 
     images: int = 0
     references: int = 0
@@ -51,12 +51,12 @@ class Outdated:
 class Amount:
     count: int
     size: int
-    """Bytes: of the files that go, or of the rows of the database."""
+    """Bytes of the files, or of the database rows."""
 
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """What is older than these goes; None keeps for ever."""
+    """Items older than these times are removed; None keeps them for ever."""
 
     images: datetime | None
     references: datetime | None
@@ -81,13 +81,13 @@ def preview(cutoffs: Cutoffs, session: Session, reference_sizes: Mapping[str, in
 
     `reference_sizes` comes from `sizes_of_references`.
     """
-    learned, failed = (_references_of(session, concepts) for concepts in (_learned(cutoffs), _never_learned(cutoffs)))
-    going = [row.concept_id for row in (*learned, *failed)]
-    keys = {row.key for row in (*learned, *failed)}
-    kept = select(Reference.key).where(Reference.key.in_(keys), Reference.concept_id.not_in(going))
-    counted = set(session.scalars(kept))  # a photo that another concept has too stays for it
+    trained, failed = (_references_of(session, concepts) for concepts in (_trained(cutoffs), _never_trained(cutoffs)))
+    outdated = [row.concept_id for row in (*trained, *failed)]
+    keys = {row.key for row in (*trained, *failed)}
+    kept = select(Reference.key).where(Reference.key.in_(keys), Reference.concept_id.not_in(outdated))
+    counted = set(session.scalars(kept))  # a reference of another concept too stays for it
     amounts = {"images": _amount_of_images(session, cutoffs)}
-    for name, rows in (("references", learned), ("failed_uploads", failed)):
+    for name, rows in (("references", trained), ("failed_uploads", failed)):
         own = {row.key for row in rows} - counted
         amounts[name] = Amount(len(rows), sum(reference_sizes.get(key, 0) for key in own))
         counted |= own
@@ -95,7 +95,7 @@ def preview(cutoffs: Cutoffs, session: Session, reference_sizes: Mapping[str, in
 
 
 def sizes_of_references(storage: Storage) -> dict[str, int]:
-    """Bytes by key: the rows do not tell. Raises StorageUnavailable."""
+    """Return the size of each reference by its key; the rows do not have it. Raises StorageUnavailable."""
     return {entry.key: entry.size for entry in storage.entries("references/")}
 
 
@@ -123,7 +123,7 @@ def _amount_of_events(session: Session, cutoffs: Cutoffs) -> Amount:
 
 
 def next_sweep(session: Session) -> datetime:
-    """When the next one begins: at three in the morning, or now where today's has not been begun."""
+    """Return when the next sweep starts: at three in the morning, or now if today's has not started."""
     now = session.scalars(select(func.now())).one().astimezone(UTC)
     day = _day(now)
     if session.get(RetentionSweep, day) is None:
@@ -132,30 +132,30 @@ def next_sweep(session: Session) -> datetime:
 
 
 def last_sweep(session: Session) -> RetentionSweep | None:
-    """The newest that came to its end."""
+    """Return the newest sweep that finished."""
     ended = RetentionSweep.finished_at.is_not(None)
     return session.scalar(select(RetentionSweep).where(ended).order_by(RetentionSweep.day.desc()).limit(1))
 
 
 def _day(now: datetime) -> date:
-    """That the sweep of this hour is counted for."""
+    """Return the day that a sweep at this time belongs to."""
     return (now - timedelta(hours=_HOUR_UTC)).date()
 
 
 def sweep(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> Outdated:
-    """Remove what is older; how much that was. Raises StorageUnavailable."""
+    """Remove what is older than the cutoffs, and return how much that was. Raises StorageUnavailable."""
     return Outdated(
         images=_repeat(lambda: _sweep_images(cutoffs, sessions, storage)),
-        references=_repeat(lambda: _sweep_references(_learned(cutoffs), sessions, storage)),
-        failed_uploads=_repeat(lambda: _sweep_references(_never_learned(cutoffs), sessions, storage)),
+        references=_repeat(lambda: _sweep_references(_trained(cutoffs), sessions, storage)),
+        failed_uploads=_repeat(lambda: _sweep_references(_never_trained(cutoffs), sessions, storage)),
         events=_repeat(lambda: _sweep_events(cutoffs, sessions)),
     )
 
 
 def sweep_tonight(settings: Settings, sessions: Sessions, storage: Storage) -> Outdated | None:
-    """The day's sweep, once it is three in the morning (UTC); None when it is not, or another has done or begun it.
+    """Run the day's sweep after three in the morning (UTC). Return None if another process has started or done it.
 
-    One that did not come to its end is begun again an hour later.
+    A sweep that did not finish is started again an hour later.
     """
     with sessions.begin() as session:
         now = session.scalars(select(func.now())).one().astimezone(UTC)
@@ -181,7 +181,7 @@ def sweep_tonight(settings: Settings, sessions: Sessions, storage: Storage) -> O
 
 
 def _repeat(step: Callable[[], int]) -> int:
-    """Until a step finds nothing more."""
+    """Repeat the step until it finds nothing more, and return the total."""
     total = 0
     while count := step():
         total += count
@@ -197,19 +197,19 @@ def _images(cutoffs: Cutoffs) -> Select[UUID, str] | None:
 def _events(cutoffs: Cutoffs) -> Select[int] | None:
     if cutoffs.events is None:
         return None
-    over = select(Job.id).where(_is_over(), Job.finished_at < cutoffs.events)
+    over = select(Job.id).where(_has_ended(), Job.finished_at < cutoffs.events)
     return select(JobEvent.id).where(JobEvent.job_id.in_(over))
 
 
-def _is_over() -> ColumnElement[bool]:
+def _has_ended() -> ColumnElement[bool]:
     return Job.state.in_(FINAL_STATES)
 
 
-def _learned(cutoffs: Cutoffs) -> Select[UUID] | None:
+def _trained(cutoffs: Cutoffs) -> Select[UUID] | None:
     return None if cutoffs.references is None else _idle_concepts(cutoffs.references).where(_has_bundle())
 
 
-def _never_learned(cutoffs: Cutoffs) -> Select[UUID] | None:
+def _never_trained(cutoffs: Cutoffs) -> Select[UUID] | None:
     if cutoffs.failed_uploads is None:
         return None
     return _idle_concepts(cutoffs.failed_uploads).where(~_has_bundle())
@@ -220,8 +220,8 @@ def _has_bundle() -> ColumnElement[bool]:
 
 
 def _idle_concepts(since: datetime) -> Select[UUID]:
-    """Concepts with photos, all of whose jobs were over by then."""
-    in_use = ~(_is_over() & (Job.finished_at < since))
+    """Select the concepts with references whose jobs had all ended by then."""
+    in_use = ~(_has_ended() & (Job.finished_at < since))
     return select(Concept.id).where(
         ~select(Job.id).where(Job.concept_id == Concept.id, in_use).exists(),
         select(Reference.id).where(Reference.concept_id == Concept.id).exists(),
@@ -240,8 +240,8 @@ def _sweep_images(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> int
 
 
 def _sweep_references(concepts: Select[UUID] | None, sessions: Sessions, storage: Storage) -> int:
-    """The photos of a few concepts. Their rows are locked, and so are their jobs: a training that is being asked for
-    at this moment waits, and finds no photos."""
+    """Remove the references of a few concepts. The concepts and their jobs are locked: a request for a new training at
+    this moment waits, and then finds no references."""
     if concepts is None:
         return 0
     with sessions.begin() as session:
@@ -249,7 +249,7 @@ def _sweep_references(concepts: Select[UUID] | None, sessions: Sessions, storage
         ids = session.scalars(concepts.limit(_BATCH // 5).with_for_update(skip_locked=True)).all()
         locked = select(Job.id).where(Job.concept_id.in_(ids)).with_for_update()
         session.execute(locked)
-        still = session.scalars(concepts.where(Concept.id.in_(ids))).all()  # a retry may have won the job's lock
+        still = session.scalars(concepts.where(Concept.id.in_(ids))).all()  # a retry may have got the job's lock first
         gone = session.scalars(delete(Reference).where(Reference.concept_id.in_(still)).returning(Reference.key)).all()
         kept = set(session.scalars(select(Reference.key).where(Reference.key.in_(gone))))
         _delete_objects(storage, sorted(set(gone) - kept))

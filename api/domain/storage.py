@@ -1,7 +1,7 @@
-"""The object store, spoken to as S3. Every key is written once: its name holds a hash, or a fence that no other has.
+"""The S3 object store. Every key is written once: its name contains a hash, or a fence that is used once.
 
-References and bundles are named by their SHA-256, so the same bytes uploaded twice are one object. What an object is
-for is told by a row in the database; an object without a row is garbage.
+References and bundles are named by their SHA-256, so the same bytes uploaded twice are one object. Every object in use
+has a row in the database; an object without a row is garbage.
 """
 
 import base64
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 ERASURE = 0x0FAD_0002
-"""Advisory lock: held shared by who stores photos or pictures until they have rows, alone by who deletes objects."""
+"""Advisory lock: held shared while stored objects have no rows yet, exclusively while objects are deleted."""
 
 
 def reference_key(sha256: str) -> str:
@@ -42,12 +42,12 @@ def export_key(sha256: str) -> str:
 
 
 def checkpoint_key(job_id: UUID, fence: int, step: int, sha256: str) -> str:
-    """A training that was rolled back comes to the same step again, in another state."""
+    """Return a key with the hash: a training that was rolled back reaches the same step again in another state."""
     return f"jobs/{job_id}/f{fence}/step{step}-{sha256[:12]}.safetensors"
 
 
 def checkpoint_prefix(job_id: UUID) -> str:
-    """Of all checkpoints of a job, whatever their fence; its previews lie beside and stay."""
+    """Return the prefix of a job's checkpoints under every fence. Its previews have another prefix."""
     return f"jobs/{job_id}/f"
 
 
@@ -60,7 +60,7 @@ def image_key(concept_id: UUID, image_id: UUID, image_format: str) -> str:
 
 
 def image_prefix(concept_id: UUID) -> str:
-    """Of all kept pictures of a concept, those included whose row never came to be."""
+    """Return the prefix of a concept's stored images, also of those that never got a row."""
     return f"images/{concept_id}/"
 
 
@@ -74,7 +74,7 @@ def preview_prefix(job_id: UUID) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """An object as a listing tells of it."""
+    """An object in a listing."""
 
     key: str
     size: int
@@ -82,19 +82,19 @@ class Entry:
 
 
 class ObjectMissing(NotFound):
-    """No object at the key, or none yet."""
+    """There is no object at the key."""
 
 
 class ObjectDamaged(DomainError):
-    """The object's bytes are not those that were written; another copy or an older checkpoint has to serve."""
+    """The object's bytes have changed since they were written."""
 
 
 class ObjectDiffers(Conflict):
-    """The key is taken by other bytes."""
+    """The key already holds other bytes."""
 
 
 class StorageUnavailable(Unavailable):
-    """The store does not answer, or not sensibly, after the client's own retries."""
+    """The store does not answer, or with an error, after the client's own retries."""
 
 
 class Storage:
@@ -119,7 +119,7 @@ class Storage:
         The store checks the SHA-256 on arrival. Raises ObjectDiffers, StorageUnavailable.
         """
         try:
-            with self._answering(key):
+            with self._mapped_errors(key):
                 self._client.put_object(
                     Bucket=self._bucket,
                     Key=key,
@@ -132,7 +132,7 @@ class Storage:
                 raise ObjectDiffers(f"{key} already holds other bytes", "object_differs", key=key) from taken
 
     def get(self, key: str, sha256: str) -> bytes:
-        """The object's bytes, which hash to `sha256`. Raises ObjectMissing, ObjectDamaged, StorageUnavailable."""
+        """Return the object after checking its hash. Raises ObjectMissing, ObjectDamaged, StorageUnavailable."""
         data = self.read(key)
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:
@@ -140,16 +140,16 @@ class Storage:
         return data
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """Every object whose key begins so, in the order of the keys. Raises StorageUnavailable."""
-        with self._answering(prefix):
+        """Yield every object with this prefix, in the order of the keys. Raises StorageUnavailable."""
+        with self._mapped_errors(prefix):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
                 for entry in page.get("Contents", []):
                     yield Entry(entry["Key"], entry["Size"], entry["LastModified"])
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete every object whose key begins so; how many there were."""
+        """Delete every object with this prefix and return how many there were."""
         deleted = 0
-        with self._answering(prefix):
+        with self._mapped_errors(prefix):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
                 keys = [entry["Key"] for entry in page.get("Contents", [])]
                 if keys:
@@ -160,13 +160,13 @@ class Storage:
         return deleted
 
     def delete(self, key: str) -> None:
-        with self._answering(key):
+        with self._mapped_errors(key):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def presigned_get(self, key: str, seconds: int, *, filename: str) -> str:
-        """An address that hands out the object to anyone who has it, for that long, to be saved as `filename`.
+        """Return a link that downloads the object as `filename`, without credentials, for that many seconds.
 
-        Opens no connection: an object that is not there is found out by who follows the address (see `require`).
+        It opens no connection and does not check that the object exists (see `require`).
         """
         params = {
             "Bucket": self._bucket,
@@ -176,34 +176,34 @@ class Storage:
         return self._signer.generate_presigned_url("get_object", Params=params, ExpiresIn=seconds)
 
     def require(self, key: str) -> None:
-        """Raise ObjectMissing unless the object is there."""
-        with self._answering(key):
+        """Raise ObjectMissing if there is no such object."""
+        with self._mapped_errors(key):
             self._client.head_object(Bucket=self._bucket, Key=key)
 
     def ensure_bucket(self) -> None:
-        """Create the bucket unless it is there."""
+        """Create the bucket if it does not exist."""
         try:
             self.probe()
         except ObjectMissing:
             try:
-                with self._answering(self._bucket):
+                with self._mapped_errors(self._bucket):
                     self._client.create_bucket(Bucket=self._bucket)
             except _KeyTaken:
                 return
 
     def probe(self) -> None:
-        """Raise StorageUnavailable unless the store answers, ObjectMissing unless the bucket is there."""
-        with self._answering(self._bucket):
+        """Raise StorageUnavailable if the store does not answer, ObjectMissing if the bucket does not exist."""
+        with self._mapped_errors(self._bucket):
             self._client.head_bucket(Bucket=self._bucket)
 
     def read(self, key: str) -> bytes:
-        """The bytes, unchecked: for an object whose hash is written nowhere (a preview). Raises as `get`."""
-        with self._answering(key):
+        """Return the object without checking its hash, which is not stored for a preview. Raises like `get`."""
+        with self._mapped_errors(key):
             return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
 
     @contextmanager
-    def _answering(self, key: str) -> Iterator[None]:
-        """Turn the client's many errors into the few that a caller can act on."""
+    def _mapped_errors(self, key: str) -> Iterator[None]:
+        """Map the client's many errors to the few that a caller handles."""
         try:
             yield
         except ClientError as error:
@@ -213,13 +213,13 @@ class Storage:
             if status in (409, 412):
                 raise _KeyTaken(key) from error
             raise StorageUnavailable(f"the store refused {key}: {error}", "storage_unavailable") from error
-        except FlexibleChecksumError as error:  # the store's own checksum disagrees with what came
-            raise ObjectDamaged(f"{key} came damaged: {error}", "object_damaged", key=key) from error
+        except FlexibleChecksumError as error:  # the bytes do not match the store's own checksum
+            raise ObjectDamaged(f"{key} arrived damaged: {error}", "object_damaged", key=key) from error
         except BotoCoreError as error:
             raise StorageUnavailable(f"the store did not answer for {key}: {error}", "storage_unavailable") from error
 
 
-# Every session reads the description of S3 anew: a quarter of a second and some 10 MB. It makes one client at a time.
+# A session parses the description of S3: 0.25 s and 10 MB. So there is one, and it makes one client at a time.
 _session, _making = boto3.session.Session(), Lock()
 
 
@@ -242,4 +242,4 @@ def _connect(settings: Settings, endpoint: str, *, short_timeouts: bool) -> "S3C
 
 
 class _KeyTaken(Exception):
-    """412: the key exists. 409: another writer is at it this moment, or we own the bucket already."""
+    """412: the key exists. 409: another writer is storing it now, or we already own the bucket."""

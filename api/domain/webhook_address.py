@@ -1,6 +1,6 @@
-"""Where a webhook may point: to the public internet, and to this network only where the settings say so.
+"""Check a webhook's address: only the public internet, unless the settings allow private networks.
 
-A name is judged by the addresses it has at the moment of use, and the connection then goes to one of exactly these.
+A host name is resolved and checked at each use, and the connection goes to one of the checked addresses.
 """
 
 import socket
@@ -16,7 +16,7 @@ _EMBEDS_IPV4 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6
 
 
 def split(url: str, *, private_allowed: bool) -> SplitResult:
-    """Raises Invalid for what no message may be sent to, whatever its name stands for."""
+    """Parse the URL. Raises Invalid for one that is not allowed whatever its host resolves to."""
     if not url.isascii() or any(character <= " " or character == "\x7f" for character in url):
         raise Invalid(f"{url!r} has characters that a URL cannot have; percent-encode them", "webhook_url")
     try:
@@ -28,14 +28,14 @@ def split(url: str, *, private_allowed: bool) -> SplitResult:
     if parts.scheme not in schemes or not parts.hostname:
         raise Invalid(f"{url!r} must be an absolute URL with {' or '.join(schemes)}", "webhook_url")
     if parts.username is not None or parts.password is not None or parts.fragment:
-        raise Invalid("a webhook's URL carries no user, password or #fragment; leave them out", "webhook_url")
+        raise Invalid("a webhook's URL must not contain a user, password or #fragment; remove them", "webhook_url")
     if not private_allowed and port not in (None, *PUBLIC_PORTS):
-        raise Invalid(f"port {port} is not one for webhooks; use one of {PUBLIC_PORTS}", "webhook_url")
+        raise Invalid(f"port {port} is not allowed for webhooks; use one of {PUBLIC_PORTS}", "webhook_url")
     return parts
 
 
 def resolve(host: str, port: int, *, private_allowed: bool) -> list[Address]:
-    """The host's addresses now. Blocking. Raises Invalid when it has none, or any that messages may not go to."""
+    """Resolve the host now. Blocks. Raises Invalid if it has no address, or one that is not allowed."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -50,7 +50,7 @@ def resolve(host: str, port: int, *, private_allowed: bool) -> list[Address]:
 
 
 def is_public(address: Address) -> bool:
-    """Of the public internet, also when an IPv4 address hides inside an IPv6 one."""
+    """Return whether the address is public, also for an IPv4 address inside an IPv6 one."""
     if isinstance(address, IPv6Address):
         hidden = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
         if hidden is None and any(address in network for network in _EMBEDS_IPV4):

@@ -1,7 +1,7 @@
-"""Webhooks: who wants to hear of which events, and each message until it has arrived or is given up.
+"""Webhooks and their messages, until a message is delivered or has failed for good.
 
-A delivery is written in the transaction that ends its job (`announced` is part of that one statement), so it is there
-if and only if the job has ended. `worker.webhooks` sends it, at least once, under one message id.
+A delivery's row is written by the statement that ends its job (`announced` is part of it), so it exists if and only if
+the job has ended. `worker.webhooks` sends it at least once, always with the same message id.
 """
 
 import base64
@@ -36,7 +36,7 @@ DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (0, 5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 )
-"""Standard Webhooks 1.0.0: before each try, from the one before; ten tries over three days."""
+"""The delay before each try, by Standard Webhooks 1.0.0: ten tries over three days."""
 _KEPT = timedelta(days=30)
 
 
@@ -45,8 +45,10 @@ def new_secret() -> str:
 
 
 def announced(moved: CTE) -> CTE:
-    """Messages for the jobs among `moved` that have come to a final state: its columns id, state, concept_id, version,
-    owner_id, error_code, error_detail."""
+    """Build the INSERT of the messages for those jobs in `moved` that reached a final state.
+
+    `moved` has the columns id, state, concept_id, version, owner_id, error_code and error_detail.
+    """
     event = literal("job.") + cast(moved.c.state, Text)
     error = func.jsonb_build_object("code", moved.c.error_code, "detail", moved.c.error_detail)
     data = func.jsonb_build_object(
@@ -67,7 +69,7 @@ def announced(moved: CTE) -> CTE:
 
 
 def claim_due(session: Session, *, limit: int, busy: timedelta) -> list[tuple[WebhookDelivery, Webhook]]:
-    """Messages whose time has come; nobody else gets them for as long as `busy`."""
+    """Claim the due messages. No other sender gets them for as long as `busy`."""
     due = (
         select(WebhookDelivery.id)
         .where(WebhookDelivery.state == "pending", WebhookDelivery.next_try_at <= func.now())
@@ -90,28 +92,28 @@ def claim_due(session: Session, *, limit: int, busy: timedelta) -> list[tuple[We
 
 
 def record_arrival(session: Session, delivery: WebhookDelivery, entry: dict[str, Any]) -> bool:
-    """False when somebody else has claimed the message since."""
+    """Mark the message as delivered. Return False if another sender has claimed it since."""
     return _record(session, delivery, entry, state="delivered", next_try_at=None) is not None
 
 
 def record_failure(
     session: Session, delivery: WebhookDelivery, entry: dict[str, Any], *, retry_after: timedelta | None = None
 ) -> str | None:
-    """The state that follows: pending, or failed when it was the last try; None as `record_arrival`'s False.
+    """Record a failed try. Return the new state: pending, or failed after the last try; None if claimed by another.
 
-    Up to a tenth of the pause is added at random, so that what failed together does not come back together.
+    Up to a tenth of the delay is added at random, so that messages that failed together are not retried together.
     """
     tries = delivery.tries + 1
     if tries >= len(DELAYS):
         row = _record(session, delivery, entry, state="failed", next_try_at=None)
     else:
-        pause = max(DELAYS[tries] * random.uniform(1, 1.1), min(retry_after or timedelta(0), DELAYS[-1]))
-        row = _record(session, delivery, entry, state="pending", next_try_at=func.now() + pause)
+        delay = max(DELAYS[tries] * random.uniform(1, 1.1), min(retry_after or timedelta(0), DELAYS[-1]))
+        row = _record(session, delivery, entry, state="pending", next_try_at=func.now() + delay)
     return row.state if row else None
 
 
 def record_gone(session: Session, delivery: WebhookDelivery, entry: dict[str, Any]) -> None:
-    """The receiver wants no more: the webhook is disabled, and what waits for it is given up."""
+    """Disable the webhook after 410 Gone, and fail its pending messages."""
     if _record(session, delivery, entry, state="failed", next_try_at=None) is None:
         return
     session.execute(update(Webhook).where(Webhook.id == delivery.webhook_id).values(disabled_at=func.now()))

@@ -1,4 +1,4 @@
-"""The audit log, to read."""
+"""Read the audit log."""
 
 from datetime import datetime
 from typing import Annotated
@@ -37,18 +37,18 @@ class AuditEventOut(Out):
 
     number: int
     at: datetime
-    owner_id: UUID | None = Field(description="whose thing it is; null for nobody's in particular")
-    api_key_id: UUID | None = Field(description="the key that did it; null for a command on the server")
+    owner_id: UUID | None = Field(description="the owner of the object; null if it has none")
+    api_key_id: UUID | None = Field(description="the key that was used; null for a command on the server")
     action: str
     object_id: UUID | None
     outcome: str
     request_id: str | None
-    hash: str = Field(description="SHA-256 over the row before and this one, hex")
+    hash: str = Field(description="SHA-256 of the previous row's hash and this row, in hex")
 
 
 class AuditPage(Out):
     items: list[AuditEventOut]
-    next: int | None = Field(description="pass as `cursor` to get the following page; null on the last")
+    next: int | None = Field(description="pass it as `cursor` to get the next page; null on the last page")
 
 
 @router.get("/audit", response_model=AuditPage)
@@ -60,7 +60,7 @@ async def list_audit_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: int | None = None,
 ) -> AuditPage:
-    """Who did what, newest first: for the owner `admin` all there is, for another owner what was done to theirs."""
+    """List who did what, newest first. The owner `admin` sees every row, another owner the rows of their objects."""
     query = select(AuditEvent).order_by(AuditEvent.number.desc()).limit(limit + 1)
     if not who.operates:
         query = query.where(AuditEvent.owner_id == who.owner_id)

@@ -1,4 +1,4 @@
-"""Concepts: hand in pictures of a thing, see what became of them."""
+"""Concepts: upload photos of a thing, train them again, read and erase them."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ from api.domain.errors import Conflict, Invalid, NotFound
 from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
 from api.domain.tables import Bundle, Concept, Consent, Job, JobState, Reference
-from api.erasure import erase_concept, while_storing
+from api.erasure import erase_concept, hold_off_erasures
 from api.idempotency import IdempotencyHeader, IdempotentRequest
 from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
@@ -61,22 +61,22 @@ _FORM: dict[str, Any] = {
                         "images": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
-                            "description": "of one thing: JPEG, PNG or WebP, 32x32 to 25 megapixels",
+                            "description": "of one thing: JPEG, PNG or WebP, from 32x32 pixels to 25 megapixels",
                         },
                         "name": {
                             "type": "string",
                             "maxLength": 80,
-                            "description": "yours to choose, unique among yours",
+                            "description": "any name; unique among your concepts",
                         },
                         "class_noun": {"type": "string", "description": "what kind of thing it is: dog, mug, backpack"},
                         "consent": {
                             "type": "string",
                             "enum": ["true"],
-                            "description": f"your statement: {STATEMENT} Not needed where the installation's policy "
-                            "stands for it",
+                            "description": f"your statement: {STATEMENT} Not needed if the installation has a "
+                            "policy for it",
                         },
                         "preset": {"type": "string", "enum": ["default", "paper"], "default": "default"},
-                        "seed": {"type": "integer", "minimum": 0, "description": "drawn when missing"},
+                        "seed": {"type": "integer", "minimum": 0, "description": "random if missing"},
                         "overrides": {
                             "type": "string",
                             "description": "JSON with iterations and/or collaborative_iterations",
@@ -113,8 +113,8 @@ async def create_concept(
     trail: TrailDep,
     idempotency_key: IdempotencyHeader = None,
 ) -> ConceptAccepted:
-    """Hand in photos of one thing; answers at once with the job that learns it."""
-    await session.rollback()  # gives the connection back while the body comes
+    """Upload photos of one thing. The answer is immediate and names the job that trains the concept."""
+    await session.rollback()  # returns the connection while the body arrives
     form = await read_form(request, services.settings)
     try:
         asked, files = _split(form)
@@ -129,13 +129,13 @@ async def create_concept(
         base = await served_base(session, services.settings.base)
         base_name, class_noun = base.name, check_class_noun(base, asked.class_noun)
         await _refuse_taken_name(session, who.owner_id, asked.name)
-        await session.rollback()  # gives the connection back while the images are decoded
+        await session.rollback()  # returns the connection while the images are decoded
         images = await clean_images(files, services.decoders, services.settings)
         scores = await services.image_check.check_references(files, images)
     finally:
         await form.close()
     await check_concepts(session, services.settings, who)
-    await while_storing(session)
+    await hold_off_erasures(session)
     await run_in_threadpool(_store, services.storage, images)
     failpoints.reach("references.stored")
     concept = Concept(owner_id=who.owner_id, name=asked.name, class_noun=class_noun, base=base_name)
@@ -195,7 +195,7 @@ async def create_version(
     trail: TrailDep,
     idempotency_key: IdempotencyHeader = None,
 ) -> ConceptAccepted:
-    """Learn a concept again from the same pictures; the version before serves until this one is ready."""
+    """Train a concept again on the same photos. The previous version is used until the new one is ready."""
     route = f"concepts/{concept_id}/versions"
     idempotent = await IdempotentRequest.find(session, who.owner_id, idempotency_key, route, _as_asked(asked), [])
     if idempotent.answer:
@@ -218,10 +218,11 @@ async def create_version(
         if await idempotent.lost_race(session):
             return idempotent.replay(response, ConceptAccepted)
         raise Conflict(
-            f"another version of {before.name!r} was asked for at the same moment; see its job", "concept_in_training"
+            f"another request started a version of {before.name!r} at the same moment; see its job",
+            "concept_in_training",
         ) from error
     detail = await _detail(session, who, concept_id)
-    if not detail.references:  # asked only now: until the new job's row was there, a sweep might have taken them
+    if not detail.references:  # checked only now: a sweep may remove them until the new job's row exists
         raise references_gone(before.name)
     accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
     response.headers["Location"] = f"/v1/jobs/{job.id}"
@@ -244,23 +245,23 @@ def _job(who: Caller, concept_id: UUID, asked: ConceptIn | VersionIn, *, version
 
 
 def _as_asked(asked: BaseModel) -> dict[str, Any]:
-    """Without what was not asked for: a seed that is drawn differs each time."""
+    """Return the fields that were sent: a random seed would differ each time."""
     return asked.model_dump(mode="json", exclude_unset=True)
 
 
 def _split(form: FormData) -> tuple[ConceptIn, list[UploadFile]]:
-    """The checked text fields and the files of `images`. Raises RequestValidationError naming each wrong field."""
+    """Return the checked text fields and the files of `images`. Raises RequestValidationError for wrong fields."""
     files: list[UploadFile] = []
     fields: dict[str, str] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             if name not in ("images", "images[]"):
                 raise Invalid(
-                    f"there is a file in the field {name[:40]!r}; send all files as `images`", "unknown_field"
+                    f"the field {name[:40]!r} holds a file; send all files in the field `images`", "unknown_field"
                 )
             files.append(value)
         elif name in ("images", "images[]"):
-            raise Invalid("`images` came as text; send files (curl: -F images=@photo.jpg)", "image_count")
+            raise Invalid("the field `images` holds text; send files (curl: -F images=@photo.jpg)", "image_count")
         elif name in fields:
             raise Invalid(f"the field {name[:40]!r} was sent twice; send it once", "repeated_field")
         else:
@@ -274,7 +275,7 @@ def _split(form: FormData) -> tuple[ConceptIn, list[UploadFile]]:
 def _check_consent(settings: Settings, asked: ConceptIn) -> None:
     if settings.consent == "ask" and not asked.consent:
         raise Invalid(
-            f"the consent is missing; send the field consent=true to state: {STATEMENT}",
+            f"the consent is missing; send the field consent=true to declare: {STATEMENT}",
             "consent_missing",
             errors=[{"field": "consent", "message": "is missing; send consent=true"}],
             statement=STATEMENT,
@@ -304,7 +305,7 @@ async def list_concepts(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: UUID | None = None,
 ) -> ConceptPage:
-    """Your concepts, newest first."""
+    """List your concepts, newest first."""
     own_bundles = select(Bundle).where(Bundle.concept_id == Concept.id)
     bundle = own_bundles.order_by(Bundle.version.desc()).limit(1).lateral("bundle")
     versions = select(func.array_agg(aggregate_order_by(Bundle.version, Bundle.version)))
@@ -345,11 +346,11 @@ async def list_concepts(
 
 
 def _is_in(state: ConceptState) -> ColumnElement[bool]:
-    """As `ConceptOut.state` tells it."""
-    learned = select(Bundle.id).where(Bundle.concept_id == Concept.id).exists()
+    """Return the condition for a concept in this state, as in `ConceptOut.state`."""
+    trained = select(Bundle.id).where(Bundle.concept_id == Concept.id).exists()
     if state == "ready":
-        return learned
-    return ~learned & (_newest_state() == JobState(state))
+        return trained
+    return ~trained & (_newest_state() == JobState(state))
 
 
 def _newest_state() -> ScalarSelect[JobState]:
@@ -359,7 +360,7 @@ def _newest_state() -> ScalarSelect[JobState]:
 
 @router.get("/concepts/{concept_id}", response_model=ConceptDetail)
 async def read_concept(concept_id: UUID, who: Reader, session: SessionDep) -> ConceptDetail:
-    """One concept with its reference pictures, its jobs and its bundle."""
+    """Read one concept with its photos, jobs and bundle."""
     return await _detail(session, who, concept_id)
 
 
@@ -367,7 +368,7 @@ async def read_concept(concept_id: UUID, who: Reader, session: SessionDep) -> Co
 async def erase(
     concept_id: UUID, services: ServicesDep, who: Trainer, session: SessionDep, trail: TrailDep
 ) -> ErasureReceipt:
-    """Erase a concept for good: photos, versions, jobs, checkpoints, previews. The answer lists what went."""
+    """Erase a concept for good: photos, versions, jobs, checkpoints, previews. The answer lists what was erased."""
     receipt = await erase_concept(
         session, services.storage, services.engines, owner_id=who.owner_id, concept_id=concept_id
     )  # fmt: skip
@@ -384,14 +385,14 @@ async def erase(
 async def read_reference(
     concept_id: UUID, position: int, request: Request, services: ServicesDep, who: Reader, session: SessionDep
 ) -> Response:
-    """The picture with this position (from 1), as it was cleaned and kept."""
+    """Read the photo at this position (from 1), as it was decoded and stored."""
     reference = await session.scalar(
         select(Reference)
         .join(Concept, Concept.id == Reference.concept_id)
         .where(Concept.owner_id == who.owner_id, Concept.id == concept_id, Reference.position == position)
     )
     if reference is None:
-        raise NotFound(f"there is no reference {position} of a concept {concept_id} here", "no_such_reference")
+        raise NotFound(f"there is no photo {position} of a concept {concept_id} here", "no_such_reference")
     headers = {"ETag": f'"{reference.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)

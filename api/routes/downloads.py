@@ -1,4 +1,4 @@
-"""A learned version as a file to take away, for this service or for other tools."""
+"""Download a trained version as a file for this service or for other tools."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ router = APIRouter(tags=["concepts"])
 async def read_bundle(
     concept_id: UUID, version: int, services: ServicesDep, who: Reader, session: SessionDep, layout: Layout = "opad"
 ) -> DownloadOut:
-    """A link to a version's file: the bundle itself, or what diffusers, kohya's tools and ComfyUI load."""
+    """Get a link to a version's file: the bundle, or a file for diffusers, kohya's tools or ComfyUI."""
     row = (
         await session.execute(
             select(Concept, Job, Bundle, Export)
@@ -46,8 +46,8 @@ async def read_bundle(
     file: Bundle | Export | None = bundle if layout == "opad" else export
     if file is None:
         raise NotFound(
-            f"version {version} of {concept.name!r} was learned before exports were kept; learn it again "
-            f"(POST /v1/concepts/{concept_id}/versions), or take the layout `opad` to `python -m opad_core export`",
+            f"version {version} of {concept.name!r} has no file in this layout; train the concept again "
+            f"(POST /v1/concepts/{concept_id}/versions), or convert the bundle with `python -m opad_core export`",
             "no_such_export",
         )
     filename = _filename(concept.name, version, layout)
@@ -69,6 +69,6 @@ async def read_bundle(
 
 
 def _filename(name: str, version: int, layout: Layout) -> str:
-    """Letters that no system and no header minds."""
+    """Return a file name that is valid in every file system and in a header."""
     words = "-".join(re.findall(r"[a-z0-9]+", name.lower())) or "concept"
     return f"{words}-v{version}{'' if layout == 'opad' else f'-{layout}'}.safetensors"

@@ -1,4 +1,4 @@
-"""A job as it happens: server-sent events, told from the rows that the database appends with each change."""
+"""Stream a job's events as server-sent events. They are rows that a trigger adds with each change of the job."""
 
 import asyncio
 import json
@@ -20,12 +20,12 @@ from api.domain.errors import NotFound
 from api.domain.tables import Job, JobEvent
 from api.services import ServicesDep, SessionDep
 
-LOOK_SECONDS = 0.5
-"""Trainers tell their progress once a second."""
-HEARTBEAT_SECONDS = 15.0
-"""Proxies close a connection that says nothing for a minute, some for half of one."""
-AT_ONCE = 500
-"""Events of one look; a training of an hour has some thousands."""
+POLL_SECONDS = 0.5
+"""Trainers report their progress once a second."""
+KEEPALIVE_SECONDS = 15.0
+"""Proxies close a silent connection after a minute, some after half a minute."""
+MAX_EVENTS = 500
+"""Events per query; a training of an hour has some thousands."""
 
 
 router = APIRouter(tags=["jobs"])
@@ -50,18 +50,18 @@ id: 44
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "`state`, `progress`, `preview` and `log`; ends after the final state; comments keep it alive",
+        "description": "events `state`, `progress`, `preview` and `log`; the stream ends after the final state",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
     },
-    204: {"description": "the job is over and `Last-Event-ID` is its last event: a browser asks no more then"},
+    204: {"description": "the job has ended and `Last-Event-ID` is its last event; a browser stops reconnecting"},
 }
 
 
 @dataclass(frozen=True)
-class _News:
+class _Batch:
     events: list[JobEvent]
     is_over: bool
-    """And nothing follows these events."""
+    """The job has ended and no event follows these."""
 
 
 @router.get("/jobs/{job_id}/events", response_class=StreamingResponse, responses=_ANSWERS)
@@ -72,58 +72,63 @@ async def watch_job(
     session: SessionDep,
     last_event_id: Annotated[
         int,
-        Header(alias="Last-Event-ID", ge=0, le=2**63 - 1, description="go on after this event; a browser sends it"),
+        Header(
+            alias="Last-Event-ID",
+            ge=0,
+            le=2**63 - 1,
+            description="continue after this event; a browser sends it by itself",
+        ),
     ] = 0,
 ) -> Response:
-    """Watch a job: everything that happened since its start (or since `Last-Event-ID`), then what happens next."""
-    news = await _look(session, who.owner_id, job_id, last_event_id)
-    if news is None:
+    """Watch a job: all events since its start, or after `Last-Event-ID`, then each new event."""
+    batch = await _read_batch(session, who.owner_id, job_id, last_event_id)
+    if batch is None:
         raise NotFound(f"there is no job {job_id} here; GET /v1/jobs lists yours", "no_such_job")
-    if news.is_over and not news.events:
+    if batch.is_over and not batch.events:
         return Response(status_code=204)
     stream = _stream(services.sessions, services.is_stopping, who.owner_id, job_id, last_event_id)
-    # nginx would keep the events until its buffer is full
+    # else nginx holds the events back until its buffer is full
     return EventSourceResponse(stream, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
 async def _stream(
     sessions: Sessions, is_stopping: Callable[[], bool], owner_id: UUID, job_id: UUID, last_event_id: int
 ) -> AsyncIterator[bytes]:
-    """Holds no connection between two looks. Ends with the job, with its erasure, or with the server."""
-    spoke_at = time.monotonic()
+    """Stream the events. No connection is held between queries. Ends with the job, its erasure or the server."""
+    sent_at = time.monotonic()
     while not is_stopping():
         async with sessions() as session:
-            news = await _look(session, owner_id, job_id, last_event_id)
-        if news is None:
+            batch = await _read_batch(session, owner_id, job_id, last_event_id)
+        if batch is None:
             return
-        for event in news.events:
-            yield _told(event)
-            last_event_id, spoke_at = event.id, time.monotonic()
-        if news.is_over:
+        for event in batch.events:
+            yield _encode(event)
+            last_event_id, sent_at = event.id, time.monotonic()
+        if batch.is_over:
             return
-        if time.monotonic() - spoke_at >= HEARTBEAT_SECONDS:
+        if time.monotonic() - sent_at >= KEEPALIVE_SECONDS:
             yield KEEPALIVE_COMMENT
-            spoke_at = time.monotonic()
-        if len(news.events) < AT_ONCE:
-            await asyncio.sleep(LOOK_SECONDS)
+            sent_at = time.monotonic()
+        if len(batch.events) < MAX_EVENTS:
+            await asyncio.sleep(POLL_SECONDS)
 
 
-async def _look(session: AsyncSession, owner_id: UUID, job_id: UUID, last_event_id: int) -> _News | None:
-    """None without such a job. One SELECT: the state and the events are of the same moment."""
+async def _read_batch(session: AsyncSession, owner_id: UUID, job_id: UUID, last_event_id: int) -> _Batch | None:
+    """Read the next events, or None if there is no such job. One SELECT: state and events are consistent."""
     rows = (
         await session.execute(
             select(Job.state, JobEvent)
             .outerjoin(JobEvent, (JobEvent.job_id == Job.id) & (JobEvent.id > last_event_id))
             .where(Job.owner_id == owner_id, Job.id == job_id)
             .order_by(JobEvent.id)
-            .limit(AT_ONCE)
+            .limit(MAX_EVENTS)
         )
     ).all()
     if not rows:
         return None
-    return _News([event for _, event in rows if event is not None], rows[0].state.is_final and len(rows) < AT_ONCE)
+    return _Batch([event for _, event in rows if event is not None], rows[0].state.is_final and len(rows) < MAX_EVENTS)
 
 
-def _told(event: JobEvent) -> bytes:
+def _encode(event: JobEvent) -> bytes:
     data = event.data | ({"url": f"/v1/jobs/{event.job_id}/preview"} if event.kind == "preview" else {})
     return format_sse_event(event=event.kind, data_str=json.dumps(data), id=str(event.id))

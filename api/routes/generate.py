@@ -1,4 +1,4 @@
-"""Pictures of a concept, in one step."""
+"""Generate images of a concept in one diffusion step."""
 
 import base64
 import time
@@ -22,10 +22,10 @@ router = APIRouter(tags=["images"])
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "the picture itself for `Accept: image/png`, `image/jpeg` or `image/webp`, else JSON",
+        "description": "the image itself for `Accept: image/png`, `image/jpeg` or `image/webp`, else JSON",
         "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in IMAGES},
     },
-    406: {"description": "several pictures do not fit into one image file"},
+    406: {"description": "several images do not fit into one file"},
     409: {"description": "the concept is still in training, or its training failed"},
 }
 
@@ -39,13 +39,13 @@ async def generate(
     session: SessionDep,
     trail: TrailDep,
 ) -> Response:
-    """Draw a concept: `<concept>` in the prompt stands for the thing."""
+    """Generate images of a concept. `<concept>` in the prompt stands for the thing."""
     began = time.perf_counter()
     media_type = wanted_format(request.headers.get("accept"))
     if asked.count > 1 and media_type != JSON:
         raise NotAcceptable(
-            f"{asked.count} pictures do not fit into one {media_type} file; "
-            "send `Accept: application/json`, or count 1 with a seed for each",
+            f"{asked.count} images do not fit into one {media_type} file; "
+            "send `Accept: application/json`, or one request with count 1 for each seed",
             "one_image_per_file",
         )
     services.denied_words.refuse("prompt", asked.prompt)
@@ -53,14 +53,14 @@ async def generate(
     image_format = IMAGES.get(media_type, asked.format)
     answer = await generate_images(request, services, who, session, trail, subject, asked, image_format=image_format)
     generated, scores = answer.generated, answer.scores
-    ids: list[UUID | None] = [image.id for image in answer.kept] or [None] * asked.count
+    ids: list[UUID | None] = [image.id for image in answer.stored] or [None] * asked.count
     total = time.perf_counter() - began
     observe_generate(generated.cache, total)
     headers = {
         "Server-Timing": _server_timing(
             generated,
             database=answer.asked_at - began,
-            store=answer.kept_at - answer.generated_at,
+            store=answer.stored_at - answer.generated_at,
             total=total,
         ),
         "X-Cache": ", ".join(f"{name}={state}" for name, state in generated.cache.items()),
@@ -99,7 +99,7 @@ async def generate(
 
 
 def _server_timing(generated: Generated, *, database: float, store: float, total: float) -> str:
-    """Milliseconds, readable in a browser's developer tools."""
+    """Return the Server-Timing header, in milliseconds; a browser's developer tools show it."""
     parts = {"database": database * 1000}
     parts |= {name.removesuffix("_ms"): value for name, value in generated.timing.items()}
     parts |= {"store": store * 1000, "total": total * 1000}

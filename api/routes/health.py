@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can do its work."""
+"""Liveness and readiness of the api."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -21,13 +21,13 @@ _SECONDS = 3
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """Alive; says nothing of the parts behind."""
+    """The process is alive. It does not check the other parts."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"description": "a part is missing; the answer says which"}})
+@router.get("/readyz", responses={503: {"description": "a part does not answer; the body says which"}})
 async def readyz(services: ServicesDep) -> JSONResponse:
-    """Whether the database has its tables and the file storage and at least one engine answer; not while it stops."""
+    """Check that the database has its tables, and that the object store and an engine answer. 503 while it stops."""
     if services.is_stopping():
         return JSONResponse({"status": "stopping", "parts": {}}, 503)
     found = await answering_parts(services)
@@ -37,6 +37,7 @@ async def readyz(services: ServicesDep) -> JSONResponse:
 
 
 async def answering_parts(services: Services) -> dict[str, bool]:
+    """Return for each part whether it answers in time."""
     names = ("database", "storage", "engine")
     found = await asyncio.gather(
         _in_time(_database(services.sessions)),
@@ -47,7 +48,7 @@ async def answering_parts(services: Services) -> dict[str, bool]:
 
 
 async def _in_time(question: Coroutine[Any, Any, bool]) -> bool:
-    """Not cancelled: a question to a frozen part takes as long to cancel as to end by itself."""
+    """Return the result, or False after the timeout. The task is not cancelled: with a frozen part that hangs too."""
     asked = asyncio.ensure_future(question)
     await asyncio.wait({asked}, timeout=_SECONDS)
     return asked.done() and asked.result()

@@ -1,4 +1,4 @@
-"""The pictures that were kept (`store` of a request): see them again, draw them again, erase them."""
+"""Stored images (`store` of a request): list, read and erase them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -12,10 +12,10 @@ from api.audit import TrailDep
 from api.auth import Generator, Reader
 from api.domain.storage import Storage
 from api.domain.tables import Concept, Image
-from api.keeping import erase_image, no_such_image
 from api.output_schemas import ImagePage, StoredImage
 from api.schemas import GenerateIn
 from api.services import ServicesDep, SessionDep
+from api.stored_images import erase_image, no_such_image
 
 LINK_SECONDS = 900
 _MEDIA_TYPES: dict[str, Any] = {f"image/{name}": {} for name in ("png", "jpeg", "webp")}
@@ -32,7 +32,7 @@ async def list_images(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: UUID | None = None,
 ) -> ImagePage:
-    """Your kept pictures, newest first; of one concept if you name it."""
+    """List your stored images, newest first, of all concepts or of one."""
     query = (
         select(Image, Concept.name)
         .join(Concept, Concept.id == Image.concept_id)
@@ -51,7 +51,7 @@ async def list_images(
 
 @router.get("/images/{image_id}", response_model=StoredImage)
 async def read_image(image_id: UUID, services: ServicesDep, who: Reader, session: SessionDep) -> StoredImage:
-    """A kept picture: a link to its file, and the settings that draw it again (`POST /v1/generate` takes them)."""
+    """Read a stored image: a link to its file, and the settings for `POST /v1/generate` that generate it again."""
     row = (
         await session.execute(
             select(Image, Concept.name)
@@ -68,7 +68,7 @@ async def read_image(image_id: UUID, services: ServicesDep, who: Reader, session
 
 @router.get("/images/{image_id}/file", response_class=Response, responses={200: {"content": _MEDIA_TYPES}})
 async def read_image_file(image_id: UUID, services: ServicesDep, who: Reader, session: SessionDep) -> Response:
-    """A kept picture's file, by way of this service."""
+    """Download a stored image's file through this service."""
     image = await session.scalar(select(Image).where(Image.owner_id == who.owner_id, Image.id == image_id))
     if image is None:
         raise no_such_image(image_id)
@@ -81,7 +81,7 @@ async def read_image_file(image_id: UUID, services: ServicesDep, who: Reader, se
 async def delete_image(
     image_id: UUID, services: ServicesDep, who: Generator, session: SessionDep, trail: TrailDep
 ) -> None:
-    """Erase a kept picture for good, its file and its settings."""
+    """Erase a stored image for good, with its file and settings."""
     await erase_image(session, services.storage, owner_id=who.owner_id, image_id=image_id)
     await trail.record("image.erase", image_id, "erased")
 

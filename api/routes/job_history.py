@@ -1,4 +1,4 @@
-"""What a job went through: its states, its previews at every step, the checkpoints it would go on from."""
+"""A job's history: its states, previews, checkpoints and log."""
 
 from datetime import datetime
 from typing import Annotated
@@ -43,22 +43,22 @@ class CheckpointOut(Out):
 
 
 class JobHistory(Out):
-    """What a job went through, oldest first."""
+    """The history of a job, oldest first."""
 
     states: list[JobMoment]
-    previews: list[PreviewOut] = Field(description="the same seeds at every step")
-    checkpoints: list[CheckpointOut] = Field(description="those kept at present; a finished job has none")
+    previews: list[PreviewOut] = Field(description="images of the same seeds at each step")
+    checkpoints: list[CheckpointOut] = Field(description="the current checkpoints; a finished job has none")
 
 
 class LogLineOut(Out):
     at: datetime
-    fence: int = Field(description="of the attempt that said it; rises with each attempt of the job")
-    level: str = Field(description="as the trainer gave it; `output` is what was written past its log, as by a crash")
+    fence: int = Field(description="the fence of the attempt that wrote the line; it rises with each attempt")
+    level: str = Field(description="the trainer's level; `output` is text beside its log, for instance of a crash")
     text: str
 
 
 class JobLog(Out):
-    """The end of the log, oldest line first."""
+    """The last lines of the log, oldest first."""
 
     lines: list[LogLineOut]
 
@@ -70,7 +70,7 @@ async def _require_own(session: AsyncSession, who: Caller, job_id: UUID) -> None
 
 @router.get("/jobs/{job_id}/history", response_model=JobHistory)
 async def read_history(job_id: UUID, services: ServicesDep, who: Reader, session: SessionDep) -> JobHistory:
-    """Every change of the job's state, its previews and its checkpoints; its losses are told by `/events`."""
+    """List every change of the job's state, its previews and its checkpoints. `/events` has its losses."""
     await _require_own(session, who, job_id)
     events = await session.scalars(
         select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == "state").order_by(JobEvent.id)
@@ -90,14 +90,14 @@ async def read_history(job_id: UUID, services: ServicesDep, who: Reader, session
 async def read_log(
     job_id: UUID, who: Reader, session: SessionDep, lines: Annotated[int, Query(ge=1, le=job_log.KEPT)] = 100
 ) -> JobLog:
-    """The last lines of the trainers' logs, of all attempts, also of one that died; kept with the job's events."""
+    """Read the last log lines of all attempts, also of one that died. They are kept as long as the job's events."""
     await _require_own(session, who, job_id)
     newest_first = (await session.scalars(job_log.tail(job_id, lines))).all()
     return JobLog(lines=[LogLineOut(**event.data) for event in reversed(newest_first)])
 
 
 def _previews(storage: Storage, job_id: UUID) -> list[PreviewOut]:
-    """Of the store, for a heartbeat tells only the newest of those drawn since the one before."""
+    """List the previews in the object store: a heartbeat reports only the newest one since the last heartbeat."""
     found = []
     for entry in storage.entries(preview_prefix(job_id)):
         step = int(entry.key.rsplit("/", 1)[1].removesuffix(".png"))
@@ -109,7 +109,7 @@ def _previews(storage: Storage, job_id: UUID) -> list[PreviewOut]:
 async def read_preview_of_step(
     job_id: UUID, step: int, services: ServicesDep, who: Reader, session: SessionDep
 ) -> Response:
-    """The pictures at fixed seeds as the training saw the concept at this step; `/history` lists the steps."""
+    """Read the preview of a step: images at fixed seeds. `/history` lists the steps."""
     await _require_own(session, who, job_id)
     try:
         png = await run_in_threadpool(services.storage.read, preview_key(job_id, step))

@@ -1,4 +1,4 @@
-"""Jobs: how far a training is, stopping it, trying it again."""
+"""Jobs: read, cancel and retry trainings."""
 
 from typing import Annotated
 from uuid import UUID
@@ -27,7 +27,7 @@ router = APIRouter(tags=["jobs"])
 async def described_jobs(
     session: AsyncSession, *conditions: ColumnElement[bool], limit: int | None = None
 ) -> list[JobOut]:
-    """Newest first, each with its concept's name and its place in the queue of everybody's jobs."""
+    """Read jobs, newest first, each with its concept's name and its place in the queue of all owners' jobs."""
     ahead = aliased(Job)
     place = (
         select(func.count()).where(ahead.state == JobState.queued, ahead.id <= Job.id).correlate(Job).scalar_subquery()
@@ -61,7 +61,7 @@ async def list_jobs(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: UUID | None = None,
 ) -> JobPage:
-    """Your jobs, newest first."""
+    """List your jobs, newest first."""
     conditions: list[ColumnElement[bool]] = [Job.owner_id == who.owner_id]
     if state is not None:
         conditions.append(Job.state == state)
@@ -79,7 +79,7 @@ async def list_jobs(
 
 @router.get("/jobs/{job_id}", response_model=JobOut)
 async def read_job(job_id: UUID, who: Reader, session: SessionDep) -> JobOut:
-    """State, progress, time left, losses; ask about once a second."""
+    """Read a job's state, progress, remaining time and losses. Poll about once a second, or use `/events`."""
     return await _own_job(session, who, job_id)
 
 
@@ -87,7 +87,7 @@ async def read_job(job_id: UUID, who: Reader, session: SessionDep) -> JobOut:
 async def read_preview(
     job_id: UUID, request: Request, services: ServicesDep, who: Reader, session: SessionDep
 ) -> Response:
-    """The newest preview: pictures of the concept as the training sees it now, at fixed seeds."""
+    """Read the newest preview: images of the concept at fixed seeds, from the current state of the training."""
     key = await session.scalar(select(Job.preview_key).where(Job.owner_id == who.owner_id, Job.id == job_id))
     if key is None:
         await _own_job(session, who, job_id)
@@ -101,7 +101,7 @@ async def read_preview(
 
 @router.post("/jobs/{job_id}/cancel", response_model=JobOut)
 async def cancel_job(job_id: UUID, who: Trainer, session: SessionDep, trail: TrailDep) -> JobOut:
-    """Stop a job: at once while it is queued, within seconds while it runs (`cancel_requested` until then)."""
+    """Cancel a job: at once if it is queued, within seconds if it runs (`cancel_requested` until then)."""
     before = await _own_job(session, who, job_id)
     if (await session.execute(jobs.request_cancel(job_id))).one_or_none() is None:
         raise Conflict(
@@ -124,12 +124,12 @@ async def retry_job(
     session: SessionDep,
     trail: TrailDep,
 ) -> JobOut:
-    """Queue a failed or cancelled job again, with fresh attempts; it goes on from its last checkpoint."""
+    """Queue a failed or cancelled job again with new attempts. It continues from its last checkpoint."""
     before = await _own_job(session, who, job_id)
     await check_training(session, services.settings, who, request)
     if (await session.execute(jobs.retry(job_id))).one_or_none() is None:
         raise Conflict(
-            f"job {job_id} is {before.state}; only a failed or cancelled job can be tried again",
+            f"job {job_id} is {before.state}; only a failed or cancelled job can be retried",
             "job_not_over" if before.state != "succeeded" else "job_over",
             state=before.state,
         )
@@ -143,7 +143,7 @@ async def retry_job(
 
 @router.get("/jobs/{job_id}/attempts", response_model=AttemptList)
 async def list_attempts(job_id: UUID, who: Reader, session: SessionDep) -> AttemptList:
-    """Every time a worker took the job, oldest first, and how that ended."""
+    """List the job's attempts, oldest first, with how each ended."""
     await _own_job(session, who, job_id)
     found = await session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.fence))
     return AttemptList(

@@ -1,4 +1,4 @@
-"""API keys: who may come in, and how far."""
+"""API keys: create, list, rotate and revoke them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
@@ -22,7 +22,7 @@ router = APIRouter(tags=["keys"])
 MAX_GRACE_SECONDS = 7 * 24 * 3600
 _EXAMPLE: dict[str, Any] = {
     "id": "0198c0de-7e57-7000-8000-00000000000a",
-    "name": "picture frame",
+    "name": "photo frame",
     "owner": "alice",
     "scopes": ["generate", "read"],
     "limits": {"images_per_minute": 60},
@@ -42,24 +42,26 @@ def _distinct(scopes: list[Scope]) -> list[Scope]:
 
 def _in_future(value: datetime) -> datetime:
     if value <= datetime.now(UTC):
-        raise ValueError(f"{value.isoformat()} is past; give a time to come, or leave it out for a key without end")
+        raise ValueError(
+            f"{value.isoformat()} is past; give a future time, or leave it out for a key that does not expire"
+        )
     return value
 
 
 class KeyLimits(In):
-    """What this key may do, where that differs from the installation's settings; 0 is no limit."""
+    """The limits in which this key differs from the installation's settings; 0 is no limit."""
 
     requests_per_minute: int | None = Field(None, ge=0)
     images_per_minute: int | None = Field(None, ge=0)
-    max_concepts: int | None = Field(None, ge=0, description="that its owner may have when it makes another")
-    training_minutes_per_day: int | None = Field(None, ge=0, description="of its owner, since 00:00 UTC")
+    max_concepts: int | None = Field(None, ge=0, description="concepts that its owner may have")
+    training_minutes_per_day: int | None = Field(None, ge=0, description="of its owner, counted from 00:00 UTC")
 
 
 class KeyIn(In):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"name": "picture frame", "scopes": ["generate", "read"]},
+                {"name": "photo frame", "scopes": ["generate", "read"]},
                 {
                     "name": "intern",
                     "owner": "alice",
@@ -72,7 +74,7 @@ class KeyIn(In):
     )
 
     name: Name
-    owner: Name | None = Field(None, description="whose key; your own when missing, made if new")
+    owner: Name | None = Field(None, description="the key's owner, created if new; your own if missing")
     scopes: Annotated[list[Scope], Field(min_length=1), AfterValidator(_distinct)]
     expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
     limits: KeyLimits | None = None
@@ -81,7 +83,7 @@ class KeyIn(In):
 class RotateIn(In):
     model_config = ConfigDict(json_schema_extra={"examples": [{"grace_seconds": 3600}]})
 
-    grace_seconds: int = Field(0, ge=0, le=MAX_GRACE_SECONDS, description="for which the old secret still counts")
+    grace_seconds: int = Field(0, ge=0, le=MAX_GRACE_SECONDS, description="how long the old secret stays valid")
 
 
 class KeyOut(Out):
@@ -91,13 +93,13 @@ class KeyOut(Out):
     name: str
     owner: str
     scopes: list[str]
-    limits: dict[str, int] = Field(description="of this key alone; the installation's hold for what is not named")
+    limits: dict[str, int] = Field(description="limits of this key; the installation's settings count for the others")
     state: Literal["active", "expired", "revoked"]
     created_at: datetime
     last_used_at: datetime | None = Field(description="exact to a minute")
     expires_at: datetime | None
     revoked_at: datetime | None
-    previous_valid_until: datetime | None = Field(description="end of the old secret's grace after a rotation")
+    previous_valid_until: datetime | None = Field(description="until when the old secret is valid after a rotation")
 
     @classmethod
     def of(cls, key: ApiKey, owner_name: str) -> Self:
@@ -109,7 +111,7 @@ class KeyMade(KeyOut):
         json_schema_extra={"examples": [{**_EXAMPLE, "secret": "opk_live_" + "x" * 43 + "_1a2b3c4d"}]}
     )
 
-    secret: str = Field(description="the key itself, shown this once")
+    secret: str = Field(description="the key itself, shown only once")
 
     @classmethod
     def of_new(cls, key: ApiKey, owner_name: str, secret: keys.NewKey) -> Self:
@@ -118,7 +120,7 @@ class KeyMade(KeyOut):
 
 class KeyPage(Out):
     items: list[KeyOut]
-    next: str | None = Field(description="pass as `cursor` to get the following page; null on the last")
+    next: str | None = Field(description="pass it as `cursor` to get the next page; null on the last page")
 
 
 def _fields(key: ApiKey, owner_name: str) -> dict[str, Any]:
@@ -153,11 +155,11 @@ async def _find(session: AsyncSession, who: Caller, key_id: UUID, *, lock: bool)
 
 @router.post("/keys", status_code=201, response_model=KeyMade)
 async def create_key(asked: KeyIn, response: Response, who: Admin, session: SessionDep, trail: TrailDep) -> KeyMade:
-    """Make a key; its secret is in this answer and nowhere else."""
+    """Create a key. Only this answer contains its secret."""
     owner_name = asked.owner or who.owner_name
     if owner_name != who.owner_name and not who.operates:
         raise Forbidden(
-            f"this key manages the keys of its own owner {who.owner_name!r}, not of {owner_name!r}; leave `owner` out",
+            f"this key manages the keys of its owner {who.owner_name!r}, not of {owner_name!r}; leave `owner` out",
             "foreign_owner",
         )
     key, secret = await session.run_sync(
@@ -178,11 +180,11 @@ async def create_key(asked: KeyIn, response: Response, who: Admin, session: Sess
 async def list_keys(
     who: Admin,
     session: SessionDep,
-    owner: Annotated[str | None, Query(max_length=80, description="only the keys of this owner")] = None,
+    owner: Annotated[str | None, Query(max_length=80, description="list only the keys of this owner")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: UUID | None = None,
 ) -> KeyPage:
-    """Your owner's keys, newest first; those of every owner for the owner `admin`. Secrets are never shown again."""
+    """List your owner's keys, newest first; the owner `admin` sees every key. Secrets are not included."""
     query = _visible(who).order_by(ApiKey.id.desc()).limit(limit + 1)
     if owner is not None:
         query = query.where(Owner.name == owner)
@@ -195,7 +197,7 @@ async def list_keys(
 
 @router.get("/keys/{key_id}", response_model=KeyOut)
 async def read_key(key_id: UUID, who: Admin, session: SessionDep) -> KeyOut:
-    """One key, without its secret."""
+    """Read one key, without its secret."""
     return KeyOut.of(*await _find(session, who, key_id, lock=False))
 
 
@@ -203,8 +205,7 @@ async def read_key(key_id: UUID, who: Admin, session: SessionDep) -> KeyOut:
 async def rotate_key(
     key_id: UUID, asked: RotateIn, response: Response, who: Admin, session: SessionDep, trail: TrailDep
 ) -> KeyMade:
-    """Give a key a new secret; the old one counts for `grace_seconds` more. Browsers signed in with it must do so
-    again."""
+    """Give a key a new secret. The old one stays valid for `grace_seconds`. Browser sessions of the key end."""
     key, owner_name = await _find(session, who, key_id, lock=True)
     secret = await session.run_sync(keys.rotate, key, grace=timedelta(seconds=asked.grace_seconds))
     made = KeyMade.of_new(key, owner_name, secret)
@@ -215,9 +216,9 @@ async def rotate_key(
 
 @router.delete("/keys/{key_id}", response_model=KeyOut)
 async def revoke_key(key_id: UUID, who: Admin, session: SessionDep, trail: TrailDep) -> KeyOut:
-    """Revoke a key for good: no process takes it from the moment of this answer."""
+    """Revoke a key for good. It is refused from the moment of this answer."""
     if key_id == who.api_key_id:
-        raise Conflict("this is the key that you are using; rotate it, or revoke it with another one", "key_in_use")
+        raise Conflict("you are using this key; rotate it, or revoke it with another one", "key_in_use")
     key, owner_name = await _find(session, who, key_id, lock=True)
     await session.run_sync(keys.revoke, key)
     revoked = KeyOut.of(key, owner_name)

@@ -1,4 +1,4 @@
-"""For Prometheus; with a key, as the counts are of every owner's jobs."""
+"""Metrics for Prometheus. They need a key, because they count every owner's jobs."""
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import Response
@@ -15,7 +15,7 @@ router = APIRouter(tags=["health"], dependencies=[Depends(bearer)])
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(who: Reader, session: SessionDep) -> Response:
-    """Prometheus' text format, for a key of the owner `admin` with the scope `read`."""
+    """Read the metrics in Prometheus' text format, with a key of the owner `admin` and the scope `read`."""
     if who.owner_name != keys.ADMIN_OWNER:
         raise Forbidden(f"metrics are for keys of the owner {keys.ADMIN_OWNER!r}; use one of those", "foreign_owner")
     return Response(await exposition(session), media_type=CONTENT_TYPE_LATEST)

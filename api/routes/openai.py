@@ -1,4 +1,4 @@
-"""The same pictures in the shape of OpenAI's API: its clients work with nothing but another address and key."""
+"""Generate images through OpenAI's API: its clients need only another base URL and key."""
 
 import time
 
@@ -19,9 +19,9 @@ from api.subject import Subject, find_subject
 
 PREFIX = "concept:"
 LINK_SECONDS = 3600
-"""As long as OpenAI's."""
+"""OpenAI's links last as long."""
 
-router = APIRouter(tags=["for OpenAI's clients"])
+router = APIRouter(tags=["OpenAI compatible"])
 
 
 @router.post("/images/generations", response_model=ImagesOut)
@@ -33,7 +33,7 @@ async def create_images(
     session: SessionDep,
     trail: TrailDep,
 ) -> ImagesOut:
-    """`client.images.generate(model="concept:my mug", prompt="a photo of <concept> on a beach")`."""
+    """Generate images: `client.images.generate(model="concept:my mug", prompt="a photo of <concept>")`."""
     settings = GenerateIn(
         concept=_concept_name(asked.model),
         prompt=asked.prompt,
@@ -59,7 +59,7 @@ async def create_images(
                 url=services.storage.presigned_get(image.key, LINK_SECONDS, filename=f"{image.id}.{image.format}"),
                 seed=image.seed,
             )
-            for image in answer.kept
+            for image in answer.stored
         ]
     else:
         images = [
@@ -71,13 +71,13 @@ async def create_images(
 
 @router.get("/models", response_model=ModelList)
 async def list_models(who: Reader, session: SessionDep) -> ModelList:
-    """Your concepts that are ready, newest first, as models."""
+    """List your trained concepts as models, newest first."""
     return ModelList(data=await _models(session, Concept.owner_id == who.owner_id))
 
 
 @router.get("/models/{model:path}", response_model=ModelOut)
 async def read_model(model: str, who: Reader, session: SessionDep) -> ModelOut:
-    """One concept that is ready, as a model."""
+    """Read one trained concept as a model."""
     found = await _models(session, Concept.owner_id == who.owner_id, Concept.name == _concept_name(model))
     if not found:
         raise _no_such_model(model)
@@ -85,9 +85,9 @@ async def read_model(model: str, who: Reader, session: SessionDep) -> ModelOut:
 
 
 async def _models(session: AsyncSession, *conditions: ColumnElement[bool]) -> list[ModelOut]:
-    learned_at = func.max(Bundle.created_at)
+    trained_at = func.max(Bundle.created_at)
     query = (
-        select(Concept.name, Owner.name, learned_at)
+        select(Concept.name, Owner.name, trained_at)
         .join(Owner, Owner.id == Concept.owner_id)
         .join(Bundle, Bundle.concept_id == Concept.id)
         .where(*conditions)
@@ -108,7 +108,7 @@ def _concept_name(model: str) -> str:
 
 def _no_such_model(model: str) -> NotFound:
     return NotFound(
-        f"there is no model {model!r} that is ready here; GET /v1/models lists them, a concept is `{PREFIX}<name>`",
+        f"there is no trained model {model!r} here; GET /v1/models lists them, a concept is `{PREFIX}<name>`",
         "model_not_found",
     )
 
@@ -116,4 +116,6 @@ def _no_such_model(model: str) -> NotFound:
 def _check_size(size: str | None, subject: Subject) -> None:
     side = subject.resolution
     if side is not None and size not in (None, "auto", f"{side}x{side}"):
-        raise Invalid(f"the size is {size!r}; this base draws {side}x{side}: ask for it, or for 'auto'", "wrong_size")
+        raise Invalid(
+            f"the size is {size!r}; this base generates {side}x{side}: ask for that size, or for 'auto'", "wrong_size"
+        )

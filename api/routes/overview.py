@@ -1,4 +1,4 @@
-"""Whether anything is wrong, how fast pictures are drawn, who is alive."""
+"""The overview: problems, jobs, latency of generate requests, engines and trainers."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -18,8 +18,8 @@ from api.services import SessionDep
 
 router = APIRouter(tags=["system"])
 
-SILENT = timedelta(seconds=45)
-"""An engine or trainer host tells every ten seconds that it lives."""
+HEARTBEAT_TIMEOUT = timedelta(seconds=45)
+"""An engine or trainer host is lost after this time without a heartbeat; it sends one every ten seconds."""
 _DAY = timedelta(hours=24)
 _NEAR_FULL = 0.92
 _SHOWN = 10
@@ -33,14 +33,14 @@ class HourOut(Out):
 
 
 class GenerateFigures(Out):
-    """Of the last 24 hours."""
+    """Generate requests of the last 24 hours."""
 
     requests: int
     errors: int
     error_rate: float | None
     p50_ms: float | None
     p95_ms: float | None
-    codes: dict[str, int] = Field(description="errors by their code")
+    codes: dict[str, int] = Field(description="number of errors by code")
     hours: list[HourOut]
 
 
@@ -57,19 +57,19 @@ class AttentionOut(Out):
     kind: Literal["job_failed", "others_failed", "worker_lost", "no_worker", "webhook_failing", "disk", "memory"]
     message: str
     at: datetime | None
-    object_id: UUID | None = Field(description="of the job or webhook")
+    object_id: UUID | None = Field(description="id of the job or webhook")
 
 
 class Overview(Out):
-    attention: list[AttentionOut] = Field(description="what is wrong at present; empty when all is well")
-    jobs: dict[str, int] = Field(description="yours by state")
+    attention: list[AttentionOut] = Field(description="current problems; empty if there are none")
+    jobs: dict[str, int] = Field(description="number of your jobs by state")
     generate: GenerateFigures
-    workers: list[WorkerOut] = Field(description="engines and trainer hosts; for the owner `admin` alone")
+    workers: list[WorkerOut] = Field(description="engines and trainer hosts; only for the owner `admin`")
 
 
 @router.get("/overview", response_model=Overview)
 async def read_overview(who: Reader, session: SessionDep) -> Overview:
-    """What is wrong, how much runs, how fast pictures are drawn, who is alive."""
+    """Read current problems, jobs by state, latency of generate requests, and engines and trainers."""
     workers = await _workers(session) if who.operates else []
     return Overview(
         attention=[
@@ -85,7 +85,7 @@ async def read_overview(who: Reader, session: SessionDep) -> Overview:
 
 
 async def _workers(session: AsyncSession) -> list[WorkerOut]:
-    alive = Heartbeat.seen_at > func.now() - SILENT
+    alive = Heartbeat.seen_at > func.now() - HEARTBEAT_TIMEOUT
     rows = await session.execute(select(Heartbeat, alive).order_by(Heartbeat.kind, Heartbeat.name))
     return [
         WorkerOut(
@@ -104,19 +104,21 @@ def _of_workers(workers: list[WorkerOut], *, expected: bool) -> list[AttentionOu
     found = []
     for kind in ("engine", "trainer") if expected else ():
         if not any(worker.alive for worker in workers if worker.kind == kind):
-            found.append(_wrong("no_worker", f"no {kind} is alive; start one"))
+            found.append(_problem("no_worker", f"no {kind} is running; start one"))
     for worker in workers:
         if not worker.alive:
-            found.append(_wrong("worker_lost", f"the {worker.kind} {worker.name} fell silent", worker.seen_at))
+            found.append(
+                _problem("worker_lost", f"the {worker.kind} {worker.name} sends no heartbeats", worker.seen_at)
+            )
         for what in ("disk", "memory"):
             used, total = worker.facts.get(f"{what}_used"), worker.facts.get(f"{what}_total")
             if used and total and used / total > _NEAR_FULL:
                 message = f"the {what} of the {worker.kind} {worker.name} is {used / total:.0%} full"
-                found.append(_wrong(what, message, worker.seen_at))
+                found.append(_problem(what, message, worker.seen_at))
     return found
 
 
-def _wrong(kind: Any, message: str, at: datetime | None = None, object_id: UUID | None = None) -> AttentionOut:
+def _problem(kind: Any, message: str, at: datetime | None = None, object_id: UUID | None = None) -> AttentionOut:
     return AttentionOut(kind=kind, message=message, at=at, object_id=object_id)
 
 
@@ -129,13 +131,15 @@ async def _failed_jobs(session: AsyncSession, who: Caller) -> list[AttentionOut]
         .limit(_SHOWN)
     )
     return [
-        _wrong("job_failed", f"learning {row.name} v{row.version} failed: {row.error_detail}", row.finished_at, row.id)
+        _problem(
+            "job_failed", f"training {row.name} v{row.version} failed: {row.error_detail}", row.finished_at, row.id
+        )
         for row in rows
     ]
 
 
 async def _others_failed_jobs(session: AsyncSession, who: Caller) -> list[AttentionOut]:
-    """Their causes alone: an operator runs the machines and sees nobody's concepts."""
+    """Return only the causes: an operator does not see the concepts of other owners."""
     rows = await session.execute(
         select(Job.error_code, func.count())
         .where(Job.owner_id != who.owner_id, Job.state == JobState.failed, Job.finished_at > func.now() - _DAY)
@@ -143,7 +147,7 @@ async def _others_failed_jobs(session: AsyncSession, who: Caller) -> list[Attent
         .order_by(func.count().desc())
     )
     causes = ", ".join(f"{code} {count}" for code, count in rows)
-    return [_wrong("others_failed", f"jobs of other owners failed in the last 24 hours: {causes}")] if causes else []
+    return [_problem("others_failed", f"jobs of other owners failed in the last 24 hours: {causes}")] if causes else []
 
 
 async def _failing_webhooks(session: AsyncSession, who: Caller) -> list[AttentionOut]:
@@ -160,8 +164,8 @@ async def _failing_webhooks(session: AsyncSession, who: Caller) -> list[Attentio
     )
     found = []
     for row in rows:
-        trouble = "wants no more messages (410 Gone)" if row.disabled_at else f"has not taken {row.messages} messages"
-        found.append(_wrong("webhook_failing", f"the webhook {row.url} {trouble}", row.disabled_at, row.id))
+        trouble = "answered 410 Gone and is disabled" if row.disabled_at else f"did not accept {row.messages} messages"
+        found.append(_problem("webhook_failing", f"the webhook {row.url} {trouble}", row.disabled_at, row.id))
     return found
 
 
@@ -190,11 +194,11 @@ async def _generate(session: AsyncSession, who: Caller) -> GenerateFigures:
         else:
             codes[row.outcome] += row.count
             errors[hour] += row.count
-    failed, drawn = codes.total(), all_times.total()
+    failed, succeeded = codes.total(), all_times.total()
     return GenerateFigures(
-        requests=drawn + failed,
+        requests=succeeded + failed,
         errors=failed,
-        error_rate=failed / (drawn + failed) if drawn + failed else None,
+        error_rate=failed / (succeeded + failed) if succeeded + failed else None,
         p50_ms=quantile(all_times, 0.5),
         p95_ms=quantile(all_times, 0.95),
         codes=dict(codes),

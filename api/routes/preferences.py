@@ -1,4 +1,4 @@
-"""Preference tests: two pictures of one prompt and seed, a blind choice, how often each side was liked better."""
+"""Preference tests: blind votes between two images of the same prompt and seed, and their counts."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ router = APIRouter(tags=["preferences"])
 UNTOUCHED = 0
 _Z95 = 1.959964
 
-Version = Annotated[int, Field(ge=0, description="of the concept; 0 is the untouched student")]
+Version = Annotated[int, Field(ge=0, description="version of the concept; 0 is the untouched student")]
 
 
 class VoteIn(In):
@@ -33,7 +33,7 @@ class VoteIn(In):
 
     preferred: Version
     other: Version
-    tie: bool = Field(False, description="neither was better; `preferred` and `other` in any order")
+    tie: bool = Field(False, description="neither was better; then `preferred` and `other` may be in any order")
     prompt: Prompt
     seed: int = Field(ge=0, le=MAX_SEED)
 
@@ -47,11 +47,11 @@ class VoteIn(In):
 class PairOut(Out):
     first_version: Version
     second_version: Version
-    first: int = Field(description="votes for the first")
+    first: int = Field(description="votes for the first version")
     second: int
     neither: int
-    first_share: float | None = Field(description="of the votes that chose")
-    interval: tuple[float, float] | None = Field(description="of `first_share`, 95 %, by Wilson")
+    first_share: float | None = Field(description="share of the first version in the votes for either")
+    interval: tuple[float, float] | None = Field(description="95 % Wilson interval of `first_share`")
 
 
 class PreferenceOut(Out):
@@ -60,11 +60,11 @@ class PreferenceOut(Out):
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): sensible for few trials and for shares near 0 and 1."""
+    """Return the 95 % interval of a share (Wilson 1927), valid for few trials and shares near 0 and 1."""
     share, z2 = successes / trials, _Z95**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 async def _require_own(session: AsyncSession, who: Caller, concept_id: UUID) -> None:
@@ -75,7 +75,7 @@ async def _require_own(session: AsyncSession, who: Caller, concept_id: UUID) -> 
 
 @router.post("/concepts/{concept_id}/preferences", status_code=201, response_model=PreferenceOut)
 async def vote(concept_id: UUID, asked: VoteIn, who: Generator, session: SessionDep) -> PreferenceOut:
-    """Which of two pictures was liked better; answers with the counts so far."""
+    """Vote for the better of two images. Returns the counts so far."""
     await _require_own(session, who, concept_id)
     first, second = sorted((asked.preferred, asked.other))
     chosen = "neither" if asked.tie else "first" if asked.preferred == first else "second"
@@ -95,7 +95,7 @@ async def vote(concept_id: UUID, asked: VoteIn, who: Generator, session: Session
 
 @router.get("/concepts/{concept_id}/preferences", response_model=PreferenceOut)
 async def read_preferences(concept_id: UUID, who: Reader, session: SessionDep) -> PreferenceOut:
-    """How often each version was liked better than another, with the interval that so few votes leave."""
+    """Read how often each version was preferred to another, with confidence intervals."""
     await _require_own(session, who, concept_id)
     return await _counted(session, concept_id)
 

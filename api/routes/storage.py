@@ -1,4 +1,4 @@
-"""How much the object store holds, and of what."""
+"""The object store's contents by kind, and what retention removes next."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -44,41 +44,41 @@ OutdatedClass = Literal["images", "references", "failed_uploads", "events"]
 
 class OutdatedOut(Out):
     kind: OutdatedClass
-    keep_days: int | None = Field(description="how long it is kept; null is until erased")
-    count: int = Field(description="photos, pictures or events that would go")
-    size: int = Field(description="bytes: of files, of events in the database")
+    keep_days: int | None = Field(description="retention time; null keeps it until it is erased")
+    count: int = Field(description="photos, images or events to remove")
+    size: int = Field(description="bytes of the files, or of the rows of events")
 
 
 class RetentionOut(Out):
     next_at: datetime = Field(description="when the next sweep is due")
-    outdated: list[OutdatedOut] = Field(description="what it would remove, if nothing happens until then")
+    outdated: list[OutdatedOut] = Field(description="what it would remove if nothing changes until then")
     last_at: datetime | None = Field(description="when the last sweep ended")
-    last_removed: dict[OutdatedClass, int] | None = Field(description="and how much of each class it removed")
+    last_removed: dict[OutdatedClass, int] | None = Field(description="how much of each class it removed")
 
 
 def require_operator(who: Caller) -> None:
     if not who.operates:
         raise Forbidden(
-            f"this is for admin keys of the owner {keys.ADMIN_OWNER!r}; use one of those", "foreign_owner"
+            f"this needs an admin key of the owner {keys.ADMIN_OWNER!r}", "foreign_owner"
         )  # fmt: skip
 
 
 @router.get("/storage", response_model=StorageOut)
 async def read_storage(services: ServicesDep, who: Admin) -> StorageOut:
-    """Objects and bytes of each kind, counted in the store itself: a second for each hundred thousand objects or so."""
+    """Count objects and bytes by kind in the store itself. Takes about a second per hundred thousand objects."""
     require_operator(who)
     return await run_in_threadpool(_count, services.storage)
 
 
 @router.get("/storage/retention", response_model=RetentionOut)
 async def preview_retention(services: ServicesDep, who: Admin, session: SessionDep) -> RetentionOut:
-    """What the next nightly sweep would remove, without removing it; and what the last one did."""
+    """Read what the next nightly sweep would remove, and what the last one removed."""
     require_operator(who)
     settings = services.settings
     due = await session.run_sync(retention.next_sweep)
     cutoffs = retention.Cutoffs.at(due, settings)
     amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, {}))
-    if amounts["references"].count or amounts["failed_uploads"].count:  # whose sizes the store alone knows
+    if amounts["references"].count or amounts["failed_uploads"].count:  # only the store knows their sizes
         sizes = await run_in_threadpool(retention.sizes_of_references, services.storage)
         amounts = await session.run_sync(lambda db: retention.preview(cutoffs, db, sizes))
     last = await session.run_sync(retention.last_sweep)

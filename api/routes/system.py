@@ -1,4 +1,4 @@
-"""What this installation is made of, and whether its parts answer."""
+"""Versions, settings and checks of this installation."""
 
 import platform
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from api.auth import Admin, Reader
 from api.domain import audit
 from api.domain.tables import Heartbeat, RetentionSweep
 from api.routes import health
-from api.routes.overview import SILENT
+from api.routes.overview import HEARTBEAT_TIMEOUT
 from api.routes.storage import require_operator
 from api.schemas import Out
 from api.services import Services, ServicesDep, SessionDep
@@ -24,15 +24,15 @@ router = APIRouter(tags=["system"])
 _PACKAGES = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "psycopg", "celery", "boto3", "pillow", "pydantic")
 _HIDDEN = "set, not shown"
 _ADDRESSES = ("database_url", "redis_url")
-"""They may hold a password."""
+"""Settings whose URL may contain a password."""
 
 
 class BaseOut(Out):
     name: str
-    resolution: int = Field(description="side of a picture in pixels")
-    nouns: list[str] | None = Field(description="the class nouns it knows; null when any will do")
-    words: list[str] | None = Field(description="the words it knows in prompts; null when any will do")
-    presets: dict[str, dict[str, Any]] = Field(description="every setting of each preset, as it is on this base")
+    resolution: int = Field(description="side of an image in pixels")
+    nouns: list[str] | None = Field(description="the class nouns that it knows; null if it knows all")
+    words: list[str] | None = Field(description="the words that it knows in prompts; null if it knows all")
+    presets: dict[str, dict[str, Any]] = Field(description="every setting of each preset on this base")
 
 
 class CheckOut(Out):
@@ -46,8 +46,8 @@ class SystemOut(Out):
     python: str
     packages: dict[str, str]
     database_version: str
-    revision: str = Field(description="of the database's tables")
-    settings: dict[str, Any] = Field(description="secrets and addresses that may hold one are not shown")
+    revision: str = Field(description="migration of the database's tables")
+    settings: dict[str, Any] = Field(description="secrets, and addresses that may contain one, are not shown")
     checks: list[CheckOut]
 
 
@@ -58,7 +58,7 @@ class AuditVerification(Out):
 
 @router.get("/base", response_model=BaseOut)
 async def read_base(services: ServicesDep, who: Reader, session: SessionDep) -> BaseOut:
-    """The base that concepts are learned on here: how large it draws, which words it knows."""
+    """Read the base of this installation: its image size, words and presets."""
     base = await served_base(session, services.settings.base)
     return BaseOut(
         name=base.name, resolution=base.resolution, nouns=base.nouns, words=base.words, presets=base.presets or {}
@@ -67,7 +67,7 @@ async def read_base(services: ServicesDep, who: Reader, session: SessionDep) -> 
 
 @router.get("/system", response_model=SystemOut)
 async def read_system(request: Request, services: ServicesDep, who: Admin, session: SessionDep) -> SystemOut:
-    """Versions, the database's revision, settings without their secrets, and whether each part answers."""
+    """Read versions, the database's revision, settings without secrets, and whether each part answers."""
     require_operator(who)
     return SystemOut(
         version=request.app.version,
@@ -76,32 +76,34 @@ async def read_system(request: Request, services: ServicesDep, who: Admin, sessi
         database_version=str(await session.scalar(text("SHOW server_version"))),
         revision=str(await session.scalar(text("SELECT version_num FROM alembic_version"))),
         settings={name: _shown(name, value) for name, value in services.settings.model_dump(mode="python").items()},
-        checks=await _examined(services, session),
+        checks=await _run_checks(services, session),
     )
 
 
 _REMEDIES = {
-    "storage": "the object store does not answer: nothing is learned or downloaded; see OPAD_S3_ENDPOINT and its log",
-    "database": "the database does not answer in three seconds; see its log",
-    "engine": "no engine answers: nothing is drawn; see OPAD_ENGINE_URLS and the engines' logs",
-    "broker": "the broker does not answer: trainings begin some seconds later, nobody's requests are counted",
-    "trainer": "no trainer was heard of lately: jobs wait; start `python -m worker.host`",
-    "reconciler": "it swept nothing for two nights: lost jobs are not found again; start `python -m worker.reconcile`",
+    "storage": "the object store does not answer: trainings and downloads fail; see OPAD_S3_ENDPOINT and its log",
+    "database": "the database does not answer within three seconds; see its log",
+    "engine": "no engine answers: no images are generated; see OPAD_ENGINE_URLS and the logs",
+    "broker": "the broker does not answer: trainings start later and rate limits are off; see OPAD_REDIS_URL",
+    "trainer": "no trainer sent a heartbeat recently: jobs wait; start `python -m worker.host`",
+    "reconciler": "it has not run for two nights: lost jobs stay lost; start `python -m worker.reconcile`",
 }
-"""What does not work without a part, and what to do."""
+"""What fails without each part, and what to do."""
 
 
-async def _examined(services: Services, session: AsyncSession) -> list[CheckOut]:
-    """What the api can see of what `opad doctor` looks at."""
-    trainers = select(Heartbeat.name).where(Heartbeat.kind == "trainer", Heartbeat.seen_at > func.now() - SILENT)
-    lately = select(RetentionSweep.day).where(RetentionSweep.day >= func.current_date() - 2)
+async def _run_checks(services: Services, session: AsyncSession) -> list[CheckOut]:
+    """Run those checks of `opad doctor` that the api can run."""
+    trainers = select(Heartbeat.name).where(
+        Heartbeat.kind == "trainer", Heartbeat.seen_at > func.now() - HEARTBEAT_TIMEOUT
+    )
+    recent = select(RetentionSweep.day).where(RetentionSweep.day >= func.current_date() - 2)
     found = {
         **await health.answering_parts(services),
         "broker": await services.limiter.answers(),
         "trainer": await session.scalar(trainers.limit(1)) is not None,
-        "reconciler": await session.scalar(lately.limit(1)) is not None,
+        "reconciler": await session.scalar(recent.limit(1)) is not None,
     }
-    return [CheckOut(name=name, ok=fine, message="works" if fine else _REMEDIES[name]) for name, fine in found.items()]
+    return [CheckOut(name=name, ok=fine, message="ok" if fine else _REMEDIES[name]) for name, fine in found.items()]
 
 
 def _shown(name: str, value: Any) -> Any:
@@ -114,7 +116,7 @@ def _shown(name: str, value: Any) -> Any:
 
 @router.get("/audit/verify", response_model=AuditVerification)
 async def verify_audit(who: Admin, session: SessionDep) -> AuditVerification:
-    """Whether every row of the audit log is as it was written and none is missing between."""
+    """Check that every row of the audit log is unchanged and none is missing."""
     require_operator(who)
     found = await session.run_sync(audit.verify)
     return AuditVerification(intact=found.intact, message=found.message)

@@ -1,4 +1,4 @@
-"""Webhooks: be told when a job ends, instead of asking."""
+"""Webhooks: get a message when a job ends."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
@@ -21,7 +21,7 @@ from api.services import ServicesDep, SessionDep
 router = APIRouter(tags=["webhooks"])
 
 MOST = 20
-"""Webhooks of one owner: each makes every end of a job one more message."""
+"""Webhooks of one owner: each adds a message to every end of a job."""
 _DAY = 24 * 3600
 _EXAMPLE: dict[str, Any] = {
     "id": "0198c0de-7e57-7000-8000-00000000000b",
@@ -40,14 +40,16 @@ class WebhookIn(In):
         json_schema_extra={"examples": [{"url": "https://example.org/opad", "events": ["job.succeeded", "job.failed"]}]}
     )
 
-    url: str = Field(max_length=2000, description="https; called by POST, redirects are not followed")
+    url: str = Field(
+        max_length=2000, description="an https URL; messages are sent by POST, and redirects are not followed"
+    )
     events: list[Event] = Field(min_length=1, default_factory=lambda: list(_ALL))
 
 
 class SecretRotation(In):
     model_config = ConfigDict(json_schema_extra={"examples": [{"grace_seconds": 3600}]})
 
-    grace_seconds: int = Field(_DAY, ge=0, le=7 * _DAY, description="for which messages carry both signatures")
+    grace_seconds: int = Field(_DAY, ge=0, le=7 * _DAY, description="how long messages carry both signatures")
 
 
 class WebhookOut(Out):
@@ -71,7 +73,7 @@ class WebhookMade(WebhookOut):
         }
     )
 
-    secret: str = Field(description="to verify messages with (standardwebhooks.com), shown this once")
+    secret: str = Field(description="the secret to verify messages with (standardwebhooks.com), shown only once")
 
     @classmethod
     def of_new(cls, webhook: Webhook) -> Self:
@@ -111,11 +113,11 @@ class DeliveryOut(Out):
     )
 
     id: UUID
-    message_id: str = Field(description="the header webhook-id: the same at every try, so that you can drop doubles")
+    message_id: str = Field(description="the header webhook-id, the same at every try: use it to drop duplicates")
     event: str
     payload: dict[str, Any]
     state: Literal["pending", "delivered", "failed"]
-    log: list[dict[str, Any]] = Field(description="every try: at, status or error, milliseconds")
+    log: list[dict[str, Any]] = Field(description="every try: time, status or error, milliseconds")
     next_try_at: datetime | None
     created_at: datetime
 
@@ -135,7 +137,7 @@ class DeliveryOut(Out):
 
 class DeliveryPage(Out):
     items: list[DeliveryOut]
-    next: int | None = Field(description="pass as `cursor` to get the following page; null on the last")
+    next: int | None = Field(description="pass it as `cursor` to get the next page; null on the last page")
 
 
 def _fields(webhook: Webhook) -> dict[str, Any]:
@@ -160,7 +162,7 @@ async def create_webhook(
     session: SessionDep,
     trail: TrailDep,
 ) -> WebhookMade:
-    """Have the ends of your jobs posted to a URL, signed by Standard Webhooks; the secret is in this answer alone."""
+    """Create a webhook: signed messages (Standard Webhooks) when your jobs end. Only this answer has the secret."""
     private_allowed = services.settings.webhooks_to_private_addresses
     parts = webhook_address.split(asked.url, private_allowed=private_allowed)
     await run_in_threadpool(
@@ -169,7 +171,7 @@ async def create_webhook(
     await session.execute(select(Owner.id).where(Owner.id == who.owner_id).with_for_update(key_share=True))
     have = await session.scalar(select(func.count()).select_from(Webhook).where(Webhook.owner_id == who.owner_id))
     if have is not None and have >= MOST:
-        raise Conflict(f"you have {have} webhooks, which is the most there can be; delete one", "webhook_quota")
+        raise Conflict(f"you have {have} webhooks, the maximum; delete one", "webhook_quota")
     webhook = Webhook(
         owner_id=who.owner_id,
         url=asked.url,
@@ -186,7 +188,7 @@ async def create_webhook(
 
 @router.get("/webhooks", response_model=WebhookList)
 async def list_webhooks(who: Reader, session: SessionDep) -> WebhookList:
-    """Your webhooks, newest first; their secrets are never shown again."""
+    """List your webhooks, newest first, without their secrets."""
     found = await session.scalars(
         select(Webhook).where(Webhook.owner_id == who.owner_id).order_by(Webhook.id.desc())
     )  # fmt: skip
@@ -195,13 +197,13 @@ async def list_webhooks(who: Reader, session: SessionDep) -> WebhookList:
 
 @router.get("/webhooks/{webhook_id}", response_model=WebhookOut)
 async def read_webhook(webhook_id: UUID, who: Reader, session: SessionDep) -> WebhookOut:
-    """One webhook, without its secret."""
+    """Read one webhook, without its secret."""
     return WebhookOut.of(await _find(session, who, webhook_id))
 
 
 @router.delete("/webhooks/{webhook_id}", status_code=204)
 async def delete_webhook(webhook_id: UUID, who: Trainer, session: SessionDep, trail: TrailDep) -> None:
-    """Delete a webhook with its log; what has not arrived is not sent any more."""
+    """Delete a webhook with its log. Pending messages are not sent."""
     webhook = await _find(session, who, webhook_id, lock=True)
     await session.execute(delete(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook_id))
     await session.delete(webhook)
@@ -213,7 +215,7 @@ async def delete_webhook(webhook_id: UUID, who: Trainer, session: SessionDep, tr
 async def rotate_webhook_secret(
     webhook_id: UUID, asked: SecretRotation, response: Response, who: Trainer, session: SessionDep, trail: TrailDep
 ) -> WebhookMade:
-    """Give a webhook a new secret; for `grace_seconds` messages are signed with the old one too."""
+    """Give a webhook a new secret. For `grace_seconds` messages are signed with the old one too."""
     webhook = await _find(session, who, webhook_id, lock=True)
     webhook.previous_secret = webhook.secret if asked.grace_seconds else None
     webhook.previous_until = await session.scalar(select(func.now() + timedelta(seconds=asked.grace_seconds)))
@@ -227,7 +229,7 @@ async def rotate_webhook_secret(
 
 @router.post("/webhooks/{webhook_id}/ping", status_code=202, response_model=DeliveryOut)
 async def ping_webhook(webhook_id: UUID, who: Trainer, session: SessionDep) -> DeliveryOut:
-    """Send a message of type `webhook.ping`; the webhook's deliveries tell how it went."""
+    """Send a message of type `webhook.ping`. The webhook's deliveries show the result."""
     webhook = await _find(session, who, webhook_id, lock=True)
     _refuse_disabled(webhook)
     now: datetime = (await session.execute(select(func.now()))).scalar_one()
@@ -247,7 +249,7 @@ async def list_deliveries(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: int | None = None,
 ) -> DeliveryPage:
-    """The messages of the last 30 days, newest first, each with every try."""
+    """List the messages of the last 30 days, newest first, each with its tries."""
     await _find(session, who, webhook_id)
     query = (
         select(WebhookDelivery)
@@ -264,7 +266,7 @@ async def list_deliveries(
 
 @router.post("/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, response_model=DeliveryOut)
 async def redeliver(webhook_id: UUID, delivery_id: UUID, who: Trainer, session: SessionDep) -> DeliveryOut:
-    """Send a message again, under its old id, in a new round of tries."""
+    """Send a message again with the same id, in a new round of tries."""
     webhook = await _find(session, who, webhook_id, lock=True)
     _refuse_disabled(webhook)
     delivery = await session.scalar(
@@ -283,7 +285,7 @@ async def redeliver(webhook_id: UUID, delivery_id: UUID, who: Trainer, session: 
 def _refuse_disabled(webhook: Webhook) -> None:
     if webhook.disabled_at is not None:
         raise Conflict(
-            f"the receiver answered 410 Gone at {webhook.disabled_at:%Y-%m-%d %H:%M} UTC and hears no more; "
-            "delete this webhook and create another",
+            f"this webhook is disabled: its receiver answered 410 Gone at {webhook.disabled_at:%Y-%m-%d %H:%M} UTC; "
+            "delete it and create another",
             "webhook_disabled",
         )

@@ -1,4 +1,4 @@
-"""Images that are kept"""
+"""Stored images"""
 
 from collections.abc import Sequence
 

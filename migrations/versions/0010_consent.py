@@ -1,4 +1,4 @@
-"""Who consented to what, for each concept"""
+"""The consent of each concept"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Scores of the image check; audit rows of what concerns no owner's thing"""
+"""Scores of the image check; audit rows without an owner"""
 
 from collections.abc import Sequence
 
@@ -19,6 +19,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """The audit log's columns stay as they are: a row without an owner can neither be changed nor deleted."""
+    """The audit log's columns stay nullable, because a row without an owner cannot be changed or deleted."""
     for table in ("reference", "image"):
         op.drop_column(table, "check_score")

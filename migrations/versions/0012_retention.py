@@ -1,4 +1,4 @@
-"""The nightly sweeps of what is kept no longer"""
+"""The nightly retention sweeps"""
 
 from collections.abc import Sequence
 

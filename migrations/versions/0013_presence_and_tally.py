@@ -1,4 +1,4 @@
-"""Who is alive, and how fast pictures were drawn"""
+"""Heartbeats of processes, and counts of generate requests (renamed by 0017)"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Votes between two ways to draw a concept"""
+"""Preference votes"""
 
 from collections.abc import Sequence
 

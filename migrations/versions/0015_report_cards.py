@@ -1,4 +1,4 @@
-"""A version's report card"""
+"""The report card of a version"""
 
 from collections.abc import Sequence
 

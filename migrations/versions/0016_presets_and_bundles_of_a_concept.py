@@ -1,4 +1,4 @@
-"""What a base makes of the presets; bundles found by their concept"""
+"""The presets of a base; an index of bundles by concept"""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""The names of the field: heartbeats, histograms, references, and the method's settings
+"""Standard terms for tables, retention classes and the method's settings
 
-Audit rows keep the words they were written with: the log is sealed, and no row of it can change.
+Rows of the audit log keep their old words: the log is append-only and hashed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def downgrade() -> None:
 
 
 def _rename_keys(retention_classes: Mapping[str, str], config_fields: Mapping[str, str]) -> None:
-    """In every column that stores JSON under these names: sweeps, overrides of jobs, presets of bases."""
+    """Rename the keys in every JSON column that has them: removed counts, jobs' overrides, bases' presets."""
     op.execute(f"UPDATE retention_sweep SET removed = {_renamed('removed', retention_classes)} WHERE removed <> '{{}}'")
     op.execute(f"UPDATE job SET overrides = {_renamed('overrides', config_fields)} WHERE overrides <> '{{}}'")
     preset = _renamed("preset.value", config_fields)

@@ -25,7 +25,7 @@ WORDS = ["a", "photo", "of", "on", "the", "beach"]
 
 @pytest.fixture
 def api_settings(settings: Settings) -> Settings:
-    """A small upload limit, so that passing it is quick."""
+    """Settings with a small upload limit, so that a test exceeds it quickly."""
     return settings.model_copy(update={"max_upload_mb": 1})
 
 
@@ -36,7 +36,7 @@ def sessions(settings: Settings) -> Sessions:
 
 @pytest.fixture
 def new_key(sessions: Sessions) -> Callable[..., str]:
-    """Make a key: of the owner with this name, with these scopes and columns."""
+    """Create a key for the owner with this name, with these scopes and columns."""
 
     def make(owner_name: str = "alice", scopes: tuple[str, ...] = ("admin",), **columns: Any) -> str:
         key = keys.mint()
@@ -54,14 +54,14 @@ def new_key(sessions: Sessions) -> Callable[..., str]:
 
 @pytest.fixture
 def base(sessions: Sessions) -> None:
-    """What an engine announces when it starts."""
+    """Add the row that an engine announces when it starts."""
     with sessions.begin() as db:
         db.add(ServedBase(name="nano", resolution=64, nouns=NOUNS, words=WORDS, manifest_sha256="0" * 64))
 
 
 @pytest.fixture
 def anonymous(api_settings: Settings) -> Iterator[TestClient]:
-    address = (str(uuid4()), 50_000)  # sign-ins are counted for each address, and the tests share the counters
+    address = (str(uuid4()), 50_000)  # sign-ins are counted per address, and the tests share the counters
     with TestClient(
         create_app(api_settings), base_url="http://localhost", follow_redirects=False, client=address
     ) as client:
@@ -70,14 +70,14 @@ def anonymous(api_settings: Settings) -> Iterator[TestClient]:
 
 @pytest.fixture
 def client(anonymous: TestClient, new_key: Callable[..., str], base: None) -> TestClient:
-    """Signed as alice, who may do everything."""
+    """A client with a key of alice, who has every scope."""
     anonymous.headers["Authorization"] = f"Bearer {new_key()}"
     return anonymous
 
 
 @pytest.fixture
 def server(api_settings: Settings) -> Iterator[uvicorn.Server]:
-    """A real one over the same database: for answers that take their time, and for other clients."""
+    """A real server over the same database, for streams and for other HTTP clients."""
     server = make_server(api_settings.model_copy(update={"port": 0}))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -112,7 +112,7 @@ def upload(client: TestClient) -> Callable[..., Any]:
 
 @pytest.fixture
 def concept(upload: Callable[..., Any]) -> dict[str, Any]:
-    """An accepted concept of alice, its job queued."""
+    """A concept of alice whose job is queued."""
     answer = upload(reference(1), reference(2), reference(3))
     assert answer.status_code == 202, answer.text
     return answer.json()["concept"]
@@ -120,7 +120,7 @@ def concept(upload: Callable[..., Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def stored(settings: Settings, sessions: Sessions) -> Callable[[], dict[str, int]]:
-    """How much there is, in every place where an upload leaves something."""
+    """Count what uploads leave in every table and in the store."""
     client = boto3.client(
         "s3",
         endpoint_url=settings.s3_endpoint,
@@ -143,7 +143,7 @@ def stored(settings: Settings, sessions: Sessions) -> Callable[[], dict[str, int
 
 @pytest.fixture
 def set_job(sessions: Sessions) -> Callable[..., None]:
-    """Put a job where a worker would have put it."""
+    """Set columns of a job, as a worker would."""
 
     def put(job_id: str, **columns: Any) -> None:
         with sessions.begin() as db:

@@ -1,4 +1,4 @@
-"""Uploads for the tests: good photos, and every bad one that has been thought of."""
+"""Reference images for the tests, good and bad."""
 
 import io
 import struct
@@ -8,10 +8,10 @@ from PIL import Image
 
 
 def reference(number: int, *, side: int = 64, file_format: str = "JPEG", **options: object) -> bytes:
-    """A picture of its own for each number."""
+    """Return a different image for each number."""
     image = Image.linear_gradient("L").resize((side, side)).rotate(37 * number)
-    picture = Image.merge("RGB", (image, image.rotate(90), image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)))
-    return encoded(picture, file_format, **options)
+    colored = Image.merge("RGB", (image, image.rotate(90), image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)))
+    return encoded(colored, file_format, **options)
 
 
 def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
@@ -21,7 +21,7 @@ def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
 
 
 def animated(file_format: str) -> bytes:
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "green", "blue")]
     return encoded(frames[0], file_format, save_all=True, append_images=frames[1:])
 
 

@@ -1,4 +1,4 @@
-"""What holds for the service as a whole."""
+"""The service as a whole."""
 
 import re
 import subprocess

@@ -20,7 +20,7 @@ def actions(client: TestClient, **query: Any) -> list[tuple[str, str, str]]:
 
 
 def rewrite(sessions: Sessions, statement: str) -> None:
-    """As somebody with every right on the database would."""
+    """Change rows as a database superuser would."""
     with sessions.begin() as db:
         db.execute(text("ALTER TABLE audit_event DISABLE TRIGGER append_only"))
         db.execute(text(statement))
@@ -38,7 +38,7 @@ def three_rows(client: TestClient) -> None:
         assert client.post("/v1/keys", json={"name": name, "scopes": ["read"]}).status_code == 201
 
 
-def test_what_was_done_is_on_record_with_the_request_that_did_it(
+def test_an_action_is_recorded_with_its_request(
     client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]
 ) -> None:
     job_id = concept["jobs"][0]["id"]
@@ -91,7 +91,7 @@ def test_an_owner_sees_what_was_done_to_theirs_and_the_operator_all(
     assert client.get("/v1/audit", headers=bearer(new_key(scopes=("read",)))).status_code == 403
 
 
-def test_it_comes_in_pages(client: TestClient, three_rows: None) -> None:
+def test_the_log_is_paginated(client: TestClient, three_rows: None) -> None:
     first = client.get("/v1/audit", params={"limit": 2}).json()
     rest = client.get("/v1/audit", params={"limit": 2, "cursor": first["next"]}).json()
     assert [item["number"] for item in first["items"] + rest["items"]] == [3, 2, 1]
@@ -114,7 +114,10 @@ def test_the_database_refuses_to_change_a_row(three_rows: None, sessions: Sessio
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("UPDATE audit_event SET outcome = 'x' WHERE number = 2", "row 2 of the audit log (key.create) is not as"),
+        (
+            "UPDATE audit_event SET outcome = 'x' WHERE number = 2",
+            "row 2 of the audit log (key.create) has been changed",
+        ),
         ("UPDATE audit_event SET at = at - interval '1 second' WHERE number = 1", "row 1 of the audit log"),
         ("UPDATE audit_event SET api_key_id = NULL WHERE number = 3", "row 3 of the audit log"),
         ("UPDATE audit_event SET hash = sha256('x') WHERE number = 2", "row 2 of the audit log"),
@@ -129,7 +132,7 @@ def test_the_first_broken_row_is_named(three_rows: None, sessions: Sessions, sta
     assert found.message.startswith(message)
 
 
-def test_a_cut_end_is_found_by_what_an_earlier_verify_told(three_rows: None, sessions: Sessions) -> None:
+def test_a_cut_end_is_found_by_the_mark_of_an_earlier_verify(three_rows: None, sessions: Sessions) -> None:
     mark = audit.parse_mark(verdict(sessions).message.rpartition(" ")[2])
     assert verdict(sessions, contains=mark).intact
     rewrite(sessions, "DELETE FROM audit_event WHERE number = 3")

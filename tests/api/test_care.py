@@ -1,4 +1,4 @@
-"""What an installation refuses to learn or draw; the drawing side is in engine/test_image_check.py."""
+"""Denied words and the check of uploads. engine/test_image_check.py tests generated images."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ NOTHING = {"concept": 0, "job": 0, "reference": 0, "objects": 0}
 def careful(
     settings: Settings, tmp_path: Path, new_key: Callable[..., str], base: None
 ) -> Iterator[Callable[..., TestClient]]:
-    """A service with other settings, signed as alice."""
+    """Start a service with other settings, with a client of alice."""
     opened: list[TestClient] = []
 
     def start(**changed: Any) -> TestClient:
@@ -59,14 +59,14 @@ def test_a_denied_prompt_is_refused_in_words_that_do_not_repeat_it(
         assert answer.status_code == 422
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["code"] == "prompt_refused"
-        assert "word it differently" in answer.json()["detail"]
+        assert "use other words" in answer.json()["detail"]
         assert "gore" not in answer.text.lower()
     openai = client.post("/v1/images/generations", json={"model": "concept:my mug", "prompt": "gore and <concept>"})
     assert openai.json()["error"]["code"] == "prompt_refused"
     assert [action for action, _, _ in actions(client)] == ["prompt.refuse"] * 3
 
 
-def test_a_denied_class_noun_is_not_learned(
+def test_a_denied_class_noun_is_not_trained(
     careful: Callable[..., TestClient], denied: Path, stored: Callable[[], dict[str, int]]
 ) -> None:
     answer = post_photos(careful(denied_words=denied), class_noun="robot")
@@ -84,7 +84,7 @@ def test_a_list_that_is_missing_stops_the_start(settings: Settings, tmp_path: Pa
 def test_photos_over_the_limit_are_refused_by_name(
     careful: Callable[..., TestClient], stored: Callable[[], dict[str, int]]
 ) -> None:
-    """With a limit of 0 the real classifier finds every picture unfit."""
+    """With a limit of 0 the real classifier finds every image unfit."""
     client = careful(image_check="refuse", image_check_limit=0.0)
 
     answer = post_photos(client)
@@ -95,7 +95,7 @@ def test_photos_over_the_limit_are_refused_by_name(
     assert [(action, outcome) for action, _, outcome in actions(client)] == [("image.refuse", "reference_refused")]
 
 
-def test_flagged_photos_are_taken_and_noted(careful: Callable[..., TestClient]) -> None:
+def test_flagged_photos_are_accepted_and_recorded(careful: Callable[..., TestClient]) -> None:
     client = careful(image_check="flag", image_check_limit=0.0)
 
     answer = post_photos(client)

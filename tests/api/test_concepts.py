@@ -1,4 +1,4 @@
-"""What becomes of good uploads; the refused ones are in test_uploads.py."""
+"""Accepted uploads. tests/security has the refused ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -103,9 +103,7 @@ def test_a_class_noun_is_read_without_regard_to_case_and_spaces(upload: Callable
     )
 
 
-def test_without_an_announced_base_the_answer_is_to_come_back(
-    anonymous: TestClient, new_key: Callable[..., str]
-) -> None:
+def test_without_an_announced_base_the_answer_is_503(anonymous: TestClient, new_key: Callable[..., str]) -> None:
     files = [("images", ("a.jpg", reference(n))) for n in range(3)]
     answer = anonymous.post(
         "/v1/concepts",

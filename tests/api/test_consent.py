@@ -1,4 +1,4 @@
-"""Whose word it is that the pictures may be used."""
+"""The consent that a concept needs."""
 
 from collections.abc import Callable
 from typing import Any

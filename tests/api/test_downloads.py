@@ -1,4 +1,4 @@
-"""Links to a learned version's files, followed as a client follows them: without a key."""
+"""Links to the files of a trained version, followed without a key."""
 
 import hashlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ANY_LAYOUT = ("opad", "diffusers", "kohya", "textual_inversion")
 
 @pytest.fixture
 def files(concept: dict[str, Any], sessions: Sessions, settings: Settings) -> dict[str, bytes]:
-    """By layout, what a trainer left of the concept's first version."""
+    """The files that a trainer stored for the concept's first version, by layout."""
     contents = {layout: f"{layout} of {concept['id']}".encode() for layout in ANY_LAYOUT}
     storage, exports, job_id = Storage(settings), [], UUID(concept["jobs"][0]["id"])
     for layout, data in contents.items():
@@ -45,7 +45,7 @@ def bundle_path(concept: dict[str, Any], layout: str | None = None, *, version: 
 
 
 @pytest.mark.parametrize("layout", ANY_LAYOUT)
-def test_a_link_hands_out_the_file_to_who_has_no_key(
+def test_a_link_returns_the_file_without_a_key(
     client: TestClient, concept: dict[str, Any], files: dict[str, bytes], layout: str
 ) -> None:
     download = client.get(bundle_path(concept, layout)).json()
@@ -67,7 +67,7 @@ def test_without_a_layout_it_is_the_bundle(
     assert client.get(bundle_path(concept)).json()["layout"] == "opad"
 
 
-def test_a_changed_link_hands_out_nothing(client: TestClient, concept: dict[str, Any], files: dict[str, bytes]) -> None:
+def test_a_changed_link_returns_nothing(client: TestClient, concept: dict[str, Any], files: dict[str, bytes]) -> None:
     url = client.get(bundle_path(concept, "kohya")).json()["url"]
     assert httpx.get(url.replace("X-Amz-Expires=900", "X-Amz-Expires=9000"), trust_env=False).status_code == 403
 
@@ -85,7 +85,7 @@ def test_links_carry_and_are_signed_for_the_address_that_clients_reach(
 
 
 @pytest.mark.parametrize(("state", "code"), [("queued", "concept_in_training"), ("failed", "concept_failed")])
-def test_a_version_that_is_not_learned_says_its_jobs_state(
+def test_an_untrained_version_says_its_jobs_state(
     client: TestClient, concept: dict[str, Any], set_job: Callable[..., None], state: str, code: str
 ) -> None:
     set_job(concept["jobs"][0]["id"], state=JobState(state), error_code="oom", error_detail="no memory")

@@ -17,7 +17,7 @@ from tests.api.reference_images import reference
 
 @pytest.fixture
 def learned(concept: dict[str, Any], sessions: Sessions, settings: Settings) -> dict[str, Any]:
-    """A concept with all that a training leaves: attempt, checkpoint, preview, bundle."""
+    """A concept with everything that a training stores: attempt, checkpoint, preview, bundle."""
     job_id, storage = UUID(concept["jobs"][0]["id"]), Storage(settings)
     bundle, other = b"bundle of " + job_id.bytes, b"something"
     sha256 = hashlib.sha256(bundle).hexdigest()

@@ -1,4 +1,4 @@
-"""A job watched through a real server, while a worker's statements move it."""
+"""Watch a job through a real server while a worker's statements change it."""
 
 import json
 import time
@@ -29,7 +29,7 @@ def job_id(concept: dict[str, Any]) -> UUID:
 
 @pytest.fixture
 def watch(served: str, client: TestClient, job_id: UUID) -> Callable[..., Any]:
-    """`with watch() as lines:` the lines of the job's stream as they come, the connection open until the block ends."""
+    """`with watch() as lines:` yields the lines of the job's stream; the connection stays open until the block ends."""
 
     @contextmanager
     def opened(last: str | None = None, key: str | None = None) -> Iterator[httpx.Response]:
@@ -45,7 +45,7 @@ def watch(served: str, client: TestClient, job_id: UUID) -> Callable[..., Any]:
 
 
 def told(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Kind, data and id of each event of a stream."""
+    """Return kind, data and id of each event of a stream."""
     event: dict[str, str] = {}
     for line in lines:
         if line:
@@ -65,7 +65,7 @@ def learn(sessions: Sessions, job_id: UUID) -> None:
         db.execute(jobs.finish(job_id, 1, key="k", sha256="00", size=1))
 
 
-def test_a_finished_job_is_told_from_its_start_and_the_stream_ends(
+def test_a_finished_job_is_replayed_from_its_start_and_the_stream_ends(
     watch: Callable[..., Any], sessions: Sessions, job_id: UUID
 ) -> None:
     learn(sessions, job_id)
@@ -87,7 +87,7 @@ def test_a_finished_job_is_told_from_its_start_and_the_stream_ends(
     ]
 
 
-def test_what_happens_comes_while_it_happens(watch: Callable[..., Any], sessions: Sessions, job_id: UUID) -> None:
+def test_events_arrive_as_they_happen(watch: Callable[..., Any], sessions: Sessions, job_id: UUID) -> None:
     with watch() as answer:
         stream = told(answer.iter_lines())
         assert next(stream)[1]["state"] == "queued"
@@ -103,7 +103,7 @@ def test_what_happens_comes_while_it_happens(watch: Callable[..., Any], sessions
         assert list(stream) == [], "failed is final: the stream ends"
 
 
-def test_who_comes_back_goes_on_after_the_last_event_seen(
+def test_a_returning_client_continues_after_its_last_event(
     watch: Callable[..., Any], sessions: Sessions, job_id: UUID
 ) -> None:
     with watch() as answer:
@@ -132,16 +132,16 @@ def test_a_retried_job_is_live_again(
 
 
 def test_a_quiet_stream_is_kept_alive(watch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, job_id: UUID) -> None:
-    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(events, "KEEPALIVE_SECONDS", 0.1)
 
     with watch() as answer:
         assert next(line for line in answer.iter_lines() if line.startswith(":")) == ": ping"
 
 
-def test_more_events_than_one_look_takes_all_come(
+def test_more_events_than_one_query_reads_all_arrive(
     watch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, sessions: Sessions, job_id: UUID
 ) -> None:
-    monkeypatch.setattr(events, "AT_ONCE", 2)
+    monkeypatch.setattr(events, "MAX_EVENTS", 2)
     learn(sessions, job_id)
 
     with watch() as answer:
@@ -151,8 +151,8 @@ def test_more_events_than_one_look_takes_all_come(
 def test_a_client_that_went_away_leaves_nothing_open(
     watch: Callable[..., Any], sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen from the database: once the client is gone, nobody asks it anything any more."""
-    monkeypatch.setattr(events, "LOOK_SECONDS", 0.01)
+    """After the client is gone, no query reaches the database any more."""
+    monkeypatch.setattr(events, "POLL_SECONDS", 0.01)
     looked_at = text(
         "SELECT max(query_start) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
@@ -176,7 +176,7 @@ def test_a_client_that_went_away_leaves_nothing_open(
 
 
 def test_a_stopping_server_ends_its_streams(watch: Callable[..., Any], server: uvicorn.Server) -> None:
-    """It would else wait 15 s for them and then cut them off, which raises here."""
+    """Otherwise it would wait 15 s and then cut them off, which raises here."""
     with watch() as answer:
         stream = told(answer.iter_lines())
         next(stream)
@@ -191,7 +191,7 @@ def test_nobody_watches_what_is_anothers(watch: Callable[..., Any], new_key: Cal
         assert answer.status_code == 422
 
 
-def test_a_change_that_is_undone_tells_nothing(sessions: Sessions, job_id: UUID) -> None:
+def test_a_change_that_is_rolled_back_adds_no_event(sessions: Sessions, job_id: UUID) -> None:
     def count() -> int | None:
         with sessions() as db:
             return db.scalar(select(func.count()).select_from(JobEvent))

@@ -61,7 +61,7 @@ def test_a_key_is_free_again_after_a_day(upload: Callable[..., Any], sessions: S
     assert other.status_code == 202
 
 
-def test_of_equal_requests_at_once_one_wins_and_all_hear_of_it(
+def test_of_equal_requests_at_once_one_wins_and_all_get_its_answer(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
     with ThreadPoolExecutor(4) as pool:
@@ -77,7 +77,7 @@ def test_an_overlong_key_is_refused_by_name(upload: Callable[..., Any]) -> None:
     assert "Idempotency-Key" in answer.json()["detail"]
 
 
-def test_a_new_version_learns_from_the_same_pictures(
+def test_a_new_version_is_trained_on_the_same_photos(
     client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]
 ) -> None:
     set_job(concept["jobs"][0]["id"], state=JobState.cancelled)

@@ -1,4 +1,4 @@
-"""What a job went through, and its previews at every step."""
+"""A job's history, previews and log, and the filters of jobs and concepts."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tests.api.reference_images import reference
 
 @pytest.fixture
 def job_id(concept: dict[str, Any], set_job: Callable[..., None], settings: Settings) -> str:
-    """Two previews in the store, one of step 100 and one of step 25; the row tells of the last alone."""
+    """Store previews of steps 100 and 25; the job's row names only the last one."""
     found: str = concept["jobs"][0]["id"]
     for step in (100, 25):
         png = reference(step, file_format="PNG")
@@ -39,9 +39,9 @@ def test_history_has_the_states_the_previews_and_the_checkpoints(
     assert [moment["state"] for moment in history["states"]] == ["queued", "running"]
     assert [preview["step"] for preview in history["previews"]] == [25, 100]
     assert [(checkpoint["step"], checkpoint["size"]) for checkpoint in history["checkpoints"]] == [(90, 7)]
-    picture = client.get(history["previews"][0]["url"])
-    assert picture.content == reference(25, file_format="PNG")
-    assert "immutable" in picture.headers["cache-control"]
+    preview = client.get(history["previews"][0]["url"])
+    assert preview.content == reference(25, file_format="PNG")
+    assert "immutable" in preview.headers["cache-control"]
 
 
 def test_the_log_has_its_last_lines_oldest_first(client: TestClient, job_id: str, sessions: Sessions) -> None:

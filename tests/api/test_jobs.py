@@ -15,7 +15,7 @@ from api.domain.tables import JobState
 from tests.api.reference_images import reference
 
 
-def test_a_running_job_tells_how_far_it_is(
+def test_a_running_job_reports_its_progress(
     client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]
 ) -> None:
     job_id = concept["jobs"][0]["id"]
@@ -35,7 +35,7 @@ def test_a_running_job_tells_how_far_it_is(
     assert job["concept_name"] == "my mug"
 
 
-def test_a_failed_job_tells_why(client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]) -> None:
+def test_a_failed_job_says_why(client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]) -> None:
     job_id = concept["jobs"][0]["id"]
     set_job(job_id, state=JobState.failed, error_code="oom", error_detail="the GPU has too little memory")
 
@@ -114,7 +114,7 @@ def test_a_queued_job_is_cancelled_at_once(client: TestClient, concept: dict[str
     assert again.json()["state"] == "cancelled"
 
 
-def test_a_running_job_keeps_the_wish(
+def test_a_running_job_stores_the_cancel_request(
     client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]
 ) -> None:
     job_id = concept["jobs"][0]["id"]
@@ -125,7 +125,7 @@ def test_a_running_job_keeps_the_wish(
     assert (job["state"], job["cancel_requested"]) == ("running", True)
 
 
-def test_a_failed_job_is_queued_again_with_fresh_attempts(
+def test_a_failed_job_is_queued_again_with_new_attempts(
     client: TestClient, concept: dict[str, Any], set_job: Callable[..., None], settings: Settings
 ) -> None:
     job_id = concept["jobs"][0]["id"]
@@ -139,7 +139,7 @@ def test_a_failed_job_is_queued_again_with_fresh_attempts(
     assert job_id.encode() in broker.lpop(notify_queue("default"))
 
 
-def test_only_a_failed_or_cancelled_job_is_tried_again(
+def test_only_a_failed_or_cancelled_job_is_retried(
     client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]
 ) -> None:
     job_id = concept["jobs"][0]["id"]
@@ -150,7 +150,7 @@ def test_only_a_failed_or_cancelled_job_is_tried_again(
     assert (done.status_code, done.json()["code"]) == (409, "job_over")
 
 
-def test_attempts_tell_who_tried_and_why_it_ended(
+def test_attempts_name_their_worker_and_why_they_ended(
     client: TestClient, concept: dict[str, Any], sessions: Sessions, new_key: Callable[..., str]
 ) -> None:
     job_id = UUID(concept["jobs"][0]["id"])

@@ -23,7 +23,7 @@ def operator(anonymous: TestClient, new_key: Callable[..., str]) -> TestClient:
 
 @pytest.fixture
 def make(operator: TestClient) -> Callable[..., dict[str, Any]]:
-    """`POST /v1/keys` by the operator."""
+    """Create a key by `POST /v1/keys` as the operator."""
 
     def post(**fields: Any) -> dict[str, Any]:
         answer = operator.post("/v1/keys", json={"name": "frame", "owner": "alice", "scopes": ["read"], **fields})
@@ -37,7 +37,7 @@ def status(client: TestClient, secret: str) -> int:
     return client.get("/v1/jobs", headers=bearer(secret)).status_code
 
 
-def test_a_made_key_works_and_its_secret_is_told_once(
+def test_a_new_key_works_and_its_secret_is_shown_once(
     operator: TestClient, make: Callable[..., dict[str, Any]]
 ) -> None:
     made = make(scopes=["read", "generate", "read"])
@@ -160,13 +160,13 @@ def test_keys_need_the_scope_admin(client: TestClient, new_key: Callable[..., st
     assert client.get("/v1/keys", headers=all_but_admin).json()["code"] == "missing_scope"
 
 
-def test_nobody_revokes_the_key_in_their_hand(operator: TestClient) -> None:
+def test_no_key_revokes_itself(operator: TestClient) -> None:
     (own,) = operator.get("/v1/keys").json()["items"]
     answer = operator.delete(f"/v1/keys/{own['id']}")
     assert (answer.status_code, answer.json()["code"]) == (409, "key_in_use")
 
 
-def test_keys_come_in_pages(operator: TestClient, make: Callable[..., dict[str, Any]]) -> None:
+def test_keys_are_paginated(operator: TestClient, make: Callable[..., dict[str, Any]]) -> None:
     made = [make()["id"] for _ in range(3)]
     first = operator.get("/v1/keys", params={"owner": "alice", "limit": 2}).json()
     rest = operator.get("/v1/keys", params={"owner": "alice", "limit": 2, "cursor": first["next"]}).json()

@@ -22,7 +22,7 @@ def limited(new_key: Callable[..., str], owner: str = "alice", **limits: int) ->
 
 @pytest.fixture
 def trained(sessions: Sessions) -> Callable[..., None]:
-    """Have a job's only attempt have taken the last so many minutes."""
+    """Make a job's only attempt last for so many minutes until now."""
 
     def put(job_id: str, *, minutes: float) -> None:
         now = datetime.now(UTC)
@@ -44,7 +44,7 @@ def without_counters(api_settings: Settings, base: None) -> Iterator[TestClient]
         yield client
 
 
-def test_each_answer_tells_what_is_left(client: TestClient, new_key: Callable[..., str]) -> None:
+def test_each_answer_has_the_rest_of_the_limits(client: TestClient, new_key: Callable[..., str]) -> None:
     three = limited(new_key, requests_per_minute=3)
 
     answers = [client.get("/v1/jobs", headers=three) for _ in range(3)]
@@ -91,17 +91,17 @@ def test_the_aliases_count_too(client: TestClient, new_key: Callable[..., str]) 
 def test_images_count_by_their_number(client: TestClient, concept: dict[str, Any], new_key: Callable[..., str]) -> None:
     five = limited(new_key, images_per_minute=5)
 
-    def draw(count: int) -> Any:
+    def generate(count: int) -> Any:
         body = {"concept": "my mug", "prompt": "a <concept>", "untouched": True, "count": count}
         return client.post("/v1/generate", json=body, headers=five)
 
-    assert draw(4).status_code == 503, "counted, and no engine is there to draw"
-    refused = draw(2)
+    assert generate(4).status_code == 503, "counted, and no engine runs"
+    refused = generate(2)
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
     assert '"images";r=1' in refused.headers["ratelimit"]
     assert '"images";q=5;w=60' in refused.headers["ratelimit-policy"]
-    assert draw(1).status_code == 503, "what did not fit was not counted"
-    assert "more than the 5 a minute" in draw(8).json()["detail"]
+    assert generate(1).status_code == 503, "what did not fit was not counted"
+    assert "more than this key's 5 per minute" in generate(8).json()["detail"]
 
 
 def test_the_installations_limits_hold_for_keys_without_their_own(
@@ -133,7 +133,7 @@ def test_concepts_end_at_the_quota_and_an_erased_one_makes_room(
     refused = upload(reference(4), reference(5), reference(6), headers=one, name="another")
 
     assert (refused.status_code, refused.json()["code"]) == (409, "concept_quota")
-    assert "you have 1 concepts and may have 1" in refused.json()["detail"]
+    assert "you have 1 of 1 concepts" in refused.json()["detail"]
     assert stored() == before
     client.post(f"/v1/jobs/{concept['jobs'][0]['id']}/cancel")
     client.delete(f"/v1/concepts/{concept['id']}")

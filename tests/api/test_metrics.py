@@ -47,7 +47,7 @@ def test_jobs_attempts_and_messages_are_counted(
     assert after["opad_webhook_messages", "pending"] == 1
 
 
-def test_the_pace_is_that_of_the_jobs_that_run(
+def test_the_rate_is_that_of_the_running_jobs(
     client: TestClient, new_key: Callable[..., str], concept: dict[str, Any], set_job: Callable[..., None]
 ) -> None:
     key, job_id = new_key(keys.ADMIN_OWNER), concept["jobs"][0]["id"]

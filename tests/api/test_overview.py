@@ -1,4 +1,4 @@
-"""What is wrong, how fast pictures are drawn, who is alive: told from rows, to those whom it concerns."""
+"""The overview, storage and system routes, and who may read them."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -40,7 +40,7 @@ def test_all_is_well_with_an_engine_and_a_trainer(operator: TestClient, sessions
     assert [worker["alive"] for worker in overview["workers"]] == [True, True]
 
 
-def test_a_silent_worker_and_a_full_disk_need_attention(operator: TestClient, sessions: Sessions) -> None:
+def test_a_lost_worker_and_a_full_disk_need_attention(operator: TestClient, sessions: Sessions) -> None:
     put_worker(sessions, "engine", disk_used=93 * GB, disk_total=100 * GB)
     put_worker(sessions, "trainer", silent_seconds=60)
 
@@ -67,15 +67,15 @@ def test_ones_own_failed_jobs_and_webhooks_need_attention(
     overview = client.get("/v1/overview").json()
 
     assert [(item["kind"], item["message"]) for item in overview["attention"]] == [
-        ("job_failed", "learning my mug v1 failed: no room"),
-        ("webhook_failing", "the webhook https://example.org/a has not taken 1 messages"),
+        ("job_failed", "training my mug v1 failed: no room"),
+        ("webhook_failing", "the webhook https://example.org/a did not accept 1 messages"),
     ]
     assert overview["attention"][0]["object_id"] == job_id
     assert overview["jobs"]["failed"] == 1
     assert overview["workers"] == []
 
 
-def test_an_operator_hears_why_others_jobs_failed_and_no_more(
+def test_an_operator_sees_only_why_others_jobs_failed(
     client: TestClient, new_key: Callable[..., str], concept: dict[str, Any], set_job: Callable[..., None]
 ) -> None:
     ended = {"state": JobState.failed, "finished_at": datetime.now(UTC)}

@@ -1,4 +1,4 @@
-"""Each route, asked with another owner's key for what is not theirs."""
+"""Every route refuses another owner's objects."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ from api.domain.storage import Storage, bundle_key, image_key, preview_key
 from api.domain.tables import Bundle, Concept, Image, JobState
 from tests.api.test_auth import bearer
 
-FILE = b"what was learned, or drawn"
+FILE = b"a bundle or an image"
 
 _BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/concepts/{concept_id}/versions"): {},
@@ -24,24 +24,24 @@ _BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/keys/{key_id}/rotate"): {},
     ("post", "/v1/webhooks/{webhook_id}/rotate"): {},
 }
-"""Bodies that would pass, of the routes that read one."""
+"""Valid bodies for the routes that need one."""
 
 
 @pytest.fixture
 def alices(
     client: TestClient, concept: dict[str, Any], sessions: Sessions, settings: Settings, set_job: Callable[..., None]
 ) -> dict[str, str]:
-    """One thing of alice's for each path parameter there is; her concept is learned and one picture of it kept."""
+    """One object of alice for each path parameter; her concept is trained and has a stored image."""
     concept_id, job_id, image_id = UUID(concept["id"]), concept["jobs"][0]["id"], uuid7()
     stored = {"sha256": hashlib.sha256(FILE).hexdigest(), "size": len(FILE)}
-    learned, drawn = bundle_key(stored["sha256"]), image_key(concept_id, image_id, "png")
-    for key in (learned, drawn, preview_key(UUID(job_id), 25)):
+    bundle, image = bundle_key(stored["sha256"]), image_key(concept_id, image_id, "png")
+    for key in (bundle, image, preview_key(UUID(job_id), 25)):
         Storage(settings).put_once(key, FILE, stored["sha256"])
     with sessions.begin() as db:
-        db.add(Bundle(job_id=UUID(job_id), concept_id=concept_id, version=1, key=learned, **stored))
+        db.add(Bundle(job_id=UUID(job_id), concept_id=concept_id, version=1, key=bundle, **stored))
         owner_id = db.get_one(Concept, concept_id).owner_id
         db.add(Image(id=image_id, owner_id=owner_id, concept_id=concept_id, version=1, prompt="a <concept>", seed=1,
-                     format="png", key=drawn, **stored))  # fmt: skip
+                     format="png", key=image, **stored))  # fmt: skip
     set_job(job_id, state=JobState.succeeded)
     key = client.post("/v1/keys", json={"name": "frame", "scopes": ["read"]}).json()
     webhook = client.post("/v1/webhooks", json={"url": "https://93.184.216.34/"}).json()
@@ -84,6 +84,6 @@ def test_every_route_answers_404_for_what_belongs_to_another_owner(
 
 def test_alice_herself_reaches_them(client: TestClient, alices: dict[str, str], subtests: pytest.Subtests) -> None:
     for path, methods in client.get("/openapi.json").json()["paths"].items():
-        if "{" in path and "get" in methods and not path.endswith("/preview"):  # the job has drawn none
+        if "{" in path and "get" in methods and not path.endswith("/preview"):  # the job has no preview
             with subtests.test(path):
                 assert client.get(path.format(**alices)).status_code == 200

@@ -1,4 +1,4 @@
-"""Votes between two ways to draw a concept."""
+"""Preference votes between two versions of a concept."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A concept whose photos are kept no longer."""
+"""A concept whose references were removed by retention."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

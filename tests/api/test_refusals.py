@@ -1,4 +1,4 @@
-"""Refusals that leave a row in the audit log."""
+"""Refused requests that are recorded in the audit log."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from tests.api.test_auth import bearer
 
 @pytest.fixture(autouse=True)
 def _nothing_noted_before(settings: Settings) -> Iterator[None]:
-    """The counter of strangers' refusals lives in the broker, which the whole session shares."""
+    """Reset the counter of unknown callers, which all tests share through the broker."""
     broker = redis.Redis(unix_socket_path=settings.redis_url.removeprefix("redis+socket://").partition("?")[0])
 
     def forget() -> None:
@@ -43,7 +43,7 @@ def key_id(sessions: Sessions, text: str) -> UUID:
         return db.scalars(select(ApiKey.id).where(ApiKey.secret_sha256 == keys.hash_key(text))).one()
 
 
-def test_asking_for_anothers_thing_is_noted_with_who_asked(
+def test_a_request_for_anothers_object_is_recorded_with_its_key(
     client: TestClient, concept: dict[str, Any], new_key: Callable[..., str], sessions: Sessions
 ) -> None:
     bobs = new_key("bob")
@@ -63,16 +63,14 @@ def test_asking_for_anothers_thing_is_noted_with_who_asked(
     assert len(mine) == 3, "alice sees that hers was asked for"
 
 
-def test_a_mistyped_id_is_nothing_to_note(client: TestClient, concept: dict[str, Any], sessions: Sessions) -> None:
+def test_a_mistyped_id_is_not_recorded(client: TestClient, concept: dict[str, Any], sessions: Sessions) -> None:
     client.get("/v1/concepts/0198c0de-7e57-7000-8000-000000000001")
     client.get(f"/v1/concepts/{concept['id']}/references/9")
 
     assert rows(sessions, "access.refuse") == []
 
 
-def test_a_key_that_reaches_too_far_is_noted(
-    client: TestClient, new_key: Callable[..., str], sessions: Sessions
-) -> None:
+def test_a_missing_scope_is_recorded(client: TestClient, new_key: Callable[..., str], sessions: Sessions) -> None:
     narrow = new_key(scopes=("generate",))
     files = [("images", ("a.jpg", reference(1)))]
     assert client.post("/v1/concepts", files=files, headers=bearer(narrow)).status_code == 403
@@ -81,7 +79,7 @@ def test_a_key_that_reaches_too_far_is_noted(
     assert (row.object_id, row.outcome) == (key_id(sessions, narrow), "missing_scope")
 
 
-def test_a_revoked_key_in_use_is_noted_and_an_unknown_one_is_not(
+def test_the_use_of_a_revoked_key_is_recorded_and_of_an_unknown_one_is_not(
     anonymous: TestClient, new_key: Callable[..., str], sessions: Sessions
 ) -> None:
     revoked = new_key(revoked_at=datetime.now(UTC) - timedelta(seconds=1))
@@ -92,7 +90,7 @@ def test_a_revoked_key_in_use_is_noted_and_an_unknown_one_is_not(
     assert row.object_id == key_id(sessions, revoked)
 
 
-def test_each_failed_sign_in_is_noted_whoever_tried(
+def test_each_failed_sign_in_is_recorded(
     anonymous: TestClient, new_key: Callable[..., str], sessions: Sessions
 ) -> None:
     narrow = new_key(scopes=("generate",))

@@ -1,4 +1,4 @@
-"""More requests for pictures than there are places."""
+"""More generate requests than there are places."""
 
 import asyncio
 import json
@@ -10,11 +10,11 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.domain.settings import Settings
 from api.middleware import RequestFrame
-from api.shedding import UNDER_WAY_PER_ENGINE, Shedding
+from api.shedding import IN_FLIGHT_PER_ENGINE, Shedding
 
 
 class Ask:
-    """One POST to the application as a server makes it; what came back."""
+    """Send one POST to the application as a server does, and keep the answer."""
 
     def __init__(self, path: str = "/v1/generate", method: str = "POST") -> None:
         self.scope: dict[str, Any] = {
@@ -38,7 +38,7 @@ class Ask:
 
 
 async def fill(app: Any, finish: asyncio.Event) -> list[asyncio.Task[None]]:
-    tasks = [asyncio.create_task(Ask().of(app)) for _ in range(UNDER_WAY_PER_ENGINE)]
+    tasks = [asyncio.create_task(Ask().of(app)) for _ in range(IN_FLIGHT_PER_ENGINE)]
     await asyncio.sleep(0)
     return tasks
 
@@ -50,7 +50,7 @@ def finish() -> asyncio.Event:
 
 @pytest.fixture
 def app(finish: asyncio.Event) -> RequestFrame:
-    """An application that answers when it is told to, behind the door."""
+    """An application behind the load shedding that answers on command."""
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] == "POST" and "generat" in scope["path"]:
@@ -61,7 +61,7 @@ def app(finish: asyncio.Event) -> RequestFrame:
     return RequestFrame(Shedding(slow, engines=1), upload_bytes=1, body_seconds=1)
 
 
-def test_who_finds_no_place_is_told_when_to_come_back(app: Any, finish: asyncio.Event) -> None:
+def test_a_request_without_a_place_is_told_when_to_retry(app: Any, finish: asyncio.Event) -> None:
     async def scenario() -> tuple[Ask, Ask, Ask]:
         inside = await fill(app, finish)
         refused, other, after = Ask(), Ask("/v1/jobs", "GET"), Ask("/generate")
@@ -89,18 +89,18 @@ def test_a_request_that_fails_gives_its_place_back() -> None:
 
     async def scenario() -> None:
         door = Shedding(broken, engines=1)
-        for _ in range(UNDER_WAY_PER_ENGINE + 1):
+        for _ in range(IN_FLIGHT_PER_ENGINE + 1):
             with pytest.raises(ZeroDivisionError):
                 await Ask().of(door)
 
     asyncio.run(scenario())
 
 
-def test_the_service_has_the_door(settings: Settings) -> None:
+def test_the_service_sheds_load(settings: Settings) -> None:
     with TestClient(create_app(settings), base_url="http://localhost") as client:
         layer: Any = client.app.middleware_stack
         while not isinstance(layer, Shedding):
             layer = layer._app if isinstance(layer, RequestFrame) else layer.app
-        layer._under_way = UNDER_WAY_PER_ENGINE
+        layer._in_flight = IN_FLIGHT_PER_ENGINE
         assert client.post("/v1/generate", json={}).status_code == 503
         assert client.get("/healthz").status_code == 200

@@ -1,4 +1,4 @@
-"""A service that takes 1-8 photos in place of 3-5; tests/security has what every service refuses."""
+"""A service that accepts 1-8 photos instead of 3-5. tests/security has the uploads that every service refuses."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,13 +14,13 @@ from tests.api.reference_images import reference
 
 @pytest.fixture
 def api_settings(settings: Settings) -> Settings:
-    """A small limit for each photo, so that passing it is quick."""
+    """Settings with a small limit per photo, so that a test exceeds it quickly."""
     return settings.model_copy(update={"min_references": 1, "max_references": 8, "max_upload_mb": 1})
 
 
 @pytest.fixture
 def narrow(settings: Settings, client: TestClient) -> Iterator[TestClient]:
-    """Another service over the same database, which takes 3-5, signed as alice too."""
+    """A client of alice for a service over the same database that accepts 3-5 photos."""
     with TestClient(create_app(settings), base_url="http://localhost", headers=client.headers) as narrow:
         yield narrow
 
@@ -59,20 +59,20 @@ def test_a_body_over_that_limit_is_refused_in_words(upload: Callable[..., Any]) 
     assert declared.json()["detail"] == "the request body is longer than the 10485760 bytes that this route accepts"
 
 
-def test_the_description_of_the_api_tells_the_numbers(client: TestClient) -> None:
+def test_the_openapi_description_has_the_numbers(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
 
     body = document["paths"]["/v1/concepts"]["post"]["requestBody"]["content"]["multipart/form-data"]
     images = body["schema"]["properties"]["images"]
     assert (images["minItems"], images["maxItems"]) == (1, 8)
     assert images["description"].startswith("1-8 photos of one thing")
-    assert "Hand in 1-8 photos" in document["info"]["description"]
+    assert "Upload 1-8 photos" in document["info"]["description"]
     for told in (str(document), client.get("/docs").text):
         assert "3-5" not in told
         assert "1-8 photos" in told
 
 
-def test_the_dashboard_tells_and_checks_the_numbers(client: TestClient) -> None:
+def test_the_dashboard_shows_and_checks_the_numbers(client: TestClient) -> None:
     client.post("/dashboard/sign-in", data={"key": client.headers["Authorization"].removeprefix("Bearer ")})
 
     form = client.get("/dashboard/concepts/new").text
@@ -82,7 +82,7 @@ def test_the_dashboard_tells_and_checks_the_numbers(client: TestClient) -> None:
         assert "1-8 photos" in client.get(page).text
 
 
-def test_a_concept_is_learned_again_where_its_number_of_photos_is_no_longer_allowed(
+def test_a_concept_is_trained_again_where_its_number_of_photos_is_no_longer_allowed(
     upload: Callable[..., Any], set_job: Callable[..., None], narrow: TestClient
 ) -> None:
     accepted = upload(reference(1)).json()

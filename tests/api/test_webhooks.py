@@ -10,7 +10,7 @@ from api.domain.database import Sessions
 from tests.api.test_auth import bearer
 
 URL = "https://93.184.216.34/opad"
-"""A public address; nothing is sent here."""
+"""A public address. The tests send nothing to it."""
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def webhook(client: TestClient) -> dict[str, Any]:
     return answer.json()
 
 
-def test_a_webhook_tells_its_secret_once(client: TestClient, webhook: dict[str, Any]) -> None:
+def test_a_webhook_shows_its_secret_once(client: TestClient, webhook: dict[str, Any]) -> None:
     path = f"/v1/webhooks/{webhook['id']}"
 
     assert webhook["secret"].startswith("whsec_")
@@ -70,7 +70,7 @@ def test_a_ping_is_a_message_like_others_and_can_be_sent_again(
         assert db.scalar(text("SELECT tries FROM webhook_delivery")) == 0, "a new round"
 
 
-def test_deliveries_come_in_pages(client: TestClient, webhook: dict[str, Any]) -> None:
+def test_deliveries_are_paginated(client: TestClient, webhook: dict[str, Any]) -> None:
     path = f"/v1/webhooks/{webhook['id']}"
     made = [client.post(f"{path}/ping").json()["id"] for _ in range(3)]
     first = client.get(f"{path}/deliveries", params={"limit": 2}).json()
@@ -88,7 +88,7 @@ def test_a_disabled_webhook_sends_nothing_more(client: TestClient, webhook: dict
         assert (answer.status_code, answer.json()["code"]) == (409, "webhook_disabled")
 
 
-def test_there_is_a_most(client: TestClient, webhook: dict[str, Any]) -> None:
+def test_the_number_of_webhooks_is_limited(client: TestClient, webhook: dict[str, Any]) -> None:
     for _ in range(19):
         assert client.post("/v1/webhooks", json={"url": URL}).status_code == 201
     assert client.post("/v1/webhooks", json={"url": URL}).json()["code"] == "webhook_quota"

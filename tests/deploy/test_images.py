@@ -116,7 +116,7 @@ def test_every_setting_reaches_the_containers_with_its_own_default(monkeypatch: 
 
 
 def test_the_word_list_that_comes_with_the_containers_refuses_nothing() -> None:
-    DeniedWords.of(REPOSITORY / "docker" / "denied-words.txt").refuse("prompt", "one word or phrase on each line")
+    DeniedWords.read(REPOSITORY / "docker" / "denied-words.txt").refuse("prompt", "one word or phrase on each line")
 
 
 def test_what_is_run_on_another_host_says_which_setting_it_lacks() -> None:

@@ -1,4 +1,4 @@
-"""The rules of `api.domain.jobs` once more, for one job and in plain Python, where a schedule costs microseconds.
+"""A model of `api.domain.jobs` for one job in plain Python, where a schedule costs microseconds.
 
 `test_lease_protocol` holds every rule against its SQL, step by step; `test_lease_simulation` runs on the rules alone.
 """
@@ -23,9 +23,9 @@ TRANSITIONS = {
     "request_cancel": ({QUEUED, RUNNING}, {CANCELLED, RUNNING}),
     "retry": ({FAILED, CANCELLED}, {QUEUED}),
 }
-"""The states each change begins from and leads to. Written here once more: a model that read the table of
-`api.domain.jobs` would follow its mistakes."""
-LONGEST_PAUSE_SECONDS = 600.0
+"""The states that each change starts from and leads to. Repeated here, because a model that read the table of
+`api.domain.jobs` would repeat its mistakes."""
+MAX_BACKOFF_SECONDS = 600.0
 
 
 class ModelJob:
@@ -44,10 +44,10 @@ class ModelJob:
         self.cancel_wished = False
 
     def is_ready(self, now: float) -> bool:
-        return self._begins("claim") and self.run_after <= now
+        return self._starts("claim") and self.run_after <= now
 
     def is_silent(self, now: float) -> bool:
-        return self.lease_until is not None and self._begins("lose_attempt") and self.lease_until <= now
+        return self.lease_until is not None and self._starts("lose_attempt") and self.lease_until <= now
 
     def claim(self, worker: str, now: float) -> bool:
         if not self.is_ready(now):
@@ -64,7 +64,7 @@ class ModelJob:
         return True
 
     def may_commit_checkpoint(self, fence: int) -> bool:
-        """Needs what a heartbeat needs and changes nothing of the job."""
+        """Return whether the claim may commit a checkpoint. The job does not change."""
         return self._held("heartbeat", fence)
 
     def finish(self, fence: int) -> bool:
@@ -87,7 +87,7 @@ class ModelJob:
         return self.is_silent(now) and self._lose(now)
 
     def lose_attempt_of(self, worker: str, now: float) -> bool:
-        return self.worker == worker and self._begins("lose_attempt") and self._lose(now)
+        return self.worker == worker and self._starts("lose_attempt") and self._lose(now)
 
     def requeue(self, fence: int, now: float) -> bool:
         if not self._held("requeue", fence):
@@ -96,7 +96,7 @@ class ModelJob:
         return self._end("requeue", JobState.cancelled if self.cancel_wished else JobState.queued)
 
     def request_cancel(self) -> bool:
-        if not self._begins("request_cancel"):
+        if not self._starts("request_cancel"):
             return False
         self.cancel_wished = True
         if self.state is JobState.queued:
@@ -104,17 +104,17 @@ class ModelJob:
         return True
 
     def retry(self, now: float) -> bool:
-        if not self._begins("retry"):
+        if not self._starts("retry"):
             return False
         self._enter("retry", JobState.queued)
         self.attempt, self.run_after, self.cancel_wished = 0, now, False
         return True
 
-    def _begins(self, change: str) -> bool:
+    def _starts(self, change: str) -> bool:
         return self.state in TRANSITIONS[change][0]
 
     def _held(self, change: str, fence: int) -> bool:
-        return self._begins(change) and (fence == self.fence or not self.fenced)
+        return self._starts(change) and (fence == self.fence or not self.fenced)
 
     def _enter(self, change: str, state: JobState) -> None:
         assert state in TRANSITIONS[change][1]
@@ -127,7 +127,7 @@ class ModelJob:
 
     def _lose(self, now: float) -> bool:
         pause = self.lease_seconds / 6 * 2 ** (self.attempt - 1)
-        self.run_after = now + min(pause, LONGEST_PAUSE_SECONDS)
+        self.run_after = now + min(pause, MAX_BACKOFF_SECONDS)
         if self.cancel_wished:
             return self._end("lose_attempt", JobState.cancelled)
         used_up = self.attempt >= self.max_attempts

@@ -3,7 +3,7 @@ import pytest
 from api.domain.denied_words import DeniedWords, fold
 from api.domain.errors import Invalid
 
-DENIED = DeniedWords(["# what this house does not draw", "", "Gore", "évil thing"])
+DENIED = DeniedWords(["# what this installation refuses", "", "Gore", "évil thing"])
 
 REFUSED = {
     "plain": "a gore <concept>",
@@ -40,9 +40,9 @@ def test_what_is_left_of_a_text_is_plain_latin() -> None:
 
 
 def test_without_a_file_nothing_is_refused() -> None:
-    DeniedWords.of(None).refuse("prompt", "gore")
+    DeniedWords.read(None).refuse("prompt", "gore")
 
 
 def test_a_list_that_cannot_be_read_is_an_error(tmp_path) -> None:
     with pytest.raises(FileNotFoundError):
-        DeniedWords.of(tmp_path / "missing.txt")
+        DeniedWords.read(tmp_path / "missing.txt")

@@ -1,4 +1,4 @@
-"""The end of a trainer's log, as the table keeps it."""
+"""The last lines of a trainer's log in the database."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,7 +25,7 @@ def append(sessions, job_id, lines) -> int | None:
         return db.scalar(job_log.append(job_id, 3, lines))
 
 
-def test_a_line_of_the_log_becomes_a_sentence_without_secrets():
+def test_a_log_line_becomes_text_without_secrets():
     written = (
         '{"step": 300, "error": "http://bob:hunter2@store:9000 said no", "job_id": "x", "fence": 3, '
         '"event": "checkpoint.failed", "level": "warning", "timestamp": "2026-01-31T08:15:00Z", '
@@ -35,7 +35,7 @@ def test_a_line_of_the_log_becomes_a_sentence_without_secrets():
     assert LogLine.read(written) == LogLine("2026-01-31T08:15:00+00:00", "warning", sentence)
 
 
-def test_what_is_no_log_line_is_kept_as_it_is_but_short():
+def test_other_output_is_kept_unchanged_but_short():
     crash = LogLine.read("Fatal Python error: Segmentation fault\0")
     assert (crash.level, crash.text) == ("output", "Fatal Python error: Segmentation fault")
     assert LogLine.read("x" * 10_000).text == "x" * 1999 + "…"

@@ -1,4 +1,4 @@
-"""The job's life against a real PostgreSQL: who wins, and that nobody else does."""
+"""The state changes of a job on a real PostgreSQL: exactly one caller wins."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -80,7 +80,7 @@ def test_of_many_claims_of_one_job_one_wins(sessions, make_job):
         assert sum(pool.map(claim, range(8))) == 1
 
 
-def test_a_heartbeat_renews_the_lease_and_tells_the_progress(sessions, make_job):
+def test_a_heartbeat_renews_the_lease_and_stores_the_progress(sessions, make_job):
     job_id = make_job()
     with sessions.begin() as db:
         db.execute(jobs.claim("w1", lease_seconds=1))
@@ -92,7 +92,7 @@ def test_a_heartbeat_renews_the_lease_and_tells_the_progress(sessions, make_job)
     assert job.preview_key == "jobs/x/previews/3.png"
 
 
-def test_a_heartbeat_hears_the_cancel_wish(sessions, make_job):
+def test_a_heartbeat_returns_the_cancel_request(sessions, make_job):
     job_id = make_job(state=JobState.running, fence=1)
     with sessions.begin() as db:
         assert db.scalar(jobs.request_cancel(job_id)) is JobState.running
@@ -144,7 +144,7 @@ def test_the_exports_of_a_bundle_are_stored_with_it(sessions, make_job):
     ]
 
 
-def test_a_cancel_wish_that_came_first_forbids_the_result(sessions, make_job):
+def test_an_earlier_cancel_request_forbids_the_result(sessions, make_job):
     job_id = make_job(state=JobState.running, fence=1)
     with sessions.begin() as db:
         db.execute(jobs.request_cancel(job_id))
@@ -172,7 +172,7 @@ def test_a_revived_worker_cannot_touch_a_requeued_job(sessions, make_job):
 
 
 def test_a_fence_that_the_job_has_not_reached_holds_nothing(sessions, make_job):
-    """A trainer may still run when the database is restored from a backup that does not know its claim."""
+    """A trainer may still run after the database was restored from a backup without its claim."""
     job_id = make_job(state=JobState.running, fence=1)
     with sessions.begin() as db:
         assert db.scalar(jobs.heartbeat(job_id, 2, **LEASE)) is None
@@ -195,7 +195,7 @@ def test_a_lease_that_still_runs_is_left_alone(sessions, make_job):
         assert db.execute(jobs.expire_leases(**LEASE, **CAP)).all() == []
 
 
-def test_lost_attempts_pause_ever_longer_and_end_with_the_cause(sessions, make_job):
+def test_the_backoff_grows_with_lost_attempts_and_the_last_names_the_cause(sessions, make_job):
     job_id = make_job()
     pauses = []
     with sessions.begin() as db:
@@ -238,7 +238,7 @@ def test_a_clean_shutdown_costs_no_attempt(sessions, make_job):
 
 
 @pytest.mark.parametrize("state", [JobState.failed, JobState.cancelled])
-def test_a_retried_job_starts_afresh_under_a_new_fence(sessions, make_job, state):
+def test_a_retried_job_starts_with_new_attempts_under_a_new_fence(sessions, make_job, state):
     job_id = make_job(state=state, fence=4, attempt=5, error_code="oom")
     with sessions.begin() as db:
         assert db.scalar(jobs.retry(job_id)) is JobState.queued
@@ -267,7 +267,7 @@ def test_two_checkpoints_are_kept_and_the_dropped_ones_named(sessions, make_job)
 
 
 def test_after_a_roll_back_the_newest_checkpoint_is_the_one_committed_last(sessions, make_job):
-    """Whose step is an earlier one, or one that was there before in another state."""
+    """Its step is an earlier one, or one that was reached before in another state."""
     job_id = make_job(state=JobState.running, fence=1)
 
     def commit(step: int, key: str) -> list[str]:

@@ -43,7 +43,7 @@ def test_the_grace_of_an_old_secret_ends_at_its_moment(sessions: Sessions) -> No
         assert db.scalar(live) is None
 
 
-def test_the_first_admin_key_is_made_once(sessions: Sessions) -> None:
+def test_the_first_admin_key_is_created_once(sessions: Sessions) -> None:
     with sessions.begin() as db:
         text = keys.ensure_first_admin_key(db)
     with sessions.begin() as db:

@@ -177,7 +177,7 @@ class JobLife(RuleBasedStateMachine):
         self.before = {job.id: (job.state, job.fence) for job in rows.values()}
 
 
-def test_each_change_begins_and_ends_where_the_model_says():
+def test_each_change_starts_and_ends_where_the_model_says():
     assert jobs.TRANSITIONS == TRANSITIONS
 
 

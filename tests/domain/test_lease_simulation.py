@@ -16,12 +16,12 @@ LEASE, BEAT, TRUST, CAP = 60.0, 10.0, 0.75, 5
 SCHEDULES = 100_000
 STEPS = 40
 PAUSES = (0.0, 0.1, 1.0, 5.0, 10.0, 15.0, 40.0, 70.0, 200.0)
-"""Seconds between two things that happen."""
+"""Seconds between two events."""
 ENDED = (JobState.succeeded, JobState.failed, JobState.cancelled)
 
 
 class ViolationError(AssertionError):
-    """What must not be, was."""
+    """An invariant is broken."""
 
 
 class Worker:

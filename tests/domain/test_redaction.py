@@ -23,7 +23,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
-def test_secrets_are_hidden_and_the_rest_is_told(line: str) -> None:
+def test_secrets_are_hidden_and_the_rest_is_shown(line: str) -> None:
     assert redacted(line) == LINES[line]
 
 

@@ -1,4 +1,4 @@
-"""What is removed after its time, and what stays; the clock is set by moving rows into the past."""
+"""Retention: what is removed after its time and what stays. The tests move rows into the past."""
 
 import dataclasses
 import hashlib
@@ -34,13 +34,13 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def strict(settings: Settings) -> Cutoffs:
-    """Of everything but events, which have a test of their own."""
+    """Cutoffs of every class but events, which have their own test."""
     return dataclasses.replace(Cutoffs.at(datetime.now(UTC), settings), events=None)
 
 
 @pytest.fixture
 def ended_job(sessions: Sessions, storage: Storage) -> Callable[..., UUID]:
-    """A job that ended so long ago, its concept with one photo of these bytes."""
+    """Add a job that ended so long ago, with a concept that has one reference of these bytes."""
 
     def make(*, ago: timedelta, photo: bytes, learned: bool, **columns: object) -> UUID:
         sha256 = _put(storage, reference_key, photo)
@@ -77,7 +77,7 @@ def is_stored(storage: Storage, photo: bytes) -> bool:
     return True
 
 
-def test_references_go_when_their_time_is_over_and_not_before(strict, sessions, storage, ended_job):
+def test_references_are_removed_after_their_time_and_not_before(strict, sessions, storage, ended_job):
     old = ended_job(ago=LONG_AGO, photo=b"old", learned=True)
     new = ended_job(ago=LATELY, photo=b"new", learned=True)
     failed = ended_job(ago=LONG_AGO, photo=b"failed", learned=False)
@@ -97,7 +97,7 @@ def test_references_go_when_their_time_is_over_and_not_before(strict, sessions, 
 
 
 def test_concepts_without_references_do_not_hide_the_one_that_has_some(strict, sessions, storage, ended_job):
-    """They are looked at in batches of ten, and a batch without references would end the sweep."""
+    """A sweep reads concepts in batches of ten, and a batch without references must not end it."""
     for _ in range(11):
         insert_job(sessions, [], state=JobState.failed, finished_at=datetime.now(UTC) - LONG_AGO)
     job_id = ended_job(ago=LONG_AGO, photo=b"last", learned=False)
@@ -106,7 +106,7 @@ def test_concepts_without_references_do_not_hide_the_one_that_has_some(strict, s
     assert references_left(sessions, job_id) == 0
 
 
-def test_a_bundle_of_another_concept_makes_no_concept_learned(strict, sessions, storage, ended_job):
+def test_a_bundle_of_another_concept_makes_no_concept_trained(strict, sessions, storage, ended_job):
     ended_job(ago=LONG_AGO, photo=b"first", learned=False)
     ended_job(ago=LATELY, photo=b"second", learned=True)
 
@@ -132,7 +132,7 @@ def test_references_that_a_training_needs_stay(strict, sessions, storage, ended_
     assert references_left(sessions, job_id) == 1
 
 
-def test_kept_pictures_go_with_their_files(strict, sessions, storage, ended_job):
+def test_stored_images_are_removed_with_their_files(strict, sessions, storage, ended_job):
     job_id = ended_job(ago=LATELY, photo=b"p", learned=True)
     with sessions.begin() as db:
         job = db.get_one(Job, job_id)
@@ -168,7 +168,7 @@ def test_events_of_jobs_long_over_go(settings, sessions, storage, ended_job):
     removed = retention.sweep(cutoffs, sessions, storage)
 
     assert removed.events == expected.count >= before
-    assert expected.size > 40 * expected.count  # a row's header, number and key alone take as much
+    assert expected.size > 40 * expected.count  # a row's header, id and key alone take as much
     with sessions() as db:
         left = set(db.scalars(select(JobEvent.job_id)))
     assert left == {late}

@@ -1,4 +1,4 @@
-"""Against a real S3 server (SeaweedFS), which checks signatures and hashes."""
+"""Storage on a real S3 server (SeaweedFS) that checks signatures and hashes."""
 
 import hashlib
 import urllib.error
@@ -59,7 +59,7 @@ def test_of_writers_at_once_one_wins_and_the_others_know(storage):
     assert storage.read("k") == f"writer {won.index(True)}".encode()
 
 
-def test_bytes_that_do_not_hash_as_told_are_refused_on_arrival(storage):
+def test_bytes_with_another_hash_are_refused_on_arrival(storage):
     with pytest.raises(StorageUnavailable):
         storage.put_once("k", b"bytes", sha256(b"other bytes"))
     with pytest.raises(ObjectMissing):
@@ -81,7 +81,7 @@ def test_an_object_changed_behind_our_back_is_noticed(storage, settings):
         storage.get("k", sha256(b"sound"))
 
 
-def test_a_missing_object_is_told_apart_from_a_silent_store(storage, settings):
+def test_a_missing_object_and_a_silent_store_are_different_errors(storage, settings):
     with pytest.raises(ObjectMissing, match="there is no object bundles/none"):
         storage.get("bundles/none", sha256(b""))
     nobody_listens = settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"})
@@ -89,7 +89,7 @@ def test_a_missing_object_is_told_apart_from_a_silent_store(storage, settings):
         Storage(nobody_listens).probe()
 
 
-def test_a_prefix_is_deleted_and_its_neighbours_stay(storage):
+def test_a_prefix_is_deleted_and_its_neighbors_stay(storage):
     job_id = uuid7()
     saved = [checkpoint_key(job_id, fence, 10 * fence, "0" * 64) for fence in (1, 2)]
     for key in (*saved, preview_key(job_id, 10)):
@@ -99,15 +99,15 @@ def test_a_prefix_is_deleted_and_its_neighbours_stay(storage):
     assert storage.delete_prefix(checkpoint_prefix(job_id)) == 0
 
 
-def test_a_presigned_address_hands_out_its_object_and_no_other(storage):
-    storage.put_once("k", b"picture", sha256(b"picture"))
+def test_a_presigned_link_returns_its_object_and_no_other(storage):
+    storage.put_once("k", b"image", sha256(b"image"))
     address = storage.presigned_get("k", seconds=60, filename="k.safetensors")
-    assert urllib.request.urlopen(address).read() == b"picture"
+    assert urllib.request.urlopen(address).read() == b"image"
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(address.replace("/k?", "/other?"))
 
 
-def test_the_bucket_is_made_once(settings):
+def test_the_bucket_is_created_once(settings):
     storage = Storage(settings.model_copy(update={"s3_bucket": "opad-made-here"}))
     with pytest.raises(ObjectMissing):
         storage.probe()

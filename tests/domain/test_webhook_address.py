@@ -14,12 +14,12 @@ from api.domain.errors import Invalid
         "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:7f00:1::", "::127.0.0.1", "2001:db8::1",
     ],
 )  # fmt: skip
-def test_private_whatever_its_dress(text: str) -> None:
+def test_private_addresses_in_any_notation(text: str) -> None:
     assert not webhook_address.is_public(ip_address(text))
 
 
 @pytest.mark.parametrize("text", ["93.184.216.34", "1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
-def test_public(text: str) -> None:
+def test_public_addresses(text: str) -> None:
     assert webhook_address.is_public(ip_address(text))
 
 
@@ -43,6 +43,6 @@ def test_a_name_with_one_private_address_is_refused_whole() -> None:
     assert webhook_address.resolve("127.1", 443, private_allowed=True) == [ip_address("127.0.0.1")]
 
 
-def test_a_name_that_is_none_is_said_to_be_none() -> None:
+def test_a_name_without_addresses_is_refused() -> None:
     with pytest.raises(Invalid, match="cannot be resolved"):
         webhook_address.resolve("no-such-name.invalid", 443, private_allowed=True)

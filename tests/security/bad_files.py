@@ -1,4 +1,4 @@
-"""Files that no camera makes, byte by byte."""
+"""Malformed and hostile image files, byte by byte."""
 
 import random
 import struct
@@ -26,7 +26,7 @@ def webp_header(width: int, height: int) -> bytes:
 
 
 def many_text_chunks(*, compressed: bool) -> bytes:
-    """A PNG with 10,000 chunks of text; compressed, they unfold to 640 MB."""
+    """A PNG with 10,000 chunks of text; compressed, they expand to 640 MB."""
     data = encoded(Image.new("RGB", (64, 64)), "PNG")
     text = zlib.compress(b"x" * 64 * 1024, 9)
 
@@ -44,14 +44,14 @@ def avif_name(brand: bytes) -> bytes:
 
 
 def with_gps(file_format: str) -> bytes:
-    picture = Image.new("RGB", (64, 64), {"JPEG": "red", "PNG": "green", "WEBP": "blue"}[file_format])
-    exif = picture.getexif()
+    image = Image.new("RGB", (64, 64), {"JPEG": "red", "PNG": "green", "WEBP": "blue"}[file_format])
+    exif = image.getexif()
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0), 3: "E", 4: (13.0, 24.0, 18.0)}
-    return encoded(picture, file_format, exif=exif)
+    return encoded(image, file_format, exif=exif)
 
 
 def ycck(colour: tuple[int, int, int, int]) -> bytes:
-    """A CMYK JPEG with Adobe's marker for YCCK; its samples are those of the inverted picture in YCbCr, and K."""
+    """A CMYK JPEG with Adobe's marker for YCCK; its samples are the inverted image in YCbCr, and K."""
     cyan, magenta, yellow, black = colour
     y, cb, cr = Image.new("RGB", (1, 1), (cyan, magenta, yellow)).convert("YCbCr").getpixel((0, 0))
     planes = Image.new("CMYK", (64, 64), (255 - y, 255 - cb, 255 - cr, black))
@@ -62,7 +62,7 @@ def ycck(colour: tuple[int, int, int, int]) -> bytes:
 
 
 def mutations(count: int, *, seed: int = 0) -> list[bytes]:
-    """Good pictures with some bytes flipped, cut, doubled or overwritten; the same ones for the same seed."""
+    """Yield valid images with some bytes flipped, cut, doubled or overwritten; the same ones for the same seed."""
     chance = random.Random(seed)
     good = [reference(n, side=48, file_format=kind) for n, kind in enumerate(("JPEG", "PNG", "WEBP"))]
     return [_mutated(bytearray(chance.choice(good)), chance) for _ in range(count)]

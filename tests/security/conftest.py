@@ -1,4 +1,4 @@
-"""The bad inputs that docs/security.md lists, each against the real service, its database and its object store."""
+"""Fixtures for the bad inputs of docs/security.md, against the real service, its database and its object store."""
 
 import psutil
 import pytest
@@ -24,6 +24,6 @@ NOTHING = {"concept": 0, "job": 0, "reference": 0, "objects": 0}
 
 @pytest.fixture
 def resident_growth():
-    """How many bytes this process, and with it the api, has grown since the test began."""
+    """Return by how many bytes this process, which runs the api, has grown during the test."""
     before = psutil.Process().memory_info().rss
     return lambda: psutil.Process().memory_info().rss - before

@@ -74,7 +74,7 @@ def _from_before(link: str) -> str:
 
 
 @pytest.mark.parametrize("change", [_other_key, _longer_life, _without_signature, _from_before])
-def test_a_link_that_was_changed_hands_out_nothing(link: str, change: Callable[[str], str]) -> None:
+def test_a_link_that_was_changed_returns_nothing(link: str, change: Callable[[str], str]) -> None:
     assert httpx.get(link, trust_env=False).status_code == 200
     assert httpx.get(change(link), trust_env=False).status_code in (400, 403)
 
@@ -153,14 +153,14 @@ def test_weights_of_another_shape_are_refused_before_they_are_used(bundle: bytes
 def test_an_upload_holds_no_connection_to_the_database_while_its_body_comes(
     served: str, new_key: Callable[..., str], sessions: Sessions, base: None
 ) -> None:
-    """Else twenty slow uploads would be all that the api can serve: its pool has no more connections."""
+    """Otherwise twenty slow uploads would use up the api's connection pool."""
     key = new_key()
     httpx.get(f"{served}/v1/jobs", headers=bearer(key), trust_env=False).raise_for_status()  # marks the key as used
     with sessions() as db:
         began = db.scalar(text("SELECT clock_timestamp()"))
 
     def is_released() -> bool:
-        """Whether a connection has been asked since, and none is left in a transaction."""
+        """Return whether a query came since, and no connection is left in a transaction."""
         states = text(
             "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid() "
             "AND query_start > :began"
@@ -173,6 +173,8 @@ def test_an_upload_holds_no_connection_to_the_database_while_its_body_comes(
     try:
         wire.head(Content_Length="100000")
         wire.send(FIELDS[0])
-        wait_until(is_released, seconds=15, what="the connection's return")  # half of what the api waits for a body
+        wait_until(
+            is_released, seconds=15, what="the connection's return"
+        )  # half of the time that the api waits for a body
     finally:
         wire.socket.close()

@@ -1,4 +1,4 @@
-"""Requests that are broken below the form, sent over a bare socket to a real server."""
+"""Malformed HTTP requests, sent over a bare socket to a real server."""
 
 import re
 import socket
@@ -33,7 +33,7 @@ FILES = [part("images", reference(n), filename=f"{n}.jpg") for n in range(3)]
 
 
 class Wire:
-    """One connection to the service, signed as alice."""
+    """A connection to the service with a key of alice."""
 
     def __init__(self, served: str, key: str) -> None:
         parts = urlsplit(served)
@@ -51,14 +51,14 @@ class Wire:
         self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
 
     def send(self, data: bytes) -> None:
-        """As much as the service still takes: it may have answered and closed."""
+        """Send as much as the service accepts; it may have answered and closed."""
         try:
             self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             return
 
     def answer(self) -> tuple[int, bytes]:
-        """Status and all that comes until the answer is whole or the service closes."""
+        """Return the status and everything received until the answer is complete or the service closes."""
         got = b""
         while b"\r\n\r\n" not in got or len(got.partition(b"\r\n\r\n")[2]) < _length(got):
             try:
@@ -78,7 +78,7 @@ def _length(answer: bytes) -> int:
 
 @pytest.fixture
 def api_settings(api_settings: Settings) -> Settings:
-    """A body that stops is waited for two seconds instead of thirty."""
+    """Settings that wait two seconds instead of thirty for a body that stops."""
     return api_settings.model_copy(update={"body_seconds": 2.0})
 
 
@@ -96,7 +96,7 @@ def wire(served: str, new_key: Callable[..., str], base: None) -> Any:
 
 
 def test_a_good_upload_passes_this_way(wire: Any) -> None:
-    """Else the refusals below would prove nothing."""
+    """Without this the errors below would prove nothing."""
     body = whole(*FIELDS, *FILES)
     one = wire()
     one.head(Content_Length=str(len(body)))
@@ -104,9 +104,7 @@ def test_a_good_upload_passes_this_way(wire: Any) -> None:
     assert one.answer()[0] == 202
 
 
-def test_a_file_over_the_limit_is_refused_before_the_rest_has_come(
-    wire: Any, stored: Any, resident_growth: Any
-) -> None:
+def test_a_file_over_the_limit_is_refused_before_the_rest_arrives(wire: Any, stored: Any, resident_growth: Any) -> None:
     one = wire()
     one.head(Content_Length=str(5 * MB))
     began = time.monotonic()

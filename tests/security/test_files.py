@@ -1,4 +1,4 @@
-"""Every bad upload is refused in words that name the file, and leaves nothing behind."""
+"""Every bad upload gets an error that names the file, and leaves nothing behind."""
 
 import io
 import zipfile
@@ -30,8 +30,8 @@ BAD_FILES: list[tuple[str, bytes, int, str, str]] = [
     ("cut.jpg", reference(9, side=256)[:2000], 422, "image_damaged", "cut off"),
     ("cut.png", reference(9, file_format="PNG")[:800], 422, "image_damaged", "cut off"),
     ("bomb.png", bomb(), 422, "image_too_many_pixels", "is 30000x30000"),
-    ("moving.png", animated("PNG"), 422, "image_animated", "send a still picture"),
-    ("moving.webp", animated("WEBP"), 422, "image_animated", "send a still picture"),
+    ("moving.png", animated("PNG"), 422, "image_animated", "send a still image"),
+    ("moving.webp", animated("WEBP"), 422, "image_animated", "send a still image"),
     ("tiny.png", encoded(Image.new("RGB", (31, 31)), "PNG"), 422, "image_too_small", "is 31x31"),
     ("thin.png", encoded(Image.new("RGB", (20_000, 2)), "PNG"), 422, "image_too_small", "is 20000x2"),
     ("wide.jpg", jpeg_header(65_535, 65_535), 422, "image_too_many_pixels", "is 65535x65535"),
@@ -92,7 +92,7 @@ def test_three_to_five_images_are_needed(
     assert stored() == NOTHING
 
 
-def test_the_same_picture_thrice_is_not_three_pictures(
+def test_the_same_image_three_times_is_not_three_images(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
     answer = upload(reference(1), reference(1), reference(1))
@@ -116,7 +116,7 @@ def test_a_file_over_the_limit_is_refused(upload: Callable[..., Any], stored: Ca
 def test_hostile_file_names_are_shown_harmlessly(upload: Callable[..., Any]) -> None:
     answer = upload(reference(1), ("../../etc/<b>passwd\u202e", b"words"), reference(3))
 
-    assert 'image 2 ("bpasswd") is not a picture' in answer.json()["detail"]
+    assert 'image 2 ("bpasswd") is not an image' in answer.json()["detail"]
 
 
 def test_other_bodies_are_refused_in_words(client: TestClient) -> None:
@@ -145,12 +145,12 @@ def test_no_byte_is_read_before_the_key_is_known(anonymous: TestClient) -> None:
 
 
 def test_what_is_kept_is_upright_srgb_without_metadata(client: TestClient, upload: Callable[..., Any]) -> None:
-    """Orientation 6 means: turn by 90 degrees clockwise to see it upright."""
-    picture = Image.new("RGB", (80, 40), (200, 30, 30))
-    exif = picture.getexif()
+    """Orientation 6: rotate by 90 degrees clockwise."""
+    image = Image.new("RGB", (80, 40), (200, 30, 30))
+    exif = image.getexif()
     exif[0x0112] = 6
     exif[0x010E] = "<script>alert(1)</script>"
-    turned = encoded(picture, "JPEG", exif=exif, comment=b"<script>", quality=95)
+    turned = encoded(image, "JPEG", exif=exif, comment=b"<script>", quality=95)
     ghost = encoded(Image.new("RGBA", (64, 64), (0, 0, 0, 0)), "PNG")
     deep = encoded(Image.new("I;16", (64, 64), 32_896), "PNG")  # 32,896 / 257 = 128
     cmyk = encoded(Image.new("CMYK", (64, 64), (0, 255, 255, 0)), "JPEG", quality=95)
@@ -171,7 +171,7 @@ def test_what_is_kept_is_upright_srgb_without_metadata(client: TestClient, uploa
 
 @pytest.fixture
 def kept(client: TestClient, upload: Callable[..., Any]) -> Callable[..., list[bytes]]:
-    """What is kept of these files, three at a time; those that are missing are filled up."""
+    """Upload these files, three at a time with fillers, and return what is stored of them."""
     names = iter(range(100))
 
     def send(*files: bytes) -> list[bytes]:
@@ -184,22 +184,22 @@ def kept(client: TestClient, upload: Callable[..., Any]) -> Callable[..., list[b
     return send
 
 
-def test_all_eight_orientations_are_kept_as_one_picture(kept: Callable[..., list[bytes]]) -> None:
+def test_all_eight_orientations_are_stored_as_one_image(kept: Callable[..., list[bytes]]) -> None:
     upright = Image.new("RGB", (96, 64), "red")
     upright.paste("blue", (0, 0, 48, 32))
     undo = {1: (), 2: ("FLIP_LEFT_RIGHT",), 3: ("ROTATE_180",), 4: ("FLIP_TOP_BOTTOM",), 5: ("TRANSPOSE",),
             6: ("ROTATE_90",), 7: ("TRANSVERSE",), 8: ("ROTATE_270",)}  # fmt: skip
     for orientation, steps in undo.items():
-        picture = upright
+        image = upright
         for step in steps:
-            picture = picture.transpose(Image.Transpose[step])
-        exif = picture.getexif()
+            image = image.transpose(Image.Transpose[step])
+        exif = image.getexif()
         exif[0x0112] = orientation
-        (data,) = kept(encoded(picture, "PNG", exif=exif))
+        (data,) = kept(encoded(image, "PNG", exif=exif))
         assert png_of(data).tobytes() == upright.tobytes(), f"orientation {orientation}"
 
 
-def test_where_a_photo_was_taken_is_kept_nowhere(kept: Callable[..., list[bytes]]) -> None:
+def test_the_place_of_a_photo_is_stored_nowhere(kept: Callable[..., list[bytes]]) -> None:
     photos = [with_gps("JPEG"), with_gps("PNG"), with_gps("WEBP")]
     assert all(Image.open(io.BytesIO(data)).getexif().get_ifd(0x8825) for data in photos), "they do carry it"
 
@@ -208,7 +208,7 @@ def test_where_a_photo_was_taken_is_kept_nowhere(kept: Callable[..., list[bytes]
         assert b"eXIf" not in data
 
 
-def test_a_picture_that_is_an_archive_too_is_kept_as_a_picture_alone(kept: Callable[..., list[bytes]]) -> None:
+def test_an_image_that_is_also_an_archive_is_stored_as_an_image_only(kept: Callable[..., list[bytes]]) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("index.html", "<script>alert(1)</script>")
@@ -221,7 +221,7 @@ def test_a_picture_that_is_an_archive_too_is_kept_as_a_picture_alone(kept: Calla
     assert b"script" not in data
 
 
-def test_print_colours_are_kept_as_they_look(kept: Callable[..., list[bytes]]) -> None:
+def test_print_colors_keep_their_look(kept: Callable[..., list[bytes]]) -> None:
     """Full cyan and yellow are green; JPEG's rounding and the conversion's are a few levels of 255."""
     cmyk = encoded(Image.new("CMYK", (64, 64), (255, 0, 255, 0)), "JPEG", quality=95)
 
@@ -248,14 +248,14 @@ def test_every_kind_of_png_becomes_8_bit_rgb(kept: Callable[..., list[bytes]]) -
         assert (image.mode, image.getpixel((9, 9))) == ("RGB", expected[name]), name
 
 
-def test_a_broken_colour_profile_is_read_as_srgb(kept: Callable[..., list[bytes]]) -> None:
-    picture = Image.new("RGB", (64, 64), (10, 200, 30))
+def test_a_broken_color_profile_is_read_as_srgb(kept: Callable[..., list[bytes]]) -> None:
+    image = Image.new("RGB", (64, 64), (10, 200, 30))
     for profile in (b"x", bytes(200), b"\xff" * 5000):
-        (data,) = kept(encoded(picture, "PNG", icc_profile=profile))
+        (data,) = kept(encoded(image, "PNG", icc_profile=profile))
         assert png_of(data).getpixel((5, 5)) == (10, 200, 30)
 
 
-def test_a_photo_cut_off_anywhere_is_never_half_learned(
+def test_a_truncated_photo_is_never_trained_on(
     upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
 ) -> None:
     for file_format in ("JPEG", "PNG", "WEBP"):

@@ -1,4 +1,4 @@
-"""Pictures with broken bytes, each through the decoder's process: clean or refused in words, never anything else.
+"""Images with broken bytes through the decoder's process: each is cleaned or refused with a message.
 
 A few in every run; `make fuzz` sends OPAD_FUZZ_FILES of them.
 """
@@ -20,7 +20,7 @@ from tests.security.bad_files import mutations
 COUNT = int(os.environ.get("OPAD_FUZZ_FILES", "40"))
 
 
-def test_broken_pictures_are_cleaned_or_refused_and_no_process_stays() -> None:
+def test_broken_images_are_cleaned_or_refused_and_no_process_stays() -> None:
     async def through(files: list[bytes]) -> list[CleanImage | Refused]:
         decoders = asyncio.Semaphore(2)
         return await asyncio.gather(*(_decode(_spooled(data), decoders) for data in files))
@@ -37,14 +37,14 @@ def test_broken_pictures_are_cleaned_or_refused_and_no_process_stays() -> None:
 
 
 def _spooled(data: bytes) -> UploadFile:
-    file = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115  it ends with its UploadFile
+    file = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115  its UploadFile closes it
     file.write(data)
     file.seek(0)
-    return UploadFile(file)  # type: ignore[arg-type]  # a spooled file is a BinaryIO but in name
+    return UploadFile(file)  # type: ignore[arg-type]  # a spooled file is a BinaryIO without the type
 
 
-def test_the_decoder_has_little_of_everything() -> None:
-    """What the process may use is set before the first byte of a stranger is read; the numbers are of setrlimit(2)."""
+def test_the_decoder_runs_under_tight_limits() -> None:
+    """The limits (setrlimit(2)) are set before the first untrusted byte is read."""
     code = (
         "import resource as r; from api import decode; decode._limit_resources(); "
         "print([r.getrlimit(getattr(r, 'RLIMIT_' + n))[1] for n in ('AS', 'CPU', 'FSIZE', 'CORE', 'NOFILE')])"

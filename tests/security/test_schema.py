@@ -1,4 +1,4 @@
-"""The service keeps to the description that it serves, whatever is sent: no 5xx, no answer that is not described.
+"""The service conforms to its OpenAPI description for any input: no 5xx, and only documented answers.
 
 A few fixed requests to each operation in every run; `make fuzz` sends OPAD_FUZZ_EXAMPLES new ones to each.
 """
@@ -27,7 +27,7 @@ CHECKS = [
     checks.response_headers_conformance,
 ]
 NOT_READY = {"/readyz"}
-"""Says 503 here, as it should: no engine runs."""
+"""Answers 503 here, because no engine runs."""
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_answers_are_as_described(served: str, new_key: Callable[..., str], base
 
         try:
             ask()
-        except (FailureGroup, Failure) as failure:  # all operations are looked at, and then told at once
+        except (FailureGroup, Failure) as failure:  # checks all operations, then reports all failures
             failures.append(f"{operation.label}\n{failure}")
     assert not failures, "\n\n".join(failures)
     assert asked > 50

@@ -1,4 +1,4 @@
-"""The tables. PostgreSQL is the truth: what is not in a row here has not happened."""
+"""The database tables. PostgreSQL is the single source of truth of the service."""
 
 from api.domain.tables.api_key import ApiKey, DashboardSession
 from api.domain.tables.audit_event import AuditEvent

@@ -10,7 +10,7 @@ from api.domain.tables.table import Table
 
 
 class ApiKey(Table):
-    """Only the SHA-256 of a key is kept: 256 random bits need no slow hash (ASVS 6.5.2)."""
+    """An API key. Only its SHA-256 is stored: 256 random bits need no slow hash (ASVS 6.5.2)."""
 
     __tablename__ = "api_key"
 
@@ -19,12 +19,12 @@ class ApiKey(Table):
     label: Mapped[str]
     secret_sha256: Mapped[bytes] = mapped_column(unique=True)
     previous_sha256: Mapped[bytes | None] = mapped_column(unique=True)
-    """The secret before the last rotation; counts until `previous_until`."""
+    """The secret before the last rotation, valid until `previous_until`."""
     previous_until: Mapped[datetime | None]
     scopes: Mapped[list[str]]
     """Any of admin, train, generate, read; admin implies the others."""
     limits: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """Settings of the installation that are another number for this key (`api.limits.LimitName`); 0 is no limit."""
+    """The limits in which this key differs from the settings (`api.limits.LimitName`); 0 is no limit."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_used_at: Mapped[datetime | None]
     """Exact to a minute."""
@@ -33,7 +33,7 @@ class ApiKey(Table):
 
 
 class DashboardSession(Table):
-    """A browser signed in with an API key; ends with its key. Only the SHA-256 of the cookie's token is kept."""
+    """A browser session of an API key; it ends with the key. Only the SHA-256 of the cookie's token is stored."""
 
     __tablename__ = "dashboard_session"
 

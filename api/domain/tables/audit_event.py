@@ -10,7 +10,7 @@ from api.domain.tables.table import Table
 
 
 class AuditEvent(Table):
-    """The database refuses to change or delete a row; no foreign keys, for the row outlives what it tells of."""
+    """A row of the audit log. A trigger refuses changes. It has no foreign keys, because it outlives its objects."""
 
     __tablename__ = "audit_event"
     __table_args__ = (
@@ -22,18 +22,18 @@ class AuditEvent(Table):
     """From 1, without gaps."""
     at: Mapped[datetime]
     owner_id: Mapped[UUID | None]
-    """Whose thing it is that something was done to; None for a stranger's sign-in and for the whole installation."""
+    """The owner of the object; None for an unknown caller's sign-in and for the whole installation."""
     api_key_id: Mapped[UUID | None]
-    """Who did it; None for a command on the server."""
+    """The key that was used; None for a command on the server."""
     action: Mapped[str]
-    """`<thing>.<verb>`, for instance concept.create."""
+    """`<object>.<verb>`, for instance concept.create."""
     object_id: Mapped[UUID | None]
     outcome: Mapped[str]
     request_id: Mapped[str | None]
     hash: Mapped[bytes]
 
     def seal(self, before: bytes) -> bytes:
-        """SHA-256 over the hash of the row before and every column of this one."""
+        """Return the SHA-256 of the previous row's hash and every column of this row."""
         columns = [
             self.number,
             self.at.astimezone(UTC).isoformat(timespec="microseconds"),

@@ -11,7 +11,7 @@ from api.domain.tables.table import Table
 
 
 class Bundle(Table):
-    """The trained artefact. UNIQUE(job_id) is what makes two results of one job impossible."""
+    """The trained artifact of a job. UNIQUE(job_id) makes a second result of the job impossible."""
 
     __tablename__ = "bundle"
     __table_args__ = (Index("ix_bundle_concept_id_version", "concept_id", "version"),)
@@ -24,12 +24,12 @@ class Bundle(Table):
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
     report: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """`opad_core.evaluation.report.ReportCard.figures`; None when it could not be judged."""
+    """`opad_core.evaluation.report.ReportCard.figures`; None if it could not be evaluated."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Export(Table):
-    """A version in another tool's layout; its row is made with the bundle's, by the transaction that ends the job."""
+    """A version in another tool's layout. Its row is written with the bundle's, when the job ends."""
 
     __tablename__ = "export"
     __table_args__ = (UniqueConstraint("bundle_id", "layout"),)
@@ -42,4 +42,4 @@ class Export(Table):
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
     relative_error: Mapped[float | None]
-    """What the rank of a LoRA lost of the learned difference; None where nothing is approximated."""
+    """The share of the trained weights that the LoRA's rank loses; None if nothing is approximated."""

@@ -30,7 +30,7 @@ class Concept(Table):
 
 
 class Reference(Table):
-    """An uploaded image, re-encoded; the object at `key` is PNG and named by its hash."""
+    """An uploaded image, re-encoded as PNG. `key` contains its hash."""
 
     __tablename__ = "reference"
     __table_args__ = (UniqueConstraint("concept_id", "position"),)
@@ -43,4 +43,4 @@ class Reference(Table):
     width: Mapped[int]
     height: Mapped[int]
     check_score: Mapped[float | None]
-    """By the image check, 0 to 1; None when none ran."""
+    """The score of the image check, 0 to 1; None if it was off."""

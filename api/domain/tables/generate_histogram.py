@@ -8,15 +8,15 @@ from api.domain.tables.table import Table
 
 
 class GenerateHistogram(Table):
-    """How many requests for pictures took how long; counted by each api process, written every few seconds."""
+    """Counts of generate requests by duration. Each api process adds its own every few seconds."""
 
     __tablename__ = "generate_histogram"
 
     slot: Mapped[datetime] = mapped_column(primary_key=True)
-    """Begin of five minutes."""
+    """The start of a slot of five minutes."""
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"), primary_key=True)
     outcome: Mapped[str] = mapped_column(primary_key=True)
-    """ok, or the code of the refusal."""
+    """ok, or the error code."""
     bucket: Mapped[int] = mapped_column(primary_key=True)
-    """Of the time it took (`api.latency_histogram`)."""
+    """The bucket of the duration (`api.latency_histogram`)."""
     count: Mapped[int] = mapped_column(BigInteger)

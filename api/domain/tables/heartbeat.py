@@ -13,10 +13,10 @@ class Heartbeat(Table):
     __tablename__ = "heartbeat"
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    """The same after a restart on the same machine."""
+    """Stays the same after a restart on the same machine."""
     kind: Mapped[str]
     """engine or trainer."""
     facts: Mapped[dict[str, Any]]
-    """Device, memory and disk, in bytes (`worker.heartbeat`)."""
+    """Base, device, and memory and disk in bytes (`worker.heartbeat`)."""
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -10,7 +10,7 @@ from api.domain.tables.table import Table
 
 
 class IdempotencyKey(Table):
-    """A create that was answered, for a client that sends it again."""
+    """The stored answer of a create request, for a client that sends it again."""
 
     __tablename__ = "idempotency_key"
     __table_args__ = (UniqueConstraint("owner_id", "key"), Index("ix_idempotency_key_created_at", "created_at"))

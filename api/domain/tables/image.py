@@ -9,7 +9,7 @@ from api.domain.tables.table import Table
 
 
 class Image(Table):
-    """A generated picture that is kept, with the settings that draw it again."""
+    """A stored generated image, with the settings that generate it again."""
 
     __tablename__ = "image"
     __table_args__ = (
@@ -21,13 +21,13 @@ class Image(Table):
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"))
     concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"))
     version: Mapped[int | None]
-    """Of the concept; None when the untouched base drew it."""
+    """The concept's version; None for an image of the untouched base."""
     prompt: Mapped[str]
     seed: Mapped[int] = mapped_column(BigInteger)
     format: Mapped[str]
     """png, jpeg or webp."""
     check_score: Mapped[float | None]
-    """By the image check, 0 to 1; None when none ran."""
+    """The score of the image check, 0 to 1; None if it was off."""
     key: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
@@ -35,7 +35,7 @@ class Image(Table):
 
 
 class PreferenceVote(Table):
-    """Which of two pictures of one prompt and seed somebody liked better, not knowing who drew which."""
+    """A blind vote between two images of the same prompt and seed."""
 
     __tablename__ = "preference_vote"
 
@@ -43,7 +43,7 @@ class PreferenceVote(Table):
     concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"), index=True)
     first_version: Mapped[int]
     second_version: Mapped[int]
-    """Of the concept, the smaller one first; 0 is the untouched student."""
+    """Versions of the concept, the smaller one first; 0 is the untouched student."""
     chosen: Mapped[str]
     """first, second or neither."""
     prompt: Mapped[str]

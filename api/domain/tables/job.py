@@ -22,7 +22,7 @@ class JobState(enum.StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job has ended; a retry of its owner's may begin it again."""
+        """Return whether the job has ended. Its owner may still retry it."""
         return self in FINAL_STATES
 
 
@@ -30,7 +30,7 @@ FINAL_STATES = (JobState.succeeded, JobState.failed, JobState.cancelled)
 
 
 class Job(Table):
-    """One training of one concept. Every write by a worker carries the fence of its claim (`api.domain.jobs`)."""
+    """One training of one concept. Every write by a worker checks the fence of its claim (`api.domain.jobs`)."""
 
     __tablename__ = "job"
     __table_args__ = (
@@ -43,10 +43,10 @@ class Job(Table):
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("owner.id"))
     concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"))
     version: Mapped[int]
-    """Version of the concept that this job makes, from 1."""
+    """The version of the concept that this job trains, from 1."""
     preset: Mapped[str]
     overrides: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """Fields of OpadConfig that differ from the preset (for instance a shorter demo run)."""
+    """Fields of OpadConfig that differ from the preset, for instance a shorter demo run."""
     seed: Mapped[int] = mapped_column(BigInteger)
 
     state: Mapped[JobState] = mapped_column(Enum(JobState, native_enum=False, length=16), default=JobState.queued)
@@ -75,16 +75,16 @@ class Job(Table):
 
 
 class JobEvent(Table):
-    """What a watcher of a job is told. The database itself appends a row with each change of a job (migration 0004)."""
+    """An event of a job, for clients that watch it. A trigger adds a row with each change (migration 0004)."""
 
     __tablename__ = "job_event"
     __table_args__ = (Index("ix_job_event_job_id_id", "job_id", "id"),)
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    """Rises with each change of one job: a change holds the job's row until it is committed."""
+    """Rises with each change of one job, because a change locks the job's row until its commit."""
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"))
     kind: Mapped[str]
-    """state, progress or preview."""
+    """state, progress, preview or log."""
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -104,7 +104,7 @@ class Attempt(Table):
 
 
 class ErasedTraining(Table):
-    """When an erased concept was trained: its attempts are gone, the minutes of the day stay used."""
+    """The training times of an erased concept, so that the day's minutes stay used."""
 
     __tablename__ = "erased_training"
     __table_args__ = (Index("ix_erased_training_owner_id_ended_at", "owner_id", "ended_at"),)
@@ -116,7 +116,7 @@ class ErasedTraining(Table):
 
 
 class Checkpoint(Table):
-    """A committed checkpoint: the row is inserted, under the fence, after its object was written and hashed."""
+    """A committed checkpoint. The row is inserted under the fence after the object was written and hashed."""
 
     __tablename__ = "checkpoint"
     __table_args__ = (UniqueConstraint("job_id", "fence", "step"),)

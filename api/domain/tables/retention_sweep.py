@@ -8,7 +8,7 @@ from api.domain.tables.table import Table
 
 
 class RetentionSweep(Table):
-    """One a day, whichever reconciler is first."""
+    """The sweep of a day, by the first reconciler that starts it."""
 
     __tablename__ = "retention_sweep"
 

@@ -9,16 +9,16 @@ from api.domain.tables.table import Table
 
 
 class ServedBase(Table):
-    """What the engines and trainers of this installation can do; announced by each engine at its start."""
+    """The base of this installation. Each engine announces it at its start."""
 
     __tablename__ = "base"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     resolution: Mapped[int]
     nouns: Mapped[list[str] | None]
-    """Class nouns the base knows; None when it knows any."""
+    """The class nouns that the base knows; None if it knows all."""
     words: Mapped[list[str] | None]
     presets: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """Every field of each preset as it is on this base; None until an engine has told."""
+    """Every field of each preset on this base; None until an engine has announced it."""
     manifest_sha256: Mapped[str]
     announced_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -18,9 +18,9 @@ class Webhook(Table):
     url: Mapped[str]
     events: Mapped[list[str]]
     secret: Mapped[str]
-    """`whsec_` and base64: in the clear, for every message is signed with it."""
+    """`whsec_` and base64, in clear text, because every message is signed with it."""
     previous_secret: Mapped[str | None]
-    """Signs beside the new one until `previous_until`."""
+    """Messages are signed with this one too until `previous_until`."""
     previous_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     disabled_at: Mapped[datetime | None]
@@ -28,7 +28,7 @@ class Webhook(Table):
 
 
 class WebhookDelivery(Table):
-    """One message for one webhook. `tries` is its fence: a sender reports under the number it claimed."""
+    """One message for one webhook. `tries` is its fence: a sender reports with the number it claimed."""
 
     __tablename__ = "webhook_delivery"
     __table_args__ = (
@@ -39,7 +39,7 @@ class WebhookDelivery(Table):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
     number: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
-    """In the order of writing, for pages."""
+    """The order of writing, for pagination."""
     webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhook.id"))
     event: Mapped[str]
     job_id: Mapped[UUID | None]
@@ -47,8 +47,8 @@ class WebhookDelivery(Table):
     state: Mapped[str] = mapped_column(server_default="pending")
     """pending, delivered or failed."""
     tries: Mapped[int] = mapped_column(server_default="0")
-    """Of the present round; a redelivery begins a new one."""
+    """Tries in the current round; a redelivery starts a new round."""
     log: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
-    """Every try of every round: at, status or error, milliseconds."""
+    """Every try of every round: time, status or error, milliseconds."""
     next_try_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,4 +1,4 @@
-"""A real engine process for the tests of the api; its base has random weights, which is all the same there."""
+"""A real engine process for the tests of the api. Its base has random weights, which do not matter there."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def bundle(base_folder: Path) -> bytes:
 
 @pytest.fixture(scope="session")
 def engine_url(stack: Settings, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An engine with a database of its own, so that it may outlive the tests' ones."""
+    """An engine with its own database, so that it outlives those of the tests."""
     folder = tmp_path_factory.mktemp("engine")
     with psycopg.connect(stack.database_url or "", autocommit=True) as connection:
         connection.execute("CREATE DATABASE of_the_engine TEMPLATE template")

@@ -1,4 +1,4 @@
-"""Engines that are found by a name; that there may be several is seen in containers, `tests/docker/test_scale.py`."""
+"""Engines found by a DNS name. `tests/docker/test_scale.py` tests several of them in containers."""
 
 import socket
 import socketserver
@@ -17,7 +17,7 @@ ASKED = {"concept": "my mug", "prompt": "a <concept> on the beach", "seed": 3}
 
 @pytest.fixture
 def port(engine_url: str) -> Iterator[int]:
-    """Of 127.0.0.1, behind which the engine listens too."""
+    """A TCP port on 127.0.0.1 that forwards to the engine."""
 
     class Relay(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -46,7 +46,7 @@ def port(engine_url: str) -> Iterator[int]:
 def test_a_name_stands_for_its_addresses_the_dead_ones_passed_over(
     client: TestClient, ready: dict[str, Any], port: int
 ) -> None:
-    """`localhost` is ::1 too on most systems, where nothing listens: then that is asked first or not at all."""
+    """On most systems `localhost` is also ::1, where nothing listens; that address may be tried first."""
     by_socket = client.post("/v1/generate", json=ASKED).json()["images"]
     replace_services(client, engines=EngineClient([f"dns+http://localhost:{port}"], timeout_seconds=30))
     assert client.post("/v1/generate", json=ASKED).json()["images"] == by_socket

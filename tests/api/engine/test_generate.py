@@ -1,4 +1,4 @@
-"""Pictures through the api from a real engine process."""
+"""Generate images through the api with a real engine process."""
 
 import base64
 import hashlib
@@ -22,9 +22,7 @@ from tests.api.services import replace_services
 BEACH = "a <concept> on the beach"
 
 
-def test_a_picture_comes_in_the_accepted_format(
-    client: TestClient, ready: dict[str, Any], subtests: pytest.Subtests
-) -> None:
+def test_an_image_has_the_accepted_format(client: TestClient, ready: dict[str, Any], subtests: pytest.Subtests) -> None:
     for name in ("png", "jpeg", "webp"):
         with subtests.test(name):
             answer = client.post(
@@ -42,13 +40,13 @@ def test_a_picture_comes_in_the_accepted_format(
 
 
 def decoded(image: dict[str, Any]) -> NDArray[np.int_]:
-    """The pixels of a picture in a JSON answer, which is a PNG."""
+    """Return the pixels of a PNG in a JSON answer."""
     data = base64.b64decode(image["data"])
     assert data.startswith(b"\x89PNG")
     return np.asarray(Image.open(io.BytesIO(data)), dtype=int)
 
 
-def test_json_carries_several_pictures_and_the_seed_of_each(client: TestClient, ready: dict[str, Any]) -> None:
+def test_json_has_several_images_and_the_seed_of_each(client: TestClient, ready: dict[str, Any]) -> None:
     several = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "seed": 7, "count": 3})
     one = client.post("/generate", json={"concept": "my mug", "prompt": BEACH, "seed": 8})
 
@@ -60,19 +58,23 @@ def test_json_carries_several_pictures_and_the_seed_of_each(client: TestClient, 
     alone, among_others, another = (
         decoded(image) for image in (one.json()["images"][0], body["images"][1], body["images"][0])
     )
-    assert np.abs(alone - among_others).max() <= 1  # a batch sums in another order: a value between two levels may tip
+    assert (
+        np.abs(alone - among_others).max() <= 1
+    )  # a batch sums in another order, so a value between two levels may round differently
     assert np.abs(alone - another).max() > 1
 
 
-def test_the_same_seed_is_the_same_picture_and_a_missing_one_is_told(client: TestClient, ready: dict[str, Any]) -> None:
-    drawn = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH}).json()["images"][0]
-    again = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "seed": drawn["seed"]}).json()
+def test_the_same_seed_gives_the_same_image_and_a_random_one_is_returned(
+    client: TestClient, ready: dict[str, Any]
+) -> None:
+    first = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH}).json()["images"][0]
+    again = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "seed": first["seed"]}).json()
 
-    assert again["images"][0]["data"] == drawn["data"]
+    assert again["images"][0]["data"] == first["data"]
 
 
-def test_the_untouched_base_draws_the_class_noun(client: TestClient, concept: dict[str, Any]) -> None:
-    """Needs no training: the concept of this test is queued."""
+def test_the_untouched_base_generates_the_class_noun(client: TestClient, concept: dict[str, Any]) -> None:
+    """No training is needed: the job of this concept is queued."""
     untouched = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "seed": 7, "untouched": True})
 
     assert untouched.status_code == 200
@@ -89,7 +91,7 @@ def test_a_trained_concept_differs_from_the_untouched_base(client: TestClient, r
     assert own != untouched
 
 
-def test_unknown_words_are_remarked_upon_not_refused(client: TestClient, ready: dict[str, Any]) -> None:
+def test_unknown_words_give_warnings_not_errors(client: TestClient, ready: dict[str, Any]) -> None:
     asked = {"concept": "my mug", "prompt": "a <concept> on the Tiergärten beach", "seed": 1}
 
     as_json = client.post("/v1/generate", json=asked)
@@ -99,7 +101,7 @@ def test_unknown_words_are_remarked_upon_not_refused(client: TestClient, ready: 
     assert as_image.headers["x-warnings"] == "nano does not know 'tierg\\xe4rten' and may ignore it"
 
 
-def test_several_pictures_do_not_fit_into_one_file(client: TestClient, ready: dict[str, Any]) -> None:
+def test_several_images_do_not_fit_into_one_file(client: TestClient, ready: dict[str, Any]) -> None:
     answer = client.post(
         "/v1/generate", json={"concept": "my mug", "prompt": BEACH, "count": 2}, headers={"Accept": "image/png"}
     )
@@ -167,10 +169,10 @@ def test_an_unreachable_engine_is_a_503(client: TestClient, ready: dict[str, Any
     assert answer.headers["retry-after"] == "3"
 
 
-def test_a_second_engine_steps_in_with_the_same_picture(
+def test_a_second_engine_steps_in_with_the_same_image(
     client: TestClient, ready: dict[str, Any], engine_url: str, tmp_path: Path
 ) -> None:
-    """Whichever of the two the concept hashes to, the picture is the one that the living engine draws."""
+    """The image is the same whichever of the two engines the concept hashes to."""
     asked = {"concept": "my mug", "prompt": BEACH, "seed": 3}
     before = client.post("/v1/generate", json=asked).json()["images"]
     replace_services(client, engines=EngineClient([f"unix:{tmp_path}/none.sock", engine_url], timeout_seconds=30))
@@ -181,7 +183,7 @@ def test_a_second_engine_steps_in_with_the_same_picture(
 def test_an_engine_that_says_nothing_is_asked_after_the_others(
     client: TestClient, ready: dict[str, Any], engine_url: str, tmp_path: Path
 ) -> None:
-    """Of the two, the concept hashes to the silent one."""
+    """The concept hashes to the silent engine."""
 
     def place(url: str) -> bytes:
         return hashlib.sha256(f"{ready['id']} {url}".encode()).digest()
@@ -215,7 +217,7 @@ def test_ready_when_an_engine_is(client: TestClient) -> None:
     assert answer.json() == {"status": "ready", "parts": {"database": "ok", "storage": "ok", "engine": "ok"}}
 
 
-def test_a_version_is_drawn_by_its_number(client: TestClient, ready: dict[str, Any]) -> None:
+def test_a_version_is_generated_by_its_number(client: TestClient, ready: dict[str, Any]) -> None:
     asked = {"concept_id": ready["id"], "prompt": BEACH, "seed": 7}
     newest = client.post("/v1/generate", json=asked).json()
 

@@ -1,4 +1,4 @@
-"""Drawn pictures and the image check; a limit of 0 makes the real classifier find each unfit."""
+"""The image check of generated images. With a limit of 0 the real classifier finds each unfit."""
 
 import base64
 from collections.abc import Callable
@@ -18,23 +18,23 @@ def policy(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def api_settings(settings: Settings, engine_url: str, policy: str) -> Settings:
-    """Photos pass: the scorer looks at the size, and a photo of these tests has another than a drawn picture."""
+    """Settings whose scorer accepts references and refuses generated images."""
     return settings.model_copy(
         update={
             "engine_urls": [engine_url],
             "generate_timeout_seconds": 60,
             "image_check": policy,
-            "image_scorer": "tests.api.engine.test_image_check:_unfit_when_drawn",
+            "image_scorer": "tests.api.engine.test_image_check:_unfit_if_generated",
         }
     )
 
 
-def _unfit_when_drawn(file: bytes) -> float:
-    """Drawn pictures say in their metadata that they were generated."""
+def _unfit_if_generated(file: bytes) -> float:
+    """Return a score by the metadata, which says that an image was generated."""
     return 0.9 if b"trainedAlgorithmicMedia" in file else 0.1
 
 
-def test_a_drawn_picture_meets_the_policy(
+def test_a_generated_image_meets_the_policy(
     client: TestClient, ready: dict[str, Any], policy: str, stored: Callable[[], dict[str, int]]
 ) -> None:
     before = stored()

@@ -1,4 +1,4 @@
-"""Pictures that are kept, from a real engine through a real store."""
+"""Stored images, from a real engine to a real store."""
 
 import base64
 import hashlib
@@ -16,29 +16,27 @@ from tests.api.reference_images import reference
 ASKED = {"concept": "my mug", "prompt": "a <concept> on the beach", "seed": 7, "store": True}
 
 
-def kept(client: TestClient, **changes: Any) -> list[dict[str, Any]]:
+def stored_images(client: TestClient, **changes: Any) -> list[dict[str, Any]]:
     answer = client.post("/v1/generate", json=ASKED | changes)
     assert answer.status_code == 200, answer.text
     return answer.json()["images"]
 
 
-def test_a_kept_picture_is_the_drawn_one_with_the_settings_that_draw_it_again(
-    client: TestClient, ready: dict[str, Any]
-) -> None:
-    [drawn] = kept(client, format="webp")
+def test_a_stored_image_is_the_generated_one_with_its_settings(client: TestClient, ready: dict[str, Any]) -> None:
+    [generated] = stored_images(client, format="webp")
 
-    image = client.get(f"/v1/images/{drawn['id']}").json()
+    image = client.get(f"/v1/images/{generated['id']}").json()
 
     file = httpx.get(image["url"], trust_env=False)
-    assert file.content == base64.b64decode(drawn["data"])
-    assert f'filename="{drawn["id"]}.webp"' in file.headers["content-disposition"]
+    assert file.content == base64.b64decode(generated["data"])
+    assert f'filename="{generated["id"]}.webp"' in file.headers["content-disposition"]
     assert (image["sha256"], image["size"]) == (hashlib.sha256(file.content).hexdigest(), len(file.content))
     assert (image["concept_id"], image["concept_name"], image["version"]) == (ready["id"], "my mug", 1)
     again = client.post("/v1/generate", json=image["settings"]).json()["images"][0]
-    assert (again["data"], again["id"]) == (drawn["data"], None), "drawn again, and not kept again"
+    assert (again["data"], again["id"]) == (generated["data"], None), "generated again, and not stored again"
 
 
-def test_an_image_answer_names_the_kept_picture(client: TestClient, ready: dict[str, Any]) -> None:
+def test_an_image_answer_names_the_stored_image(client: TestClient, ready: dict[str, Any]) -> None:
     answer = client.post("/v1/generate", json=ASKED, headers={"Accept": "image/jpeg"})
 
     image = client.get(f"/v1/images/{answer.headers['x-image-id']}").json()
@@ -47,29 +45,29 @@ def test_an_image_answer_names_the_kept_picture(client: TestClient, ready: dict[
     assert image["settings"]["format"] == "jpeg"
 
 
-def test_a_picture_is_not_kept_unasked(
+def test_an_image_is_not_stored_unasked(
     client: TestClient, ready: dict[str, Any], stored: Callable[[], dict[str, int]]
 ) -> None:
     before = stored()["objects"]
 
-    assert kept(client, store=False)[0]["id"] is None
+    assert stored_images(client, store=False)[0]["id"] is None
 
     assert stored()["objects"] == before
     assert client.get("/v1/images").json() == {"items": [], "next": None}
 
 
-def test_a_picture_of_the_untouched_base_is_kept_as_such(client: TestClient, concept: dict[str, Any]) -> None:
-    [drawn] = kept(client, untouched=True)
-    image = client.get(f"/v1/images/{drawn['id']}").json()
+def test_an_image_of_the_untouched_base_is_stored_as_such(client: TestClient, concept: dict[str, Any]) -> None:
+    [generated] = stored_images(client, untouched=True)
+    image = client.get(f"/v1/images/{generated['id']}").json()
     assert (image["version"], image["settings"]["untouched"]) == (None, True)
 
 
-def test_kept_pictures_are_listed_by_concept_and_page(
+def test_stored_images_are_listed_by_concept_and_page(
     client: TestClient, ready: dict[str, Any], upload: Callable[..., Any]
 ) -> None:
     upload(reference(1), reference(2), reference(3), name="other")
-    ids = [image["id"] for image in kept(client, count=3)]
-    [other] = kept(client, concept="other", untouched=True)
+    ids = [image["id"] for image in stored_images(client, count=3)]
+    [other] = stored_images(client, concept="other", untouched=True)
 
     first = client.get("/v1/images?limit=2").json()
     rest = client.get(f"/v1/images?limit=2&cursor={first['next']}").json()
@@ -81,25 +79,25 @@ def test_kept_pictures_are_listed_by_concept_and_page(
     assert [image["settings"]["seed"] for image in of_one["items"]] == [9, 8, 7]
 
 
-def test_a_deleted_picture_is_gone(
+def test_a_deleted_image_is_gone(
     client: TestClient, ready: dict[str, Any], stored: Callable[[], dict[str, int]]
 ) -> None:
     before = stored()["objects"]
-    [drawn] = kept(client)
-    url = client.get(f"/v1/images/{drawn['id']}").json()["url"]
+    [generated] = stored_images(client)
+    url = client.get(f"/v1/images/{generated['id']}").json()["url"]
 
-    assert client.delete(f"/v1/images/{drawn['id']}").status_code == 204
+    assert client.delete(f"/v1/images/{generated['id']}").status_code == 204
 
     assert stored()["objects"] == before
     assert httpx.get(url, trust_env=False).status_code == 404
-    assert client.get(f"/v1/images/{drawn['id']}").json()["code"] == "no_such_image"
-    assert client.delete(f"/v1/images/{drawn['id']}").status_code == 404
+    assert client.get(f"/v1/images/{generated['id']}").json()["code"] == "no_such_image"
+    assert client.delete(f"/v1/images/{generated['id']}").status_code == 404
 
 
 def test_nobody_sees_or_deletes_what_is_anothers(
     client: TestClient, ready: dict[str, Any], new_key: Callable[..., str]
 ) -> None:
-    path = f"/v1/images/{kept(client)[0]['id']}"
+    path = f"/v1/images/{stored_images(client)[0]['id']}"
     bob = {"Authorization": f"Bearer {new_key('bob')}"}
     reader = {"Authorization": f"Bearer {new_key('alice', scopes=('read',))}"}
 
@@ -110,10 +108,10 @@ def test_nobody_sees_or_deletes_what_is_anothers(
     assert client.get(path, headers=reader).status_code == 200
 
 
-def test_an_erased_concept_takes_its_pictures_along(
+def test_an_erased_concept_takes_its_images_along(
     client: TestClient, ready: dict[str, Any], stored: Callable[[], dict[str, int]], settings: Settings
 ) -> None:
-    ids = [image["id"] for image in kept(client, count=2)]
+    ids = [image["id"] for image in stored_images(client, count=2)]
     lost = b"of a request that was killed before its commit"
     Storage(settings).put_once(f"images/{ready['id']}/lost.png", lost, hashlib.sha256(lost).hexdigest())
 
@@ -124,19 +122,19 @@ def test_an_erased_concept_takes_its_pictures_along(
     assert client.get("/v1/images").json()["items"] == []
 
 
-def test_a_concept_erased_while_it_is_drawn_keeps_nothing(
+def test_a_concept_erased_during_a_request_stores_nothing(
     client: TestClient,
     concept: dict[str, Any],
     set_job: Callable[..., None],
     stored: Callable[[], dict[str, int]],
 ) -> None:
-    """The erasure comes in the moment between the drawing and the keeping: when the engine's answer arrives."""
+    """The concept is erased when the engine's answer arrives, before the images are stored."""
     set_job(concept["jobs"][0]["id"], state=JobState.cancelled)
     engines = client.app.state.services.engines  # type: ignore[attr-defined]  # TestClient.app is any ASGI
     (engine,) = engines._by_socket.values()
 
     async def erase(_: httpx.Response) -> None:
-        engine.event_hooks = {}  # the erasure asks the engine as well
+        engine.event_hooks = {}  # the erasure calls the engine too
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(client.app), base_url="http://localhost", headers=client.headers
         ) as other:

@@ -22,7 +22,7 @@ def theirs(served: str, new_key: Callable[..., str], base: None) -> Iterator[ope
         yield client
 
 
-def test_it_draws_what_generate_draws(theirs: openai.OpenAI, client: TestClient, ready: dict[str, Any]) -> None:
+def test_it_generates_what_generate_does(theirs: openai.OpenAI, client: TestClient, ready: dict[str, Any]) -> None:
     answer = theirs.images.generate(model=MUG, prompt=BEACH, n=2, extra_body={"seed": 7})
 
     ours = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "seed": 7, "count": 2}).json()
@@ -39,12 +39,12 @@ def test_formats_and_sizes_are_as_asked(theirs: openai.OpenAI, ready: dict[str, 
     assert (image.format, image.size) == ("WEBP", (64, 64))
 
 
-def test_urls_lead_to_pictures_that_are_kept(theirs: openai.OpenAI, client: TestClient, ready: dict[str, Any]) -> None:
+def test_urls_lead_to_stored_images(theirs: openai.OpenAI, client: TestClient, ready: dict[str, Any]) -> None:
     answer = theirs.images.generate(model=MUG, prompt=BEACH, n=2, response_format="url", extra_body={"seed": 7})
 
-    drawn = theirs.images.generate(model=MUG, prompt=BEACH, n=2, extra_body={"seed": 7})
+    generated = theirs.images.generate(model=MUG, prompt=BEACH, n=2, extra_body={"seed": 7})
     files = [httpx.get(image.url, trust_env=False).content for image in answer.data]
-    assert files == [base64.b64decode(image.b64_json) for image in drawn.data]
+    assert files == [base64.b64decode(image.b64_json) for image in generated.data]
     assert [image["settings"]["seed"] for image in client.get("/v1/images").json()["items"]] == [8, 7]
 
 
@@ -58,7 +58,7 @@ def test_ready_concepts_are_models(theirs: openai.OpenAI, upload: Callable[..., 
 
 
 def test_its_errors_carry_our_codes(theirs: openai.OpenAI, upload: Callable[..., Any], ready: dict[str, Any]) -> None:
-    """Without subtests: each captures anew, and the server's thread would write to a capture that is gone."""
+    """No subtests: each replaces the captured streams, and the server's thread would write to a closed one."""
     upload(reference(1), reference(2), reference(3), name="in training")
     good = {"model": MUG, "prompt": BEACH}
     cases: list[tuple[dict[str, Any], type[openai.APIStatusError], str, str]] = [
@@ -66,7 +66,7 @@ def test_its_errors_carry_our_codes(theirs: openai.OpenAI, upload: Callable[...,
         ({"model": "concept:none"}, openai.NotFoundError, "no_such_concept", "'none'"),
         ({"model": "concept:in training"}, openai.ConflictError, "concept_in_training", "queued"),
         ({"prompt": "a mug"}, openai.UnprocessableEntityError, "invalid_request", "write it exactly once"),
-        ({"size": "1024x1024"}, openai.UnprocessableEntityError, "wrong_size", "draws 64x64"),
+        ({"size": "1024x1024"}, openai.UnprocessableEntityError, "wrong_size", "generates 64x64"),
         ({"n": 9}, openai.UnprocessableEntityError, "invalid_request", "n: "),
     ]
     for changes, kind, code, words in cases:

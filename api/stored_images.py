@@ -1,4 +1,4 @@
-"""Pictures that are to be kept: an object each, and a row with the settings that draw it again."""
+"""Store generated images: an object for each, and a row with the settings that generate it again."""
 
 import base64
 import hashlib
@@ -14,12 +14,12 @@ from api.domain.errors import NotFound
 from api.domain.storage import Storage, image_key
 from api.domain.tables import Concept, Image
 from api.engine_client import Generated
-from api.erasure import while_storing
+from api.erasure import hold_off_erasures
 from api.schemas import GenerateIn
 from api.subject import Subject
 
 
-async def keep_images(
+async def store_images(
     session: AsyncSession,
     storage: Storage,
     generated: Generated,
@@ -29,13 +29,15 @@ async def keep_images(
     asked: GenerateIn,
     scores: Sequence[float | None],
 ) -> list[Image]:
-    """In the session's transaction, in the order they were drawn.
+    """Store the images in the session's transaction, in their order.
 
-    Raises NotFound when the concept was erased while it was drawn; StorageUnavailable.
+    Raises NotFound if the concept was erased while the engine worked; StorageUnavailable.
     """
-    await while_storing(session)
+    await hold_off_erasures(session)
     if await session.scalar(select(Concept.id).where(Concept.id == subject.concept_id)) is None:
-        raise NotFound(f"the concept {subject.concept_id} was erased meanwhile; nothing is kept", "no_such_concept")
+        raise NotFound(
+            f"the concept {subject.concept_id} was erased in the meantime; nothing was stored", "no_such_concept"
+        )
     image_format = generated.media_type.removeprefix("image/")
     files = [base64.b64decode(data) for data in generated.images]
     images = []
@@ -68,8 +70,10 @@ def _store(storage: Storage, images: Sequence[Image], files: Sequence[bytes]) ->
 
 
 async def erase_image(session: AsyncSession, storage: Storage, *, owner_id: UUID, image_id: UUID) -> None:
-    """The object goes before the commit: an erasure that fails can be asked for again. Raises NotFound,
-    StorageUnavailable."""
+    """Delete the row and the object. The object goes before the commit, so a failed erasure can be repeated.
+
+    Raises NotFound, StorageUnavailable.
+    """
     key = await session.scalar(
         delete(Image).where(Image.owner_id == owner_id, Image.id == image_id).returning(Image.key)
     )
