@@ -1,6 +1,7 @@
-"""Rows and files as a busy installation has them, for measuring and testing the dashboard's pages without a training.
+"""Seed the rows and files of a busy installation, to measure and test the dashboard's pages without a training.
 
-The photos are the examples'; previews are made up from them, so nothing here shows what a training does.
+The references are those of `examples/`. Scores, losses and previews are invented: nothing here is the result of a
+training.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from PIL import Image as Picture
+from PIL import Image as PILImage
 from PIL import ImageFilter
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
@@ -44,14 +45,14 @@ from opad_core import PRESETS, preset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOUNS = ["ball", "teapot", "backpack", "robot", "dog", "mug", "car", "cat"]
-"""Of the examples' folders, in the order of their names."""
+"""Class nouns of the examples' folders, in the order of their names."""
 _STEPS = 200
 
 
 def seed_demo_data(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: int, jobs: int) -> list[UUID]:
-    """Adds so many concepts and jobs of the owner, one job at least for each concept; the concepts' ids."""
+    """Add so many concepts and jobs of the owner, at least one job per concept. Return the concepts' ids."""
     random_numbers = random.Random(0)
-    photos = _stored_photos(storage)
+    references = _store_references(storage)
     now = datetime.now(UTC)
     with sessions.begin() as db:
         owner = db.scalar(select(Owner).where(Owner.name == owner_name)) or Owner(id=uuid7(), name=owner_name)
@@ -76,7 +77,7 @@ def seed_demo_data(sessions: Sessions, storage: Storage, *, owner_name: str, con
         db.add_all(made)
         db.flush()
         for n, concept in enumerate(made):
-            group = photos[n % len(photos)]
+            group = references[n % len(references)]
             db.add_all(
                 Reference(
                     concept_id=concept.id, position=p, key=reference_key(sha256), sha256=sha256, width=64, height=64
@@ -94,22 +95,22 @@ def seed_demo_data(sessions: Sessions, storage: Storage, *, owner_name: str, con
             db.add_all(Export(**row) for bundle in downloadable for row in _files(storage, bundle))
         watched = rows[-12:]
         db.execute(delete(JobEvent).where(JobEvent.job_id.in_([row["id"] for row in watched])))
-        db.execute(insert(JobEvent), [event for row in watched for event in _story(row)])
+        db.execute(insert(JobEvent), [event for row in watched for event in _events(row)])
         _operations(db, owner_id, now)
         ids = [concept.id for concept in made]
         newest = [
-            (row, photos[made.index(one) % len(photos)])
+            (row, references[made.index(one) % len(references)])
             for row in watched
             for one in made
             if one.id == row["concept_id"]
         ]
-        _kept_pictures(storage, db, owner_id, ids[:4], photos)
+        _stored_images(storage, db, owner_id, ids[:4], references)
     for row, group in newest:
         _previews(storage, sessions, row["id"], row["step"], group)
     return ids
 
 
-def _stored_photos(storage: Storage) -> list[list[str]]:
+def _store_references(storage: Storage) -> list[list[str]]:
     groups = []
     for folder in sorted(path for path in EXAMPLES.iterdir() if path.is_dir()):
         group = []
@@ -131,9 +132,9 @@ _REPORT = {
 }
 _ENDINGS = [JobState.succeeded] * 7 + [JobState.failed] * 2 + [JobState.cancelled]
 _FAILURES = [
-    ("lost_worker", "lost_worker: no attempt of 5 came to its end"),
+    ("lost_worker", "all 5 attempts failed; the last one: the lease ran out"),
     ("oom", "OutOfMemoryError: 3.2 GB wanted, 1.1 GB free"),
-    ("diverged", "the loss rec ran away at step 61 twice"),
+    ("diverged", "the loss rec diverged twice, at step 61"),
 ]
 
 
@@ -195,7 +196,7 @@ def _bundle(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _files(storage: Storage, bundle: dict[str, Any]) -> list[dict[str, Any]]:
-    """The bundle's object and those of its exports, a few bytes each; the exports' rows."""
+    """Store a few bytes as the bundle and as each of its exports. Return the exports' rows."""
     storage.put_once(bundle["key"], bundle["job_id"].bytes, bundle["sha256"])
     rows = []
     for layout in ("diffusers", "kohya", "textual_inversion"):
@@ -207,8 +208,8 @@ def _files(storage: Storage, bundle: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _story(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a watcher of the job was told, in place of the one event that the finished row made."""
+def _events(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the events of the job, in place of the one event that the trigger wrote for the finished row."""
 
     def state(name: str, at: datetime, error: dict[str, str] | None = None) -> dict[str, Any]:
         data = {"state": name, "attempt": int(name != "queued"), "cancel_requested": False, "error": error}
@@ -221,7 +222,7 @@ def _story(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _losses(row: dict[str, Any]) -> list[dict[str, Any]]:
-    def told(step: int) -> dict[str, Any]:
+    def progress(step: int) -> dict[str, Any]:
         fall = 0.2 + 0.8 * 0.98**step
         names = {"rec": 0.05, "id": 0.5, "mse": 0.3, "swd": 0.1, "adv_dino": 0.7, "adv_clip": 0.6, "d_dino": 0.9}
         return {
@@ -236,31 +237,31 @@ def _losses(row: dict[str, Any]) -> list[dict[str, Any]]:
             },
         }
 
-    return [told(step) for step in range(0, row["step"] + 1, 5)]
+    return [progress(step) for step in range(0, row["step"] + 1, 5)]
 
 
 def _log(row: dict[str, Any]) -> list[dict[str, Any]]:
-    said = [("info", f"training.began base=nano device=cuda preset={row['preset']} photos=4 steps={_STEPS}")]
-    said += [("info", f"checkpoint.committed step={step} size=412000") for step in range(60, row["step"], 60)]
+    lines = [("info", f"training.began base=nano device=cuda preset={row['preset']} photos=4 steps={_STEPS}")]
+    lines += [("info", f"checkpoint.committed step={step} size=412000") for step in range(60, row["step"], 60)]
     if row["error_code"]:
-        said.append(("warning", f"job.attempt_lost cause={row['error_code']} error={row['error_detail']}"))
-    seconds = (row["finished_at"] - row["started_at"]) / len(said)
+        lines.append(("warning", f"job.attempt_lost cause={row['error_code']} error={row['error_detail']}"))
+    seconds = (row["finished_at"] - row["started_at"]) / len(lines)
     return [
         {
             "job_id": row["id"],
             "kind": job_log.KIND,
             "data": asdict(job_log.LogLine((row["started_at"] + n * seconds).isoformat(), level, text)) | {"fence": 1},
         }
-        for n, (level, text) in enumerate(said)
+        for n, (level, text) in enumerate(lines)
     ]
 
 
-def _previews(storage: Storage, sessions: Sessions, job_id: UUID, last: int, photos: Sequence[str]) -> None:
-    pictures = [Picture.open(io.BytesIO(storage.get(reference_key(p), p))).convert("RGB") for p in photos[:4]]
+def _previews(storage: Storage, sessions: Sessions, job_id: UUID, last: int, references: Sequence[str]) -> None:
+    images = [PILImage.open(io.BytesIO(storage.get(reference_key(p), p))).convert("RGB") for p in references[:4]]
     for step in range(0, last + 1, 50):
-        strip = Picture.new("RGB", (256, 64))
-        for n, picture in enumerate(pictures):
-            strip.paste(picture.resize((64, 64)).filter(ImageFilter.GaussianBlur((_STEPS - step) / 40)), (64 * n, 0))
+        strip = PILImage.new("RGB", (256, 64))
+        for n, image in enumerate(images):
+            strip.paste(image.resize((64, 64)).filter(ImageFilter.GaussianBlur((_STEPS - step) / 40)), (64 * n, 0))
         file = io.BytesIO()
         strip.save(file, "PNG")
         data = file.getvalue()
@@ -269,11 +270,11 @@ def _previews(storage: Storage, sessions: Sessions, job_id: UUID, last: int, pho
         db.execute(update(Job).where(Job.id == job_id).values(preview_key=preview_key(job_id, last // 50 * 50)))
 
 
-def _kept_pictures(
-    storage: Storage, db: Session, owner_id: UUID, concepts: Sequence[UUID], photos: list[list[str]]
+def _stored_images(
+    storage: Storage, db: Session, owner_id: UUID, concepts: Sequence[UUID], references: list[list[str]]
 ) -> None:
     for n, concept_id in enumerate(concepts):
-        sha256 = photos[n % len(photos)][0]
+        sha256 = references[n % len(references)][0]
         image_id, data = uuid7(), storage.get(reference_key(sha256), sha256)
         key = image_key(concept_id, image_id, "png")
         storage.put_once(key, data, sha256)
@@ -294,7 +295,7 @@ def _kept_pictures(
 
 
 def _operations(db: Session, owner_id: UUID, now: datetime) -> None:
-    """Webhooks and their messages, a day of pictures, an engine and a trainer host."""
+    """Add a webhook with messages, a day of generate requests, an engine and a trainer host."""
     hook = Webhook(
         id=uuid7(), owner_id=owner_id, url="https://example.org/opad", events=["job.failed"], secret=new_secret()
     )

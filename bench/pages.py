@@ -1,7 +1,7 @@
-"""How long the dashboard's pages take: `python -m bench.pages`, with 2,000 jobs and 200 concepts.
+"""Measure the latency of the dashboard's pages with 2,000 jobs and 200 concepts: `python -m bench.pages`.
 
-A real api over embedded servers; each page is asked for 30 times after a first one that is not counted, one request at
-a time, and its 95th percentile is printed in milliseconds. Exits with 1 when a page needs more than 150.
+It runs a real api over embedded servers and demo data. Each page is requested 30 times, one request at a time, after
+one request that is not counted. It prints the 95th percentiles and exits with 1 if one is above 150 ms.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def measure(settings: Settings, *, concepts: int, jobs: int) -> int:
 
 @contextmanager
 def running_api(settings: Settings) -> Iterator[str]:
-    """In a process of its own: this one's heap, full of furniture, would be searched for garbage on the api's time."""
+    """Run the api in its own process: garbage collection of this one's large heap would slow it down."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,7 +1,7 @@
-"""Every page of the dashboard as a picture: `make screenshots` (needs a browser); light and dark, desktop and phone.
+"""Take screenshots of every dashboard page: `make screenshots` (needs a browser), light and dark, desktop and phone.
 
-The service is a real one with the nano base: an example is learned and drawn; older jobs, messages and votes are made
-up around it (bench/demo_data.py).
+The service is real and has the nano base. One example is trained and generates images. Older jobs, messages and engines
+are seeded demo data (bench/demo_data.py).
 """
 
 import argparse
@@ -31,15 +31,17 @@ OUT = Path(__file__).parents[1] / "docs" / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 SCREENS = {"desktop": (1280, 860), "phone": (390, 844)}
-LEARNED, AT_WORK = "Grandma's teapot", "Robbie"
-COLOURS = 160
-"""Of the palette; the whole set stays below 4 MB."""
+TRAINED, IN_TRAINING = "Grandma's teapot", "Robbie"
+COLORS = 160
+"""Colors of the palette; all screenshots together stay below 4 MB."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--home", type=Path, help="data folder to keep; what was learned there is not learned again")
+    parser.add_argument(
+        "--home", type=Path, help="data folder to keep; concepts that are trained there are not trained again"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
@@ -54,56 +56,56 @@ def main() -> int:
         with local_stack(settings, say=print) as running:
             headers = {"Authorization": f"Bearer {running.admin_key}"}
             with httpx.Client(base_url=running.api_url, headers=headers, timeout=120) as client:
-                pages = live_through(client, settings, iterations=arguments.iterations)
+                pages = prepare(client, settings, iterations=arguments.iterations)
             with sync_playwright() as driver:
                 chromium = driver.chromium.launch(executable_path=browser, args=FLAGS)
                 for scheme in ("light", "dark"):
                     for screen in SCREENS:
                         shoot(chromium, running.api_url, running.admin_key, pages, scheme, screen, arguments.out)
     total = sum(path.stat().st_size for path in arguments.out.glob("*.png"))
-    print(f"{len(list(arguments.out.glob('*.png')))} pictures, {total / 1e6:.1f} MB")
+    print(f"{len(list(arguments.out.glob('*.png')))} screenshots, {total / 1e6:.1f} MB")
     return 0
 
 
-def live_through(client: httpx.Client, settings: Settings, *, iterations: int) -> dict[str, str]:
-    """The addresses of the pages by name, after a morning of use."""
+def prepare(client: httpx.Client, settings: Settings, *, iterations: int) -> dict[str, str]:
+    """Train, generate, vote and seed demo data. Return the addresses of the pages by name."""
     found = published_environment(settings.home)
     own = Settings.model_validate(
         {name.removeprefix("OPAD_").lower(): _value(value) for name, value in found.items() if name.startswith("OPAD_")}
     )
     sessions = make_sessions(own)
     known = {concept["name"]: concept["id"] for concept in client.get("/v1/concepts").json()["items"]}
-    if LEARNED not in known:
+    if TRAINED not in known:
         seed_demo_data(sessions, Storage(own), owner_name="admin", concepts=6, jobs=15)
-        hand_in(client, LEARNED, "blue_teapot", iterations)
-    learned = newest_job(client, LEARNED)
-    wait(client, learned["id"])
+        upload(client, TRAINED, "blue_teapot", iterations)
+    trained = newest_job(client, TRAINED)
+    wait(client, trained["id"])
     for prompt in ("a <concept> on the beach", "a <concept> in the snow", "a photo of a <concept>"):
-        body = {"concept_id": learned["concept_id"], "prompt": prompt, "seed": 7, "count": 2, "store": True}
+        body = {"concept_id": trained["concept_id"], "prompt": prompt, "seed": 7, "count": 2, "store": True}
         client.post("/v1/generate", json=body).raise_for_status()
     for n in range(9):
         votes = {"preferred": 1 if n % 4 else 0, "other": 0 if n % 4 else 1, "prompt": "a <concept>", "seed": n}
-        client.post(f"/v1/concepts/{learned['concept_id']}/preferences", json=votes).raise_for_status()
-    if AT_WORK not in known:  # is being learned while the pictures are taken
-        hand_in(client, AT_WORK, "orange_robot", iterations)
+        client.post(f"/v1/concepts/{trained['concept_id']}/preferences", json=votes).raise_for_status()
+    if IN_TRAINING not in known:  # trains while the screenshots are taken
+        upload(client, IN_TRAINING, "orange_robot", iterations)
     with sessions() as db:
-        told_most = ((Job.error_code == "oom").desc(), Job.id.desc())
-        failed = db.scalars(select(Job.id).where(Job.state == JobState.failed).order_by(*told_most)).first()
+        newest_oom = ((Job.error_code == "oom").desc(), Job.id.desc())
+        failed = db.scalars(select(Job.id).where(Job.state == JobState.failed).order_by(*newest_oom)).first()
         hook = db.scalars(select(Webhook.id)).first()
     time.sleep(6)  # the latency histogram is written every five seconds
-    query = f"concept={learned['concept_id']}&prompt=a+%3Cconcept%3E+on+the+beach&seed=7&count=4&compare=1"
+    query = f"concept={trained['concept_id']}&prompt=a+%3Cconcept%3E+on+the+beach&seed=7&count=4&compare=1"
     return {
         "sign-in": "/dashboard/sign-in",
         "overview": "/dashboard",
         "jobs": "/dashboard/jobs",
-        "job": f"/dashboard/jobs/{learned['id']}",
+        "job": f"/dashboard/jobs/{trained['id']}",
         "failed-job": f"/dashboard/jobs/{failed}",
         "concepts": "/dashboard/concepts",
-        "concept": f"/dashboard/concepts/{learned['concept_id']}",
+        "concept": f"/dashboard/concepts/{trained['concept_id']}",
         "new-concept": "/dashboard/concepts/new",
         "playground": f"/dashboard/playground?{query}",
-        "gallery": f"/dashboard/gallery?concept={learned['concept_id']}",
-        "preference": f"/dashboard/preference?concept={learned['concept_id']}",
+        "gallery": f"/dashboard/gallery?concept={trained['concept_id']}",
+        "preference": f"/dashboard/preference?concept={trained['concept_id']}",
         "access": "/dashboard/access",
         "webhooks": "/dashboard/webhooks",
         "webhook": f"/dashboard/webhooks/{hook}",
@@ -120,7 +122,7 @@ def _overrides(iterations: int) -> dict[str, int]:
     return {"iterations": iterations, "collaborative_iterations": min(iterations, 10)}
 
 
-def hand_in(client: httpx.Client, name: str, folder: str, iterations: int) -> None:
+def upload(client: httpx.Client, name: str, folder: str, iterations: int) -> None:
     files = [("images", (path.name, path.read_bytes())) for path in sorted((EXAMPLES / folder).glob("*.png"))]
     noun = (EXAMPLES / folder / "class.txt").read_text().strip()
     form = {"name": name, "class_noun": noun, "consent": "true", "overrides": json.dumps(_overrides(iterations))}
@@ -151,7 +153,7 @@ def shoot(chromium: Any, address: str, key: str, pages: dict[str, str], scheme: 
             page.wait_for_url("**/dashboard")
         page.goto(address + path)
         if name == "playground":
-            page.get_by_role("button", name="Draw").click()
+            page.get_by_role("button", name="Generate").click()
             expect(page.locator("#results img")).to_have_count(8, timeout=90_000)
         if name == "preference":
             page.get_by_role("button", name="Show a pair").click()
@@ -166,14 +168,14 @@ def shoot(chromium: Any, address: str, key: str, pages: dict[str, str], scheme: 
 
 
 def _top(page: Any, width: int) -> dict[str, int]:
-    """A long page is cut: its top says enough."""
+    """Return the clip of a page; a long one is cut."""
     height = min(page.evaluate("document.documentElement.scrollHeight"), 2200)
     return {"x": 0, "y": 0, "width": width, "height": height}
 
 
 def keep(png: bytes, path: Path) -> None:
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    screenshot = Image.open(io.BytesIO(png)).convert("RGB")
+    screenshot.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import simpy
 
 Events = Generator[simpy.Event, None, None]
 
-MAX_BATCH, MOST_UNDER_WAY = 8, 48
+MAX_BATCH, MAX_IN_FLIGHT = 8, 48
 """Of the engine, `worker.inference.batching`; and of the api's door before it, `api.shedding`."""
 LEASE, START_UP, CHECKPOINT = 1.0, 0.5, 1.0
 """Minutes: until a dead trainer is missed, until a new one trains, and between checkpoints."""
@@ -202,7 +202,7 @@ class Engine:
         """The event of the picture; None when it is refused."""
         ahead = len(self.waiting) + self.drawing
         late = (ahead + 1) * self.speed.of(1) > deadline - self.env.now
-        if not self.alive or (sheds and ahead and (late or ahead + 1 > MOST_UNDER_WAY)):
+        if not self.alive or (sheds and ahead and (late or ahead + 1 > MAX_IN_FLIGHT)):
             return None
         done = self.env.event()
         self.waiting.append((deadline if sheds else math.inf, done))

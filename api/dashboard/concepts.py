@@ -1,4 +1,4 @@
-"""Concepts: all of them, one of them, the pictures that were kept, and tests of which version people like."""
+"""The pages of concepts, the gallery of stored images and the preference test."""
 
 from urllib.parse import urlencode
 from uuid import UUID
@@ -69,7 +69,7 @@ async def concept_detail(
                         concept_id, concept.bundle.version, services, viewer.who, session, layout=layout
                     )
                 )
-            except (NotFound, StorageUnavailable):  # of before exports were kept, lost, or out of reach now
+            except (NotFound, StorageUnavailable):  # older than exports, lost, or the store does not answer
                 continue
     return page(
         request,
@@ -78,7 +78,7 @@ async def concept_detail(
         concept=concept,
         files=files,
         address=str(request.base_url).rstrip("/"),
-        kept=(await images.list_images(services, viewer.who, session, concept_id=concept_id, limit=6)).items,
+        stored=(await images.list_images(services, viewer.who, session, concept_id=concept_id, limit=6)).items,
     )
 
 

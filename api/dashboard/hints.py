@@ -1,14 +1,14 @@
-"""What a person can do about the end of an attempt, by its cause."""
+"""Advice for a person whose job failed, by the cause."""
 
 HINTS = {
-    "oom": "The device ran out of memory. Stop what else uses it, or learn with a base and batch that fit: "
-    "`opad doctor` tells what each part needs.",
-    "invalid": "The training refused what it was given. The sentence above names it; correct it and learn again.",
-    "lost_worker": "The worker died or fell silent. See whether its machine is up and has memory, then retry: "
-    "the training goes on from its last checkpoint.",
-    "storage": "The object store did not answer, or lost a file. See Storage and System, then retry.",
-    "diverged": "The losses ran away twice. Retry with another seed, or with more uniform photos.",
-    "internal": "A mistake of ours, or of the machine. The log below has the trace; "
-    "a retry goes on from the last checkpoint.",
-    "shutdown": "The worker was stopped in order and gave the job back; nothing is lost.",
+    "oom": "The device ran out of memory. Stop other programs that use it, or choose a base and batch that fit: "
+    "`opad doctor` shows what each part needs.",
+    "invalid": "The training refused its input. Correct what the message above names, and train again.",
+    "lost_worker": "The worker died or stopped sending heartbeats. Check that its machine is up and has free memory, "
+    "then retry: the training continues from its last checkpoint.",
+    "storage": "The object store did not answer, or a file is missing. See Storage and System, then retry.",
+    "diverged": "The losses diverged twice. Retry with another seed, or train on more uniform photos.",
+    "internal": "An error in OPAD or in the machine. The log below has the trace; "
+    "a retry continues from the last checkpoint.",
+    "shutdown": "The worker was shut down and gave the job back; nothing is lost.",
 }

@@ -1,4 +1,4 @@
-"""The list of jobs, and everything about one."""
+"""The page of all jobs, and the page of one job."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -37,7 +37,7 @@ async def job_list(
         session,
         state=JobState(state) if state in set(JobState) else None,
         name=name[:80] or None,
-        preset=preset if preset in ("default", "paper") else None,  # type: ignore[arg-type]  # mypy keeps it a str
+        preset=preset if preset in ("default", "paper") else None,  # type: ignore[arg-type]  # mypy does not narrow it
         limit=SHOWN,
         cursor=cursor,
     )
@@ -66,7 +66,7 @@ async def job_detail(
     store_answers = True
     try:
         history = await job_history.read_history(job_id, services, who, session)
-    except StorageUnavailable:  # then the reason of a failure matters most, and it is a row
+    except StorageUnavailable:  # the page must still show why the job failed, which is in the database
         store_answers = False
         history = job_history.JobHistory(states=[], previews=[], checkpoints=[])
     concept = await concepts.read_concept(job.concept_id, who, session)
@@ -88,7 +88,7 @@ async def job_detail(
 async def _values_of_preset(
     services: Services, viewer: Viewer, session: AsyncSession, preset: str, base_name: str
 ) -> dict[str, Any]:
-    """Empty while no engine has told them, or when the job is for another base than is served now."""
+    """Return the preset's values, or {} if no engine has announced them or the job is for another base."""
     try:
         base = await system.read_base(services, viewer.who, session)
     except Unavailable:

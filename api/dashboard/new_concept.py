@@ -1,4 +1,4 @@
-"""Handing in photos of a thing."""
+"""The form that creates a concept."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 async def new_concept(request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep) -> Response:
     try:
         base = await system.read_base(services, viewer.who, session)
-    except Unavailable:  # the form is there all the same, and says so
+    except Unavailable:  # the page shows the form and says that no base is announced
         base = None
     settings = services.settings
     return page(

@@ -1,4 +1,4 @@
-"""Who may come in, who is told, what is kept, what it all runs on."""
+"""The pages Access, Webhooks, Storage and System."""
 
 import asyncio
 from urllib.parse import urlencode
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 
 def _require_admin(viewer: Viewer) -> None:
     if not viewer.who.may("admin"):
-        raise Forbidden("this page is for keys with the scope 'admin'; sign in with one", "missing_scope")
+        raise Forbidden("this page needs a key with the scope 'admin'; sign in with one", "missing_scope")
 
 
 @router.get("/access")

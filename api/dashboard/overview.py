@@ -1,4 +1,4 @@
-"""The first page: what is wrong, what runs, how fast, who is alive."""
+"""The overview page: problems, running jobs, latency, engines and trainers."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response

@@ -1,4 +1,4 @@
-"""What every page has: who looks at it, its frame, and refusals that a person can read."""
+"""What all pages share: the signed-in viewer, templates and their filters, and errors shown as pages."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -33,7 +33,7 @@ class Viewer:
 
 
 class SignedOut(Exception):
-    """Nobody is signed in (any more)."""
+    """There is no session, or it has ended."""
 
 
 async def _viewer(request: Request, session: SessionDep) -> Viewer:
@@ -48,7 +48,7 @@ ViewerDep = Annotated[Viewer, Depends(_viewer)]
 
 
 class PageRoute(APIRoute):
-    """Shows refusals as pages, and sends who is signed out to the sign-in page and back afterwards."""
+    """A route that shows errors as pages, and redirects to the sign-in page and back if there is no session."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -59,7 +59,7 @@ class PageRoute(APIRoute):
             except SignedOut:
                 return _to_sign_in(request)
             except RequestValidationError:
-                return refusal(request, 404, "There is no such page; the address has a part that cannot be read.")
+                return refusal(request, 404, "There is no such page; a part of the address is invalid.")
             except DomainError as error:
                 status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
                 return refusal(request, status, error.message)
@@ -70,7 +70,7 @@ class PageRoute(APIRoute):
 def _to_sign_in(request: Request) -> Response:
     address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     target = SIGN_IN if address == "/dashboard" else f"{SIGN_IN}?next={quote(address)}"
-    if "hx-request" in request.headers:  # a part of a page is refreshed: the whole page has to go
+    if "hx-request" in request.headers:  # htmx refreshes a part of the page: redirect the whole page
         return Response(headers={"HX-Redirect": SIGN_IN})
     return RedirectResponse(target, 303)
 
@@ -80,16 +80,17 @@ def refusal(request: Request, status: int, message: str) -> Response:
 
 
 def bare_page(request: Request, name: str, *, status: int = 200, **context: Any) -> Response:
-    """A page for nobody in particular."""
+    """Render a page that needs no session."""
     return templates.TemplateResponse(request, name, context, status_code=status, headers={"Cache-Control": "no-store"})
 
 
 def page(request: Request, viewer: Viewer, name: str, **context: Any) -> Response:
+    """Render a page for the signed-in viewer."""
     return bare_page(request, name, viewer=viewer.who, csrf=viewer.csrf, **context)
 
 
 def _when(value: datetime | str | None) -> str | Markup:
-    """The browser makes it local (app.js); without script the reader sees UTC. A text is ISO 8601."""
+    """Render a time. app.js shows it in local time; without script it is UTC. A string is ISO 8601."""
     if value is None:
         return "–"
     utc = (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
@@ -134,12 +135,12 @@ def _pretty(value: Any) -> str:
 
 
 def _tojson_plain(value: Any) -> str:
-    """For code to be copied: the template escapes it as text, where Jinja's `tojson` would be for a script."""
+    """Render JSON for code to copy. The template escapes it as text; Jinja's `tojson` escapes for scripts."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _setting(value: Any) -> str:
-    """A value of the method, as short as JSON: 0.0001 and not 1e-04, lists with their items."""
+    """Render a setting of the method: yes or no, a short number, or the items of a list."""
     if isinstance(value, list | tuple):
         return ", ".join(_setting(item) for item in value) or "the base's own"
     if isinstance(value, bool):
@@ -148,7 +149,7 @@ def _setting(value: Any) -> str:
 
 
 def _commands(sentence: str) -> Markup:
-    """What stands between backticks as code."""
+    """Render text between backticks as code."""
     parts = (Markup("<code>{}</code>" if n % 2 else "{}").format(part) for n, part in enumerate(sentence.split("`")))
     return Markup("").join(parts)
 

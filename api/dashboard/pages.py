@@ -1,4 +1,4 @@
-"""The admin dashboard: server-rendered pages over the functions that answer the public API's routes."""
+"""The dashboard: server-rendered pages that call the functions of the public API's routes."""
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse, RedirectResponse, Response
@@ -14,7 +14,7 @@ for _module in (sign_in, overview, jobs, new_concept, concepts, playground, oper
 
 
 class _Static(StaticFiles):
-    """Asked about at each use: after an upgrade no page runs with an old script."""
+    """Static files that the browser revalidates at each use, so that no page runs an old script after an upgrade."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)

@@ -1,4 +1,4 @@
-"""A prompt, a concept, pictures."""
+"""The playground: generate images from a prompt."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -12,6 +12,6 @@ router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 
 @router.get("/playground")
 async def playground(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
-    """What is chosen comes by the address (concept, prompt, seed, count, version) and is filled in by the script."""
+    """Render the form. The script fills it in from the address: concept, prompt, seed, count, version."""
     found = await concepts.list_concepts(viewer.who, session, limit=100, state="ready")
     return page(request, viewer, "playground.html", concepts=found.items)

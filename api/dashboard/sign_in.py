@@ -1,4 +1,4 @@
-"""Signing in with an API key, staying in by a cookie, leaving."""
+"""Sign in with an API key, and sign out. A cookie holds the session."""
 
 import hmac
 import ipaddress
@@ -28,7 +28,7 @@ from api.refusals import noting_sign_in
 from api.services import Services, ServicesDep, SessionDep
 
 TRIES_PER_MINUTE = 20
-"""Of one address; a person mistypes twice, and every refusal is a row of the audit log."""
+"""Sign-ins per address. A person mistypes twice, and every refused sign-in is a row of the audit log."""
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -45,7 +45,7 @@ async def sign_in(request: Request, services: ServicesDep, session: SessionDep) 
     if not _is_private(request):
         return _insecure(request)
     if not is_same_origin(request):
-        raise Forbidden("this form was sent by another site's page; sign in at /dashboard/sign-in", "foreign_origin")
+        raise Forbidden("this form was sent from another site; sign in at /dashboard/sign-in", "foreign_origin")
     await _count_try(request, services)
     form = await request.form(max_files=0, max_fields=4, max_part_size=4096)
     text, following = str(form.get("key", "")).strip(), _own_page(str(form.get("next", "")))
@@ -54,7 +54,7 @@ async def sign_in(request: Request, services: ServicesDep, session: SessionDep) 
         if not (who.may("train") and who.may("read")):
             scopes = ", ".join(sorted(who.scopes))
             raise Forbidden(
-                f"this key may {scopes}; the dashboard needs a key that may train and read, or admin", "missing_scope"
+                f"this key has the scopes {scopes}; the dashboard needs train and read, or admin", "missing_scope"
             )
     except (Unauthorized, Forbidden) as error:
         status = 401 if isinstance(error, Unauthorized) else 403
@@ -107,22 +107,22 @@ async def _count_try(request: Request, services: Services) -> None:
     taken = await services.limiter.take("sign_ins", uuid5(NAMESPACE_URL, address), quota=TRIES_PER_MINUTE, cost=1)
     if taken is not None and not taken[0]:
         raise TooManyRequests(
-            f"more than {TRIES_PER_MINUTE} sign-ins in a minute came from this address; wait a minute",
+            f"this address tried to sign in more than {TRIES_PER_MINUTE} times in a minute; wait a minute",
             "rate_limited",
             retry_after=taken[1].reset_seconds,
         )
 
 
 def _own_page(address: str) -> str:
-    """Never another site: `//evil.example` and `/dashboard@evil.example` are refused too."""
+    """Return the address if it is a dashboard page, never another site such as `//evil.example`."""
     own = address == "/dashboard" or address.startswith(("/dashboard/", "/dashboard?"))
     return address if own and "\\" not in address and address.isprintable() else "/dashboard"
 
 
 def _is_private(request: Request) -> bool:
-    """TLS, or a browser that reached us as localhost: there the key crosses no network in the clear.
+    """Return whether a key can be sent safely: over TLS, or by a browser on this machine.
 
-    Only a browser's own page address counts, and no rebound name passes: the Host must be a loopback one.
+    The Host header must be a loopback name or address, so that DNS rebinding does not pass.
     """
     if request.url.scheme == "https":
         return True

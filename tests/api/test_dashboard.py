@@ -1,4 +1,4 @@
-"""The dashboard as a browser without script sees it: signing in, staying in, leaving; names as text."""
+"""The dashboard without scripts: signing in and out, sessions, pages, names as text."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def sign_in(browser: TestClient, key: str, **headers: str) -> Any:
 
 @pytest.fixture
 def browser(anonymous: TestClient, new_key: Callable[..., str], base: None) -> TestClient:
-    """Signed in as alice, by cookie alone."""
+    """A client that is signed in as alice by a cookie."""
     assert sign_in(anonymous, new_key()).status_code == 303
     return anonymous
 
@@ -65,7 +65,7 @@ def test_a_wrong_key_is_refused_in_words(anonymous: TestClient, new_key: Callabl
 
     narrow = sign_in(anonymous, new_key(scopes=("generate",)))
     assert narrow.status_code == 403
-    assert "this key may generate; the dashboard needs a key that may train and read" in narrow.text
+    assert "this key has the scopes generate; the dashboard needs train and read" in narrow.text
 
 
 def test_plain_http_beyond_this_machine_is_refused(api_settings: Settings, new_key: Callable[..., str]) -> None:

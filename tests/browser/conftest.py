@@ -1,4 +1,4 @@
-"""A real browser, or a skip that says so; pages that fail the test for any word in their console."""
+"""A real browser, or a skip. A message in a page's console fails the test."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ FLAGS = [
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
-    """Not longer: while Playwright lives an event loop runs in this thread, where other tests run their own."""
+    """Run Playwright only this long: its event loop blocks the thread for tests with their own."""
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     missing = None
     if path is None:
@@ -55,7 +55,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def new_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page with these options; every error in its console fails the test, unless `forgiven` is in its text."""
+    """Open a page with these options. An error in its console fails the test unless `forgiven` is in its text."""
     contexts: list[Any] = []
     said: list[str] = []
 
@@ -92,7 +92,7 @@ def admin_key(sessions: Sessions) -> str:
 
 @pytest.fixture
 def served(settings: Settings) -> Iterator[str]:
-    """The api alone, over demo data; no engine, no trainer."""
+    """Run the api alone, without engine or trainer."""
     server: uvicorn.Server = make_server(settings.model_copy(update={"port": 0}))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -104,7 +104,7 @@ def served(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 def demo_pages(settings: Settings, sessions: Sessions, admin_key: str) -> dict[str, str]:
-    """The addresses of all pages, by name."""
+    """Seed demo data and return the addresses of all pages by name."""
     seed_demo_data(sessions, Storage(settings), owner_name="admin", concepts=4, jobs=14)
     with sessions() as db:
         failed = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
@@ -140,7 +140,7 @@ def sign_in(page: Any, address: str, key: str, *, at: str = "/dashboard") -> Non
 
 
 def act_on_all_jobs(page: Any, action: str, *, meant: int) -> None:
-    """Select the shown jobs, all 14, and have `action` done to the `meant` ones that it is for."""
+    """Select all 14 jobs and run `action`, which applies to `meant` of them."""
     page.get_by_label("Select all shown jobs").check()
     page.get_by_text("14 selected").wait_for()
     page.locator(f"[data-bulk-call={action}]").click()

@@ -34,7 +34,7 @@ def test_a_jobs_page_grows_its_log_and_shows_the_preset_beside_its_settings(
     sign_in(page, served, admin_key, at=f"/dashboard/jobs/{job_id}")
     row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name="iterations", exact=True)).first
     expect(row).to_have_text(re.compile(r"iterations\s*150\s*1000"))
-    page.get_by_text("Every setting").click()
+    page.get_by_text("All settings").click()
     expect(page.get_by_role("rowheader", name="lambda_swd")).to_be_visible()
     page.evaluate("window.neverReloaded = true")
 
@@ -121,8 +121,8 @@ def test_a_key_is_shown_once_works_and_is_revoked(
     page = new_page()
     sign_in(page, served, admin_key, at="/dashboard/access")
     page.get_by_label("Name", exact=True).fill("laptop")
-    page.get_by_label("Pictures a minute").fill("30")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_label("Images per minute").fill("30")
+    page.get_by_role("button", name="Create key").click()
     expect(page.locator("#secret-text")).to_have_text(re.compile("^opk_live_"))
     secret = page.locator("#secret-text").inner_text()
     with httpx.Client(base_url=served, headers={"Authorization": f"Bearer {secret}"}) as client:
@@ -152,7 +152,7 @@ def test_a_webhook_is_made_tested_and_its_message_sent_again(
     page = new_page()
     sign_in(page, served, admin_key, at="/dashboard/webhooks")
     page.get_by_label("Address").fill("https://93.184.216.34/opad")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create webhook").click()
     expect(page.locator("#secret-text")).to_have_text(re.compile("^whsec_"))
     page.get_by_role("link", name="https://93.184.216.34/opad").click()
     page.get_by_role("button", name="Send a test").click()
@@ -168,7 +168,7 @@ def test_a_webhook_is_made_tested_and_its_message_sent_again(
     message.get_by_text("pending").wait_for()
 
 
-def test_a_kept_picture_lends_its_settings_to_the_playground(
+def test_the_playground_takes_the_settings_of_a_stored_image(
     served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     with sessions.begin() as db:
@@ -179,7 +179,7 @@ def test_a_kept_picture_lends_its_settings_to_the_playground(
     sign_in(page, served, admin_key, at=f"/dashboard/gallery?concept={concept_id}")
     page.get_by_role("link", name="Use its settings").first.click()
 
-    expect(page.get_by_label("Prompts, one a line")).to_have_value(prompt)
+    expect(page.get_by_label("Prompts, one per line")).to_have_value(prompt)
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(seed))
     expect(page.locator("select[name=concept]")).to_have_value(str(concept_id))
     expect(page.locator("select[name=version]")).to_have_value("1")
@@ -191,15 +191,15 @@ def test_storage_shows_what_the_next_sweep_takes(
     page = new_page()
     sign_in(page, served, admin_key, at=demo_pages["storage"])
 
-    row = page.get_by_role("row").filter(has_text="photos of concepts that never learned")
+    row = page.get_by_role("row").filter(has_text="photos of concepts that never trained")
     expect(row).to_contain_text("30 days")
 
 
-def test_the_systems_doctor_names_what_ails_and_the_remedy(
+def test_the_systems_checks_name_what_fails_and_the_remedy(
     served: str, demo_pages: dict[str, str], admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page()
     sign_in(page, served, admin_key, at=demo_pages["system"])
 
     expect(page.get_by_role("listitem").filter(has_text="reconciler")).to_contain_text("python -m worker.reconcile")
-    expect(page.get_by_role("listitem").filter(has_text="broker")).to_contain_text("works")
+    expect(page.get_by_role("listitem").filter(has_text="broker")).to_contain_text("ok")

@@ -1,4 +1,4 @@
-"""A newcomer's whole way, in a browser, on the real service with the nano base: photos in, a picture out."""
+"""The whole way from photos to an image in a browser, on the real service with the nano base."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -60,30 +60,30 @@ def hand_in(client: httpx.Client, name: str, folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_a_newcomer_gets_from_photos_to_a_picture(running: RunningStack, new_page: Callable[..., Any]) -> None:
+def test_a_newcomer_gets_from_photos_to_an_image(running: RunningStack, new_page: Callable[..., Any]) -> None:
     page = new_page()
     sign_in(page, running.api_url, running.admin_key)
     page.get_by_role("link", name="New concept").first.click()
 
     page.get_by_label("Drop photos here").set_input_files(PHOTOS[:2])
     page.locator("#count").filter(has_text="2 of at least 3 photos.").wait_for()
-    page.get_by_role("button", name="Learn it").click()
+    page.get_by_role("button", name="Create concept").click()
     page.get_by_role("alert").filter(has_text="2 of at least 3 photos.").wait_for()
     page.get_by_label("Drop photos here").set_input_files([PHOTOS[0], *PHOTOS[2:]])
-    page.get_by_text("is the same photo again").wait_for()
+    page.get_by_text("is a duplicate").wait_for()
     page.get_by_role("button", name=f"Remove {PHOTOS[0].name}").last.click()
-    page.locator("#count").filter(has_text="4 photos, all fine.").wait_for()
+    page.locator("#count").filter(has_text="4 photos, all good.").wait_for()
 
     page.get_by_label("Name", exact=True).fill("my teapot")
-    page.get_by_label("What kind of thing").fill("teapot")
-    page.get_by_text("Fewer or more iterations").click()
+    page.get_by_label("Class noun").fill("teapot")
+    page.get_by_text("Iterations and seed").click()
     assert page.get_by_label("Iterations", exact=True).get_attribute("placeholder").isdigit()
     page.get_by_label("Iterations", exact=True).fill("8")
     page.get_by_label("Collaborative iterations").fill("0")
-    page.get_by_role("button", name="Learn it").click()
+    page.get_by_role("button", name="Create concept").click()
     page.get_by_role("alert").filter(has_text="Confirm that you may use these photos.").wait_for()
-    page.get_by_role("checkbox", name="I took these pictures").check()
-    page.get_by_role("button", name="Learn it").click()
+    page.get_by_role("checkbox", name="I took these photos").check()
+    page.get_by_role("button", name="Create concept").click()
 
     page.wait_for_url("**/dashboard/jobs/*")
     page.evaluate("window.neverReloaded = true")
@@ -95,20 +95,20 @@ def test_a_newcomer_gets_from_photos_to_a_picture(running: RunningStack, new_pag
     assert page.evaluate("window.neverReloaded")
 
     page.get_by_role("link", name="Try a prompt").click()
-    page.get_by_label("Prompts, one a line").fill("a photo of a <concept> on the beach")
-    page.get_by_label("Pictures a prompt").select_option("2")
-    page.get_by_label("beside the untouched student").check()
-    page.get_by_role("button", name="Draw").click()
-    pictures = page.locator("#results img")
-    expect(pictures).to_have_count(4, timeout=90_000)
-    for picture in pictures.all():
-        expect(picture).to_have_js_property("naturalWidth", 64)
+    page.get_by_label("Prompts, one per line").fill("a photo of a <concept> on the beach")
+    page.get_by_label("Images per prompt").select_option("2")
+    page.get_by_label("compare with the untouched student").check()
+    page.get_by_role("button", name="Generate").click()
+    images = page.locator("#results img")
+    expect(images).to_have_count(4, timeout=90_000)
+    for image in images.all():
+        expect(image).to_have_js_property("naturalWidth", 64)
     shown = page.locator("#results").inner_text()
     page.reload()
-    assert page.get_by_label("Prompts, one a line").input_value() == "a photo of a <concept> on the beach"
+    assert page.get_by_label("Prompts, one per line").input_value() == "a photo of a <concept> on the beach"
     seed = page.get_by_label("Seed", exact=True).input_value()
     assert f"seed {seed}" in shown
-    page.get_by_role("button", name="Draw").click()  # the address's pictures again
+    page.get_by_role("button", name="Generate").click()  # the images of the address again
     expect(page.locator("#results figcaption").first).to_have_text(f"seed {seed}", timeout=90_000)
 
 
@@ -131,13 +131,13 @@ def test_a_training_is_cancelled_and_a_failed_one_says_why(
     page.get_by_role("heading", name="Why it failed: storage").wait_for(timeout=180_000)
     page.get_by_role("button", name="Retry").wait_for()
     page.goto(f"{running.api_url}/dashboard")
-    page.get_by_role("link", name="learning doomed v1 failed").wait_for()
+    page.get_by_role("link", name="training doomed v1 failed").wait_for()
     for kind in ("trainer", "engine"):
         page.locator("article h3").filter(has_text=f"{kind} ").wait_for()
 
 
 def lose_references(settings: Settings, client: httpx.Client, concept: dict[str, Any]) -> None:
-    """As a store does that was restored from an old copy."""
+    """Remove the photos, like a store that was restored from an old copy."""
     found = published_environment(settings.home)
     store = boto3.client(
         "s3",

@@ -23,11 +23,11 @@ def test_the_page_counts_photos_as_the_service_will(served: str, admin_key: str,
     sign_in(page, served, admin_key, at="/dashboard/concepts/new")
     page.get_by_text("1-8 photos of one thing").wait_for()
     for files, words in (
-        (PHOTOS[:1], "1 photo, fine."),
-        (PHOTOS[1:], "8 photos, all fine."),
+        (PHOTOS[:1], "1 photo, good."),
+        (PHOTOS[1:], "8 photos, all good."),
         ([ONE_MORE], "9 photos are more than 8; remove some."),
     ):
         page.get_by_label("Drop photos here").set_input_files(files)
         page.locator("#count").filter(has_text=words).wait_for()
-    page.get_by_role("button", name="Learn it").click()
+    page.get_by_role("button", name="Create concept").click()
     page.get_by_role("alert").filter(has_text="9 photos are more than 8; remove some.").wait_for()

@@ -31,7 +31,7 @@ def serious(page: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_complains_and_axe_finds_nothing_serious(
+def test_no_page_logs_an_error_and_axe_finds_nothing_serious(
     scheme: str, served: str, demo_pages: dict[str, str], admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page(color_scheme=scheme)
@@ -117,14 +117,14 @@ class _EvilPage(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def evil() -> Iterator[str]:
-    """A page of another origin, with no policy that keeps its scripts from sending."""
+    """A page of another origin, whose policy lets its scripts send requests."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _EvilPage) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def test_another_sites_page_moves_nothing(
+def test_another_sites_page_changes_nothing(
     served: str, evil: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     page = new_page(forgiven="NotSameOrigin")

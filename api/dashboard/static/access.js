@@ -1,4 +1,4 @@
-// Keys: a new secret is shown once, in the page alone.
+// The form for new keys. A new secret is shown once, only in this page.
 
 import { call, sendJson, toast, words } from "/static/app.js";
 

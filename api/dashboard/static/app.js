@@ -1,4 +1,4 @@
-// What every page does: local dates, actions over the public API, regions that stay fresh, copying, the menu.
+// Shared by all pages: local times, actions through the public API, live regions, copy buttons, the menu.
 
 const csrf = document.querySelector('meta[name="csrf-token"]').content;
 const TICK_MS = 4000;
@@ -148,8 +148,8 @@ document.addEventListener("change", (event) => {
 });
 
 document.addEventListener("submit", (event) => {
-  if (event.target.getAttribute("method") !== "get") return; // `.method` says get of a form without one, too
-  for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true; // keeps the address short
+  if (event.target.getAttribute("method") !== "get") return; // `.method` is "get" for a form without the attribute, too
+  for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true; // keeps the URL short
 });
 addEventListener("pageshow", () => {
   for (const field of document.querySelectorAll("form[method=get] :disabled")) field.disabled = false;

@@ -1,4 +1,4 @@
-// Versions side by side at equal seeds, and the receipt of an erasure.
+// Versions side by side with the same seeds, and the receipt of an erasure.
 
 import { element, sendJson, toast, words } from "/static/app.js";
 

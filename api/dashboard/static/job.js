@@ -1,4 +1,4 @@
-// One job as it happens: progress, loss curves and the film of its previews, over the public API.
+// A live job: progress, loss curves, previews and log, through the public API.
 
 import { call, duration, element, localize } from "/static/app.js";
 
@@ -7,13 +7,13 @@ const id = page.dataset.job;
 const field = (name) => page.querySelector(`[data-field="${name}"]`);
 
 const GROUPS = {
-  alignment: (name) => ["id", "mse", "swd", "anchor"].includes(name),
+  alignment: (name) => ["id", "mse", "swd"].includes(name),
   adversarial: (name) => name.startsWith("adv_"),
   discriminator: (name) => name.startsWith("d_"),
   teacher: (name) => name === "rec",
 };
 const HEIGHT = 170;
-const points = new Map(); // step -> losses; an attempt that resumes tells some steps again
+const points = new Map(); // step -> losses; an attempt that resumes repeats some steps
 const plots = new Map();
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -73,7 +73,7 @@ new ResizeObserver(() => {
 }).observe(page);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const { chart } of plots.values()) chart.redraw(); });
 
-// The film
+// The film strip of previews
 
 const film = document.getElementById("film");
 const scrub = document.getElementById("film-step");
@@ -93,7 +93,7 @@ function showFrame(index) {
 
 async function loadFilm() {
   frames = (await call(`/v1/jobs/${id}/history`)).previews;
-  const atEnd = scrub.value === scrub.max; // as drawn by the server, or moved since
+  const atEnd = scrub.value === scrub.max; // as the server rendered it, or moved by the user
   document.getElementById("no-film").hidden = frames.length > 0;
   document.getElementById("scrubber").hidden = frames.length < 2;
   scrub.max = Math.max(0, frames.length - 1);
@@ -122,17 +122,17 @@ play.addEventListener("click", () => {
 scrub.addEventListener("input", () => { stopPlaying(); showFrame(Number(scrub.value)); });
 loadFilm();
 
-// The news
+// Events
 
-function onProgress(news) {
-  const share = news.total_steps ? Math.min(1, news.step / news.total_steps) : 0;
-  field("stage").textContent = news.stage ?? "–";
-  field("steps").textContent = news.total_steps ? `${news.step} / ${news.total_steps}` : news.step;
+function onProgress(progress) {
+  const share = progress.total_steps ? Math.min(1, progress.step / progress.total_steps) : 0;
+  field("stage").textContent = progress.stage ?? "–";
+  field("steps").textContent = progress.total_steps ? `${progress.step} / ${progress.total_steps}` : progress.step;
   field("percent").textContent = `${Math.floor(share * 100)} %`;
   field("progress").value = share;
-  field("eta").textContent = isRunning ? duration(news.eta_seconds) : "–";
-  if (news.losses && Object.keys(news.losses).length > 0) {
-    points.set(news.step, news.losses);
+  field("eta").textContent = isRunning ? duration(progress.eta_seconds) : "–";
+  if (progress.losses && Object.keys(progress.losses).length > 0) {
+    points.set(progress.step, progress.losses);
     drawSoon();
   }
 }
@@ -140,19 +140,19 @@ function onProgress(news) {
 let seenStates = 0;
 let isRunning = false;
 const knownStates = page.querySelectorAll(".timeline li").length;
-function onState(news) {
+function onState(change) {
   seenStates += 1;
-  isRunning = news.state === "running";
-  field("state").replaceChildren(Object.assign(element("span", { className: "state", textContent: news.state }), {}));
-  field("state").firstChild.dataset.state = news.state;
-  field("progress").dataset.state = news.state;
-  field("attempt").textContent = news.attempt;
-  if (news.state === "succeeded") { field("percent").textContent = "100 %"; field("progress").value = 1; }
+  isRunning = change.state === "running";
+  field("state").replaceChildren(Object.assign(element("span", { className: "state", textContent: change.state }), {}));
+  field("state").firstChild.dataset.state = change.state;
+  field("progress").dataset.state = change.state;
+  field("attempt").textContent = change.attempt;
+  if (change.state === "succeeded") { field("percent").textContent = "100 %"; field("progress").value = 1; }
   if (!isRunning) field("eta").textContent = "–";
-  if (seenStates > knownStates) htmx.trigger(document.body, "opad:changed"); // the rest of the page was drawn before it
+  if (seenStates > knownStates) htmx.trigger(document.body, "opad:changed"); // the server rendered the rest of the page before this change
 }
 
-// The log: the stream tells all kept lines from the first, so that they take the place of those the server drew
+// The log. The stream repeats all kept lines from the first, so they replace those that the server rendered.
 
 const LOG_LINES = 200;
 const logList = document.getElementById("log-lines");
@@ -182,7 +182,7 @@ source.addEventListener("log", (event) => {
   logTimer = setTimeout(showLog, 100);
 });
 let filmTimer;
-function loadFilmSoon() { // a replay tells of many at once
+function loadFilmSoon() { // a replay has many of these events
   clearTimeout(filmTimer);
   filmTimer = setTimeout(loadFilm, 150);
 }

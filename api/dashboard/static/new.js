@@ -1,4 +1,4 @@
-// Photos are looked at before they are sent: what the service would refuse is said at once, beside the photo.
+// Check photos before they are sent: a problem that the service would refuse appears beside the photo.
 
 import { call, element, words } from "/static/app.js";
 
@@ -42,7 +42,7 @@ async function add(files) {
     const canvas = element("canvas", { width: 256, height: 256 });
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", file.name);
-    const verdict = element("span", { className: "verdict", textContent: "looking …" });
+    const verdict = element("span", { className: "verdict", textContent: "checking …" });
     const remove = element("button", { type: "button", className: "small", textContent: "Remove" });
     remove.setAttribute("aria-label", `Remove ${file.name}`);
     const item = element("li", {}, canvas, element("span", { textContent: file.name }), verdict, remove);
@@ -62,7 +62,7 @@ function showProblems() {
   const seen = new Set();
   for (const photo of photos) {
     if (!photo.print) continue;
-    const problem = photo.problem ?? (seen.has(photo.print) ? "is the same photo again" : null);
+    const problem = photo.problem ?? (seen.has(photo.print) ? "is a duplicate" : null);
     seen.add(photo.print);
     photo.wrong = problem !== null;
     photo.item.classList.toggle("wrong", photo.wrong);
@@ -77,7 +77,7 @@ function countWords() {
   if (wrong > 0) return `${wrong} of ${photos.length} cannot be used; remove ${wrong === 1 ? "it" : "them"}.`;
   if (photos.length < limits.minImages) return `${photos.length} of at least ${limits.minImages} photos.`;
   if (photos.length > limits.maxImages) return `${photos.length} photos are more than ${limits.maxImages}; remove some.`;
-  return photos.length === 1 ? "1 photo, fine." : `${photos.length} photos, all fine.`;
+  return photos.length === 1 ? "1 photo, good." : `${photos.length} photos, all good.`;
 }
 
 picker.addEventListener("change", () => { add([...picker.files]); picker.value = ""; });
@@ -94,15 +94,15 @@ function complain(sentence, input) {
 
 function missing() {
   if (photos.some((photo) => photo.wrong) || photos.length < limits.minImages || photos.length > limits.maxImages) return [countWords(), picker];
-  if (!form.name.value.trim()) return ["Give it a name.", form.elements.name];
-  if (!form.class_noun.value.trim()) return ["Say what kind of thing it is.", form.class_noun];
+  if (!form.name.value.trim()) return ["Enter a name.", form.elements.name];
+  if (!form.class_noun.value.trim()) return ["Enter a class noun.", form.class_noun];
   if (form.consent && !form.consent.checked) return ["Confirm that you may use these photos.", form.consent];
   return null;
 }
 
 function showLengths() {
   const chosen = form.querySelector("[name=preset]:checked");
-  for (const name of ["iterations", "collaborative_iterations"]) form[name].placeholder = chosen.dataset[name] ?? "the preset's";
+  for (const name of ["iterations", "collaborative_iterations"]) form[name].placeholder = chosen.dataset[name] ?? "from the preset";
 }
 form.addEventListener("change", (event) => { if (event.target.name === "preset") showLengths(); });
 showLengths();
@@ -128,7 +128,7 @@ form.addEventListener("submit", async (event) => {
     const accepted = await call("/v1/concepts", { method: "POST", body, headers: { "Idempotency-Key": `${key}-${tries}` } });
     location.assign(`/dashboard/jobs/${accepted.job.id}`);
   } catch (error) {
-    if (error.problem) tries += 1; // refused, so the corrected form is another request; unanswered, it is the same
+    if (error.problem) tries += 1; // a refused form is a new request after correction; one without an answer is the same request
     for (const { field, message: sentence } of error.problem?.errors ?? []) {
       const found = /^images\[(\d+)\]$/.exec(field);
       const photo = found && photos[Number(found[1])];
@@ -137,6 +137,6 @@ form.addEventListener("submit", async (event) => {
     const named = error.problem?.errors?.[0]?.field;
     complain(words(error), form.elements[named] instanceof HTMLInputElement ? form.elements[named] : null);
     button.disabled = false;
-    button.textContent = "Learn it";
+    button.textContent = "Create concept";
   }
 });

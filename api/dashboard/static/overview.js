@@ -1,4 +1,4 @@
-// The last day's pictures, by the hour.
+// Charts of the last day's generate requests by hour.
 
 import { call } from "/static/app.js";
 

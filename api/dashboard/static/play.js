@@ -1,4 +1,4 @@
-// Draw: a grid over seeds and prompts, its timing, beside the untouched student when wished. The address keeps it all.
+// Generate a grid of images over seeds and prompts, with timing and optionally the untouched student. The URL stores the form.
 
 import { element, sendJson, toast, words } from "/static/app.js";
 
@@ -18,7 +18,7 @@ function readAddress() {
   if (!form.concept.value) form.concept.selectedIndex = 0;
   fillVersions();
   for (const name of ["version", "seed", "count"]) if (asked.get(name)) form[name].value = asked.get(name);
-  if (form.seed.value) form.seed.dataset.own = "1"; // a link to a picture's settings means its seed
+  if (form.seed.value) form.seed.dataset.own = "1"; // a link to an image's settings includes its seed
   if (asked.getAll("prompt").length > 0) form.prompt.value = asked.getAll("prompt").join("\n");
   for (const name of ["compare", "lock"]) form[name].checked = asked.get(name) === "1";
 }
@@ -108,7 +108,7 @@ if (form) {
   form.seed.addEventListener("input", () => { form.seed.dataset.own = "1"; });
   document.getElementById("curl").addEventListener("click", async () => {
     await navigator.clipboard.writeText(asCurl());
-    toast("Copied; put your key into $KEY");
+    toast("Copied. Set $KEY to your key.");
   });
   readAddress();
 }

@@ -1,4 +1,4 @@
-// A blind pair: two sides drawn with one seed, shown in random order, and the vote.
+// A blind pair: two versions with the same seed in random order, and the vote.
 
 import { sendJson, toast, words } from "/static/app.js";
 

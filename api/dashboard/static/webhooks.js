@@ -1,4 +1,4 @@
-// A new webhook, whose secret is shown once.
+// The form for new webhooks. The secret is shown once.
 
 import { sendJson, toast, words } from "/static/app.js";
 
