@@ -1,4 +1,4 @@
-"""Generate images, check them and store them if asked: shared by `/generate` and OpenAI's route."""
+"""Generate images, check them and store them if body: shared by `/generate` and OpenAI's route."""
 
 import time
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ async def generate_images(
     session: AsyncSession,
     trail: Trail,
     subject: Subject,
-    asked: GenerateIn,
+    body: GenerateIn,
     *,
     image_format: str,
 ) -> Answer:
@@ -46,24 +46,24 @@ async def generate_images(
 
     Raises TooManyRequests; what `EngineClient.generate`, `ImageCheck.check_generated` and `store_images` raise.
     """
-    await count_images(request, services, who, asked.count)
+    await count_images(request, services, who, body.count)
     await session.rollback()  # returns the connection while the engine works
     asked_at = time.perf_counter()
     with services.latency_histogram.observed(who.owner_id):
         generated = await services.engines.generate(
             subject.concept_id,
             bundle=subject.bundle,
-            prompt=asked.prompt.replace(PLACEHOLDER, subject.class_noun) if asked.untouched else asked.prompt,
-            seeds=list(range(asked.seed, asked.seed + asked.count)),
+            prompt=body.prompt.replace(PLACEHOLDER, subject.class_noun) if body.untouched else body.prompt,
+            seeds=list(range(body.seed, body.seed + body.count)),
             image_format=image_format,
         )
     scores = await services.image_check.check_generated(generated)
     is_flagged = any(map(services.image_check.flags, scores))
     generated_at = time.perf_counter()
     stored = []
-    if asked.store:
+    if body.store:
         stored = await store_images(
-            session, services.storage, generated, owner_id=who.owner_id, subject=subject, asked=asked, scores=scores
+            session, services.storage, generated, owner_id=who.owner_id, subject=subject, body=body, scores=scores
         )
     if is_flagged:
         await trail.record("image.flag", subject.concept_id, "generated")

@@ -73,12 +73,12 @@ class RequestFrame:
 
         structlog.contextvars.bind_contextvars(request_id=request_id)  # valid in this request's task only
         try:
-            asked = Headers(scope=scope)
+            request_headers = Headers(scope=scope)
             most = self._upload_bytes if scope["path"] in _UPLOADS else _BODY_BYTES
-            if _HOST.fullmatch(asked.get("host", "localhost")) is None:
+            if _HOST.fullmatch(request_headers.get("host", "localhost")) is None:
                 detail = "the Host header is not a host with an optional port; send the service's own host"
                 await errors.problem(Request(scope), 400, "bad_host", detail)(scope, receive, framed)
-            elif int(asked.get("content-length", "0")) > most:  # the server has checked that it is a number
+            elif int(request_headers.get("content-length", "0")) > most:  # the server has checked that it is a number
                 detail = f"the request body is longer than the {most} bytes that this route accepts"
                 await errors.problem(Request(scope), 413, "body_too_large", detail)(scope, receive, framed)
             else:

@@ -44,8 +44,8 @@ def noting(request: Request, error: DomainError) -> BackgroundTask | None:
     if who is None:
         return None
     if isinstance(error, NotFound):
-        asked = {*_ids(request.path_params.values()), *_ids([error.object_id])}
-        return BackgroundTask(_note_foreign, request, who, asked) if asked else None
+        ids = {*_ids(request.path_params.values()), *_ids([error.object_id])}
+        return BackgroundTask(_note_foreign, request, who, ids) if ids else None
     action = _ACTIONS.get(error.code)
     if action is None:
         return None
@@ -59,11 +59,11 @@ def noting_sign_in(request: Request, text: str, error: Unauthorized | Forbidden)
     return BackgroundTask(_note_sign_in, request, keys.parse(text), error.code)
 
 
-async def _note_foreign(request: Request, who: Caller, asked: set[UUID]) -> None:
+async def _note_foreign(request: Request, who: Caller, ids: set[UUID]) -> None:
     """Record which of these ids belong to another owner. An id that belongs to nobody is not recorded."""
     tables = (Concept, Job, Image, ApiKey, Webhook)
     found = union_all(
-        *(select(table.id, table.owner_id).where(table.id.in_(asked), table.owner_id != who.owner_id)
+        *(select(table.id, table.owner_id).where(table.id.in_(ids), table.owner_id != who.owner_id)
           for table in tables)
     )  # fmt: skip
     async with services_of(request).sessions() as session:

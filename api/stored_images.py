@@ -26,7 +26,7 @@ async def store_images(
     *,
     owner_id: UUID,
     subject: Subject,
-    asked: GenerateIn,
+    body: GenerateIn,
     scores: Sequence[float | None],
 ) -> list[Image]:
     """Store the images in the session's transaction, in their order.
@@ -49,7 +49,7 @@ async def store_images(
                 owner_id=owner_id,
                 concept_id=subject.concept_id,
                 version=subject.version,
-                prompt=asked.prompt,
+                prompt=body.prompt,
                 seed=seed,
                 format=image_format,
                 key=image_key(subject.concept_id, image_id, image_format),

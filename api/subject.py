@@ -28,15 +28,15 @@ class Subject:
     warnings: list[str]
 
 
-async def find_subject(session: AsyncSession, owner_id: UUID, asked: GenerateIn) -> Subject:
+async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) -> Subject:
     """Find the concept, its newest bundle (or the version asked for), its newest job and its base in one SELECT.
 
     Raises NotFound; Conflict if the concept is not ready.
     """
-    named = Concept.id == asked.concept_id if asked.concept_id else Concept.name == asked.concept
+    named = Concept.id == body.concept_id if body.concept_id else Concept.name == body.concept
     newest_bundle = select(Bundle).where(Bundle.concept_id == Concept.id).order_by(Bundle.version.desc()).limit(1)
-    if asked.version is not None:
-        newest_bundle = newest_bundle.where(Bundle.version == asked.version)
+    if body.version is not None:
+        newest_bundle = newest_bundle.where(Bundle.version == body.version)
     newest_job = select(Job).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
     bundle, job = newest_bundle.lateral("bundle"), newest_job.lateral("job")
     row = (
@@ -61,21 +61,21 @@ async def find_subject(session: AsyncSession, owner_id: UUID, asked: GenerateIn)
         )
     ).one_or_none()
     if row is None:
-        wanted = asked.concept_id or repr(asked.concept)
+        wanted = body.concept_id or repr(body.concept)
         raise NotFound(f"there is no concept {wanted} here; GET /v1/concepts lists yours", "no_such_concept",
-                       object_id=asked.concept_id)  # fmt: skip
-    if row.key is None and asked.version is not None:
+                       object_id=body.concept_id)  # fmt: skip
+    if row.key is None and body.version is not None:
         raise NotFound(
-            f"{row.name!r} has no trained version {asked.version}; GET /v1/concepts/{row.concept_id} lists them",
+            f"{row.name!r} has no trained version {body.version}; GET /v1/concepts/{row.concept_id} lists them",
             "no_such_version",
         )
-    if row.key is None and not asked.untouched:
+    if row.key is None and not body.untouched:
         raise not_ready(row.name, row.job_id, row.state, row.error_code, row.error_detail)
     return Subject(
         concept_id=row.concept_id,
         class_noun=row.class_noun,
-        bundle=None if asked.untouched else BundleKey(row.key, row.sha256),
-        version=None if asked.untouched else row.version,
+        bundle=None if body.untouched else BundleKey(row.key, row.sha256),
+        version=None if body.untouched else row.version,
         resolution=row.ServedBase.resolution if row.ServedBase else None,
-        warnings=prompt_warnings(row.ServedBase, asked.prompt),
+        warnings=prompt_warnings(row.ServedBase, body.prompt),
     )

@@ -40,15 +40,15 @@ async def concept_list(
         cursor=cursor,
     )
     chosen = {"name": name, "state": state}
-    asked = {key: value for key, value in chosen.items() if value}
+    query = {key: value for key, value in chosen.items() if value}
     return page(
         request,
         viewer,
         "concepts.html",
         concepts=found.items,
-        next=f"?{urlencode({**asked, 'cursor': found.next})}" if found.next else None,
+        next=f"?{urlencode({**query, 'cursor': found.next})}" if found.next else None,
         chosen=chosen,
-        is_filtered=bool(asked),
+        is_filtered=bool(query),
         is_later=cursor is not None,
         states=STATES,
         photo_count=services.settings.reference_count("photo"),
@@ -94,7 +94,7 @@ async def gallery(
     known = (await concepts.list_concepts(viewer.who, session, limit=100)).items
     chosen = next((one.id for one in known if str(one.id) == concept), None)
     found = await images.list_images(services, viewer.who, session, concept_id=chosen, limit=SHOWN * 2, cursor=cursor)
-    asked = {"concept": concept} if chosen else {}
+    query = {"concept": concept} if chosen else {}
     return page(
         request,
         viewer,
@@ -102,7 +102,7 @@ async def gallery(
         images=found.items,
         concepts=known,
         chosen=str(chosen or ""),
-        next=f"?{urlencode({**asked, 'cursor': found.next})}" if found.next else None,
+        next=f"?{urlencode({**query, 'cursor': found.next})}" if found.next else None,
         is_later=cursor is not None,
     )
 

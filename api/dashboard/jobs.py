@@ -42,15 +42,15 @@ async def job_list(
         cursor=cursor,
     )
     chosen = {"state": state, "name": name, "preset": preset}
-    asked = {key: value for key, value in chosen.items() if value}
+    query = {key: value for key, value in chosen.items() if value}
     return page(
         request,
         viewer,
         "jobs.html",
         jobs=found.items,
-        next=f"?{urlencode({**asked, 'cursor': found.next})}" if found.next else None,
+        next=f"?{urlencode({**query, 'cursor': found.next})}" if found.next else None,
         chosen=chosen,
-        is_filtered=bool(asked),
+        is_filtered=bool(query),
         is_later=cursor is not None,
         states=list(JobState),
         photo_count=services.settings.reference_count("photo"),

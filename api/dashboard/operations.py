@@ -35,14 +35,14 @@ async def access(
     events = await audit.list_audit_events(
         viewer.who, session, action=action[:80] or None, limit=SHOWN_EVENTS, cursor=cursor
     )
-    asked = {"action": action} if action else {}
+    query = {"action": action} if action else {}
     return page(
         request,
         viewer,
         "access.html",
         keys=await keys.list_keys(viewer.who, session, limit=25, cursor=keys_after),
         events=events.items,
-        next=f"?{urlencode({**asked, 'cursor': events.next})}#log" if events.next else None,
+        next=f"?{urlencode({**query, 'cursor': events.next})}#log" if events.next else None,
         action=action,
         is_later=cursor is not None,
     )

@@ -117,18 +117,18 @@ async def create_concept(
     await session.rollback()  # returns the connection while the body arrives
     form = await read_form(request, services.settings)
     try:
-        asked, files = _split(form)
-        _check_consent(services.settings, asked)
-        services.denied_words.refuse("class_noun", asked.class_noun)
+        body, files = _split(form)
+        _check_consent(services.settings, body)
+        services.denied_words.refuse("class_noun", body.class_noun)
         idempotent = await IdempotentRequest.find(
-            session, who.owner_id, idempotency_key, "concepts", _as_asked(asked), files
+            session, who.owner_id, idempotency_key, "concepts", _sent_fields(body), files
         )
         if idempotent.answer:
             return idempotent.replay(response, ConceptAccepted)
         await check_training(session, services.settings, who, request)
         base = await served_base(session, services.settings.base)
-        base_name, class_noun = base.name, check_class_noun(base, asked.class_noun)
-        await _refuse_taken_name(session, who.owner_id, asked.name)
+        base_name, class_noun = base.name, check_class_noun(base, body.class_noun)
+        await _refuse_taken_name(session, who.owner_id, body.name)
         await session.rollback()  # returns the connection while the images are decoded
         images = await clean_images(files, services.decoders, services.settings)
         scores = await services.image_check.check_references(files, images)
@@ -138,23 +138,23 @@ async def create_concept(
     await hold_off_erasures(session)
     await run_in_threadpool(_store, services.storage, images)
     failpoints.reach("references.stored")
-    concept = Concept(owner_id=who.owner_id, name=asked.name, class_noun=class_noun, base=base_name)
+    concept = Concept(owner_id=who.owner_id, name=body.name, class_noun=class_noun, base=base_name)
     session.add(concept)
     try:
         await session.flush()
     except IntegrityError as error:
         if await idempotent.lost_race(session):
             return idempotent.replay(response, ConceptAccepted)
-        raise _name_taken(asked.name) from error
+        raise _name_taken(body.name) from error
     session.add(
         Consent(
             concept_id=concept.id,
             api_key_id=who.api_key_id,
-            source="statement" if asked.consent else "policy",
+            source="statement" if body.consent else "policy",
             statement_version=STATEMENT_VERSION,
         )
     )
-    job = _job(who, concept.id, asked, version=1)
+    job = _job(who, concept.id, body, version=1)
     session.add(job)
     session.add_all(
         Reference(
@@ -185,7 +185,7 @@ async def create_concept(
 @router.post("/concepts/{concept_id}/versions", status_code=202, response_model=ConceptAccepted)
 async def create_version(
     concept_id: UUID,
-    asked: VersionIn,
+    body: VersionIn,
     request: Request,
     services: ServicesDep,
     response: Response,
@@ -197,7 +197,7 @@ async def create_version(
 ) -> ConceptAccepted:
     """Train a concept again on the same photos. The previous version is used until the new one is ready."""
     route = f"concepts/{concept_id}/versions"
-    idempotent = await IdempotentRequest.find(session, who.owner_id, idempotency_key, route, _as_asked(asked), [])
+    idempotent = await IdempotentRequest.find(session, who.owner_id, idempotency_key, route, _sent_fields(body), [])
     if idempotent.answer:
         return idempotent.replay(response, ConceptAccepted)
     before = await _detail(session, who, concept_id)
@@ -210,7 +210,7 @@ async def create_version(
             state=newest.state,
             job_id=str(newest.id),
         )
-    job = _job(who, concept_id, asked, version=newest.version + 1)
+    job = _job(who, concept_id, body, version=newest.version + 1)
     session.add(job)
     try:
         await session.flush()
@@ -233,20 +233,20 @@ async def create_version(
     return accepted
 
 
-def _job(who: Caller, concept_id: UUID, asked: ConceptIn | VersionIn, *, version: int) -> Job:
+def _job(who: Caller, concept_id: UUID, body: ConceptIn | VersionIn, *, version: int) -> Job:
     return Job(
         owner_id=who.owner_id,
         concept_id=concept_id,
         version=version,
-        preset=asked.preset,
-        overrides=asked.overrides.model_dump(exclude_none=True) if asked.overrides else {},
-        seed=asked.seed,
+        preset=body.preset,
+        overrides=body.overrides.model_dump(exclude_none=True) if body.overrides else {},
+        seed=body.seed,
     )
 
 
-def _as_asked(asked: BaseModel) -> dict[str, Any]:
+def _sent_fields(body: BaseModel) -> dict[str, Any]:
     """Return the fields that were sent: a random seed would differ each time."""
-    return asked.model_dump(mode="json", exclude_unset=True)
+    return body.model_dump(mode="json", exclude_unset=True)
 
 
 def _split(form: FormData) -> tuple[ConceptIn, list[UploadFile]]:
@@ -272,8 +272,8 @@ def _split(form: FormData) -> tuple[ConceptIn, list[UploadFile]]:
         raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
 
 
-def _check_consent(settings: Settings, asked: ConceptIn) -> None:
-    if settings.consent == "ask" and not asked.consent:
+def _check_consent(settings: Settings, body: ConceptIn) -> None:
+    if settings.consent == "ask" and not body.consent:
         raise Invalid(
             f"the consent is missing; send the field consent=true to declare: {STATEMENT}",
             "consent_missing",

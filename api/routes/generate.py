@@ -32,7 +32,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 @router.post("/generate", response_model=GenerateOut, responses=_ANSWERS)
 async def generate(
-    asked: GenerateIn,
+    body: GenerateIn,
     request: Request,
     services: ServicesDep,
     who: Generator,
@@ -42,18 +42,18 @@ async def generate(
     """Generate images of a concept. `<concept>` in the prompt stands for the thing."""
     began = time.perf_counter()
     media_type = wanted_format(request.headers.get("accept"))
-    if asked.count > 1 and media_type != JSON:
+    if body.count > 1 and media_type != JSON:
         raise NotAcceptable(
-            f"{asked.count} images do not fit into one {media_type} file; "
+            f"{body.count} images do not fit into one {media_type} file; "
             "send `Accept: application/json`, or one request with count 1 for each seed",
             "one_image_per_file",
         )
-    services.denied_words.refuse("prompt", asked.prompt)
-    subject = await find_subject(session, who.owner_id, asked)
-    image_format = IMAGES.get(media_type, asked.format)
-    answer = await generate_images(request, services, who, session, trail, subject, asked, image_format=image_format)
+    services.denied_words.refuse("prompt", body.prompt)
+    subject = await find_subject(session, who.owner_id, body)
+    image_format = IMAGES.get(media_type, body.format)
+    answer = await generate_images(request, services, who, session, trail, subject, body, image_format=image_format)
     generated, scores = answer.generated, answer.scores
-    ids: list[UUID | None] = [image.id for image in answer.stored] or [None] * asked.count
+    ids: list[UUID | None] = [image.id for image in answer.stored] or [None] * body.count
     total = time.perf_counter() - began
     observe_generate(generated.cache, total)
     headers = {
@@ -72,14 +72,14 @@ async def generate(
     if media_type != JSON:
         if scores[0] is not None:
             headers["X-Check-Score"], headers["X-Flagged"] = str(scores[0]), str(answer.is_flagged).lower()
-        if asked.store:
+        if body.store:
             headers["X-Image-Id"] = str(ids[0])
         headers["Vary"] = "Accept"
         return Response(base64.b64decode(generated.images[0]), media_type=generated.media_type, headers=headers)
-    body = GenerateOut(
+    result = GenerateOut(
         concept_id=subject.concept_id,
         version=subject.version,
-        prompt=asked.prompt,
+        prompt=body.prompt,
         images=[
             ImageOut(
                 id=image_id,
@@ -95,7 +95,7 @@ async def generate(
         timing=generated.timing,
         cache=generated.cache,
     )
-    return Response(body.model_dump_json(), media_type=JSON, headers=headers | {"Vary": "Accept"})
+    return Response(result.model_dump_json(), media_type=JSON, headers=headers | {"Vary": "Accept"})
 
 
 def _server_timing(generated: Generated, *, database: float, store: float, total: float) -> str:

@@ -47,11 +47,11 @@ async def answering_parts(services: Services) -> dict[str, bool]:
     return dict(zip(names, found, strict=True))
 
 
-async def _in_time(question: Coroutine[Any, Any, bool]) -> bool:
+async def _in_time(check: Coroutine[Any, Any, bool]) -> bool:
     """Return the result, or False after the timeout. The task is not cancelled: with a frozen part that hangs too."""
-    asked = asyncio.ensure_future(question)
-    await asyncio.wait({asked}, timeout=_SECONDS)
-    return asked.done() and asked.result()
+    task = asyncio.ensure_future(check)
+    await asyncio.wait({task}, timeout=_SECONDS)
+    return task.done() and task.result()
 
 
 async def _database(sessions: Sessions) -> bool:

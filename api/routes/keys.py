@@ -154,9 +154,9 @@ async def _find(session: AsyncSession, who: Caller, key_id: UUID, *, lock: bool)
 
 
 @router.post("/keys", status_code=201, response_model=KeyMade)
-async def create_key(asked: KeyIn, response: Response, who: Admin, session: SessionDep, trail: TrailDep) -> KeyMade:
+async def create_key(body: KeyIn, response: Response, who: Admin, session: SessionDep, trail: TrailDep) -> KeyMade:
     """Create a key. Only this answer contains its secret."""
-    owner_name = asked.owner or who.owner_name
+    owner_name = body.owner or who.owner_name
     if owner_name != who.owner_name and not who.operates:
         raise Forbidden(
             f"this key manages the keys of its owner {who.owner_name!r}, not of {owner_name!r}; leave `owner` out",
@@ -165,10 +165,10 @@ async def create_key(asked: KeyIn, response: Response, who: Admin, session: Sess
     key, secret = await session.run_sync(
         keys.create,
         owner_name=owner_name,
-        label=asked.name,
-        scopes=asked.scopes,
-        expires_at=asked.expires_at,
-        limits=asked.limits.model_dump(exclude_none=True) if asked.limits else {},
+        label=body.name,
+        scopes=body.scopes,
+        expires_at=body.expires_at,
+        limits=body.limits.model_dump(exclude_none=True) if body.limits else {},
     )
     made = KeyMade.of_new(key, owner_name, secret)
     response.headers.update({"Location": f"/v1/keys/{key.id}", "Cache-Control": "no-store"})
@@ -203,11 +203,11 @@ async def read_key(key_id: UUID, who: Admin, session: SessionDep) -> KeyOut:
 
 @router.post("/keys/{key_id}/rotate", response_model=KeyMade)
 async def rotate_key(
-    key_id: UUID, asked: RotateIn, response: Response, who: Admin, session: SessionDep, trail: TrailDep
+    key_id: UUID, body: RotateIn, response: Response, who: Admin, session: SessionDep, trail: TrailDep
 ) -> KeyMade:
     """Give a key a new secret. The old one stays valid for `grace_seconds`. Browser sessions of the key end."""
     key, owner_name = await _find(session, who, key_id, lock=True)
-    secret = await session.run_sync(keys.rotate, key, grace=timedelta(seconds=asked.grace_seconds))
+    secret = await session.run_sync(keys.rotate, key, grace=timedelta(seconds=body.grace_seconds))
     made = KeyMade.of_new(key, owner_name, secret)
     response.headers["Cache-Control"] = "no-store"
     await trail.record("key.rotate", key.id, "rotated", owner_id=key.owner_id)

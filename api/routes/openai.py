@@ -26,7 +26,7 @@ router = APIRouter(tags=["OpenAI compatible"])
 
 @router.post("/images/generations", response_model=ImagesOut)
 async def create_images(
-    asked: ImagesIn,
+    body: ImagesIn,
     request: Request,
     services: ServicesDep,
     who: Generator,
@@ -35,21 +35,21 @@ async def create_images(
 ) -> ImagesOut:
     """Generate images: `client.images.generate(model="concept:my mug", prompt="a photo of <concept>")`."""
     settings = GenerateIn(
-        concept=_concept_name(asked.model),
-        prompt=asked.prompt,
-        count=asked.n,
+        concept=_concept_name(body.model),
+        prompt=body.prompt,
+        count=body.n,
         untouched=False,
         version=None,
-        format=asked.output_format,
-        seed=asked.seed,
-        store=asked.response_format == "url",
+        format=body.output_format,
+        seed=body.seed,
+        store=body.response_format == "url",
     )
     began = time.perf_counter()
     services.denied_words.refuse("prompt", settings.prompt)
     subject = await find_subject(session, who.owner_id, settings)
-    _check_size(asked.size, subject)
+    _check_size(body.size, subject)
     answer = await generate_images(
-        request, services, who, session, trail, subject, settings, image_format=asked.output_format
+        request, services, who, session, trail, subject, settings, image_format=body.output_format
     )
     observe_generate(answer.generated.cache, time.perf_counter() - began)
     if settings.store:
@@ -66,7 +66,7 @@ async def create_images(
             OneImage(b64_json=data, url=None, seed=seed)
             for seed, data in zip(answer.generated.seeds, answer.generated.images, strict=True)
         ]
-    return ImagesOut(created=int(time.time()), data=images, output_format=asked.output_format)
+    return ImagesOut(created=int(time.time()), data=images, output_format=body.output_format)
 
 
 @router.get("/models", response_model=ModelList)

@@ -74,19 +74,19 @@ async def _require_own(session: AsyncSession, who: Caller, concept_id: UUID) -> 
 
 
 @router.post("/concepts/{concept_id}/preferences", status_code=201, response_model=PreferenceOut)
-async def vote(concept_id: UUID, asked: VoteIn, who: Generator, session: SessionDep) -> PreferenceOut:
+async def vote(concept_id: UUID, body: VoteIn, who: Generator, session: SessionDep) -> PreferenceOut:
     """Vote for the better of two images. Returns the counts so far."""
     await _require_own(session, who, concept_id)
-    first, second = sorted((asked.preferred, asked.other))
-    chosen = "neither" if asked.tie else "first" if asked.preferred == first else "second"
+    first, second = sorted((body.preferred, body.other))
+    chosen = "neither" if body.tie else "first" if body.preferred == first else "second"
     session.add(
         PreferenceVote(
             concept_id=concept_id,
             first_version=first,
             second_version=second,
             chosen=chosen,
-            prompt=asked.prompt,
-            seed=asked.seed,
+            prompt=body.prompt,
+            seed=body.seed,
         )
     )
     await session.flush()

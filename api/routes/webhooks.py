@@ -155,7 +155,7 @@ async def _find(session: AsyncSession, who: Caller, webhook_id: UUID, *, lock: b
 
 @router.post("/webhooks", status_code=201, response_model=WebhookMade)
 async def create_webhook(
-    asked: WebhookIn,
+    body: WebhookIn,
     services: ServicesDep,
     response: Response,
     who: Trainer,
@@ -164,7 +164,7 @@ async def create_webhook(
 ) -> WebhookMade:
     """Create a webhook: signed messages (Standard Webhooks) when your jobs end. Only this answer has the secret."""
     private_allowed = services.settings.webhooks_to_private_addresses
-    parts = webhook_address.split(asked.url, private_allowed=private_allowed)
+    parts = webhook_address.split(body.url, private_allowed=private_allowed)
     await run_in_threadpool(
         webhook_address.resolve, parts.hostname or "", parts.port or 443, private_allowed=private_allowed
     )
@@ -174,8 +174,8 @@ async def create_webhook(
         raise Conflict(f"you have {have} webhooks, the maximum; delete one", "webhook_quota")
     webhook = Webhook(
         owner_id=who.owner_id,
-        url=asked.url,
-        events=[event for event in webhooks.JOB_EVENTS if event in asked.events],
+        url=body.url,
+        events=[event for event in webhooks.JOB_EVENTS if event in body.events],
         secret=webhooks.new_secret(),
     )
     session.add(webhook)
@@ -213,12 +213,12 @@ async def delete_webhook(webhook_id: UUID, who: Trainer, session: SessionDep, tr
 
 @router.post("/webhooks/{webhook_id}/rotate", response_model=WebhookMade)
 async def rotate_webhook_secret(
-    webhook_id: UUID, asked: SecretRotation, response: Response, who: Trainer, session: SessionDep, trail: TrailDep
+    webhook_id: UUID, body: SecretRotation, response: Response, who: Trainer, session: SessionDep, trail: TrailDep
 ) -> WebhookMade:
     """Give a webhook a new secret. For `grace_seconds` messages are signed with the old one too."""
     webhook = await _find(session, who, webhook_id, lock=True)
-    webhook.previous_secret = webhook.secret if asked.grace_seconds else None
-    webhook.previous_until = await session.scalar(select(func.now() + timedelta(seconds=asked.grace_seconds)))
+    webhook.previous_secret = webhook.secret if body.grace_seconds else None
+    webhook.previous_until = await session.scalar(select(func.now() + timedelta(seconds=body.grace_seconds)))
     webhook.secret = webhooks.new_secret()
     await session.flush()
     made = WebhookMade.of_new(webhook)

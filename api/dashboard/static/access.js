@@ -14,13 +14,13 @@ document.addEventListener("opad:answered", (event) => { if ("makesSecret" in eve
 document.getElementById("new-key").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
-  const asked = { name: form.elements.name.value, scopes: [...form.querySelectorAll("[name=scopes]:checked")].map((box) => box.value) };
-  if (form.owner?.value) asked.owner = form.owner.value;
+  const body = { name: form.elements.name.value, scopes: [...form.querySelectorAll("[name=scopes]:checked")].map((box) => box.value) };
+  if (form.owner?.value) body.owner = form.owner.value;
   const limits = {};
   for (const name of ["images_per_minute", "max_concepts"]) if (form[name].value) limits[name] = Number(form[name].value);
-  if (Object.keys(limits).length > 0) asked.limits = limits;
+  if (Object.keys(limits).length > 0) body.limits = limits;
   try {
-    reveal(await sendJson("/v1/keys", asked));
+    reveal(await sendJson("/v1/keys", body));
     form.reset();
     htmx.trigger(document.body, "opad:changed");
   } catch (error) {

@@ -16,13 +16,13 @@ document.getElementById("compare")?.addEventListener("submit", async (event) => 
   event.preventDefault();
   const form = event.target;
   const target = document.getElementById("compared");
-  const asked = { concept_id: id, prompt: form.prompt.value, seed: Number(form.seed.value || 7), count: IMAGE_COUNT };
+  const body = { concept_id: id, prompt: form.prompt.value, seed: Number(form.seed.value || 7), count: IMAGE_COUNT };
   const versions = target.dataset.versions.split(",").map(Number);
   const button = form.querySelector("button");
   button.disabled = true;
   try {
-    const columns = [column("untouched student", await sendJson("/v1/generate", { ...asked, untouched: true }))];
-    for (const version of versions) columns.push(column(`v${version}`, await sendJson("/v1/generate", { ...asked, version })));
+    const columns = [column("untouched student", await sendJson("/v1/generate", { ...body, untouched: true }))];
+    for (const version of versions) columns.push(column(`v${version}`, await sendJson("/v1/generate", { ...body, version })));
     target.replaceChildren(element("div", { className: "sides many" }, ...columns));
   } catch (error) {
     toast(words(error), true);

@@ -13,22 +13,22 @@ function fillVersions() {
 }
 
 function readAddress() {
-  const asked = new URLSearchParams(location.search);
-  if (asked.get("concept")) form.concept.value = asked.get("concept");
+  const query = new URLSearchParams(location.search);
+  if (query.get("concept")) form.concept.value = query.get("concept");
   if (!form.concept.value) form.concept.selectedIndex = 0;
   fillVersions();
-  for (const name of ["version", "seed", "count"]) if (asked.get(name)) form[name].value = asked.get(name);
+  for (const name of ["version", "seed", "count"]) if (query.get(name)) form[name].value = query.get(name);
   if (form.seed.value) form.seed.dataset.own = "1"; // a link to an image's settings includes its seed
-  if (asked.getAll("prompt").length > 0) form.prompt.value = asked.getAll("prompt").join("\n");
-  for (const name of ["compare", "lock"]) form[name].checked = asked.get(name) === "1";
+  if (query.getAll("prompt").length > 0) form.prompt.value = query.getAll("prompt").join("\n");
+  for (const name of ["compare", "lock"]) form[name].checked = query.get(name) === "1";
 }
 
 function keepAddress(prompts) {
-  const asked = new URLSearchParams({ concept: form.concept.value, count: form.count.value });
-  for (const prompt of prompts) asked.append("prompt", prompt);
-  for (const name of ["version", "seed"]) if (form[name].value) asked.set(name, form[name].value);
-  for (const name of ["compare", "lock"]) if (form[name].checked) asked.set(name, "1");
-  history.replaceState(null, "", `?${asked}`);
+  const query = new URLSearchParams({ concept: form.concept.value, count: form.count.value });
+  for (const prompt of prompts) query.append("prompt", prompt);
+  for (const name of ["version", "seed"]) if (form[name].value) query.set(name, form[name].value);
+  for (const name of ["compare", "lock"]) if (form[name].checked) query.set(name, "1");
+  history.replaceState(null, "", `?${query}`);
 }
 
 function request(prompt, seed) {

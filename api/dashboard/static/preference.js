@@ -8,8 +8,8 @@ let pair = null; // { sides: [version, version] as shown, prompt, seed }
 let turn = 0;
 
 async function generated(version, prompt, seed) {
-  const asked = { concept_id: form.dataset.concept, prompt, seed };
-  const { images } = await sendJson("/v1/generate", version ? { ...asked, version } : { ...asked, untouched: true });
+  const body = { concept_id: form.dataset.concept, prompt, seed };
+  const { images } = await sendJson("/v1/generate", version ? { ...body, version } : { ...body, untouched: true });
   return `data:${images[0].media_type};base64,${images[0].data}`;
 }
 
