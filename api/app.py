@@ -36,7 +36,7 @@ from api.routes import (
 )
 from api.schemas import Problem
 from api.services import open_services
-from api.shedding import Shedding
+from api.shedding import LoadShedding
 
 DESCRIPTION = """\
 Generate images of your own thing. Upload {photos} of it and its class noun. A training of some minutes turns them
@@ -101,7 +101,7 @@ def create_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: 
     describe(app, settings)
     install_docs_page(app, settings)
     errors.install(app)
-    app.add_middleware(Shedding, engines=len(settings.engine_urls))
+    app.add_middleware(LoadShedding, engines=len(settings.engine_urls))
     app.add_middleware(
         RequestFrame,
         upload_bytes=settings.upload_bytes,

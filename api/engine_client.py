@@ -18,7 +18,7 @@ from api.domain.errors import DeadlineExceeded, DomainError, Invalid, Unavailabl
 log = structlog.get_logger()
 
 _GRACE_SECONDS = 0.5
-"""How much longer than the deadline we wait, so that the engine's own timeout error arrives."""
+"""Seconds to wait after the deadline, so that the engine's own timeout error arrives."""
 _CONNECT_SECONDS = 1
 """A vanished host does not answer for minutes; another engine is asked long before."""
 _LOOK_UP_SECONDS = 5
@@ -44,7 +44,7 @@ class Generated:
 
 
 class EngineClient:
-    """Ask the engine that holds the concept's bundle in memory, and one other if it fails."""
+    """A client of all engines. It asks the engine that holds the concept's bundle, and one other if that fails."""
 
     def __init__(self, urls: Sequence[str], *, timeout_seconds: float) -> None:
         """Take URLs: `http://host:port`, `unix:/path`, or `dns+http://name:port` for every address of a name."""

@@ -295,7 +295,7 @@ class ConceptAccepted(Out):
 
 
 class ErasureReceipt(Out):
-    """What was erased. It cannot be restored."""
+    """The receipt of an erasure, which cannot be undone."""
 
     concept_id: UUID
     name: str

@@ -18,7 +18,7 @@ IN_FLIGHT_PER_ENGINE = 48
 _GENERATE_PATHS = {"/v1/generate", "/generate", "/v1/images/generations"}
 
 
-class Shedding:
+class LoadShedding:
     def __init__(self, app: ASGIApp, *, engines: int) -> None:
         self._app = app
         self._most = IN_FLIGHT_PER_ENGINE * max(1, engines)

@@ -16,7 +16,7 @@ from api.vocabulary import prompt_warnings
 
 @dataclass(frozen=True)
 class Subject:
-    """What a request generates: a trained concept, or the untouched base with the concept's class noun."""
+    """The subject of a generate request: a trained concept, or the untouched base with the concept's class noun."""
 
     concept_id: UUID
     class_noun: str

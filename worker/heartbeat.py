@@ -1,4 +1,4 @@
-"""A process tells the dashboard that it lives, and how its machine is; nothing depends on it."""
+"""Write a heartbeat of this process, with facts about its machine, for the dashboard. Nothing else depends on it."""
 
 import shutil
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from worker.background import Background
 log = structlog.get_logger()
 
 EVERY_SECONDS = 10.0
-_FORGOTTEN = timedelta(days=1)
-"""A row that was silent for so long belongs to a machine that is gone."""
+_EXPIRY = timedelta(days=1)
+"""Rows without a heartbeat for this long are deleted: their machine is gone."""
 
 
 def machine_facts(settings: Settings) -> dict[str, Any]:
-    """Bytes, except `load`, a share of all cores since the last call."""
+    """Return memory and disk in bytes, and `load`: the share of all cores in use since the last call."""
     settings.home.mkdir(parents=True, exist_ok=True)
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(settings.home)
     return {
@@ -38,7 +38,7 @@ def machine_facts(settings: Settings) -> dict[str, Any]:
 
 
 class ProcessHeartbeat(Background):
-    """`with ProcessHeartbeat(...):` tells it until the block ends, and then that the process stopped in order."""
+    """`with ProcessHeartbeat(...):` writes heartbeats until the block ends, and then deletes the row."""
 
     _patience = EVERY_SECONDS
 
@@ -49,13 +49,13 @@ class ProcessHeartbeat(Background):
     def _keep(self) -> None:
         started = True
         while True:
-            self._tell(started=started)
+            self._write(started=started)
             started = False
             if self._ended.wait(EVERY_SECONDS):
                 break
-        self._leave()
+        self._delete()
 
-    def _tell(self, *, started: bool) -> None:
+    def _write(self, *, started: bool) -> None:
         row = {"kind": self._kind, "facts": self._facts(), "seen_at": func.now()}
         if started:
             row["started_at"] = func.now()
@@ -63,11 +63,11 @@ class ProcessHeartbeat(Background):
         try:
             with self._sessions.begin() as db:
                 db.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
-                db.execute(delete(Heartbeat).where(Heartbeat.seen_at < func.now() - _FORGOTTEN))
+                db.execute(delete(Heartbeat).where(Heartbeat.seen_at < func.now() - _EXPIRY))
         except DBAPIError as error:
             log.info("heartbeat.unwritten", error=str(error.orig))
 
-    def _leave(self) -> None:
+    def _delete(self) -> None:
         try:
             with self._sessions.begin() as db:
                 db.execute(delete(Heartbeat).where(Heartbeat.name == self._name))

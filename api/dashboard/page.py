@@ -1,4 +1,4 @@
-"""What all pages share: the signed-in viewer, templates and their filters, and errors shown as pages."""
+"""Parts that all pages share: the signed-in viewer, templates and their filters, and errors shown as pages."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -33,7 +33,7 @@ class Viewer:
 
 
 class SignedOut(Exception):
-    """There is no session, or it has ended."""
+    """The request has no session, or the session has ended."""
 
 
 async def _viewer(request: Request, session: SessionDep) -> Viewer:

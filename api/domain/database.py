@@ -21,7 +21,7 @@ Sessions = sessionmaker[Session]
 _TIMEOUTS = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=10s"
 """A frozen client must not hold a row lock, and a worker must not wait for one longer than its lease lasts."""
 _ANSWER_SECONDS = 20.0
-"""A frozen server accepts statements and finishes none, whatever their timeout: so the client gives up itself."""
+"""A frozen server accepts statements and never finishes one, so the client has a timeout of its own."""
 
 
 @contextmanager

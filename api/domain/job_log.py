@@ -32,7 +32,7 @@ class LogLine:
 
     @classmethod
     def read(cls, written: str) -> Self:
-        """Parse a line of standard error. Secrets are hidden, and characters that PostgreSQL cannot store dropped."""
+        """Parse a line of standard error. Hides secrets and drops what PostgreSQL cannot store."""
         try:
             entry = json.loads(written)
         except ValueError:

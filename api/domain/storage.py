@@ -94,11 +94,11 @@ class ObjectDiffers(Conflict):
 
 
 class StorageUnavailable(Unavailable):
-    """The store does not answer, or with an error, after the client's own retries."""
+    """The store does not answer, or answers with an error, after the client's own retries."""
 
 
 class Storage:
-    """One bucket. Holds a connection pool; safe to share between threads."""
+    """A bucket of the object store. It holds a connection pool, and threads may share it."""
 
     def __init__(self, settings: Settings, *, short_timeouts: bool = False) -> None:
         """Connect to the bucket that the settings name.

@@ -88,7 +88,7 @@ _REMEDIES = {
     "trainer": "no trainer sent a heartbeat recently: jobs wait; start `python -m worker.host`",
     "reconciler": "it has not run for two nights: lost jobs stay lost; start `python -m worker.reconcile`",
 }
-"""What fails without each part, and what to do."""
+"""The consequences of a missing part, and the remedy."""
 
 
 async def _run_checks(services: Services, session: AsyncSession) -> list[CheckOut]:

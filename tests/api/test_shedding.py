@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.domain.settings import Settings
 from api.middleware import RequestFrame
-from api.shedding import IN_FLIGHT_PER_ENGINE, Shedding
+from api.shedding import IN_FLIGHT_PER_ENGINE, LoadShedding
 
 
 class Ask:
@@ -58,7 +58,7 @@ def app(finish: asyncio.Event) -> RequestFrame:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    return RequestFrame(Shedding(slow, engines=1), upload_bytes=1, body_seconds=1)
+    return RequestFrame(LoadShedding(slow, engines=1), upload_bytes=1, body_seconds=1)
 
 
 def test_a_request_without_a_place_is_told_when_to_retry(app: Any, finish: asyncio.Event) -> None:
@@ -88,7 +88,7 @@ def test_a_request_that_fails_gives_its_place_back() -> None:
         raise ZeroDivisionError
 
     async def scenario() -> None:
-        door = Shedding(broken, engines=1)
+        door = LoadShedding(broken, engines=1)
         for _ in range(IN_FLIGHT_PER_ENGINE + 1):
             with pytest.raises(ZeroDivisionError):
                 await Ask().of(door)
@@ -99,7 +99,7 @@ def test_a_request_that_fails_gives_its_place_back() -> None:
 def test_the_service_sheds_load(settings: Settings) -> None:
     with TestClient(create_app(settings), base_url="http://localhost") as client:
         layer: Any = client.app.middleware_stack
-        while not isinstance(layer, Shedding):
+        while not isinstance(layer, LoadShedding):
             layer = layer._app if isinstance(layer, RequestFrame) else layer.app
         layer._in_flight = IN_FLIGHT_PER_ENGINE
         assert client.post("/v1/generate", json={}).status_code == 503

@@ -41,7 +41,7 @@ class ModelJob:
         self.worker: str | None = None
         self.lease_until: float | None = None
         self.run_after = 0.0
-        self.cancel_wished = False
+        self.cancel_requested = False
 
     def is_ready(self, now: float) -> bool:
         return self._starts("claim") and self.run_after <= now
@@ -68,7 +68,7 @@ class ModelJob:
         return self._held("heartbeat", fence)
 
     def finish(self, fence: int) -> bool:
-        if not self._held("finish", fence) or self.cancel_wished:
+        if not self._held("finish", fence) or self.cancel_requested:
             return False
         self._end("finish", JobState.succeeded)
         self.bundles += 1
@@ -93,12 +93,12 @@ class ModelJob:
         if not self._held("requeue", fence):
             return False
         self.attempt, self.run_after = self.attempt - 1, now
-        return self._end("requeue", JobState.cancelled if self.cancel_wished else JobState.queued)
+        return self._end("requeue", JobState.cancelled if self.cancel_requested else JobState.queued)
 
     def request_cancel(self) -> bool:
         if not self._starts("request_cancel"):
             return False
-        self.cancel_wished = True
+        self.cancel_requested = True
         if self.state is JobState.queued:
             self._enter("request_cancel", JobState.cancelled)
         return True
@@ -107,7 +107,7 @@ class ModelJob:
         if not self._starts("retry"):
             return False
         self._enter("retry", JobState.queued)
-        self.attempt, self.run_after, self.cancel_wished = 0, now, False
+        self.attempt, self.run_after, self.cancel_requested = 0, now, False
         return True
 
     def _starts(self, change: str) -> bool:
@@ -128,7 +128,7 @@ class ModelJob:
     def _lose(self, now: float) -> bool:
         pause = self.lease_seconds / 6 * 2 ** (self.attempt - 1)
         self.run_after = now + min(pause, MAX_BACKOFF_SECONDS)
-        if self.cancel_wished:
+        if self.cancel_requested:
             return self._end("lose_attempt", JobState.cancelled)
         used_up = self.attempt >= self.max_attempts
         return self._end("lose_attempt", JobState.failed if used_up else JobState.queued)

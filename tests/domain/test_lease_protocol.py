@@ -163,7 +163,7 @@ class JobLife(RuleBasedStateMachine):
                 model.fence,
                 model.worker,
             )
-            assert (job.cancel_requested_at is not None) == model.cancel_wished
+            assert (job.cancel_requested_at is not None) == model.cancel_requested
             assert (job.id in bundles) == bool(model.bundles) == (job.state is JobState.succeeded)
             assert (job.lease_until is not None) == (job.state is JobState.running), "the running alone hold a lease"
             assert (job.finished_at is not None) == (job.state in ("succeeded", "failed", "cancelled"))

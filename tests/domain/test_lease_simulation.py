@@ -87,7 +87,7 @@ class World:
         if won and fence != self.newest_claim:
             raise ViolationError(f"claim {fence} wrote after claim {self.newest_claim} was given")
         if chance < 0.55 and won:
-            if self.job.cancel_wished and self.random.random() < 0.5:
+            if self.job.cancel_requested and self.random.random() < 0.5:
                 self.job.cancel(fence)
                 worker.claim = None
             elif self.random.random() < 0.9:  # else the answer is lost: renewed, but the worker does not know
@@ -125,7 +125,7 @@ class World:
             raise ViolationError(f"attempt {job.attempt} of {CAP}")
         if (job.lease_until is not None) != (job.state is JobState.running):
             raise ViolationError(f"a {job.state} job with the lease {job.lease_until}")
-        if job.state is JobState.queued and job.cancel_wished:
+        if job.state is JobState.queued and job.cancel_requested:
             raise ViolationError("a job that nobody wants waits in the queue")
 
     def calm_down(self) -> None:

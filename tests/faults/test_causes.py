@@ -36,7 +36,7 @@ def test_memory_that_runs_out_once_costs_an_attempt_and_twice_the_job(quick, ses
     job = trainers.see_through(twice)
     assert causes(sessions, twice) == ["oom", "oom"]
     assert (job.state, job.error_code) == (JobState.failed, "oom")
-    assert job.error_detail == "no attempt of 2 came to its end; the last: failpoint training.step"
+    assert job.error_detail == "all 2 attempts failed; the last one: failpoint training.step"
     check()
 
 

@@ -35,5 +35,5 @@ def test_a_host_without_a_trainer_gives_back_what_it_is_said_to_train(settings, 
     with sessions.begin() as db:
         assert db.execute(select(Attempt.cause, Attempt.detail).where(Attempt.job_id == ours)).one() == (
             "lost_worker",
-            "the worker started anew",
+            "the worker restarted",
         )

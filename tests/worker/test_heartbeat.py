@@ -1,4 +1,4 @@
-"""A process that lives is seen; one that stopped in order leaves no trace; a dead one does."""
+"""The heartbeat row of a process: it exists while the process runs and is deleted at a clean shutdown."""
 
 from sqlalchemy import select
 
@@ -14,11 +14,11 @@ def seen(sessions: Sessions) -> list[Heartbeat]:
         return list(db.scalars(select(Heartbeat)))
 
 
-def test_a_process_is_seen_from_its_start_to_its_end(settings: Settings) -> None:
+def test_a_process_has_a_row_from_its_start_to_its_end(settings: Settings) -> None:
     sessions = make_sessions(settings)
 
     with ProcessHeartbeat(sessions, kind="trainer", name="here", facts=lambda: machine_facts(settings)):
-        (row,) = wait_until(lambda: seen(sessions), seconds=20, what="the first news")
+        (row,) = wait_until(lambda: seen(sessions), seconds=20, what="the first heartbeat")
         assert (row.name, row.kind) == ("here", "trainer")
         assert 0 < row.facts["memory_used"] < row.facts["memory_total"]
         assert 0 < row.facts["disk_used"] < row.facts["disk_total"]
@@ -26,7 +26,7 @@ def test_a_process_is_seen_from_its_start_to_its_end(settings: Settings) -> None
     assert seen(sessions) == []
 
 
-def test_a_dead_database_stops_nobody(settings: Settings) -> None:
+def test_a_dead_database_stops_no_process(settings: Settings) -> None:
     nowhere = make_sessions(settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"}))
 
     with ProcessHeartbeat(nowhere, kind="engine", name="here", facts=dict):

@@ -8,7 +8,7 @@ from api.domain.tables.table import Table
 
 
 class Heartbeat(Table):
-    """The latest heartbeat of an engine or trainer host; the row is deleted when the process stops in order."""
+    """The latest heartbeat of an engine or trainer host; the row is deleted when the process shuts down."""
 
     __tablename__ = "heartbeat"
 
