@@ -136,7 +136,7 @@ def test_a_key_is_shown_once_works_and_is_revoked(
         expect(row).to_contain_text("revoked")
 
         assert client.get("/v1/jobs").status_code == 401
-    page.get_by_role("button", name="Check the chain").click()
+    page.get_by_role("button", name="Verify the log").click()
     expect(page.locator("#verdict")).to_be_visible()
     expect(page.locator("#verdict")).to_have_class(re.compile("calm"))
     expect(page.locator("#log")).to_contain_text("key.revoke")

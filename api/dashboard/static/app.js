@@ -45,7 +45,7 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 
-function tell(date) {
+function relativeTime(date) {
   const seconds = (Date.now() - date) / 1000;
   if (Math.abs(seconds) < 45) return "just now";
   if (seconds > 0 && seconds < 3600) return `${Math.max(1, Math.round(seconds / 60))} min ago`;
@@ -55,7 +55,7 @@ function tell(date) {
 export function localize(root = document) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const date = new Date(time.dateTime);
-    time.textContent = tell(date);
+    time.textContent = relativeTime(date);
     time.title = exact.format(date);
   }
 }

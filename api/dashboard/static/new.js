@@ -9,7 +9,7 @@ const picker = document.getElementById("images");
 const message = document.getElementById("message");
 const limits = Object.fromEntries(["minImages", "maxImages", "maxBytes", "minSide", "maxPixels"].map((name) => [name, Number(form.dataset[name])]));
 const TYPES = ["image/jpeg", "image/png", "image/webp"];
-let photos = []; // { file, item, verdict, problem, print }
+let references = []; // { file, item, verdict, problem, print }
 const key = crypto.randomUUID();
 let tries = 0;
 
@@ -46,38 +46,38 @@ async function add(files) {
     const remove = element("button", { type: "button", className: "small", textContent: "Remove" });
     remove.setAttribute("aria-label", `Remove ${file.name}`);
     const item = element("li", {}, canvas, element("span", { textContent: file.name }), verdict, remove);
-    const photo = { file, item, verdict, problem: null };
-    remove.onclick = () => { photos = photos.filter((other) => other !== photo); item.remove(); showProblems(); };
-    photos.push(photo);
+    const reference = { file, item, verdict, problem: null };
+    remove.onclick = () => { references = references.filter((other) => other !== reference); item.remove(); showProblems(); };
+    references.push(reference);
     list.append(item);
     const [seen, print] = await Promise.all([inspect(file, canvas), fingerprint(file)]);
-    photo.print = print;
-    if (typeof seen === "string") photo.problem = seen;
-    else photo.fine = `${seen.width} × ${seen.height}`;
+    reference.print = print;
+    if (typeof seen === "string") reference.problem = seen;
+    else reference.fine = `${seen.width} × ${seen.height}`;
     showProblems();
   }
 }
 
 function showProblems() {
   const seen = new Set();
-  for (const photo of photos) {
-    if (!photo.print) continue;
-    const problem = photo.problem ?? (seen.has(photo.print) ? "is a duplicate" : null);
-    seen.add(photo.print);
-    photo.wrong = problem !== null;
-    photo.item.classList.toggle("wrong", photo.wrong);
-    photo.verdict.textContent = problem ?? `✓ ${photo.fine}`;
+  for (const reference of references) {
+    if (!reference.print) continue;
+    const problem = reference.problem ?? (seen.has(reference.print) ? "is a duplicate" : null);
+    seen.add(reference.print);
+    reference.wrong = problem !== null;
+    reference.item.classList.toggle("wrong", reference.wrong);
+    reference.verdict.textContent = problem ?? `✓ ${reference.fine}`;
   }
   document.getElementById("count").textContent = countWords();
 }
 
 function countWords() {
-  const wrong = photos.filter((photo) => photo.wrong).length;
-  if (photos.length === 0) return "No photo yet.";
-  if (wrong > 0) return `${wrong} of ${photos.length} cannot be used; remove ${wrong === 1 ? "it" : "them"}.`;
-  if (photos.length < limits.minImages) return `${photos.length} of at least ${limits.minImages} photos.`;
-  if (photos.length > limits.maxImages) return `${photos.length} photos are more than ${limits.maxImages}; remove some.`;
-  return photos.length === 1 ? "1 photo, good." : `${photos.length} photos, all good.`;
+  const wrong = references.filter((reference) => reference.wrong).length;
+  if (references.length === 0) return "No photo yet.";
+  if (wrong > 0) return `${wrong} of ${references.length} cannot be used; remove ${wrong === 1 ? "it" : "them"}.`;
+  if (references.length < limits.minImages) return `${references.length} of at least ${limits.minImages} photos.`;
+  if (references.length > limits.maxImages) return `${references.length} photos are more than ${limits.maxImages}; remove some.`;
+  return references.length === 1 ? "1 photo, good." : `${references.length} photos, all good.`;
 }
 
 picker.addEventListener("change", () => { add([...picker.files]); picker.value = ""; });
@@ -93,7 +93,7 @@ function complain(sentence, input) {
 }
 
 function missing() {
-  if (photos.some((photo) => photo.wrong) || photos.length < limits.minImages || photos.length > limits.maxImages) return [countWords(), picker];
+  if (references.some((reference) => reference.wrong) || references.length < limits.minImages || references.length > limits.maxImages) return [countWords(), picker];
   if (!form.name.value.trim()) return ["Enter a name.", form.elements.name];
   if (!form.class_noun.value.trim()) return ["Enter a class noun.", form.class_noun];
   if (form.consent && !form.consent.checked) return ["Confirm that you may use these photos.", form.consent];
@@ -112,7 +112,7 @@ form.addEventListener("submit", async (event) => {
   const lack = missing();
   if (lack) return complain(...lack);
   const body = new FormData();
-  for (const photo of photos) body.append("images", photo.file, photo.file.name);
+  for (const reference of references) body.append("images", reference.file, reference.file.name);
   body.append("name", form.elements.name.value);
   body.append("class_noun", form.class_noun.value);
   body.append("preset", form.preset.value);
@@ -131,8 +131,8 @@ form.addEventListener("submit", async (event) => {
     if (error.problem) tries += 1; // a refused form is a new request after correction; one without an answer is the same request
     for (const { field, message: sentence } of error.problem?.errors ?? []) {
       const found = /^images\[(\d+)\]$/.exec(field);
-      const photo = found && photos[Number(found[1])];
-      if (photo) { photo.problem = sentence; showProblems(); }
+      const reference = found && references[Number(found[1])];
+      if (reference) { reference.problem = sentence; showProblems(); }
     }
     const named = error.problem?.errors?.[0]?.field;
     complain(words(error), form.elements[named] instanceof HTMLInputElement ? form.elements[named] : null);
