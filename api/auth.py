@@ -43,7 +43,7 @@ class Caller:
 
     @property
     def operates(self) -> bool:
-        """Whether the caller may see the keys and the audit log of every owner. Concepts of others stay hidden."""
+        """Return whether the caller may see the keys and the audit log of every owner; never their concepts."""
         return "admin" in self.scopes and self.owner_name == keys.ADMIN_OWNER
 
 
@@ -74,7 +74,7 @@ async def caller_of_key(session: SessionDep, text: str) -> Caller:
         )
     found = (
         await session.execute(
-            select(ApiKey, Owner.name, _unmarked_for_a_minute())
+            select(ApiKey, Owner.name, _not_marked_recently())
             .join(Owner, Owner.id == ApiKey.owner_id)
             .where(keys.has_secret(digest), keys.is_live())
         )
@@ -83,8 +83,8 @@ async def caller_of_key(session: SessionDep, text: str) -> Caller:
         raise Unauthorized(
             "this key is unknown, expired or revoked; make a new one with `opad key create`", "unknown_key"
         )
-    key, owner_name, unmarked = found
-    if unmarked:
+    key, owner_name, needs_mark = found
+    if needs_mark:
         await _mark_used(session, key.id)
     return _as_caller(key, owner_name)
 
@@ -93,14 +93,14 @@ def _as_caller(key: ApiKey, owner_name: str) -> Caller:
     return Caller(key.owner_id, owner_name, key.id, frozenset(key.scopes), key.limits)
 
 
-def _unmarked_for_a_minute() -> ColumnElement[bool]:
+def _not_marked_recently() -> ColumnElement[bool]:
     return or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
 
 
 async def _mark_used(session: AsyncSession, key_id: UUID) -> None:
     """Commit the use at once: a request that fails counts too, and a long one holds no lock on its key."""
     await session.execute(
-        update(ApiKey).where(ApiKey.id == key_id, _unmarked_for_a_minute()).values(last_used_at=func.now())
+        update(ApiKey).where(ApiKey.id == key_id, _not_marked_recently()).values(last_used_at=func.now())
     )
     await session.commit()
 
@@ -110,7 +110,7 @@ async def caller_of_session(session: SessionDep, token: str) -> Caller | None:
     fresh = (DashboardSession.seen_at > func.now() - IDLE) & (DashboardSession.created_at > func.now() - LIFETIME)
     found = (
         await session.execute(
-            select(ApiKey, Owner.name, DashboardSession.id, _unmarked_for_a_minute())
+            select(ApiKey, Owner.name, DashboardSession.id, _not_marked_recently())
             .join(DashboardSession, DashboardSession.api_key_id == ApiKey.id)
             .join(Owner, Owner.id == ApiKey.owner_id)
             .where(DashboardSession.token_sha256 == hash_token(token), fresh, keys.is_live())
@@ -118,8 +118,8 @@ async def caller_of_session(session: SessionDep, token: str) -> Caller | None:
     ).one_or_none()
     if found is None:
         return None
-    key, owner_name, session_id, unmarked = found
-    if unmarked:
+    key, owner_name, session_id, needs_mark = found
+    if needs_mark:
         await _mark_used(session, key.id)
     await session.execute(
         update(DashboardSession)  # at most one write a minute, however often the page asks

@@ -67,12 +67,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.DomainError, _domain_error)
     app.add_exception_handler(StorageUnavailable, _storage_unreachable)
     for damage in (ObjectMissing, ObjectDamaged, ObjectDiffers):
-        app.add_exception_handler(damage, _storage_damaged)
+        app.add_exception_handler(damage, _object_damaged)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeout, _database_error)
-    app.add_exception_handler(DataError, _unstorable)
+    app.add_exception_handler(DataError, _unstorable_value)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -85,7 +85,7 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
         headers["WWW-Authenticate"] = 'Bearer realm="opad"'
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     answer = problem(request, status, error.code, error.message, headers, **error.context)
-    answer.background = refusals.noting(request, error)
+    answer.background = refusals.recording(request, error)
     return answer
 
 
@@ -134,7 +134,7 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     return problem(request, 503, "database_unreachable", detail, {"Retry-After": "5"})
 
 
-async def _unstorable(request: Request, error: Exception) -> JSONResponse:
+async def _unstorable_value(request: Request, error: Exception) -> JSONResponse:
     """Answer for a value that a schema allows and no column can hold: a text with NUL, a number beyond 64 bits."""
     detail = "a value contains a NUL character, or is a number beyond 64 bits; remove it"
     return problem(request, 422, "unstorable_value", detail)
@@ -146,7 +146,7 @@ async def _storage_unreachable(request: Request, error: Exception) -> JSONRespon
     return problem(request, 503, "storage_unreachable", detail, {"Retry-After": "5"})
 
 
-async def _storage_damaged(request: Request, error: Exception) -> JSONResponse:
+async def _object_damaged(request: Request, error: Exception) -> JSONResponse:
     """Answer for an object that its row names and the store lacks or has changed. Its key stays in the log."""
     log.error("storage.damaged", request_id=request.state.request_id, error=str(error))
     detail = f"a stored file is missing or damaged; look for request {request.state.request_id} in the log"

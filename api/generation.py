@@ -25,7 +25,7 @@ class Answer:
     is_flagged: bool
     stored: list[Image]
     """The stored images in their order; empty unless the request asked to store them."""
-    asked_at: float
+    queried_at: float
     """When the database queries were done, by `time.perf_counter`."""
     generated_at: float
     stored_at: float
@@ -48,7 +48,7 @@ async def generate_images(
     """
     await count_images(request, services, who, body.count)
     await session.rollback()  # returns the connection while the engine works
-    asked_at = time.perf_counter()
+    queried_at = time.perf_counter()
     with services.latency_histogram.observed(who.owner_id):
         generated = await services.engines.generate(
             subject.concept_id,
@@ -67,4 +67,4 @@ async def generate_images(
         )
     if is_flagged:
         await trail.record("image.flag", subject.concept_id, "generated")
-    return Answer(generated, scores, is_flagged, stored, asked_at, generated_at, time.perf_counter())
+    return Answer(generated, scores, is_flagged, stored, queried_at, generated_at, time.perf_counter())

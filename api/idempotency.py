@@ -20,8 +20,8 @@ from starlette.datastructures import UploadFile
 from api.domain.errors import Invalid
 from api.domain.tables import IdempotencyKey
 
-KEPT = timedelta(hours=24)
-_PIECE = 1 << 20
+RETENTION = timedelta(hours=24)
+_CHUNK_BYTES = 1 << 20
 
 AnyOut = TypeVar("AnyOut", bound=BaseModel)
 IdempotencyHeader = Annotated[
@@ -65,7 +65,7 @@ class IdempotentRequest:
         """Store the answer in the session's transaction. Roll back and return False if the same request was faster."""
         if self._key is None:
             return True
-        await session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= func.now() - KEPT))
+        await session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= func.now() - RETENTION))
         answer = {"location": response.headers["Location"], "body": accepted.model_dump(mode="json")}
         session.add(
             IdempotencyKey(owner_id=self._owner_id, key=self._key, request_sha256=self._request_sha256, answer=answer)
@@ -91,7 +91,7 @@ class IdempotentRequest:
             select(IdempotencyKey).where(
                 IdempotencyKey.owner_id == self._owner_id,
                 IdempotencyKey.key == self._key,
-                IdempotencyKey.created_at > func.now() - KEPT,
+                IdempotencyKey.created_at > func.now() - RETENTION,
             )
         )
         if known is None:
@@ -108,8 +108,8 @@ async def _fingerprint(route: str, fields: Mapping[str, Any], files: list[Upload
     digests = []
     for file in files:
         digest = hashlib.sha256()
-        while piece := await file.read(_PIECE):
-            digest.update(piece)
+        while chunk := await file.read(_CHUNK_BYTES):
+            digest.update(chunk)
         await file.seek(0)
         digests.append(digest.hexdigest())
     return hashlib.sha256(json.dumps([route, dict(fields), digests], sort_keys=True).encode()).hexdigest()

@@ -27,14 +27,14 @@ OK = "ok"
 SLOT_SECONDS = 300
 _GROWTH = 1.15
 """Factor from one bucket's bound to the next. It makes a quantile accurate to 7 %."""
-_LAST = 90
+_LAST_BUCKET = 90
 """The last bucket: 1.15 ** 90 ms is five minutes."""
 _WRITE_SECONDS = 5.0
-_KEPT = timedelta(days=8)
+_RETENTION = timedelta(days=8)
 
 
 def bucket_of(seconds: float) -> int:
-    return min(_LAST, max(0, math.ceil(math.log(max(seconds * 1000, 1), _GROWTH))))
+    return min(_LAST_BUCKET, max(0, math.ceil(math.log(max(seconds * 1000, 1), _GROWTH))))
 
 
 def quantile(counts: Mapping[int, int], share: float) -> float | None:
@@ -95,7 +95,7 @@ class LatencyHistogram:
         try:
             async with self._sessions.begin() as session:
                 await session.execute(added, rows)
-                await session.execute(delete(GenerateHistogram).where(GenerateHistogram.slot < func.now() - _KEPT))
+                await session.execute(delete(GenerateHistogram).where(GenerateHistogram.slot < func.now() - _RETENTION))
         except SQLAlchemyError as error:
-            log.warning("histogram.unwritten", error=type(error).__name__)
+            log.warning("histogram.write_failed", error=type(error).__name__)
             self._counts.update(counts)

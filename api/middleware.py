@@ -74,15 +74,15 @@ class RequestFrame:
         structlog.contextvars.bind_contextvars(request_id=request_id)  # valid in this request's task only
         try:
             request_headers = Headers(scope=scope)
-            most = self._upload_bytes if scope["path"] in _UPLOADS else _BODY_BYTES
+            max_bytes = self._upload_bytes if scope["path"] in _UPLOADS else _BODY_BYTES
             if _HOST.fullmatch(request_headers.get("host", "localhost")) is None:
                 detail = "the Host header is not a host with an optional port; send the service's own host"
                 await errors.problem(Request(scope), 400, "bad_host", detail)(scope, receive, framed)
-            elif int(request_headers.get("content-length", "0")) > most:  # the server has checked that it is a number
-                detail = f"the request body is longer than the {most} bytes that this route accepts"
+            elif int(request_headers.get("content-length", "0")) > max_bytes:  # uvicorn checked that it is a number
+                detail = f"the request body is longer than the {max_bytes} bytes that this route accepts"
                 await errors.problem(Request(scope), 413, "body_too_large", detail)(scope, receive, framed)
             else:
-                await self._app(scope, _bounded(receive, most=most, seconds=self._body_seconds), framed)
+                await self._app(scope, _bounded(receive, max_bytes=max_bytes, seconds=self._body_seconds), framed)
         finally:
             route = scope.get("route")
             log.info(
@@ -95,8 +95,8 @@ class RequestFrame:
             )
 
 
-def _bounded(receive: Receive, *, most: int, seconds: float) -> Receive:
-    """Wrap `receive`: give up on a body that stops half-way (uvicorn waits for ever) or is longer than `most`."""
+def _bounded(receive: Receive, *, max_bytes: int, seconds: float) -> Receive:
+    """Wrap `receive`: give up on a body that stops half-way (uvicorn waits for ever) or is longer than `max_bytes`."""
     is_whole = False
     size = 0
 
@@ -112,7 +112,7 @@ def _bounded(receive: Receive, *, most: int, seconds: float) -> Receive:
             raise HTTPException(408, detail, headers={"Connection": "close"}) from None
         is_whole = message["type"] != "http.request" or not message.get("more_body", False)
         size += len(message.get("body", b""))
-        if size > most:
+        if size > max_bytes:
             raise HTTPException(413, headers={"Connection": "close"})
         return message
 

@@ -22,8 +22,8 @@ from api.services import services_of
 
 log = structlog.get_logger()
 
-ROWS_A_MINUTE = 60
-_STRANGERS = UUID(int=0)
+ROWS_PER_MINUTE = 60
+_UNKNOWN_CALLER = UUID(int=0)
 _ACTIONS = {
     "missing_scope": "access.refuse",
     "prompt_refused": "prompt.refuse",
@@ -34,32 +34,32 @@ _ACTIONS = {
 """The audit action for each error code. The row's object is the key that asked."""
 
 
-def noting(request: Request, error: DomainError) -> BackgroundTask | None:
+def recording(request: Request, error: DomainError) -> BackgroundTask | None:
     """Return the task that records this error after the answer; None for an error that is not recorded."""
     who: Caller | None = getattr(request.state, "caller", None)
     if isinstance(error, Unauthorized):
         _, _, text = request.headers.get("authorization", "").partition(" ")
         digest = keys.parse(text.strip())
-        return None if digest is None else BackgroundTask(_note_dead_key, request, digest)
+        return None if digest is None else BackgroundTask(_record_dead_key, request, digest)
     if who is None:
         return None
     if isinstance(error, NotFound):
         ids = {*_ids(request.path_params.values()), *_ids([error.object_id])}
-        return BackgroundTask(_note_foreign, request, who, ids) if ids else None
+        return BackgroundTask(_record_foreign_ids, request, who, ids) if ids else None
     action = _ACTIONS.get(error.code)
     if action is None:
         return None
     return BackgroundTask(
-        _note, request, who.api_key_id, action, error.code, object_id=who.api_key_id, owner_id=who.owner_id
+        _record, request, who.api_key_id, action, error.code, object_id=who.api_key_id, owner_id=who.owner_id
     )  # fmt: skip
 
 
-def noting_sign_in(request: Request, text: str, error: Unauthorized | Forbidden) -> BackgroundTask:
+def recording_of_sign_in(request: Request, text: str, error: Unauthorized | Forbidden) -> BackgroundTask:
     """Return the task that records a refused sign-in at the dashboard."""
-    return BackgroundTask(_note_sign_in, request, keys.parse(text), error.code)
+    return BackgroundTask(_record_sign_in, request, keys.parse(text), error.code)
 
 
-async def _note_foreign(request: Request, who: Caller, ids: set[UUID]) -> None:
+async def _record_foreign_ids(request: Request, who: Caller, ids: set[UUID]) -> None:
     """Record which of these ids belong to another owner. An id that belongs to nobody is not recorded."""
     tables = (Concept, Job, Image, ApiKey, Webhook)
     found = union_all(
@@ -69,24 +69,24 @@ async def _note_foreign(request: Request, who: Caller, ids: set[UUID]) -> None:
     async with services_of(request).sessions() as session:
         foreign = (await session.execute(found)).all()
     for object_id, owner_id in foreign:
-        await _note(
+        await _record(
             request, who.api_key_id, "access.refuse", "not_theirs", object_id=object_id, owner_id=owner_id
         )  # fmt: skip
 
 
-async def _note_dead_key(request: Request, digest: bytes) -> None:
+async def _record_dead_key(request: Request, digest: bytes) -> None:
     """Record the use of a key that is revoked, rotated or expired."""
     async with services_of(request).sessions() as session:
         key = await _key_with(session, digest)
     if key is not None:
-        await _note(request, None, "key.refuse", "not_live", object_id=key.id, owner_id=key.owner_id)
+        await _record(request, None, "key.refuse", "not_live", object_id=key.id, owner_id=key.owner_id)
 
 
-async def _note_sign_in(request: Request, digest: bytes | None, code: str) -> None:
+async def _record_sign_in(request: Request, digest: bytes | None, code: str) -> None:
     async with services_of(request).sessions() as session:
         key = None if digest is None else await _key_with(session, digest)
     object_id, owner_id = (key.id, key.owner_id) if key else (None, None)
-    await _note(request, None, "sign_in.refuse", code, object_id=object_id, owner_id=owner_id)
+    await _record(request, None, "sign_in.refuse", code, object_id=object_id, owner_id=owner_id)
 
 
 async def _key_with(session: AsyncSession, digest: bytes) -> ApiKey | None:
@@ -94,7 +94,7 @@ async def _key_with(session: AsyncSession, digest: bytes) -> ApiKey | None:
     return await session.scalar(select(ApiKey).where(has_it))
 
 
-async def _note(
+async def _record(
     request: Request,
     api_key_id: UUID | None,
     action: str,
@@ -106,7 +106,7 @@ async def _note(
     request_id = request.state.request_id
     log.warning("request.refused", action=action, outcome=outcome, object_id=str(object_id), request_id=request_id)
     services = services_of(request)
-    taken = await services.limiter.take("refusals", api_key_id or _STRANGERS, quota=ROWS_A_MINUTE, cost=1)
+    taken = await services.limiter.take("refusals", api_key_id or _UNKNOWN_CALLER, quota=ROWS_PER_MINUTE, cost=1)
     if taken is not None and not taken[0]:
         return
     async with services.sessions.begin() as session:

@@ -21,16 +21,16 @@ _GENERATE_PATHS = {"/v1/generate", "/generate", "/v1/images/generations"}
 class LoadShedding:
     def __init__(self, app: ASGIApp, *, engines: int) -> None:
         self._app = app
-        self._most = IN_FLIGHT_PER_ENGINE * max(1, engines)
+        self._max_in_flight = IN_FLIGHT_PER_ENGINE * max(1, engines)
         self._in_flight = 0
-        self._seconds = 1.0
+        self._mean_seconds = 1.0
         """Smoothed duration of an accepted request: the wait for a free place when all are taken."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in _GENERATE_PATHS or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        if self._in_flight >= self._most:
+        if self._in_flight >= self._max_in_flight:
             await self._refuse(scope, receive, send)
             return
         self._in_flight += 1
@@ -39,10 +39,10 @@ class LoadShedding:
             await self._app(scope, receive, send)
         finally:
             self._in_flight -= 1
-            self._seconds += 0.1 * (time.monotonic() - began - self._seconds)
+            self._mean_seconds += 0.1 * (time.monotonic() - began - self._mean_seconds)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        retry_after = max(1, math.ceil(self._seconds))
+        retry_after = max(1, math.ceil(self._mean_seconds))
         answer = problem(
             Request(scope),
             503,

@@ -65,11 +65,11 @@ class ProcessHeartbeat(Background):
                 db.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
                 db.execute(delete(Heartbeat).where(Heartbeat.seen_at < func.now() - _EXPIRY))
         except DBAPIError as error:
-            log.info("heartbeat.unwritten", error=str(error.orig))
+            log.info("heartbeat.write_failed", error=str(error.orig))
 
     def _delete(self) -> None:
         try:
             with self._sessions.begin() as db:
                 db.execute(delete(Heartbeat).where(Heartbeat.name == self._name))
         except DBAPIError as error:
-            log.info("heartbeat.unwritten", error=str(error.orig))
+            log.info("heartbeat.write_failed", error=str(error.orig))

@@ -37,7 +37,7 @@ class TrainerLog(Background):
         super().__init__("trainer log")
         self._pipe, self._sessions = pipe, sessions
         self._job_id, self._fence = job_id, fence
-        self._unsaved: deque[LogLine] = deque(maxlen=job_log.KEPT)
+        self._unsaved: deque[LogLine] = deque(maxlen=job_log.MAX_LINES)
         self._rest = b""
 
     def _keep(self) -> None:
@@ -74,7 +74,7 @@ class TrainerLog(Background):
             self._unsaved.append(LogLine.read(line.decode(errors="replace")))
 
     def _save(self) -> None:
-        """Lines that the database does not take now wait for the next time; the newest KEPT of them."""
+        """Lines that the database does not take now wait for the next time; the newest MAX_LINES of them."""
         if not self._unsaved:
             return
         try:

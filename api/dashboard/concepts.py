@@ -14,7 +14,7 @@ from api.routes import concepts, downloads, images, preferences
 from api.schemas import ConceptState
 from api.services import ServicesDep, SessionDep
 
-SHOWN = 24
+PAGE_SIZE = 24
 STATES: tuple[ConceptState, ...] = ("ready", "running", "queued", "failed", "cancelled")
 LAYOUTS: tuple[Layout, ...] = ("opad", "diffusers", "kohya", "textual_inversion")
 
@@ -36,7 +36,7 @@ async def concept_list(
         session,
         name=name[:80] or None,
         state=next((known for known in STATES if known == state), None),
-        limit=SHOWN,
+        limit=PAGE_SIZE,
         cursor=cursor,
     )
     chosen = {"name": name, "state": state}
@@ -93,7 +93,9 @@ async def gallery(
 ) -> Response:
     known = (await concepts.list_concepts(viewer.who, session, limit=100)).items
     chosen = next((one.id for one in known if str(one.id) == concept), None)
-    found = await images.list_images(services, viewer.who, session, concept_id=chosen, limit=SHOWN * 2, cursor=cursor)
+    found = await images.list_images(
+        services, viewer.who, session, concept_id=chosen, limit=PAGE_SIZE * 2, cursor=cursor
+    )
     query = {"concept": concept} if chosen else {}
     return page(
         request,

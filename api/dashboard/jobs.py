@@ -16,7 +16,7 @@ from api.domain.tables import JobState
 from api.routes import concepts, job_history, jobs, system
 from api.services import Services, ServicesDep, SessionDep
 
-SHOWN = 25
+PAGE_SIZE = 25
 
 router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 
@@ -38,7 +38,7 @@ async def job_list(
         state=JobState(state) if state in set(JobState) else None,
         name=name[:80] or None,
         preset=preset if preset in ("default", "paper") else None,  # type: ignore[arg-type]  # mypy does not narrow it
-        limit=SHOWN,
+        limit=PAGE_SIZE,
         cursor=cursor,
     )
     chosen = {"state": state, "name": name, "preset": preset}

@@ -12,7 +12,7 @@ from api.domain.errors import Forbidden
 from api.routes import audit, keys, storage, system, webhooks
 from api.services import ServicesDep, SessionDep
 
-SHOWN_EVENTS = 50
+EVENTS_PER_PAGE = 50
 
 router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 
@@ -33,7 +33,7 @@ async def access(
 ) -> Response:
     _require_admin(viewer)
     events = await audit.list_audit_events(
-        viewer.who, session, action=action[:80] or None, limit=SHOWN_EVENTS, cursor=cursor
+        viewer.who, session, action=action[:80] or None, limit=EVENTS_PER_PAGE, cursor=cursor
     )
     query = {"action": action} if action else {}
     return page(

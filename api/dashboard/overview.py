@@ -9,7 +9,7 @@ from api.routes import jobs
 from api.routes.overview import read_overview
 from api.services import ServicesDep, SessionDep
 
-SHOWN = 8
+PAGE_SIZE = 8
 
 router = APIRouter(route_class=PageRoute)
 
@@ -20,7 +20,7 @@ async def overview(request: Request, viewer: ViewerDep, services: ServicesDep, s
     active = [
         job
         for state in (JobState.running, JobState.queued)
-        for job in (await jobs.list_jobs(viewer.who, session, state=state, limit=SHOWN)).items
+        for job in (await jobs.list_jobs(viewer.who, session, state=state, limit=PAGE_SIZE)).items
     ]
     newest = (await jobs.list_jobs(viewer.who, session, limit=5)).items if not active else []
     return page(
@@ -28,7 +28,7 @@ async def overview(request: Request, viewer: ViewerDep, services: ServicesDep, s
         viewer,
         "overview.html",
         overview=found,
-        active=active[:SHOWN],
+        active=active[:PAGE_SIZE],
         newest=newest,
         photo_count=services.settings.reference_count("photo"),
     )

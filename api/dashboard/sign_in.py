@@ -24,7 +24,7 @@ from api.dashboard.page import SIGN_IN, PageRoute, bare_page
 from api.domain import audit
 from api.domain.errors import Forbidden, TooManyRequests, Unauthorized
 from api.domain.tables import DashboardSession
-from api.refusals import noting_sign_in
+from api.refusals import recording_of_sign_in
 from api.services import Services, ServicesDep, SessionDep
 
 TRIES_PER_MINUTE = 20
@@ -59,7 +59,7 @@ async def sign_in(request: Request, services: ServicesDep, session: SessionDep) 
     except (Unauthorized, Forbidden) as error:
         status = 401 if isinstance(error, Unauthorized) else 403
         answer = bare_page(request, "sign_in.html", status=status, message=error.message, next=following)
-        answer.background = noting_sign_in(request, text, error)
+        answer.background = recording_of_sign_in(request, text, error)
         return answer
     old = session_token(request)
     if old is not None:

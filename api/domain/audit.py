@@ -14,7 +14,7 @@ from api.domain.tables import AuditEvent
 
 _LOCK = 0x0FAD_0003
 """Advisory lock: rows are added one at a time, so that each can hash the one before."""
-_BEFORE_THE_FIRST = bytes(32)
+_GENESIS_HASH = bytes(32)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def record(
     session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     newest = select(AuditEvent.number, AuditEvent.hash).order_by(AuditEvent.number.desc()).limit(1).subquery()
     last = session.execute(select(newest.c.number, newest.c.hash)).one_or_none()
-    number, before = (last.number, last.hash) if last else (0, _BEFORE_THE_FIRST)
+    number, before = (last.number, last.hash) if last else (0, _GENESIS_HASH)
     event = AuditEvent(
         number=number + 1,
         at=session.scalars(select(func.clock_timestamp())).one(),
@@ -63,7 +63,7 @@ def record(
 
 def verify(session: Session, *, contains: Mark | None = None) -> Verification:
     """Check that every row is unchanged and none is missing; with `contains`, also that the log has that row."""
-    number, before, found = 0, _BEFORE_THE_FIRST, contains is None
+    number, before, found = 0, _GENESIS_HASH, contains is None
     rows = session.scalars(select(AuditEvent).order_by(AuditEvent.number).execution_options(yield_per=1000))
     for row in rows:
         number += 1

@@ -14,12 +14,12 @@ from api.domain.redaction import redacted
 from api.domain.tables import Job, JobEvent
 
 KIND = "log"
-KEPT = 200
+MAX_LINES = 200
 """The newest lines kept for a job: a trainer that warns at each step must not fill the table."""
-LONGEST = 2000
+MAX_CHARACTERS = 2000
 """The longest line in characters."""
 
-_OF_THE_CLAIM = ("job_id", "fence")
+_CLAIM_FIELDS = ("job_id", "fence")
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class LogLine:
         except ValueError:
             entry = None
         if not isinstance(entry, dict) or "event" not in entry:
-            return cls(datetime.now(UTC).isoformat(), "output", _kept(written))
-        at, level = _time(entry.pop("timestamp", None)), _kept(str(entry.pop("level", "info")))
-        return cls(at, level, _kept(_sentence(entry)))
+            return cls(datetime.now(UTC).isoformat(), "output", _storable(written))
+        at, level = _time(entry.pop("timestamp", None)), _storable(str(entry.pop("level", "info")))
+        return cls(at, level, _storable(_sentence(entry)))
 
 
 def _time(written: Any) -> str:
@@ -53,18 +53,18 @@ def _time(written: Any) -> str:
 
 def _sentence(entry: Mapping[str, Any]) -> str:
     """Return the event and its values on one line, then the trace."""
-    values = [f"{name}={value}" for name, value in entry.items() if name not in ("event", "exception", *_OF_THE_CLAIM)]
+    values = [f"{name}={value}" for name, value in entry.items() if name not in ("event", "exception", *_CLAIM_FIELDS)]
     trace = [f"\n{entry['exception']}"] if "exception" in entry else []
     return " ".join([str(entry["event"]), *values]) + "".join(trace)
 
 
-def _kept(text: str) -> str:
+def _storable(text: str) -> str:
     shown = str(redacted(text)).replace("\0", "").encode(errors="replace").decode()
-    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+    return shown if len(shown) <= MAX_CHARACTERS else shown[: MAX_CHARACTERS - 1] + "…"
 
 
 def append(job_id: UUID, fence: int, lines: Sequence[LogLine]) -> Select[int]:
-    """Add these lines, at most KEPT, and delete the oldest beyond KEPT. Row: how many were added; none without the job.
+    """Add at most MAX_LINES lines and delete the oldest beyond that. Row: how many were added; none without the job.
 
     The fence is not checked: a trainer that lost its job may still log it. The job's row is locked, so that event ids
     rise in the order of commits.
@@ -91,7 +91,7 @@ def append(job_id: UUID, fence: int, lines: Sequence[LogLine]) -> Select[int]:
         select(JobEvent.id)
         .where(*own)
         .order_by(JobEvent.id.desc())
-        .offset(KEPT - len(lines))
+        .offset(MAX_LINES - len(lines))
         .limit(1)
         .scalar_subquery()
     )

@@ -349,7 +349,7 @@ def waiting(limit: int = 100) -> Select[UUID, str]:
 _REPORTED = (Job.id, Job.fence, Job.state, Job.owner_id, Job.concept_id, Job.version, Job.error_code, Job.error_detail)
 
 _NEWEST_FIRST = (Checkpoint.fence.desc(), Checkpoint.created_at.desc(), Checkpoint.step.desc())
-"""By time within a fence: a training that was rolled back continues at an earlier step."""
+"""The order within a fence is by time, because a training that was rolled back continues at an earlier step."""
 
 
 def _starts(change: str) -> ColumnElement[bool]:

@@ -25,10 +25,10 @@ from api.domain.settings import Settings
 from api.domain.storage import ERASURE, Storage
 from api.domain.tables import FINAL_STATES, Bundle, Concept, Image, Job, JobEvent, Reference, RetentionSweep
 
-_BATCH = 50
+_BATCH_SIZE = 50
 """Objects to delete in one transaction: a worker's transaction may idle for ten seconds."""
 _HOUR_UTC = 3
-_ABANDONED = timedelta(hours=1)
+_ABANDONED_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def sweep_tonight(settings: Settings, sessions: Sessions, storage: Storage) -> O
         now = session.scalars(select(func.now())).one().astimezone(UTC)
         day = _day(now)
         begun = insert(RetentionSweep).values(day=day)
-        abandoned = RetentionSweep.finished_at.is_(None) & (RetentionSweep.started_at < func.now() - _ABANDONED)
+        abandoned = RetentionSweep.finished_at.is_(None) & (RetentionSweep.started_at < func.now() - _ABANDONED_AFTER)
         mine = session.scalar(
             begun.on_conflict_do_update(
                 index_elements=["day"], set_={"started_at": func.now()}, where=abandoned
@@ -233,7 +233,7 @@ def _sweep_images(cutoffs: Cutoffs, sessions: Sessions, storage: Storage) -> int
     if outdated is None:
         return 0
     with sessions.begin() as session:
-        rows = session.execute(outdated.limit(_BATCH).with_for_update(skip_locked=True)).all()
+        rows = session.execute(outdated.limit(_BATCH_SIZE).with_for_update(skip_locked=True)).all()
         session.execute(delete(Image).where(Image.id.in_([row.id for row in rows])))
         _delete_objects(storage, [row.key for row in rows])
     return len(rows)
@@ -246,7 +246,7 @@ def _sweep_references(concepts: Select[UUID] | None, sessions: Sessions, storage
         return 0
     with sessions.begin() as session:
         session.execute(select(func.pg_advisory_xact_lock(ERASURE)))
-        ids = session.scalars(concepts.limit(_BATCH // 5).with_for_update(skip_locked=True)).all()
+        ids = session.scalars(concepts.limit(_BATCH_SIZE // 5).with_for_update(skip_locked=True)).all()
         locked = select(Job.id).where(Job.concept_id.in_(ids)).with_for_update()
         session.execute(locked)
         still = session.scalars(concepts.where(Concept.id.in_(ids))).all()  # a retry may have got the job's lock first

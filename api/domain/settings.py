@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Preset = Literal["default", "paper"]
 """The names of the presets in `opad_core.methods.opad.config`; the api does not import it."""
-MOST_REFERENCES = 100
+MAX_REFERENCES = 100
 """The same number as `MAX_REFERENCES` of `opad_core.training.references`."""
 
 
@@ -106,10 +106,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _references_are_a_range(self) -> Self:
-        if not 1 <= self.min_references <= self.max_references <= MOST_REFERENCES:
+        if not 1 <= self.min_references <= self.max_references <= MAX_REFERENCES:
             raise ValueError(
                 f"OPAD_MIN_REFERENCES={self.min_references} and OPAD_MAX_REFERENCES={self.max_references} are not a "
-                f"range within 1-{MOST_REFERENCES}; make the first at least 1 and at most the second"
+                f"range within 1-{MAX_REFERENCES}; make the first at least 1 and at most the second"
             )
         return self
 

@@ -32,12 +32,12 @@ from api.domain.tables import FINAL_STATES, Webhook, WebhookDelivery
 
 JOB_EVENTS = ("job.succeeded", "job.failed", "job.cancelled")
 PING = "webhook.ping"
-DELAYS = tuple(
+RETRY_DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (0, 5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 )
 """The delay before each try, by Standard Webhooks 1.0.0: ten tries over three days."""
-_KEPT = timedelta(days=30)
+_RETENTION = timedelta(days=30)
 
 
 def new_secret() -> str:
@@ -104,10 +104,10 @@ def record_failure(
     Up to a tenth of the delay is added at random, so that messages that failed together are not retried together.
     """
     tries = delivery.tries + 1
-    if tries >= len(DELAYS):
+    if tries >= len(RETRY_DELAYS):
         row = _record(session, delivery, entry, state="failed", next_try_at=None)
     else:
-        delay = max(DELAYS[tries] * random.uniform(1, 1.1), min(retry_after or timedelta(0), DELAYS[-1]))
+        delay = max(RETRY_DELAYS[tries] * random.uniform(1, 1.1), min(retry_after or timedelta(0), RETRY_DELAYS[-1]))
         row = _record(session, delivery, entry, state="pending", next_try_at=func.now() + delay)
     return row.state if row else None
 
@@ -127,7 +127,7 @@ def record_gone(session: Session, delivery: WebhookDelivery, entry: dict[str, An
 def drop_old(session: Session) -> None:
     session.execute(
         WebhookDelivery.__table__.delete().where(  # type: ignore[attr-defined]  # __table__ is a Table
-            WebhookDelivery.state != "pending", WebhookDelivery.created_at < func.now() - _KEPT
+            WebhookDelivery.state != "pending", WebhookDelivery.created_at < func.now() - _RETENTION
         )
     )
 

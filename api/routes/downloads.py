@@ -52,7 +52,7 @@ async def read_bundle(
         )
     filename = _filename(concept.name, version, layout)
     storage = services.storage
-    asked_at = datetime.now(UTC)
+    signed_at = datetime.now(UTC)
     await run_in_threadpool(storage.require, file.key)
     return DownloadOut(
         concept_id=concept.id,
@@ -60,7 +60,7 @@ async def read_bundle(
         layout=layout,
         filename=filename,
         url=storage.presigned_get(file.key, LINK_SECONDS, filename=filename),
-        expires_at=asked_at + timedelta(seconds=LINK_SECONDS),
+        expires_at=signed_at + timedelta(seconds=LINK_SECONDS),
         sha256=file.sha256,
         size=file.size,
         trigger=f"{PLACEHOLDER} {concept.class_noun}",

@@ -59,7 +59,7 @@ async def generate(
     headers = {
         "Server-Timing": _server_timing(
             generated,
-            database=answer.asked_at - began,
+            database=answer.queried_at - began,
             store=answer.stored_at - answer.generated_at,
             total=total,
         ),

@@ -87,7 +87,7 @@ async def delete_image(
 
 
 def _described(storage: Storage, image: Image, concept_name: str) -> StoredImage:
-    asked_at = datetime.now(UTC)
+    signed_at = datetime.now(UTC)
     return StoredImage(
         id=image.id,
         concept_id=image.concept_id,
@@ -103,7 +103,7 @@ def _described(storage: Storage, image: Image, concept_name: str) -> StoredImage
             }
         ),
         url=storage.presigned_get(image.key, LINK_SECONDS, filename=f"{image.id}.{image.format}"),
-        expires_at=asked_at + timedelta(seconds=LINK_SECONDS),
+        expires_at=signed_at + timedelta(seconds=LINK_SECONDS),
         sha256=image.sha256,
         size=image.size,
         check_score=image.check_score,

@@ -88,7 +88,7 @@ async def read_history(job_id: UUID, services: ServicesDep, who: Reader, session
 
 @router.get("/jobs/{job_id}/log", response_model=JobLog)
 async def read_log(
-    job_id: UUID, who: Reader, session: SessionDep, lines: Annotated[int, Query(ge=1, le=job_log.KEPT)] = 100
+    job_id: UUID, who: Reader, session: SessionDep, lines: Annotated[int, Query(ge=1, le=job_log.MAX_LINES)] = 100
 ) -> JobLog:
     """Read the last log lines of all attempts, also of one that died. They are kept as long as the job's events."""
     await _require_own(session, who, job_id)

@@ -22,7 +22,7 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=45)
 """An engine or trainer host is lost after this time without a heartbeat; it sends one every ten seconds."""
 _DAY = timedelta(hours=24)
 _NEAR_FULL = 0.92
-_SHOWN = 10
+_MAX_SHOWN = 10
 
 
 class HourOut(Out):
@@ -128,7 +128,7 @@ async def _failed_jobs(session: AsyncSession, who: Caller) -> list[AttentionOut]
         .join(Concept, Concept.id == Job.concept_id)
         .where(Job.owner_id == who.owner_id, Job.state == JobState.failed, Job.finished_at > func.now() - _DAY)
         .order_by(Job.finished_at.desc())
-        .limit(_SHOWN)
+        .limit(_MAX_SHOWN)
     )
     return [
         _problem(

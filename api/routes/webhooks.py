@@ -20,9 +20,9 @@ from api.services import ServicesDep, SessionDep
 
 router = APIRouter(tags=["webhooks"])
 
-MOST = 20
+MAX_WEBHOOKS = 20
 """Webhooks of one owner: each adds a message to every end of a job."""
-_DAY = 24 * 3600
+_DAY_SECONDS = 24 * 3600
 _EXAMPLE: dict[str, Any] = {
     "id": "0198c0de-7e57-7000-8000-00000000000b",
     "url": "https://example.org/opad",
@@ -32,7 +32,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
-_ALL: tuple[Event, ...] = ("job.succeeded", "job.failed", "job.cancelled")
+_ALL_EVENTS: tuple[Event, ...] = ("job.succeeded", "job.failed", "job.cancelled")
 
 
 class WebhookIn(In):
@@ -43,13 +43,15 @@ class WebhookIn(In):
     url: str = Field(
         max_length=2000, description="an https URL; messages are sent by POST, and redirects are not followed"
     )
-    events: list[Event] = Field(min_length=1, default_factory=lambda: list(_ALL))
+    events: list[Event] = Field(min_length=1, default_factory=lambda: list(_ALL_EVENTS))
 
 
 class SecretRotation(In):
     model_config = ConfigDict(json_schema_extra={"examples": [{"grace_seconds": 3600}]})
 
-    grace_seconds: int = Field(_DAY, ge=0, le=7 * _DAY, description="how long messages carry both signatures")
+    grace_seconds: int = Field(
+        _DAY_SECONDS, ge=0, le=7 * _DAY_SECONDS, description="how long messages carry both signatures"
+    )
 
 
 class WebhookOut(Out):
@@ -170,7 +172,7 @@ async def create_webhook(
     )
     await session.execute(select(Owner.id).where(Owner.id == who.owner_id).with_for_update(key_share=True))
     have = await session.scalar(select(func.count()).select_from(Webhook).where(Webhook.owner_id == who.owner_id))
-    if have is not None and have >= MOST:
+    if have is not None and have >= MAX_WEBHOOKS:
         raise Conflict(f"you have {have} webhooks, the maximum; delete one", "webhook_quota")
     webhook = Webhook(
         owner_id=who.owner_id,

@@ -14,7 +14,7 @@ from api.domain import audit, keys
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from api.domain.tables import ApiKey, AuditEvent
-from api.refusals import ROWS_A_MINUTE
+from api.refusals import ROWS_PER_MINUTE
 from tests.api.reference_images import reference
 from tests.api.test_auth import bearer
 
@@ -108,7 +108,7 @@ def test_a_flood_of_refusals_is_no_flood_of_rows(
     anonymous: TestClient, new_key: Callable[..., str], sessions: Sessions
 ) -> None:
     revoked = bearer(new_key(revoked_at=datetime.now(UTC) - timedelta(seconds=1)))
-    for _ in range(ROWS_A_MINUTE + 5):
+    for _ in range(ROWS_PER_MINUTE + 5):
         anonymous.get("/v1/jobs", headers=revoked)
 
-    assert len(rows(sessions, "key.refuse")) <= ROWS_A_MINUTE
+    assert len(rows(sessions, "key.refuse")) <= ROWS_PER_MINUTE

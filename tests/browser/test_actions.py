@@ -1,4 +1,4 @@
-"""What a person does on the pages, over demo data: watching, erasing, keys, webhooks, the gallery."""
+"""Actions on the pages, over demo data: watching, erasing, keys, webhooks, the gallery."""
 
 import re
 from collections.abc import Callable

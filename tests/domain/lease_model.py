@@ -1,6 +1,6 @@
 """A model of `api.domain.jobs` for one job in plain Python, where a schedule costs microseconds.
 
-`test_lease_protocol` holds every rule against its SQL, step by step; `test_lease_simulation` runs on the rules alone.
+`test_lease_protocol` compares every rule with its SQL, step by step; `test_lease_simulation` uses only the rules.
 """
 
 from api.domain.tables import JobState
@@ -29,9 +29,9 @@ MAX_BACKOFF_SECONDS = 600.0
 
 
 class ModelJob:
-    """The columns of a row that decide, and `bundles`. Each change takes the database's time and says whether it won.
+    """The columns of a job that decide changes, and `bundles`. Each change takes the time and returns whether it won.
 
-    With `fenced=False` the holder's writes are let through without their fence, to see what it is good for.
+    With `fenced=False` writes are accepted without checking the fence, to show what the fence prevents.
     """
 
     def __init__(self, *, lease_seconds: float, max_attempts: int, fenced: bool = True) -> None:
@@ -46,7 +46,7 @@ class ModelJob:
     def is_ready(self, now: float) -> bool:
         return self._starts("claim") and self.run_after <= now
 
-    def is_silent(self, now: float) -> bool:
+    def has_expired(self, now: float) -> bool:
         return self.lease_until is not None and self._starts("lose_attempt") and self.lease_until <= now
 
     def claim(self, worker: str, now: float) -> bool:
@@ -84,7 +84,7 @@ class ModelJob:
         return self._held("lose_attempt", fence) and self._lose(now)
 
     def expire(self, now: float) -> bool:
-        return self.is_silent(now) and self._lose(now)
+        return self.has_expired(now) and self._lose(now)
 
     def lose_attempt_of(self, worker: str, now: float) -> bool:
         return self.worker == worker and self._starts("lose_attempt") and self._lose(now)

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from uuid_utils.compat import uuid7
 
 from api.domain import job_log
-from api.domain.job_log import KEPT, LogLine
+from api.domain.job_log import MAX_LINES, LogLine
 from api.domain.tables import JobEvent
 from tests.job_life import insert_job
 
@@ -17,7 +17,7 @@ def line(n: int) -> LogLine:
 
 def kept(sessions, job_id) -> list[str]:
     with sessions() as db:
-        return [event.data["text"] for event in reversed(db.scalars(job_log.tail(job_id, KEPT)).all())]
+        return [event.data["text"] for event in reversed(db.scalars(job_log.tail(job_id, MAX_LINES)).all())]
 
 
 def append(sessions, job_id, lines) -> int | None:
@@ -54,10 +54,10 @@ def test_another_programs_json_can_be_kept_and_read(sessions):
 def test_the_newest_lines_are_kept_in_their_order_and_no_others_events_go(sessions):
     ours, other = insert_job(sessions, []), insert_job(sessions, [])
     append(sessions, other, [line(0)])
-    for start in range(0, KEPT + 30, 10):
+    for start in range(0, MAX_LINES + 30, 10):
         assert append(sessions, ours, [line(n) for n in range(start, start + 10)]) == 10
 
-    assert kept(sessions, ours) == [f"line {n}" for n in range(30, KEPT + 30)]
+    assert kept(sessions, ours) == [f"line {n}" for n in range(30, MAX_LINES + 30)]
     assert kept(sessions, other) == ["line 0"]
     with sessions() as db:
         logged = select(func.count()).where(JobEvent.job_id == ours, JobEvent.kind == "log")

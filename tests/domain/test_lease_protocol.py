@@ -1,7 +1,7 @@
-"""Claims, deaths, late wake-ups and wishes in any order on a real PostgreSQL: what must hold, holds after each.
+"""Check the invariants after claims, deaths, late wake-ups and cancel requests in any order on a real PostgreSQL.
 
-Hypothesis chooses the order and shortens one that breaks something. After each step the rows are compared with the
-model of the rules that `test_lease_simulation` runs on. Time passes by moving every timestamp into the past.
+Hypothesis chooses the order and shortens a failing one. After each step the rows are compared with the model that
+`test_lease_simulation` runs on. Time passes by moving every timestamp into the past.
 """
 
 from datetime import timedelta
@@ -27,13 +27,13 @@ from tests.job_life import insert_job
 CAP = 3
 LEASE = 600.0
 TERMS = {"lease_seconds": LEASE, "max_attempts": CAP}
-"""Leases, pauses (100, 200, 400 s) and leaps are so long that what the test itself takes never decides."""
+"""Leases, backoffs (100, 200, 400 s) and time steps are so long that the test's own time does not matter."""
 REACHABLE = {(origin, target) for origins, targets in TRANSITIONS.values() for origin in origins for target in targets}
 workers = st.sampled_from(["w1", "w2", "w3"])
 
 
 class JobLife(RuleBasedStateMachine):
-    """Any claim ever made may write at any time: a zombie forgets nothing."""
+    """A state machine of jobs. Any earlier claim may write at any time, like a worker that wakes up late."""
 
     job_ids = Values("job_ids")
     claims = Values("claims")
@@ -49,7 +49,7 @@ class JobLife(RuleBasedStateMachine):
             db.execute(text("TRUNCATE owner CASCADE"))
 
     def changed(self, statement) -> list:
-        """The rows that the one statement answers with, in a transaction of its own."""
+        """Execute one statement in its own transaction and return its rows."""
         with self.sessions.begin() as db:
             return db.execute(statement).all()
 
@@ -118,7 +118,7 @@ class JobLife(RuleBasedStateMachine):
 
     @rule()
     def expire_leases(self):
-        expected = {job_id for job_id, model in self.models.items() if model.is_silent(self.now)}
+        expected = {job_id for job_id, model in self.models.items() if model.has_expired(self.now)}
         assert {row.id for row in self.changed(jobs.expire_leases(**TERMS))} == expected
         for job_id in expected:
             self.models[job_id].expire(self.now)

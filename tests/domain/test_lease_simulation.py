@@ -1,7 +1,7 @@
-"""100,000 schedules of three workers whose clocks run fast or slow, who pause, die and wake up; hints lost and doubled.
+"""Simulate 100,000 schedules of three workers that pause, die and wake up, with clocks that run fast or slow.
 
-Seeded: a broken schedule is repeated by its number. What is checked is seen from outside, by an auditor who knows
-which claim is the newest: the fence is not asked whether the fence works.
+Notifications are lost and doubled. Schedules are seeded, so a broken one is repeated by its number. The checks know
+from outside which claim is the newest; they do not trust the fence that they test.
 """
 
 import random
@@ -12,7 +12,7 @@ from api.domain.tables import JobState
 from tests.domain.lease_model import ModelJob
 
 LEASE, BEAT, TRUST, CAP = 60.0, 10.0, 0.75, 5
-"""As the settings are by default; a worker trusts its lease for three quarters of it, by its own clock."""
+"""The default settings. A worker trusts its lease for three quarters of its time, by its own clock."""
 SCHEDULES = 100_000
 STEPS = 40
 PAUSES = (0.0, 0.1, 1.0, 5.0, 10.0, 15.0, 40.0, 70.0, 200.0)
@@ -25,7 +25,7 @@ class ViolationError(AssertionError):
 
 
 class Worker:
-    """`claim` is what it holds or thinks to hold, until it hears otherwise, however late."""
+    """A worker. `claim` is the fence that it holds, or still believes to hold."""
 
     def __init__(self, name: str, rate: float) -> None:
         self.name, self.rate = name, rate
@@ -34,7 +34,7 @@ class Worker:
         self.is_paused = False
 
     def trusts_its_lease(self, now: float) -> bool:
-        """By a clock that runs at `rate`; what it shows does not matter, only how much of it has passed."""
+        """Return whether the lease is still trusted, by a clock that runs at `rate`."""
         return self.claim is not None and (now - self.renewed_at) * self.rate < TRUST * LEASE
 
 
@@ -48,24 +48,24 @@ class World:
         self.newest_claim = 0
 
     def claim(self, worker: Worker) -> None:
-        """As a notification and as a poll do; a worker that still trains, or thinks so, has no slot free."""
+        """Claim the job after a notification or a poll. A worker that trains, or believes so, claims nothing."""
         if worker.is_paused or worker.claim is not None or not self.job.claim(worker.name, self.now):
             return
         for other in self.workers:
             if not other.is_paused and other.trusts_its_lease(self.now):
-                raise ViolationError(f"{other.name} trains by right while {worker.name} claims")
+                raise ViolationError(f"{other.name} still trusts its lease while {worker.name} claims")
         worker.claim = self.newest_claim = self.job.fence
         worker.renewed_at = self.now
 
-    def hear_hint(self, worker: Worker) -> None:
+    def receive_hint(self, worker: Worker) -> None:
         if self.hints:
-            self.hints -= self.random.random() < 0.7  # else it comes again
+            self.hints -= self.random.random() < 0.7  # else it is delivered again
             self.claim(worker)
 
     def write(self, worker: Worker) -> None:
-        """Heartbeat, checkpoint or end: refused, it stops; and it stops by itself when it trusts its lease no more.
+        """Write a heartbeat, checkpoint or end. The worker stops if it is refused or no longer trusts its lease.
 
-        One that was paused is past that look at its clock: what it was about to write, it writes.
+        A worker that was paused has already checked its clock, so it writes what it was about to write.
         """
         if worker.claim is None or (worker.is_paused and self.random.random() < 0.5):
             return
@@ -73,7 +73,7 @@ class World:
             worker.claim = None
             return
         worker.is_paused = False
-        fence, chance, asked_at = worker.claim, self.random.random(), self.now
+        fence, chance, sent_at = worker.claim, self.random.random(), self.now
         if chance < 0.55:
             won = self.job.heartbeat(fence, self.now)
         elif chance < 0.75:
@@ -90,8 +90,10 @@ class World:
             if self.job.cancel_requested and self.random.random() < 0.5:
                 self.job.cancel(fence)
                 worker.claim = None
-            elif self.random.random() < 0.9:  # else the answer is lost: renewed, but the worker does not know
-                worker.renewed_at = asked_at
+            elif (
+                self.random.random() < 0.9
+            ):  # else the answer is lost: the lease is renewed, and the worker does not know
+                worker.renewed_at = sent_at
         else:
             worker.claim = None
 
@@ -99,7 +101,7 @@ class World:
         worker.is_paused = True
 
     def die(self, worker: Worker) -> None:
-        """Its next start gives back what it is said to hold."""
+        """End the worker; with probability 0.5 its next start gives back what the database says it holds."""
         worker.claim, worker.is_paused = None, False
         if self.random.random() < 0.5:
             self.job.lose_attempt_of(worker.name, self.now)
@@ -111,7 +113,7 @@ class World:
     def lose_hints(self, _: Worker) -> None:
         self.hints = 0
 
-    def wish_cancel(self, _: Worker) -> None:
+    def request_cancel(self, _: Worker) -> None:
         self.job.request_cancel()
 
     def retry(self, _: Worker) -> None:
@@ -126,10 +128,10 @@ class World:
         if (job.lease_until is not None) != (job.state is JobState.running):
             raise ViolationError(f"a {job.state} job with the lease {job.lease_until}")
         if job.state is JobState.queued and job.cancel_requested:
-            raise ViolationError("a job that nobody wants waits in the queue")
+            raise ViolationError("a cancelled job waits in the queue")
 
     def calm_down(self) -> None:
-        """No more faults: whatever happened before, the job must come to its end with the sweeps and polls alone."""
+        """Run without faults: after any history the job must end with sweeps and polls alone."""
         for worker in self.workers:
             worker.claim, worker.is_paused = None, False
         for _ in range(4 * CAP):
@@ -145,14 +147,14 @@ class World:
 
 ACTS = (
     *[World.claim] * 6,
-    *[World.hear_hint] * 4,
+    *[World.receive_hint] * 4,
     *[World.write] * 16,
     *[World.pause] * 6,
     *[World.sweep] * 6,
     *[World.die] * 2,
     *[World.lose_hints] * 2,
     *[World.retry] * 2,
-    World.wish_cancel,
+    World.request_cancel,
 )
 
 
@@ -180,7 +182,7 @@ def test_none_of_100_000_schedules_breaks_the_protocol():
             pytest.fail(f"schedule {number}: {broken}")
         ends[world.job.state] += 1
         claims += world.newest_claim
-    assert min(ends.values()) > SCHEDULES / 200, "every end is reached often enough to mean something"
+    assert min(ends.values()) > SCHEDULES / 200, "every final state is reached often enough"
     assert claims > 1.5 * SCHEDULES, "jobs change hands"
 
 
@@ -198,5 +200,5 @@ def test_without_the_fence_a_late_writer_is_caught():
 
 
 def test_a_clock_that_loses_half_of_its_seconds_is_caught():
-    """Three quarters of a lease leave room for a clock that is a quarter slow, which no real one is."""
-    assert "trains by right" in found_within(20_000, drift=0.5)
+    """Three quarters of a lease tolerate a clock that is a quarter slow; no real clock is."""
+    assert "still trusts its lease" in found_within(20_000, drift=0.5)

@@ -14,7 +14,7 @@ from standardwebhooks import WebhookVerificationError
 
 from api.domain import jobs, webhooks
 from api.domain.tables import Job, Webhook, WebhookDelivery
-from api.domain.webhooks import DELAYS, new_secret
+from api.domain.webhooks import RETRY_DELAYS, new_secret
 from tests.job_life import read_job, wait_until
 from worker import webhooks as sending
 
@@ -257,7 +257,7 @@ def test_a_failed_try_comes_again_later_under_the_same_id(cancelled, settings, s
 
 
 def test_the_pauses_are_those_of_standard_webhooks():
-    seconds = [pause.total_seconds() for pause in DELAYS]
+    seconds = [pause.total_seconds() for pause in RETRY_DELAYS]
     assert seconds == [0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400]
 
 
@@ -273,12 +273,12 @@ def test_the_pause_is_never_shorter_than_announced(cancelled, sessions):
 def test_after_ten_tries_over_three_days_it_is_given_up(cancelled, settings, sessions, receiver):
     cancelled()
     receiver.answers = [(503, {})]
-    for _ in DELAYS:
+    for _ in RETRY_DELAYS:
         make_due(sessions)
         assert sending.deliver_due(settings, sessions) == 1
     after = only_delivery(sessions)
     assert (after.state, len(after.log)) == ("failed", 10)
-    assert sum(DELAYS, timedelta()) == timedelta(hours=75, minutes=35, seconds=5)
+    assert sum(RETRY_DELAYS, timedelta()) == timedelta(hours=75, minutes=35, seconds=5)
     make_due(sessions)
     assert sending.deliver_due(settings, sessions) == 0
 
