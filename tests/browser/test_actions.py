@@ -191,7 +191,7 @@ def test_storage_shows_what_the_next_sweep_takes(
     page = new_page()
     sign_in(page, served, admin_key, at=demo_pages["storage"])
 
-    row = page.get_by_role("row").filter(has_text="photos of concepts that never trained")
+    row = page.get_by_role("row").filter(has_text="photos of concepts that were never trained")
     expect(row).to_contain_text("30 days")
 
 
