@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from api.domain.database import Sessions, make_sessions
 from api.domain.errors import Unavailable
@@ -44,6 +45,7 @@ from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, Drawn, Overloaded
 from worker.inference.bundles import Bundles
 from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
+from worker.retries import log_retry
 
 log = structlog.get_logger()
 
@@ -234,14 +236,13 @@ def _first_picture(generator: OneStepGenerator) -> float:
 
 
 async def _announce(sessions: Sessions, manifest: Manifest) -> None:
-    """Tell the api, by a row, what we serve; again and again while the database is away, as we draw without it."""
-    while True:
-        try:
-            await asyncio.to_thread(announce, sessions, manifest)
-            return
-        except OperationalError as error:
-            log.warning("base.not_announced", error=str(error.orig))
-            await asyncio.sleep(2)
+    """Write the base's row for the api. Retries while the database is away; images are generated without it."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(OperationalError),
+        wait=wait_fixed(2),
+        before_sleep=log_retry("base.not_announced"),
+    )
+    await retrying(asyncio.to_thread, announce, sessions, manifest)
 
 
 def announce(sessions: Sessions, manifest: Manifest) -> None:

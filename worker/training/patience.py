@@ -1,34 +1,34 @@
-"""A store that is away for some minutes costs a training the time, not the attempt."""
+"""Retries for the trainer's calls to the object store: an outage of some minutes costs time, not the attempt."""
 
-import random
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import structlog
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from api.domain.storage import StorageUnavailable
+from worker.retries import log_retry
 from worker.training.lease import Lease
-
-log = structlog.get_logger()
-
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 
 _T = TypeVar("_T")
 
 
 def patiently(ask: Callable[[], _T], lease: Lease, stop: Callable[[], bool], *, seconds: float) -> _T:
-    """What `ask` gives; asked again, later and later, while the store is away and nobody wishes an end.
+    """Return what `ask` returns; call it again, with growing pauses, while the store is away.
 
-    The lease is kept meanwhile. Raises StorageUnavailable after `seconds`: another host may reach the store.
+    The lease stays alive meanwhile. Raises StorageUnavailable after `seconds`, because another host may reach the
+    store, and as soon as somebody wants the training to end.
     """
-    began, pause = time.monotonic(), FIRST_PAUSE
-    while True:
-        try:
-            return ask()
-        except StorageUnavailable as error:
-            if stop() or lease.cancel_wished or time.monotonic() - began > seconds:
-                raise
-            log.warning("storage.awaited", error=str(error), seconds=round(time.monotonic() - began, 1))
-        lease.wait(pause * random.uniform(0.5, 1))  # trainers that lost the store together do not return together
-        pause = min(2 * pause, LONGEST_PAUSE)
+
+    def gives_up(state: RetryCallState) -> bool:
+        return stop() or lease.cancel_wished or (state.seconds_since_start or 0) > seconds
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(StorageUnavailable),
+        stop=gives_up,
+        # random pauses: trainers that lost the store together do not return together
+        wait=wait_random_exponential(multiplier=0.5, min=0.25, max=10),
+        sleep=lease.wait,
+        before_sleep=log_retry("storage.awaited"),
+        reraise=True,
+    )
+    return retrying(ask)

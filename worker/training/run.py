@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ import structlog
 import torch
 from sqlalchemy import Select
 from sqlalchemy.exc import OperationalError
+from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from api.domain import failpoints, jobs
 from api.domain.database import Sessions, make_sessions
@@ -35,6 +35,7 @@ from api.domain.storage import (
     export_key,
 )
 from opad_core import DivergedError, OpadError, TrainingStopped, read_bundle
+from worker.retries import log_retry
 from worker.training.job import BadImageError, Claim, Exported, Learned, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
 from worker.training.patience import patiently
@@ -168,14 +169,18 @@ def _another_attempt(
 
 
 def _report(sessions: Sessions, change: Select[Any]) -> bool:
-    """Whether the change won. Asks a database that is away until the lease's watchdog ends the process."""
-    while True:
-        try:
-            with sessions.begin() as db:
-                return db.execute(change).one_or_none() is not None
-        except OperationalError as error:
-            log.warning("report.unanswered", error=str(error.orig))
-            time.sleep(0.5)
+    """Return whether the change won. Retries while the database is away; the lease's watchdog limits how long."""
+
+    def write() -> bool:
+        with sessions.begin() as db:
+            return db.execute(change).one_or_none() is not None
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(OperationalError),
+        wait=wait_fixed(0.5),
+        before_sleep=log_retry("report.unanswered"),
+    )
+    return retrying(write)
 
 
 def _drop_checkpoints(storage: Storage, job_id: UUID) -> None:
