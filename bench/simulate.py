@@ -17,7 +17,7 @@ import json
 import math
 import random
 import sys
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import simpy
+from cachetools import LRUCache
 
 Events = Generator[simpy.Event, None, None]
 
@@ -292,18 +293,15 @@ def serve(
 def hit_rate(*, concepts: int, cached: int, requests: int, seed: int) -> float:
     """Of a cache that drops what was used longest ago; the n-th concept is asked for n**-1.1 times as often."""
     weights = list(accumulate((n + 1) ** -1.1 for n in range(concepts)))
-    cache: OrderedDict[int, None] = OrderedDict()
+    cache: LRUCache[int, bool] = LRUCache(cached)
     hits = 0
     asked = random.Random(seed).choices(range(concepts), cum_weights=weights, k=requests)
     counted_from = int(WARM_UP * requests)
     for number, concept in enumerate(asked):
-        if concept in cache:
-            cache.move_to_end(concept)
+        if cache.get(concept):
             hits += number >= counted_from
         else:
-            cache[concept] = None
-            if len(cache) > cached:
-                cache.popitem(last=False)
+            cache[concept] = True
     return hits / (requests - counted_from)
 
 

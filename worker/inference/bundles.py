@@ -5,10 +5,10 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections import OrderedDict
 from pathlib import Path
 
 import structlog
+from cachetools import LRUCache
 
 from api.domain.storage import Storage
 from opad_core import Bundle, read_bundle
@@ -25,7 +25,7 @@ class Bundles:
     def __init__(self, storage: Storage, folder: Path) -> None:
         self._storage = storage
         self._folder = folder
-        self._loaded: OrderedDict[str, Bundle] = OrderedDict()
+        self._loaded: LRUCache[str, Bundle] = LRUCache(MEMORY_BYTES, getsizeof=size_in_memory)
         self._loading: dict[str, asyncio.Task[Bundle]] = {}
 
     async def get(self, key: str, sha256: str) -> tuple[Bundle, bool]:
@@ -33,9 +33,9 @@ class Bundles:
 
         Raises ObjectMissing, ObjectDamaged, StorageUnavailable and, for bytes that are no bundle, OpadError.
         """
-        if sha256 in self._loaded:
-            self._loaded.move_to_end(sha256)
-            return self._loaded[sha256], True
+        bundle = self._loaded.get(sha256)
+        if bundle is not None:
+            return bundle, True
         if sha256 not in self._loading:
             task = asyncio.create_task(self._load(key, sha256))
             self._loading[sha256] = task
@@ -51,8 +51,6 @@ class Bundles:
     async def _load(self, key: str, sha256: str) -> Bundle:
         bundle = await asyncio.to_thread(self._read_or_fetch, key, sha256)
         self._loaded[sha256] = bundle
-        while len(self._loaded) > 1 and sum(map(size_in_memory, self._loaded.values())) > MEMORY_BYTES:
-            self._loaded.popitem(last=False)
         return bundle
 
     def _read_or_fetch(self, key: str, sha256: str) -> Bundle:
@@ -96,4 +94,5 @@ class Bundles:
 
 
 def size_in_memory(bundle: Bundle) -> int:
+    """Return the bytes of its tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in bundle.adapter.parameters())

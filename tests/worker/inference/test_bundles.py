@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
-from worker.inference.bundles import Bundles
+from worker.inference.bundles import Bundles, size_in_memory
 
 
 class CountingStorage(Storage):
@@ -57,3 +57,13 @@ def test_a_bundle_that_is_gone_or_another_is_not_kept(storage, stored, tmp_path)
     with pytest.raises(ObjectDamaged):
         asyncio.run(Bundles(storage, tmp_path).get(stored[0].key, stored[1].sha256))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_least_recently_used_bundle_leaves_memory_first(storage, stored, tmp_path, monkeypatch):
+    monkeypatch.setattr("worker.inference.bundles.MEMORY_BYTES", size_in_memory(stored[0].bundle))
+
+    async def ask():
+        bundles = Bundles(storage, tmp_path)
+        return [(await bundles.get(one.key, one.sha256))[1] for one in (stored[0], stored[0], stored[1], stored[0])]
+
+    assert asyncio.run(ask()) == [False, True, False, False]
