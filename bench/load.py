@@ -293,9 +293,9 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20, help="of each phase (default %(default)s)")
-    parser.add_argument("--requests", type=int, default=5000, help="at least, while memory is watched")
-    parser.add_argument("--out", type=Path, default=Path("load.json"))
+    parser.add_argument("--seconds", type=float, default=20, help="length of each phase (default %(default)s)")
+    parser.add_argument("--requests", type=int, default=5000, help="requests while memory is measured, at least")
+    parser.add_argument("--out", type=Path, default=Path("load.json"), help="file to write (default %(default)s)")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="opad-load-", dir="/tmp") as folder:
         Path(folder).chmod(0o711)  # as root, PostgreSQL's account must pass through

@@ -345,10 +345,10 @@ def compare(found: dict[str, Any], *, seed: int) -> list[Compared]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.simulate", description=__doc__)
-    parser.add_argument("--first-ms", type=float, default=8.4, help="of a batch, whatever its size")
-    parser.add_argument("--each-ms", type=float, default=27.8, help="of each picture in it")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--load", type=Path, help="what bench/load.py wrote: measured beside simulated, nothing else")
+    parser.add_argument("--first-ms", type=float, default=8.4, help="time of a batch, whatever its size")
+    parser.add_argument("--each-ms", type=float, default=27.8, help="additional time of each image in it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers")
+    parser.add_argument("--load", type=Path, help="file that bench/load.py wrote; only compare it with the simulation")
     arguments = parser.parse_args(argv)
     if arguments.load is not None:
         for one in compare(json.loads(arguments.load.read_text()), seed=arguments.seed):

@@ -15,8 +15,8 @@ from typing import Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="sbom.py", description=__doc__)
-    parser.add_argument("name")
-    parser.add_argument("--of", type=Path, metavar="FOLDER")
+    parser.add_argument("name", help="name of the image")
+    parser.add_argument("--of", type=Path, metavar="FOLDER", help="list only the Debian packages under this root")
     asked = parser.parse_args()
     document = {
         "bomFormat": "CycloneDX",

@@ -351,13 +351,13 @@ def summary(results: dict[str, dict], group: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--group", choices=GROUPS, required=True)
-    parser.add_argument("--sample", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after that")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--again", type=Path, help="results of an earlier source: its sample instead of a new one")
-    parser.add_argument("--results", type=Path, help="JSON; a run that was interrupted goes on from it")
+    parser.add_argument("--group", choices=GROUPS, required=True, help="part of the source to change")
+    parser.add_argument("--sample", type=int, default=100, help="number of mutants")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the sample")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no mutant after this time")
+    parser.add_argument("--workers", type=int, default=2, help="processes that run tests")
+    parser.add_argument("--again", type=Path, help="results of an earlier run, whose sample is used again")
+    parser.add_argument("--results", type=Path, help="JSON file; an interrupted run resumes from it")
     asked = parser.parse_args()
     began, group = time.monotonic(), GROUPS[asked.group]
 

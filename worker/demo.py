@@ -44,11 +44,11 @@ class Pictures:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.demo", description=__doc__)
     parser.add_argument(
-        "--images", default="", help="folder of photos, 3-5 unless a setting allows more; by default a shipped example"
+        "--images", default="", help="folder of 3-5 photos; more where a setting allows it (default: a shipped example)"
     )
-    parser.add_argument("--class", dest="class_noun", default="", help="what the thing is, for instance dog")
-    parser.add_argument("--iterations", type=int, help="of the distillation stage, to look at the machinery only")
-    parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--class", dest="class_noun", default="", help="class noun of the subject, for instance dog")
+    parser.add_argument("--iterations", type=int, help="length of the distillation stage; a few are enough for a trial")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results (default %(default)s)")
     arguments = parser.parse_args(argv)
     try:
         folder, class_noun = _what_to_learn(arguments.images, arguments.class_noun)

@@ -54,9 +54,9 @@ class Ending:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Train one claimed job.")
-    parser.add_argument("--job", type=UUID, required=True)
-    parser.add_argument("--fence", type=int, required=True)
+    parser = argparse.ArgumentParser(prog="python -m worker.training.run", description="Train one claimed job.")
+    parser.add_argument("--job", type=UUID, required=True, help="id of the job")
+    parser.add_argument("--fence", type=int, required=True, help="fence that the claim returned")
     arguments = parser.parse_args()
     stop = _stop_on_sigterm()
     settings = Settings()
