@@ -24,7 +24,7 @@ from api.domain.settings import Preset, Settings
 from api.domain.storage import Storage, reference_key
 from api.domain.tables import Checkpoint, Concept, Job, JobState, Owner, Reference
 from worker.stack.embedded import environment
-from worker.stack.parent_death import ending_with_us
+from worker.stack.parent_death import dies_with_parent
 
 _T = TypeVar("_T")
 
@@ -103,7 +103,7 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byt
     def start(settings: Settings, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             process = subprocess.Popen(
-                ending_with_us(sys.executable, "-m", module, *arguments),
+                dies_with_parent(sys.executable, "-m", module, *arguments),
                 env={**os.environ, **process_environment(settings)},
                 cwd=Path(__file__).parents[1],
                 stdout=output,
@@ -172,7 +172,7 @@ def wait_for_end(sessions: Sessions, job_id: UUID, *, seconds: float = 240) -> J
     return wait_until(ended, seconds=seconds, what="the job's end")
 
 
-def reference_pictures() -> list[Image.Image]:
+def reference_images() -> list[Image.Image]:
     """Of every job that `queue_training` makes."""
     drawn = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
     return [Image.fromarray(small).resize((80, 80), Image.Resampling.BICUBIC) for small in drawn]
@@ -180,7 +180,7 @@ def reference_pictures() -> list[Image.Image]:
 
 def _store_references(storage: Storage) -> list[Reference]:
     references = []
-    for position, picture in enumerate(reference_pictures()):
+    for position, picture in enumerate(reference_images()):
         png = io.BytesIO()
         picture.save(png, "PNG")
         sha256 = hashlib.sha256(png.getvalue()).hexdigest()

@@ -15,7 +15,7 @@ from api.domain import failpoints, jobs
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from worker.slot import Slot, take_slot
-from worker.stack.parent_death import ending_with_us
+from worker.stack.parent_death import dies_with_parent
 from worker.trainer_log import TrainerLog
 
 log = structlog.get_logger()
@@ -64,7 +64,7 @@ def _give_back_orphans(settings: Settings, sessions: Sessions, slot: Slot) -> No
 def _run_trainer(slot: Slot, sessions: Sessions, job_id: UUID, fence: int) -> int:
     command = [sys.executable, "-m", "worker.training.run", "--job", str(job_id), "--fence", str(fence)]
     trainer = subprocess.Popen(
-        ending_with_us(*command),
+        dies_with_parent(*command),
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         pass_fds=(slot.fd,),
@@ -73,7 +73,7 @@ def _run_trainer(slot: Slot, sessions: Sessions, job_id: UUID, fence: int) -> in
     assert trainer.stderr is not None
     with TrainerLog(trainer.stderr, sessions, job_id, fence):
         try:
-            slot.tell_trainer(trainer.pid)
+            slot.record_trainer(trainer.pid)
             return trainer.wait()
         finally:
             if trainer.poll() is None:
@@ -91,7 +91,7 @@ def report_exit(settings: Settings, sessions: Sessions, job_id: UUID, fence: int
                 job_id,
                 fence,
                 cause="lost_worker",
-                detail=_exit_words(code),
+                detail=_describe_exit(code),
                 lease_seconds=settings.lease_seconds,
                 max_attempts=settings.max_attempts,
             ),
@@ -103,7 +103,7 @@ def report_exit(settings: Settings, sessions: Sessions, job_id: UUID, fence: int
         log.warning("job.attempt_lost", job_id=str(job_id), fence=fence, cause=cause, state=state, code=code)
 
 
-def _exit_words(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code < 0:
         return f"the trainer was ended by {signal.Signals(-code).name}"
     return f"the trainer ended with exit code {code}"

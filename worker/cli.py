@@ -21,7 +21,7 @@ from migrations.run import migrate
 from worker.backup import restore_backup, write_backup
 from worker.stack.embedded import local_servers
 from worker.stack.home import LocalError, published_environment
-from worker.stack.launcher import run_stack, surroundings
+from worker.stack.launcher import child_environment, run_stack
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -64,9 +64,9 @@ def command_line() -> argparse.ArgumentParser:
     mode = retention_command.add_mutually_exclusive_group(required=True)
     mode.add_argument("--preview", action="store_true", help="tell what the next sweep would remove")
     mode.add_argument("--sweep", action="store_true", help="remove it now instead of tonight")
-    retention_command.set_defaults(run=retain)
+    retention_command.set_defaults(run=run_retention)
 
-    commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=examine)
+    commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=run_doctor)
 
     return parser
 
@@ -89,7 +89,7 @@ def up(arguments: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    os.environ.update(surroundings())  # of this process too, which speaks to the object store by HTTP
+    os.environ.update(child_environment())  # of this process too, which speaks to the object store by HTTP
     run_stack(Settings(**given), say=lambda line: print(line, flush=True), should_stop=stop.is_set)
     return 0
 
@@ -150,7 +150,7 @@ def restore(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def retain(arguments: argparse.Namespace) -> int:
+def run_retention(arguments: argparse.Namespace) -> int:
     settings = _settings_in_use()
     cutoffs, sessions, storage = (
         retention.Cutoffs.at(datetime.now(UTC), settings),
@@ -169,10 +169,10 @@ def retain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def examine(arguments: argparse.Namespace) -> int:
+def run_doctor(arguments: argparse.Namespace) -> int:
     from worker import doctor  # imports torch: 400 MB that the launcher need not carry
 
-    return doctor.examine(_settings_of_the_running_stack(), say=print)
+    return doctor.run_checks(_settings_of_the_running_stack(), say=print)
 
 
 def _settings_of_the_running_stack() -> Settings:
@@ -189,7 +189,7 @@ def _servers_in_use() -> Iterator[Settings]:
     if settings.database_url and settings.s3_endpoint:
         yield settings
     else:
-        os.environ.update(surroundings())
+        os.environ.update(child_environment())
         with local_servers(settings, say=lambda line: print(line, file=sys.stderr, flush=True)) as started:
             yield started
 

@@ -37,11 +37,11 @@ _FREE_BYTES = 2 << 30
 """A training's checkpoints, bundle and exports on the nano base stay far below; sd-turbo's cache wants more."""
 
 
-class Ailment(Exception):
+class CheckFailed(Exception):
     """What is wrong, and the remedy."""
 
 
-def examine(settings: Settings, *, say: Callable[[str], None]) -> int:
+def run_checks(settings: Settings, *, say: Callable[[str], None]) -> int:
     """Run every check; the exit status: 0 when all is well."""
     checks: dict[str, Callable[[Settings], str]] = {
         "python": _python,
@@ -62,7 +62,7 @@ def examine(settings: Settings, *, say: Callable[[str], None]) -> int:
     for name, check in checks.items():
         try:
             say(f"ok    {name:<12}{check(settings)}")
-        except (Ailment, LocalError, OpadError, DomainError) as error:
+        except (CheckFailed, LocalError, OpadError, DomainError) as error:
             healthy = False
             say(f"FAIL  {name:<12}{error}")
     return 0 if healthy else 1
@@ -70,7 +70,7 @@ def examine(settings: Settings, *, say: Callable[[str], None]) -> int:
 
 def _python(settings: Settings) -> str:
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        raise Ailment(f"{platform.python_version()} is not 3.11-3.13; run `make setup PYTHON=/path/to/python3.11`")
+        raise CheckFailed(f"{platform.python_version()} is not 3.11-3.13; run `make setup PYTHON=/path/to/python3.11`")
     return f"{platform.python_version()}, data in {settings.home}"
 
 
@@ -78,7 +78,7 @@ def _torch(settings: Settings) -> str:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise Ailment(f"cannot be imported ({error}); run `make setup`") from error
+        raise CheckFailed(f"cannot be imported ({error}); run `make setup`") from error
     return f"{torch.__version__}, " + (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only")
 
 
@@ -98,9 +98,11 @@ def _postgresql(settings: Settings) -> str:
             revision = migrated and connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
             newest = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
     except OperationalError as error:
-        raise Ailment(f"does not answer: {error.orig}; is OPAD_DATABASE_URL right, or `opad up` running?") from error
+        raise CheckFailed(
+            f"does not answer: {error.orig}; is OPAD_DATABASE_URL right, or `opad up` running?"
+        ) from error
     if revision != newest:
-        raise Ailment(f"has {f'revision {revision}' if revision else 'no tables'}; run `opad migrate`")
+        raise CheckFailed(f"has {f'revision {revision}' if revision else 'no tables'}; run `opad migrate`")
     return f"{version}, revision {revision}"
 
 
@@ -113,7 +115,7 @@ def _redis(settings: Settings) -> str:
         with redis.Redis.from_url(url, socket_timeout=3) as client:
             return f"answers, version {client.info('server')['redis_version']}"
     except (redis.RedisError, OSError) as error:
-        raise Ailment(f"does not answer: {error}; is OPAD_REDIS_URL right, or `opad up` running?") from error
+        raise CheckFailed(f"does not answer: {error}; is OPAD_REDIS_URL right, or `opad up` running?") from error
 
 
 def _s3(settings: Settings) -> str:
@@ -137,7 +139,7 @@ def _engine(settings: Settings) -> str:
             with httpx.Client(transport=transport, base_url="http://engine" if transport else url, timeout=3) as client:
                 client.get("/readyz").raise_for_status()
         except httpx.HTTPError as error:
-            raise Ailment(f"{url} does not answer: {error}; look at its log, or start it") from error
+            raise CheckFailed(f"{url} does not answer: {error}; look at its log, or start it") from error
     return f"{len(settings.engine_urls)} ready"
 
 
@@ -147,9 +149,9 @@ def _trainer(settings: Settings) -> str:
     try:
         hosts = create_app(settings).control.ping(timeout=1)
     except (CeleryError, KombuError, OSError) as error:
-        raise Ailment(f"cannot be asked: {error}; see redis") from error
+        raise CheckFailed(f"cannot be asked: {error}; see redis") from error
     if not hosts:
-        raise Ailment("no host answers notifications: jobs wait until one polls; start `python -m worker.host`")
+        raise CheckFailed("no host answers notifications: jobs wait until one polls; start `python -m worker.host`")
     return f"{len(hosts)} answer"
 
 
@@ -161,10 +163,10 @@ def _reconciler(settings: Settings) -> str:
         with make_engine(settings).connect() as connection:
             swept = connection.execute(text("SELECT max(day), max(day) >= current_date - 2 FROM retention_sweep")).one()
     except (OperationalError, ProgrammingError) as error:
-        raise Ailment("cannot be seen without the database; see postgresql") from error
+        raise CheckFailed("cannot be seen without the database; see postgresql") from error
     if not swept[1]:
         when = f"for the last time on {swept[0]}" if swept[0] else "never"
-        raise Ailment(f"swept {when}: lost jobs are not found again; start `python -m worker.reconcile`")
+        raise CheckFailed(f"swept {when}: lost jobs are not found again; start `python -m worker.reconcile`")
     return f"last nightly sweep {swept[0]}"
 
 
@@ -176,9 +178,9 @@ def _api(settings: Settings) -> str:
     try:
         answer = httpx.get(f"{url}/readyz", timeout=10, trust_env=False)
     except httpx.HTTPError as error:
-        raise Ailment(f"{url} does not answer: {error}; look at its log, or start `python -m api`") from error
+        raise CheckFailed(f"{url} does not answer: {error}; look at its log, or start `python -m api`") from error
     if not answer.is_success:
-        raise Ailment(f"{url} is not ready: {answer.text[:200]}")
+        raise CheckFailed(f"{url} is not ready: {answer.text[:200]}")
     return f"ready at {url}"
 
 
@@ -191,7 +193,7 @@ def _decoder(settings: Settings) -> str:
         command = [sys.executable, "-I", str(Path(api.__file__).with_name("decode.py"))]
         said = subprocess.run(command, input=data, capture_output=True, env={}, timeout=30, check=False)
         if expected not in said.stdout.partition(b"\n")[0]:
-            raise Ailment(
+            raise CheckFailed(
                 f"`python -m api.decode` does not decode here: {said.stderr.decode()[-200:]}; run `make setup`"
             )
     return "decodes in its own process"
@@ -203,9 +205,9 @@ def _care(settings: Settings) -> str:
         if settings.image_check != "off":
             load_scorer(settings.image_scorer)
     except OSError as error:
-        raise Ailment(f"OPAD_DENIED_WORDS cannot be read: {error}") from error
+        raise CheckFailed(f"OPAD_DENIED_WORDS cannot be read: {error}") from error
     except ValueError as error:
-        raise Ailment(str(error)) from error
+        raise CheckFailed(str(error)) from error
     words = "a list of words" if settings.denied_words else "no list of words"
     return f"consent: {settings.consent}, {words}, image check: {settings.image_check}"
 
@@ -214,5 +216,5 @@ def _disk(settings: Settings) -> str:
     folder = next(f for f in (settings.home.absolute(), *settings.home.absolute().parents) if f.exists())
     free = shutil.disk_usage(folder).free
     if free < _FREE_BYTES:
-        raise Ailment(f"{folder} has {free / 1e9:.1f} GB free; make room, or set OPAD_HOME to another disk")
+        raise CheckFailed(f"{folder} has {free / 1e9:.1f} GB free; make room, or set OPAD_HOME to another disk")
     return f"{free / 1e9:.0f} GB free at {folder}"

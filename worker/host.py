@@ -23,7 +23,7 @@ from api.domain.settings import Settings
 from worker.claiming import train_next
 from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.slot import trainer_pid
-from worker.stack.parent_death import ending_with_us
+from worker.stack.parent_death import dies_with_parent
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class Host:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for request in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
             signal.signal(request, self._stop)
-        celery = subprocess.Popen(ending_with_us(sys.executable, "-m", "worker.celery_app"), start_new_session=True)
+        celery = subprocess.Popen(dies_with_parent(sys.executable, "-m", "worker.celery_app"), start_new_session=True)
         log.info("host.started", poll_seconds=self._settings.poll_seconds)
         while not self._stopping and celery.poll() is None:
             self._poll()

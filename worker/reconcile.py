@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 _LOCK = 0x0FAD_0004
 MAX_NOTIFICATIONS = 1000
-"""Unread notifications before they are thrown away: where pods are started for jobs (`worker.once`) nobody listens."""
+"""Unread notifications before they are thrown away: where pods are started for jobs (`worker.one_job`) nobody listens."""
 COLLECT_SECONDS = 3600.0
 
 

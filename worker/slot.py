@@ -24,7 +24,7 @@ class Slot:
     host: str
     """Names this slot among all that ever claim from the database: two machines may share a hostname."""
 
-    def tell_trainer(self, pid: int) -> None:
+    def record_trainer(self, pid: int) -> None:
         os.pwrite(self.fd, f"\n{pid}\n".encode(), _NAME_BYTES)
 
 

@@ -33,7 +33,7 @@ from tests.job_life import (  # noqa: F401  pytest finds fixtures by their names
     notifications,
     queue_training,
     quick,
-    reference_pictures,
+    reference_images,
     sessions,
     start_process,
     wait_until,
@@ -57,7 +57,7 @@ class Servers:
 
     def start(self, name: str) -> None:
         """Again, on the data that it left; returns once it answers."""
-        self.supervisor.start(self.supervisor._running[name].part)
+        self.supervisor.start(self.supervisor._running[name].service)
 
     def start_dead_ones(self) -> None:
         for name, running in self.supervisor._running.items():
@@ -146,7 +146,7 @@ def undisturbed(base_folder: Path) -> bytes:  # noqa: F811
     base = load_base(str(base_folder), device="cpu")
     config = override(preset("default", base.manifest.presets), {"iterations": 4, "collaborative_iterations": 2})
     bundle = train(
-        base, reference_pictures(), "mug", config, seed=7, report=lambda _: None, should_stop=lambda: False
+        base, reference_images(), "mug", config, seed=7, report=lambda _: None, should_stop=lambda: False
     )  # fmt: skip
     torch.set_num_threads(threads)
     return bundle

@@ -46,8 +46,8 @@ class Trainers:
 
     def start(self, job_id: UUID, fence: int, settings: Settings | None = None) -> BaseProcess:
         names = {name: value for name, value in os.environ.items() if name.startswith("OPAD_FAILPOINTS")}
-        surroundings = process_environment(settings or self.settings) | names
-        process = _context.Process(target=_train, args=(surroundings, str(job_id), str(fence), str(self._log)))
+        child_environment = process_environment(settings or self.settings) | names
+        process = _context.Process(target=_train, args=(child_environment, str(job_id), str(fence), str(self._log)))
         process.start()
         self._started.append(process)
         return process
@@ -74,8 +74,8 @@ class Trainers:
             process.join()
 
 
-def _train(surroundings: dict[str, str], job_id: str, fence: str, log: str) -> None:
-    os.environ.update(surroundings)
+def _train(child_environment: dict[str, str], job_id: str, fence: str, log: str) -> None:
+    os.environ.update(child_environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -21,7 +21,7 @@ from tests.e2e.test_main_job import wait_for_job
 from tests.launcher.conftest import SECONDS, Lines, part, settings_for
 from worker.stack.embedded import environment
 from worker.stack.home import Home
-from worker.stack.launcher import READY, local_stack, surroundings
+from worker.stack.launcher import READY, child_environment, local_stack
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
@@ -164,7 +164,7 @@ def test_a_read_only_tmp_stops_nothing(base):
             ["unshare", "--mount", "sh", "-c",
              'mount --bind /tmp /tmp && mount -o remount,bind,ro /tmp && ! touch /tmp/x 2>&- && exec "$@"', "sh",
              sys.executable, "-m", "worker.cli", "up"],
-            env={**os.environ, **surroundings(), **environment(settings), "TMPDIR": folder},
+            env={**os.environ, **child_environment(), **environment(settings), "TMPDIR": folder},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         ) as launcher:  # fmt: skip
             assert launcher.stdout is not None
@@ -193,7 +193,7 @@ def test_files_that_an_earlier_version_left_readable_are_closed(short_folder):
 def opad(command: list[str], home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "worker.cli", *command],
-        env={**os.environ, **surroundings(), **environment(settings_for(home, Path("nano")))},
+        env={**os.environ, **child_environment(), **environment(settings_for(home, Path("nano")))},
         capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
 

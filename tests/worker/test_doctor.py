@@ -6,13 +6,13 @@ from sqlalchemy import text
 from api.domain import retention
 from api.domain.database import make_sessions
 from api.domain.storage import Storage
-from worker.doctor import examine
+from worker.doctor import run_checks
 
 
 def lines_of(settings) -> dict[str, str]:
     """What it says of each part, without the part's name."""
     said: list[str] = []
-    examine(settings, say=said.append)
+    run_checks(settings, say=said.append)
     return {line.split()[1]: line for line in said}
 
 

@@ -49,7 +49,7 @@ def test_the_slot_stays_taken_until_the_inheriting_trainer_has_ended(tmp_path):
         "    print(",
         "    import subprocess\n"
         "    trainer = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], pass_fds=[slot.fd])\n"
-        "    slot.tell_trainer(trainer.pid)\n"
+        "    slot.record_trainer(trainer.pid)\n"
         "    print(",
     )
     holder = subprocess.Popen(

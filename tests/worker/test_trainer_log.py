@@ -58,7 +58,7 @@ def test_a_process_left_behind_does_not_hold_the_claimer(sessions):
 @pytest.mark.timeout(300)
 def test_a_trainings_log_can_be_read_while_it_runs_and_after(quick, sessions, queue_training, start_process):
     job_id = queue_training(iterations=10_000)
-    pod = start_process(quick, "worker.once")
+    pod = start_process(quick, "worker.one_job")
     wait_until(lambda: read_job(sessions, job_id).step > 0, seconds=240, what="an iteration")
     began = wait_until(lambda: kept(sessions, job_id), seconds=20, what="the first line")
     assert began[0][1].startswith("training.began base=")

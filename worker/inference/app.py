@@ -42,8 +42,8 @@ from opad_core import (
     preset,
 )
 from worker.heartbeat import ProcessHeartbeat, machine_facts
-from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, Drawn, Overloaded
-from worker.inference.bundles import Bundles
+from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, GeneratedImage, Overloaded
+from worker.inference.bundles import BundleCache
 from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
 from worker.retries import log_retry
 
@@ -71,18 +71,18 @@ class GenerateRequest(BaseModel):
 @dataclass(frozen=True)
 class Engine:
     base: str
-    bundles: Bundles
+    bundles: BundleCache
     batcher: Batcher
     encoders: ThreadPoolExecutor
 
     async def generate(self, asked: GenerateRequest) -> dict[str, object]:
-        """Raises Overloaded, DeadlinePassed, TimeoutError, OpadError, and what `Bundles.get` raises."""
+        """Raises Overloaded, DeadlinePassed, TimeoutError, OpadError, and what `BundleCache.get` raises."""
         deadline = time.monotonic() + asked.deadline_ms / 1000
         async with asyncio.timeout(asked.deadline_ms / 1000):
             bundle, bundle_hit, bundle_ms = await self._bundle(asked.bundle)
             requests = [ImageRequest(bundle, asked.prompt, seed) for seed in asked.seeds]
             waiting = self.batcher.submit(requests, deadline=deadline)
-            drawn: list[Drawn] = await asyncio.gather(*map(asyncio.wrap_future, waiting))
+            drawn: list[GeneratedImage] = await asyncio.gather(*map(asyncio.wrap_future, waiting))
             before = time.monotonic()
             loop = asyncio.get_running_loop()
             bundle_sha256 = asked.bundle.sha256 if asked.bundle else None
@@ -125,13 +125,13 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         base = await asyncio.to_thread(load_base, settings.base, device=settings.device, precision=settings.precision)
         generator = OneStepGenerator(base)
-        seconds = await asyncio.to_thread(_first_picture, generator)
-        log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_picture_s=round(seconds, 3))
+        seconds = await asyncio.to_thread(_first_image, generator)
+        log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_image_s=round(seconds, 3))
         batcher = Batcher(generator, seconds_per_image=seconds)
         PREDICTED_WAIT.set_function(batcher.predicted_wait)
         app.state.engine = Engine(
             base.manifest.name,
-            Bundles(Storage(settings, short_timeouts=True), settings.home / "cache" / "bundles"),
+            BundleCache(Storage(settings, short_timeouts=True), settings.home / "cache" / "bundles"),
             batcher,
             ThreadPoolExecutor(4),
         )
@@ -225,7 +225,7 @@ def _facts(settings: Settings, base: Base) -> dict[str, Any]:
     return facts
 
 
-def _first_picture(generator: OneStepGenerator) -> float:
+def _first_image(generator: OneStepGenerator) -> float:
     """Seconds of a second picture; the first one reads weights and warms the device."""
     manifest = generator.base.manifest
     prompt = manifest.templates[0].format((manifest.nouns or ["dog"])[0])

@@ -35,7 +35,7 @@ class DeadlinePassed(Exception):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GeneratedImage:
     pixels: np.ndarray
     """[r, r, 3] uint8."""
     queue_ms: float
@@ -50,7 +50,7 @@ class _Waiting:
     request: ImageRequest
     deadline: float
     """On the monotonic clock."""
-    future: "Future[Drawn]" = field(default_factory=Future)
+    future: "Future[GeneratedImage]" = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
 
@@ -62,13 +62,13 @@ class Batcher:
         self._seconds_per_image = seconds_per_image
         self._waiting: deque[_Waiting] = deque()
         self._forgotten: deque[str] = deque()
-        self._drawing = 0
+        self._in_progress = 0
         self._closed = False
         self._changed = Condition()
         self._thread = Thread(target=self._work, name="model")
         self._thread.start()
 
-    def submit(self, requests: list[ImageRequest], *, deadline: float) -> list["Future[Drawn]"]:
+    def submit(self, requests: list[ImageRequest], *, deadline: float) -> list["Future[GeneratedImage]"]:
         """One future for each picture; all are taken or none. Raises Overloaded.
 
         With nothing ahead a request is always taken: a wrong estimate must not refuse for ever.
@@ -88,7 +88,7 @@ class Batcher:
         return self._ahead() * self._seconds_per_image
 
     def _ahead(self) -> int:
-        return len(self._waiting) + self._drawing
+        return len(self._waiting) + self._in_progress
 
     def forget(self, bundle_id: str) -> None:
         """Have the model thread drop what it keeps of a bundle, before it draws anything else."""
@@ -106,14 +106,14 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._take():
             try:
-                self._draw(batch)
+                self._generate(batch)
             except Exception as error:  # the thread's outermost loop: the next batch may well succeed
                 log.exception("batch.failed", pictures=len(batch))
                 for item in batch:
                     if not item.future.done():
                         item.future.set_exception(error)
             with self._changed:
-                self._drawing = 0
+                self._in_progress = 0
 
     def _take(self) -> list[_Waiting]:
         """What is waiting now, less what nobody waits for any more; empty when closed and done."""
@@ -126,13 +126,13 @@ class Batcher:
                 if self._closed and not self._waiting:
                     break
                 batch = [item for item in self._pop_some() if _still_wanted(item)]
-            self._drawing = len(batch)
+            self._in_progress = len(batch)
         return batch
 
     def _pop_some(self) -> list[_Waiting]:
         return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
 
-    def _draw(self, batch: list[_Waiting]) -> None:
+    def _generate(self, batch: list[_Waiting]) -> None:
         """The text side one by one, so that a prompt nobody can draw spoils no other picture; then all in one pass."""
         started = time.monotonic()
         prepared: list[tuple[_Waiting, bool, float]] = []
@@ -153,7 +153,7 @@ class Batcher:
         self._seconds_per_image += 0.2 * ((now - started) / len(batch) - self._seconds_per_image)
         for (item, known, text_seconds), pixels in zip(prepared, pictures, strict=True):
             item.future.set_result(
-                Drawn(
+                GeneratedImage(
                     pixels=pixels,
                     queue_ms=1000 * (started - item.since),
                     text_ms=1000 * text_seconds,

@@ -1,4 +1,4 @@
-"""Bundles at hand: in memory, else on this machine's disk, else out of the object store; never without their hash."""
+"""A cache of bundles in memory and on disk, in front of the object store. Each file is checked against its hash."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ MEMORY_BYTES = 1 << 30
 DISK_BYTES = 10 << 30
 
 
-class Bundles:
+class BundleCache:
     """Keeps the bundles used last. Belongs to one event loop; reading and fetching happen in its threads."""
 
     def __init__(self, storage: Storage, folder: Path) -> None:

@@ -12,7 +12,7 @@ from api.domain.settings import Settings
 from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
 from worker.stack import object_store, servers
 from worker.stack.home import Home
-from worker.stack.supervision import Part, Supervisor
+from worker.stack.supervision import Service, Supervisor
 
 _PROBE_KEY = "system/readable"
 
@@ -20,15 +20,15 @@ _PROBE_KEY = "system/readable"
 def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool = True) -> Settings:
     """Start the servers whose address is not set; the settings with every address filled in. Raises LocalError."""
     home = supervisor.home
-    first: list[Part] = []
-    later: list[list[Part]] = []
+    first: list[Service] = []
+    later: list[list[Service]] = []
     complete = settings.model_copy(update={"home": home.folder})
     if settings.database_url is None:
-        part, complete.database_url = servers.postgresql(home, durable=durable)
-        first.append(part)
+        service, complete.database_url = servers.postgresql(home, durable=durable)
+        first.append(service)
     if settings.redis_url is None:
-        part, complete.redis_url = servers.valkey(home)
-        first.append(part)
+        service, complete.redis_url = servers.valkey(home)
+        first.append(service)
     if settings.s3_endpoint is None:
         (masters, *later), complete.s3_endpoint = object_store.seaweedfs(home)
         first += masters
@@ -36,8 +36,8 @@ def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool =
         complete.s3_secret_key = SecretStr(home.secret("s3"))
         s3 = later[-1][0]
         later[-1] = [dataclasses.replace(s3, ready=_once_objects_are_read(s3.ready, Storage(complete)))]
-    for parts in [first, *later]:
-        supervisor.start(*parts)
+    for services in [first, *later]:
+        supervisor.start(*services)
     return complete
 
 

@@ -22,9 +22,9 @@ from migrations.run import migrate
 from worker.celery_app import create_app
 from worker.stack.embedded import environment, start_servers
 from worker.stack.home import Home, LocalError, write_private
-from worker.stack.parent_death import ending_with_us
+from worker.stack.parent_death import dies_with_parent
 from worker.stack.servers import free_ports, is_free
-from worker.stack.supervision import Interrupted, Part, Supervisor
+from worker.stack.supervision import Interrupted, Service, Supervisor
 
 READY = "OPAD is ready:"
 """How the line begins after which everything answers."""
@@ -39,7 +39,7 @@ class RunningStack:
 
 
 def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Callable[[], bool]) -> None:
-    """Start every part that no setting names, tend them until `should_stop()`, stop them. Raises LocalError."""
+    """Start every service that no setting names, tend them until `should_stop()`, stop them. Raises LocalError."""
     if not is_free(settings.port):
         raise LocalError(
             f"port {settings.port} is taken by another program; choose one with --port, or OPAD_PORT, 0 for any"
@@ -58,13 +58,13 @@ def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Ca
         if own_engine:
             complete.engine_urls = [f"unix:{home.sockets / 'engine.sock'}"]
         home.publish(environment(complete))
-        parts = [_trainer_host(complete), _reconciler(complete), _api(complete)]
-        supervisor.start(*([_engine(complete)] if own_engine else []), *parts)
+        services = [_trainer_host(complete), _reconciler(complete), _api(complete)]
+        supervisor.start(*([_engine(complete)] if own_engine else []), *services)
         url = _api_url(complete)
         say(f"{READY} {url}")
         say(f"  API documentation {url}/docs   dashboard {url}/dashboard   logs {home.folder / 'logs'}")
         say("  Ctrl-C stops everything; the data stays")
-        supervisor.tend_until_stopped()
+        supervisor.run_until_stopped()
     except Interrupted:
         pass
     finally:
@@ -82,8 +82,8 @@ def local_stack(settings: Settings, *, say: Callable[[str], None]) -> Iterator[R
     port = settings.port if is_free(settings.port) and settings.port else free_ports(1)[0]
     chosen = settings.model_copy(update={"port": port})
     launcher = subprocess.Popen(
-        ending_with_us(sys.executable, "-m", "worker.cli", "up", death_signal=signal.SIGTERM),
-        env={**os.environ, **surroundings(), **environment(chosen)},
+        dies_with_parent(sys.executable, "-m", "worker.cli", "up", death_signal=signal.SIGTERM),
+        env={**os.environ, **child_environment(), **environment(chosen)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -129,7 +129,7 @@ def _make_admin_key(settings: Settings, say: Callable[[str], None]) -> None:
         say(f"admin key    {key}  (shown this once; also in {path})")
 
 
-def _api(settings: Settings) -> Part:
+def _api(settings: Settings) -> Service:
     url = _api_url(settings)
 
     def ready() -> str | None:
@@ -138,10 +138,10 @@ def _api(settings: Settings) -> Part:
         except httpx.TransportError:
             return None
 
-    return _ours("api", "api", settings, ready, layer=2)
+    return _python_service("api", "api", settings, ready, layer=2)
 
 
-def _trainer_host(settings: Settings) -> Part:
+def _trainer_host(settings: Settings) -> Service:
     celery = create_app(settings)
 
     def ready() -> str | None:
@@ -150,14 +150,14 @@ def _trainer_host(settings: Settings) -> Part:
         except (CeleryError, KombuError, OSError):
             return None
 
-    return _ours("trainer", "worker.host", settings, ready, layer=1, stop_seconds=60)
+    return _python_service("trainer", "worker.host", settings, ready, layer=1, stop_seconds=60)
 
 
-def _reconciler(settings: Settings) -> Part:
-    return _ours("reconciler", "worker.reconcile", settings, lambda: "sweeps", layer=1)
+def _reconciler(settings: Settings) -> Service:
+    return _python_service("reconciler", "worker.reconcile", settings, lambda: "sweeps", layer=1)
 
 
-def _engine(settings: Settings) -> Part:
+def _engine(settings: Settings) -> Service:
     address = settings.engine_urls[0]
     transport = httpx.HTTPTransport(uds=address.removeprefix("unix:"))
 
@@ -168,28 +168,28 @@ def _engine(settings: Settings) -> Part:
         except httpx.TransportError:
             return None
 
-    part = _ours("engine", "worker.inference", settings, ready, layer=1)
-    part.command.extend(["--bind", address])
-    return part
+    service = _python_service("engine", "worker.inference", settings, ready, layer=1)
+    service.command.extend(["--bind", address])
+    return service
 
 
-def _ours(
+def _python_service(
     name: str, module: str, settings: Settings, ready: Callable[[], str | None], *, layer: int, stop_seconds: float = 20
-) -> Part:
-    return Part(
+) -> Service:
+    return Service(
         name=name,
         command=[sys.executable, "-m", module],
         ready=ready,
-        environment={**surroundings(), **environment(settings)},
+        environment={**child_environment(), **environment(settings)},
         layer=layer,
         stop_seconds=stop_seconds,
         start_seconds=180,  # a cold disk and a busy machine take their time to import torch
     )
 
 
-def surroundings() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Environment in which our own packages are found wherever we stand, no folder `api` that happens to be there in
-    their place, and no proxy between our parts."""
+    their place, and no proxy between our services."""
     ours = str(Path(__file__).parents[2])
     no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost"]))
     return {

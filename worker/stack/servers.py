@@ -1,5 +1,7 @@
-"""PostgreSQL and Valkey out of wheels, as parts for the supervisor. How each is started was measured; the comments say
-what went wrong otherwise."""
+"""PostgreSQL and Valkey from their wheels, as services for the supervisor.
+
+The comments say what went wrong with other ways to start them.
+"""
 
 import os
 import shutil
@@ -25,14 +27,17 @@ from worker.stack.home import (
     unprivileged_account,
     write_private,
 )
-from worker.stack.parent_death import ending_with_us
-from worker.stack.supervision import Part
+from worker.stack.parent_death import dies_with_parent
+from worker.stack.supervision import Service
 
 POSTGRESQL_MAJOR = 18
 
 
-def postgresql(home: Home, *, durable: bool = True) -> tuple[Part, str]:
-    """The part and the address of database `opad`. `durable=False` skips fsync: for tests, whose data nobody misses."""
+def postgresql(home: Home, *, durable: bool = True) -> tuple[Service, str]:
+    """Return the service and the address of its database `opad`.
+
+    `durable=False` turns fsync off, for tests whose data may be lost.
+    """
     data = home.folder / "postgresql" / str(POSTGRESQL_MAJOR)
     account = unprivileged_account(home.folder, data)
     make_own_folder(data.parent, passable=True)
@@ -63,7 +68,7 @@ def postgresql(home: Home, *, durable: bool = True) -> tuple[Part, str]:
         except psycopg.OperationalError:  # not there yet, or still reading its log after a crash
             return None
 
-    part = Part(
+    service = Service(
         name="postgresql",
         command=[
             str(programs / "postgres"), "-D", str(data),
@@ -79,7 +84,7 @@ def postgresql(home: Home, *, durable: bool = True) -> tuple[Part, str]:
         stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait for clients to leave
         death_signal=signal.SIGINT,
     )  # fmt: skip
-    return part, f"postgresql://opad:{password}@/opad?host={host}&port=5432"
+    return service, f"postgresql://opad:{password}@/opad?host={host}&port=5432"
 
 
 def _make_database(connection: "psycopg.Connection[tuple[object, ...]]", name: str) -> None:
@@ -132,7 +137,7 @@ def _initdb(home: Home, programs: Path, data: Path, account: Account | None, pas
     log = home.log("postgresql")
     with log.open("ab") as output:
         done = subprocess.run(
-            ending_with_us(
+            dies_with_parent(
                 str(programs / "initdb"), "--pgdata", str(new), "--username", "opad", f"--pwfile={password_file}",
                 "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions",
                 account=str(account or ""),
@@ -163,8 +168,8 @@ def _free_data_folder(data: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def valkey(home: Home) -> tuple[Part, str]:
-    """The part and its address for Celery. Reached by a socket that only we may open, so it needs no password."""
+def valkey(home: Home) -> tuple[Service, str]:
+    """The service and its address for Celery. Reached by a socket that only we may open, so it needs no password."""
     data = home.folder / "valkey"
     make_own_folder(data)
     address = home.sockets / "valkey.sock"
@@ -176,7 +181,7 @@ def valkey(home: Home) -> tuple[Part, str]:
         except redis.ConnectionError:  # also while it loads its log, which redis-py calls BusyLoadingError
             return None
 
-    part = Part(
+    service = Service(
         name="valkey",
         command=[
             str(valkey_program()), "--port", "0", "--unixsocket", str(address), "--unixsocketperm", "600",
@@ -186,7 +191,7 @@ def valkey(home: Home) -> tuple[Part, str]:
         folder=data,
         death_signal=signal.SIGTERM,
     )  # fmt: skip
-    return part, f"redis+socket://{address}?virtual_host=0"
+    return service, f"redis+socket://{address}?virtual_host=0"
 
 
 def valkey_program() -> Path:

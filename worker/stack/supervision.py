@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.stack.home import Account, Home, LocalError
-from worker.stack.parent_death import ending_with_us
+from worker.stack.parent_death import dies_with_parent
 
 
 @dataclass(frozen=True)
-class Part:
+class Service:
     """One program of the stack and how to tell that it works."""
 
     name: str
@@ -30,16 +30,16 @@ class Part:
     death_signal: signal.Signals = signal.SIGKILL
     """What the kernel sends it when the launcher dies."""
     layer: int = 0
-    """Higher layers stop first; parts of one layer stop together."""
+    """Higher layers stop first; services of one layer stop together."""
     stop_seconds: float = 20
     start_seconds: float = 60
 
 
 class _Probe:
-    """One question whether a part is ready, asked in a thread of its own.
+    """One question whether a service is ready, asked in a thread of its own.
 
-    A part that cannot be judged is not ready yet, whatever the question raised and however long it hangs: a server
-    that another part needs may be dead or frozen at that moment, and the supervisor has the others to tend.
+    A service that cannot be judged is not ready yet, whatever the question raised and however long it hangs: a server
+    that another service needs may be dead or frozen at that moment, and the supervisor has the others to tend.
     """
 
     def __init__(self, ready: Callable[[], str | None]) -> None:
@@ -56,13 +56,13 @@ class _Probe:
     def _ask(self) -> None:
         try:
             self.words = self._ready()
-        except Exception as error:  # noqa: BLE001  # of any client library; it is told if the part never gets ready
+        except Exception as error:  # noqa: BLE001  # of any client library; it is told if the service never gets ready
             self.trouble = f"{type(error).__name__}: {error}"
 
 
 @dataclass
 class _Running:
-    part: Part
+    service: Service
     process: subprocess.Popen[bytes]
     started: float
     is_ready: bool = False
@@ -74,7 +74,7 @@ class _Running:
 
 
 class Interrupted(LocalError):
-    """Asked to stop while a part was starting."""
+    """Asked to stop while a service was starting."""
 
 
 class Supervisor:
@@ -86,13 +86,13 @@ class Supervisor:
         self._should_stop = should_stop
         self._running: dict[str, _Running] = {}
 
-    def start(self, *parts: Part) -> None:
+    def start(self, *services: Service) -> None:
         """Start them together and wait until all are ready. Raises LocalError with the end of a log if one is not to
         be."""
-        for part in parts:
-            self._running[part.name] = _Running(part, self._launch(part), time.monotonic())
+        for service in services:
+            self._running[service.name] = _Running(service, self._launch(service), time.monotonic())
         self._record()
-        waiting = [self._running[part.name] for part in parts]
+        waiting = [self._running[service.name] for service in services]
         while waiting := [running for running in waiting if not self._check_ready(running)]:
             for running in waiting:
                 self._explain_failure(running)
@@ -101,21 +101,21 @@ class Supervisor:
             time.sleep(0.05)  # a foreign server says nothing when it becomes ready
 
     def _explain_failure(self, running: _Running) -> None:
-        code, part = running.process.poll(), running.part
+        code, service = running.process.poll(), running.service
         waited = time.monotonic() - running.started
-        if code is None and waited < part.start_seconds:
+        if code is None and waited < service.start_seconds:
             return
-        what = f"was not ready after {waited:.0f} s" if code is None else f"ended with {_exit_words(code)}"
+        what = f"was not ready after {waited:.0f} s" if code is None else f"ended with {_describe_exit(code)}"
         if running.trouble is not None:
             what += f" ({running.trouble})"
-        log = self.home.log(part.name)
-        raise LocalError(f"{part.name} {what}; the end of {log}:\n{_tail(log)}")
+        log = self.home.log(service.name)
+        raise LocalError(f"{service.name} {what}; the end of {log}:\n{_tail(log)}")
 
-    def tend(self) -> None:
+    def restart_dead(self) -> None:
         """Notice what died and start it again, later and later if it keeps dying. Returns at once."""
         now = time.monotonic()
         for running in self._running.values():
-            part, code = running.part, running.process.poll()
+            service, code = running.service, running.process.poll()
             if code is None:
                 if not running.is_ready:
                     self._check_ready(running)
@@ -124,18 +124,18 @@ class Supervisor:
                 running.quick_deaths = running.quick_deaths + 1 if lived < 30 else 0
                 delay = min(0.2 * 2**running.quick_deaths, 10)
                 running.start_again_at = now + delay
-                self.say(f"{part.name:<12} ended with {_exit_words(code)}; starting it again")
+                self.say(f"{service.name:<12} ended with {_describe_exit(code)}; starting it again")
                 _kill_group(running.process.pid)
             elif now >= running.start_again_at:
-                running.process = self._launch(part)
+                running.process = self._launch(service)
                 running.started, running.start_again_at, running.is_ready = now, None, False
                 running.probe = None  # of the process before
                 self._record()
 
-    def tend_until_stopped(self) -> None:
+    def run_until_stopped(self) -> None:
         """Tend a few times a second until `should_stop()`."""
         while not self._should_stop():
-            self.tend()
+            self.restart_dead()
             time.sleep(0.2)
 
     def pids(self) -> dict[str, int]:
@@ -143,29 +143,31 @@ class Supervisor:
 
     def stop(self) -> None:
         """Highest layer first; within a layer together. What does not stop in time is killed, with its children."""
-        for layer in sorted({running.part.layer for running in self._running.values()}, reverse=True):
-            stopping = [running for running in self._running.values() if running.part.layer == layer]
+        for layer in sorted({running.service.layer for running in self._running.values()}, reverse=True):
+            stopping = [running for running in self._running.values() if running.service.layer == layer]
             for running in stopping:
                 if running.process.poll() is None:
-                    running.process.send_signal(running.part.stop_signal)
+                    running.process.send_signal(running.service.stop_signal)
             started = time.monotonic()
             for running in stopping:
-                left = started + running.part.stop_seconds - time.monotonic()
+                left = started + running.service.stop_seconds - time.monotonic()
                 try:
                     running.process.wait(max(left, 0.1))
                 except subprocess.TimeoutExpired:
-                    self.say(f"{running.part.name:<12} did not stop in {running.part.stop_seconds:.0f} s; killed")
+                    self.say(f"{running.service.name:<12} did not stop in {running.service.stop_seconds:.0f} s; killed")
                 _kill_group(running.process.pid)
                 running.process.wait()
         self._running.clear()
 
-    def _launch(self, part: Part) -> subprocess.Popen[bytes]:
-        part.prepare()
-        with self.home.log(part.name).open("ab") as log:
+    def _launch(self, service: Service) -> subprocess.Popen[bytes]:
+        service.prepare()
+        with self.home.log(service.name).open("ab") as log:
             return subprocess.Popen(
-                ending_with_us(*part.command, death_signal=part.death_signal, account=str(part.account or "")),
-                cwd=part.folder,
-                env={**os.environ, **part.environment},
+                dies_with_parent(
+                    *service.command, death_signal=service.death_signal, account=str(service.account or "")
+                ),
+                cwd=service.folder,
+                env={**os.environ, **service.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -177,14 +179,14 @@ class Supervisor:
         if running.process.poll() is not None:
             return False
         if running.probe is None:
-            running.probe = _Probe(running.part.ready)
+            running.probe = _Probe(running.service.ready)
         if not running.probe.is_answered(within=0.05):
             running.trouble = "whether it is ready is not answered"
             return False
         words, running.trouble, running.probe = running.probe.words, running.probe.trouble, None
         if words is not None:
             running.is_ready = True
-            self.say(f"{running.part.name:<12} ready  {words}")
+            self.say(f"{running.service.name:<12} ready  {words}")
         return running.is_ready
 
     def _record(self) -> None:
@@ -199,7 +201,7 @@ def _kill_group(pid: int) -> None:
         return
 
 
-def _exit_words(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 

@@ -35,7 +35,7 @@ def save_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID, fence: i
     return True
 
 
-def newest_sound_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID) -> bytes | None:
+def newest_valid_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID) -> bytes | None:
     """The state to go on from; a damaged or missing object gives way to the one before.
 
     Raises StorageUnavailable: a store that is away says nothing about its objects.

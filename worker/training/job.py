@@ -34,9 +34,9 @@ from opad_core import (
     report_card,
     train,
 )
-from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
+from worker.training.checkpoints import newest_valid_checkpoint, save_checkpoint
 from worker.training.lease import Lease
-from worker.training.patience import patiently
+from worker.training.storage_retry import retry_storage
 
 log = structlog.get_logger()
 
@@ -57,7 +57,7 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainingResult:
     bundle: bytes
     exports: list[Exported]
     report: dict[str, object] | None
@@ -69,7 +69,7 @@ class BadImageError(OpadError):
 
 def train_job(
     claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
-) -> Learned:
+) -> TrainingResult:
     """The concept's bundle and its exports. Raises what `opad_core.train` and the storage raise.
 
     Before TrainingStopped leaves, the state it was stopped in has been committed.
@@ -97,12 +97,13 @@ def train_job(
     )
     patience = settings.storage_retry_seconds
     references = [
-        _picture(
-            reference, patiently(partial(storage.get, reference.key, reference.sha256), lease, stop, seconds=patience)
+        _read_image(
+            reference,
+            retry_storage(partial(storage.get, reference.key, reference.sha256), lease, stop, seconds=patience),
         )
         for reference in job.concept.references
     ]
-    watcher = _Watcher(claim, settings, sessions, storage, lease)
+    reporter = _ProgressReporter(claim, settings, sessions, storage, lease)
 
     def learn(resume: bytes | None) -> bytes:
         return train(
@@ -111,22 +112,22 @@ def train_job(
             job.concept.class_noun,
             config,
             seed=job.seed,
-            report=watcher.report,
+            report=reporter.report,
             should_stop=lambda: stop() or lease.cancel_wished,
             resume=resume,
         )
 
     try:
         try:
-            newest = partial(newest_sound_checkpoint, storage, sessions, claim.job_id)
-            bundle = learn(patiently(newest, lease, stop, seconds=patience))
+            newest = partial(newest_valid_checkpoint, storage, sessions, claim.job_id)
+            bundle = learn(retry_storage(newest, lease, stop, seconds=patience))
         except OtherTrainingError as error:  # the base or its preset was replaced between two attempts
             log.warning("checkpoint.foreign", error=str(error))
             bundle = learn(None)
     except TrainingStopped as stopped:
-        watcher.save_last(stopped.state)
+        reporter.save_last(stopped.state)
         raise
-    return Learned(bundle, _exports(bundle, base), _report(bundle, base, references))
+    return TrainingResult(bundle, _exports(bundle, base), _report(bundle, base, references))
 
 
 def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> dict[str, object] | None:
@@ -138,7 +139,7 @@ def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> dict[st
         return None
 
 
-def _picture(reference: Reference, data: bytes) -> Image.Image:
+def _read_image(reference: Reference, data: bytes) -> Image.Image:
     """Its bytes are those that were stored; what a reader cannot read now was bad when it came."""
     try:
         picture = Image.open(io.BytesIO(data))
@@ -161,7 +162,7 @@ def _exports(bundle: bytes, base: Base) -> list[Exported]:
     ]
 
 
-class _Watcher:
+class _ProgressReporter:
     """Turns the method's reports into news for the row, previews in the store, and a checkpoint now and then."""
 
     def __init__(self, claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease) -> None:
@@ -179,7 +180,7 @@ class _Watcher:
             self._stage = progress.stage
         if progress.preview is not None:
             self._show(progress.preview)
-        self._lease.tell(
+        self._lease.report(
             JobProgress(
                 stage=progress.stage,
                 step=progress.step,

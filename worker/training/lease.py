@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 EXIT_LEASE_LOST = 3
 
-NEWS_SECONDS = 1.0
+PROGRESS_SECONDS = 1.0
 """Progress is told this often at most; without news a heartbeat is sent every `heartbeat_seconds`."""
 
 STALL_SECONDS = 120.0
@@ -40,7 +40,7 @@ class Lease(Background):
         self._settings, self._sessions = settings, sessions
         self._job_id, self._fence = job_id, fence
         self._progress: jobs.JobProgress | None = None
-        self._told: jobs.JobProgress | None = None
+        self._reported: jobs.JobProgress | None = None
         self._renewed_at = 0.0
         self._stalled_after: float | None = None
         self.cancel_wished = False
@@ -55,10 +55,10 @@ class Lease(Background):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, traceback)
-        if self._progress is not self._told:
+        if self._progress is not self._reported:
             self._renew()  # the last iteration's news, its preview among them, would come too late for the thread
 
-    def tell(self, progress: jobs.JobProgress, *, seconds_per_step: float) -> None:
+    def report(self, progress: jobs.JobProgress, *, seconds_per_step: float) -> None:
         self._progress = progress
         self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)
 
@@ -73,9 +73,9 @@ class Lease(Background):
         faulthandler.cancel_dump_traceback_later()
 
     def _keep(self) -> None:
-        while not self._ended.wait(min(NEWS_SECONDS, self._settings.heartbeat_seconds)):
+        while not self._ended.wait(min(PROGRESS_SECONDS, self._settings.heartbeat_seconds)):
             due = time.monotonic() - self._renewed_at >= self._settings.heartbeat_seconds
-            if due or self._progress is not self._told:
+            if due or self._progress is not self._reported:
                 self._renew()
 
     def _renew(self) -> None:
@@ -94,7 +94,7 @@ class Lease(Background):
             log.error("lease.lost", job_id=str(self._job_id), fence=self._fence)
             os._exit(EXIT_LEASE_LOST)
         self.cancel_wished = cancel_wished
-        self._renewed_at, self._told = asked_at, progress
+        self._renewed_at, self._reported = asked_at, progress
         self._watch(asked_at)
 
     def _watch(self, renewed_at: float) -> None:

@@ -36,9 +36,9 @@ from api.domain.storage import (
 )
 from opad_core import DivergedError, OpadError, TrainingStopped, read_bundle
 from worker.retries import log_retry
-from worker.training.job import BadImageError, Claim, Exported, Learned, train_job
+from worker.training.job import BadImageError, Claim, Exported, TrainingResult, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
-from worker.training.patience import patiently
+from worker.training.storage_retry import retry_storage
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ ATTEMPTS_AFTER_OOM = 2
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     event: str
     """Named in the log once `change` has won."""
     change: Select[Any]
@@ -73,7 +73,7 @@ def run(claim: Claim, settings: Settings, stop: Callable[[], bool]) -> int:
     failpoints.reach("job.ending")
     won = _report(sessions, ending.change)
     if not won and ending.event == "job.succeeded":  # a cancel wish came before the result
-        ending = Ending("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
+        ending = Outcome("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
         won = _report(sessions, ending.change)
     lease.release()
     if not won:
@@ -88,20 +88,20 @@ def run(claim: Claim, settings: Settings, stop: Callable[[], bool]) -> int:
 
 def _train(
     claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
-) -> Ending:
+) -> Outcome:
     """How the training ended, as the change that is to say so. The one place of the process that catches all."""
     try:
         learned = train_job(claim, settings, sessions, storage, lease, stop)
         store = partial(_store_result, claim, storage, learned)
-        return patiently(store, lease, stop, seconds=settings.storage_retry_seconds)
+        return retry_storage(store, lease, stop, seconds=settings.storage_retry_seconds)
     except TrainingStopped:
         if lease.cancel_wished:
-            return Ending("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
-        return Ending("job.requeued", jobs.requeue(claim.job_id, claim.fence))
+            return Outcome("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
+        return Outcome("job.requeued", jobs.requeue(claim.job_id, claim.fence))
     except StorageUnavailable as error:
         if stop():
-            return Ending("job.requeued", jobs.requeue(claim.job_id, claim.fence))
-        return _another_attempt(claim, settings, "storage", error)
+            return Outcome("job.requeued", jobs.requeue(claim.job_id, claim.fence))
+        return _lose_attempt(claim, settings, "storage", error)
     except (ObjectMissing, ObjectDamaged) as error:
         return _failed(claim, "storage", error)
     except DivergedError as error:
@@ -111,15 +111,15 @@ def _train(
     except OpadError as error:
         return _failed(claim, "invalid", error)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return _another_attempt(claim, settings, "oom", error, at_most=ATTEMPTS_AFTER_OOM)
+        return _lose_attempt(claim, settings, "oom", error, at_most=ATTEMPTS_AFTER_OOM)
     except OperationalError as error:
-        return _another_attempt(claim, settings, "lost_worker", error)
+        return _lose_attempt(claim, settings, "lost_worker", error)
     except Exception as error:
         log.exception("trainer.broke")
         return _failed(claim, "internal", error)
 
 
-def _store_result(claim: Claim, storage: Storage, learned: Learned) -> Ending:
+def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Outcome:
     """Each file is written under its hash, read back and verified before a row may name it."""
     failpoints.reach("bundle.made")
     sha256 = hashlib.sha256(learned.bundle).hexdigest()
@@ -137,7 +137,7 @@ def _store_result(claim: Claim, storage: Storage, learned: Learned) -> Ending:
         exports=exports,
         report=learned.report,
     )
-    return Ending("job.succeeded", finish)
+    return Outcome("job.succeeded", finish)
 
 
 def _store_export(storage: Storage, exported: Exported) -> jobs.StoredExport:
@@ -148,14 +148,14 @@ def _store_export(storage: Storage, exported: Exported) -> jobs.StoredExport:
     return jobs.StoredExport(exported.layout, key, sha256, len(exported.data), exported.relative_error)
 
 
-def _failed(claim: Claim, code: str, error: BaseException) -> Ending:
+def _failed(claim: Claim, code: str, error: BaseException) -> Outcome:
     detail = str(error) if isinstance(error, OpadError) else f"{type(error).__name__}: {error}"
-    return Ending("job.failed", jobs.fail(claim.job_id, claim.fence, code=code, detail=detail))
+    return Outcome("job.failed", jobs.fail(claim.job_id, claim.fence, code=code, detail=detail))
 
 
-def _another_attempt(
+def _lose_attempt(
     claim: Claim, settings: Settings, cause: str, error: BaseException, *, at_most: int | None = None
-) -> Ending:
+) -> Outcome:
     log.warning("job.attempt_lost", cause=cause, error=str(error))
     change = jobs.lose_attempt(
         claim.job_id,
@@ -165,7 +165,7 @@ def _another_attempt(
         lease_seconds=settings.lease_seconds,
         max_attempts=min(settings.max_attempts, at_most or settings.max_attempts),
     )
-    return Ending("job.given_back", change)
+    return Outcome("job.given_back", change)
 
 
 def _report(sessions: Sessions, change: Select[Any]) -> bool:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
-from worker.inference.bundles import Bundles, size_in_memory
+from worker.inference.bundles import BundleCache, size_in_memory
 
 
 class CountingStorage(Storage):
@@ -25,7 +25,7 @@ def storage(settings):
 
 def test_requests_for_one_bundle_share_one_fetch(storage, stored, tmp_path):
     async def ask():
-        bundles = Bundles(storage, tmp_path / "cache")
+        bundles = BundleCache(storage, tmp_path / "cache")
         found = await asyncio.gather(*(bundles.get(stored[0].key, stored[0].sha256) for _ in range(5)))
         return found, await bundles.get(stored[0].key, stored[0].sha256)
 
@@ -37,15 +37,15 @@ def test_requests_for_one_bundle_share_one_fetch(storage, stored, tmp_path):
 
 def test_a_bundle_on_disk_is_not_fetched_again(storage, stored, tmp_path):
     for _ in range(2):
-        asyncio.run(Bundles(storage, tmp_path).get(stored[0].key, stored[0].sha256))
+        asyncio.run(BundleCache(storage, tmp_path).get(stored[0].key, stored[0].sha256))
     assert storage.fetched == [stored[0].key]
 
 
 def test_a_damaged_file_on_disk_is_fetched_again(storage, stored, tmp_path):
-    asyncio.run(Bundles(storage, tmp_path).get(stored[0].key, stored[0].sha256))
+    asyncio.run(BundleCache(storage, tmp_path).get(stored[0].key, stored[0].sha256))
     file = tmp_path / f"{stored[0].sha256}.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    bundle, _ = asyncio.run(Bundles(storage, tmp_path).get(stored[0].key, stored[0].sha256))
+    bundle, _ = asyncio.run(BundleCache(storage, tmp_path).get(stored[0].key, stored[0].sha256))
     assert bundle.id == stored[0].sha256
     assert file.read_bytes() == stored[0].data
     assert storage.fetched == 2 * [stored[0].key]
@@ -53,9 +53,9 @@ def test_a_damaged_file_on_disk_is_fetched_again(storage, stored, tmp_path):
 
 def test_a_bundle_that_is_gone_or_another_is_not_kept(storage, stored, tmp_path):
     with pytest.raises(ObjectMissing):
-        asyncio.run(Bundles(storage, tmp_path).get("bundles/none.safetensors", "0" * 64))
+        asyncio.run(BundleCache(storage, tmp_path).get("bundles/none.safetensors", "0" * 64))
     with pytest.raises(ObjectDamaged):
-        asyncio.run(Bundles(storage, tmp_path).get(stored[0].key, stored[1].sha256))
+        asyncio.run(BundleCache(storage, tmp_path).get(stored[0].key, stored[1].sha256))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -63,7 +63,7 @@ def test_the_least_recently_used_bundle_leaves_memory_first(storage, stored, tmp
     monkeypatch.setattr("worker.inference.bundles.MEMORY_BYTES", size_in_memory(stored[0].bundle))
 
     async def ask():
-        bundles = Bundles(storage, tmp_path)
+        bundles = BundleCache(storage, tmp_path)
         return [(await bundles.get(one.key, one.sha256))[1] for one in (stored[0], stored[0], stored[1], stored[0])]
 
     assert asyncio.run(ask()) == [False, True, False, False]

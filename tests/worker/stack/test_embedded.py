@@ -133,7 +133,7 @@ def test_every_server_comes_back_after_kill_9(folder):
         before = supervisor.pids()
         for pid in before.values():
             os.kill(pid, signal.SIGKILL)
-        supervisor.tend_until_stopped()
+        supervisor.run_until_stopped()
         assert supervisor.pids().keys() == {"postgresql", "valkey", "s3-master", "s3-volume", "s3-filer", "s3"}
         assert not before.items() & supervisor.pids().items()
         with psycopg.connect(settings.database_url):

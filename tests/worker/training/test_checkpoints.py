@@ -6,7 +6,7 @@ from sqlalchemy import update
 from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
 from api.domain.tables import Checkpoint, Job, JobState
 from tests.job_life import checkpoints_of
-from worker.training.checkpoints import newest_sound_checkpoint, save_checkpoint
+from worker.training.checkpoints import newest_valid_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -24,10 +24,10 @@ def save(storage, sessions, job_id, step, *, fence=1):
 
 
 def test_the_newest_checkpoint_is_resumed(storage, sessions, job_id):
-    assert newest_sound_checkpoint(storage, sessions, job_id) is None
+    assert newest_valid_checkpoint(storage, sessions, job_id) is None
     assert save(storage, sessions, job_id, 1)
     assert save(storage, sessions, job_id, 2)
-    assert newest_sound_checkpoint(storage, sessions, job_id) == b"state 2"
+    assert newest_valid_checkpoint(storage, sessions, job_id) == b"state 2"
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(storage, sessions, job_id):
@@ -36,14 +36,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(storage, sessions, job
     with sessions.begin() as db:
         wrong = hashlib.sha256(b"what was written").hexdigest()
         db.execute(update(Checkpoint).where(Checkpoint.step == 2).values(sha256=wrong))
-    assert newest_sound_checkpoint(storage, sessions, job_id) == b"state 1"
+    assert newest_valid_checkpoint(storage, sessions, job_id) == b"state 1"
 
 
 def test_an_object_whose_row_was_never_written_does_not_count(storage, sessions, job_id):
     """Killed between the two."""
     save(storage, sessions, job_id, 1)
     storage.put_once(f"jobs/{job_id}/f1/step2.safetensors", b"state 2", hashlib.sha256(b"state 2").hexdigest())
-    assert newest_sound_checkpoint(storage, sessions, job_id) == b"state 1"
+    assert newest_valid_checkpoint(storage, sessions, job_id) == b"state 1"
 
 
 def test_superseded_objects_are_deleted(storage, sessions, job_id):
@@ -58,7 +58,7 @@ def test_a_zombie_s_checkpoint_does_not_count(storage, sessions, job_id):
     with sessions.begin() as db:
         db.execute(update(Job).values(fence=2))
     assert not save(storage, sessions, job_id, 9, fence=1)
-    assert newest_sound_checkpoint(storage, sessions, job_id) is None
+    assert newest_valid_checkpoint(storage, sessions, job_id) is None
 
 
 def test_a_store_that_is_away_costs_a_checkpoint_but_stops_a_resume(settings, sessions, storage, job_id):
@@ -66,4 +66,4 @@ def test_a_store_that_is_away_costs_a_checkpoint_but_stops_a_resume(settings, se
     assert not save(away, sessions, job_id, 1)
     save(storage, sessions, job_id, 2)
     with pytest.raises(StorageUnavailable):
-        newest_sound_checkpoint(away, sessions, job_id)
+        newest_valid_checkpoint(away, sessions, job_id)

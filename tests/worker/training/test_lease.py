@@ -22,7 +22,7 @@ from worker.training import lease
 lease.STALL_SECONDS = float(sys.argv[2])
 settings = Settings()
 with lease.Lease(settings, make_sessions(settings), UUID(sys.argv[1]), 1) as held:
-    held.tell(JobProgress("distillation", 5, 10, 1.0, {}, None), seconds_per_step=0.0)
+    held.report(JobProgress("distillation", 5, 10, 1.0, {}, None), seconds_per_step=0.0)
     print("held", flush=True)
     while not held.cancel_wished:
         time.sleep(0.05)

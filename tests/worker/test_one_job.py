@@ -12,18 +12,18 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_it_ends_with_its_job_and_leaves_the_next_to_another(quick, sessions, queue_training, start_process):
     first, second = queue_training(iterations=2), queue_training(iterations=2)
-    assert start_process(quick, "worker.once").wait(timeout=300) == 0
+    assert start_process(quick, "worker.one_job").wait(timeout=300) == 0
     assert read_job(sessions, first).state is JobState.succeeded
     assert read_job(sessions, second).state is JobState.queued
 
 
 def test_it_ends_at_once_where_nothing_waits(quick, start_process):
-    assert start_process(quick, "worker.once").wait(timeout=60) == 0
+    assert start_process(quick, "worker.one_job").wait(timeout=60) == 0
 
 
 def test_asked_to_stop_it_saves_the_training_and_gives_the_job_back(quick, sessions, queue_training, start_process):
     job_id = queue_training(iterations=10_000)
-    pod = start_process(quick, "worker.once")
+    pod = start_process(quick, "worker.one_job")
     wait_until(lambda: read_job(sessions, job_id).step > 0, seconds=240, what="an iteration")
     pod.send_signal(signal.SIGTERM)
     assert pod.wait(timeout=60) == 0

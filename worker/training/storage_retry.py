@@ -12,7 +12,7 @@ from worker.training.lease import Lease
 _T = TypeVar("_T")
 
 
-def patiently(ask: Callable[[], _T], lease: Lease, stop: Callable[[], bool], *, seconds: float) -> _T:
+def retry_storage(ask: Callable[[], _T], lease: Lease, stop: Callable[[], bool], *, seconds: float) -> _T:
     """Return what `ask` returns; call it again, with growing pauses, while the store is away.
 
     The lease stays alive meanwhile. Raises StorageUnavailable after `seconds`, because another host may reach the

@@ -1,4 +1,4 @@
-"""One training and no more, for schedulers that start a pod for each waiting job: `python -m worker.once`.
+"""One training and no more, for schedulers that start a pod for each waiting job: `python -m worker.one_job`.
 
 Ends with 0 also when there was nothing to take, or another took it: the database knows what is left to do, and the
 scheduler looks there. SIGTERM: the trainer commits a checkpoint and gives its job back.
