@@ -1,4 +1,4 @@
-"""Real servers for the whole session, a fresh migrated database and an empty bucket for each test that asks."""
+"""Real servers for the whole session. Each test that needs them gets a new migrated database and an empty bucket."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def _no_settings_from_outside() -> None:
 
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
-    """A folder that PostgreSQL's account may pass through when the tests run as root, unlike pytest's own."""
+    """A folder that PostgreSQL's account can enter if the tests run as root, unlike pytest's folders."""
     folder = Path(tempfile.mkdtemp(prefix="opad-test-", dir="/tmp"))
     folder.chmod(0o711)
     yield folder
@@ -42,7 +42,7 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def stack(short_folder: Path) -> Iterator[Settings]:
-    """PostgreSQL, Valkey and SeaweedFS with the database `template`; `tests.mutants` keeps some for many sessions."""
+    """PostgreSQL, Valkey and SeaweedFS with the database `template`. `tests.mutants` shares them between sessions."""
     if _KEPT_SERVERS is not None:
         yield Settings(**json.loads(_KEPT_SERVERS))
         return
@@ -59,16 +59,16 @@ def running_servers(folder: Path) -> Iterator[Settings]:
 
 
 def make_template(settings: Settings) -> None:
-    """Of the database that each test gets: migrated, and nobody connects to it again."""
+    """Create the migrated database that each test gets a copy of. Nothing connects to it afterwards."""
     with psycopg.connect(settings.database_url or "", autocommit=True) as connection:
         connection.execute("CREATE DATABASE template")
     migrate(Settings(database_url=_at_database(settings, "template")).sqlalchemy_url)
-    Storage(settings).ensure_bucket()  # the server makes it some moments after it answers
+    Storage(settings).ensure_bucket()  # the server creates it some moments after it answers
 
 
 @pytest.fixture
 def settings(stack: Settings, tmp_path: Path) -> Iterator[Settings]:
-    """Settings of a service whose database and bucket hold nothing yet; `home` is the test's own folder."""
+    """Settings with an empty database, an empty bucket, and the test's own folder as `home`."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(stack.database_url or "", autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template").format(sql.Identifier(name)))

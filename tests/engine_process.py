@@ -1,4 +1,4 @@
-"""An engine as `opad up` starts it: its own process on a socket."""
+"""An engine in its own process on a socket, as `opad up` starts it."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from worker.stack.embedded import environment
 
 @contextmanager
 def engine_process(settings: Settings, address: Path) -> Iterator[subprocess.Popen[str]]:
-    """Once it has started; killed in the end unless it has ended."""
+    """Start an engine and yield its process when it is ready. Kills it at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "worker.inference", "--bind", f"unix:{address}"],
         cwd=Path(__file__).parents[1],

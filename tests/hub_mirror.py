@@ -1,4 +1,4 @@
-"""A mirror of the repositories of sd-turbo: their names, files and names of tensors, tiny and random."""
+"""A mirror of the repositories of sd-turbo with the same files and tensor names, but tiny random networks."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 def write_mirror(folder: Path) -> Path:
-    """`folder/<owner>/<name>/...` for every repository of the recipe "sd-turbo"; pictures have 128 pixels."""
+    """Write `folder/<owner>/<name>/...` for every repository of the recipe "sd-turbo", for images of 128 pixels."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         _write_stable_diffusion(folder / SD_2_1.name)
@@ -69,7 +69,7 @@ def _write_stable_diffusion(folder: Path) -> None:
     )
     encoder = text_encoder(layers=2, vocabulary=len(tokenizer))
     encoder.save_pretrained(folder / "text_encoder")
-    # As transformers 4 named them, and with the table of positions that it kept beside the weights.
+    # the names of transformers 4, and the table of positions that it stored with the weights
     tensors = {f"text_model.{name}": x.contiguous() for name, x in encoder.state_dict().items()}
     tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file(tensors, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})

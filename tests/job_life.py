@@ -1,4 +1,4 @@
-"""Jobs in a real database and the processes that train them; shared by the tests of the domain, worker and faults."""
+"""Jobs in a real database and the processes that train them, for the tests of the domain, the worker and faults."""
 
 import hashlib
 import io
@@ -48,7 +48,7 @@ def make_job(sessions: Sessions) -> Callable[..., UUID]:
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.random_base import write_random_base  # torch: seconds, which the tests of the api need not spend
+    from tests.random_base import write_random_base  # imports torch, seconds that the tests of the api do not need
 
     return write_random_base(tmp_path_factory.mktemp("base"))
 
@@ -57,7 +57,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(settings: Settings, base_folder: Path) -> Settings:
     """Settings of the fault tests: a base that trains in seconds, and short intervals.
 
-    With a lease of 3 s a machine with four times more work than cores was seen to starve a sound heartbeat.
+    With a lease of 3 s, a machine with four times more work than cores delayed a heartbeat for too long.
     """
     intervals = {
         "lease_seconds": 12.0,
@@ -96,7 +96,7 @@ def notifications(settings: Settings) -> Iterator[Callable[..., int]]:
 
 @pytest.fixture
 def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """`start_process(settings, "worker.host")`; killed after the test, and what it wrote is shown if that failed."""
+    """`start_process(settings, "worker.host")` starts a program and kills it after the test. Prints its output."""
     started: list[subprocess.Popen[bytes]] = []
     log = tmp_path / "processes.log"
 
@@ -154,7 +154,7 @@ def checkpoints_of(sessions: Sessions, job_id: UUID) -> list[Checkpoint]:
 
 
 def wait_until(look: Callable[[], _T | None], *, seconds: float, what: str) -> _T:
-    """Look, twenty times a second, until there is something to see; fail after the deadline."""
+    """Call `look` twenty times per second until it returns something, and return that. Fail after the deadline."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         seen = look()
@@ -173,16 +173,16 @@ def wait_for_end(sessions: Sessions, job_id: UUID, *, seconds: float = 240) -> J
 
 
 def reference_images() -> list[Image.Image]:
-    """Of every job that `queue_training` makes."""
-    drawn = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
-    return [Image.fromarray(small).resize((80, 80), Image.Resampling.BICUBIC) for small in drawn]
+    """Return the references of every job that `queue_training` makes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    return [Image.fromarray(small).resize((80, 80), Image.Resampling.BICUBIC) for small in pixels]
 
 
 def _store_references(storage: Storage) -> list[Reference]:
     references = []
-    for position, picture in enumerate(reference_images()):
+    for position, image in enumerate(reference_images()):
         png = io.BytesIO()
-        picture.save(png, "PNG")
+        image.save(png, "PNG")
         sha256 = hashlib.sha256(png.getvalue()).hexdigest()
         storage.put_once(reference_key(sha256), png.getvalue(), sha256)
         references.append(Reference(position=position, key=reference_key(sha256), sha256=sha256, width=80, height=80))

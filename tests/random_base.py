@@ -1,4 +1,4 @@
-"""A base with random weights: the real architectures, nothing learned, written in a second."""
+"""A base with the real architectures and random weights, written in a second."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ SHORT = {
     "swd_levels": 2,
     "swd_projections": 8,
 }
-"""Settings with which a training of this base takes a few seconds."""
+"""Settings that make a training of this base take a few seconds."""
 OURS = {
     "augmentation_cache": 8,
     "collaboration": "gated",
@@ -35,7 +35,7 @@ OURS = {
     "scene_share": 0.5,
     "swd_unit_range": True,
 }
-"""What the method can do beyond the published setting, all at once."""
+"""All additions to the published setting at once."""
 
 
 def write_random_base(folder: Path, *, seed: int = 0) -> Path:

@@ -1,4 +1,4 @@
-"""Work that goes on beside a block of code."""
+"""A thread that runs for the length of a `with` block."""
 
 import threading
 from types import TracebackType
@@ -6,10 +6,10 @@ from typing import Self
 
 
 class Background:
-    """`with` runs `_keep` in a thread of its own; at the block's end `_ended` tells it to come to its end."""
+    """Runs `_keep` in a thread until the `with` block ends, which sets `_ended`."""
 
     _patience: float | None = None
-    """Seconds that the block's end waits for it; None: as long as it takes."""
+    """Seconds to wait for the thread at the end of the block; None is no limit."""
 
     def __init__(self, name: str) -> None:
         self._ended = threading.Event()

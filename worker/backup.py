@@ -1,8 +1,9 @@
-"""The database and the bucket in one file, and back into an empty stack. Any PostgreSQL and any S3 server will do.
+"""Copy the database and the bucket to one file, and restore them into an empty service.
 
-A tar archive: `backup.json` (the revision of the tables), `tables/<name>` as PostgreSQL's COPY writes them, out of one
-snapshot; then `objects/<key>`; last `hashes.json`, without which a file is half a backup. Objects are read after the
-rows: keys are written once, so whatever a row of the snapshot names is there, unless it was erased since.
+The file is a tar archive. `backup.json` holds the revision of the tables. `tables/<name>` holds the output of
+PostgreSQL's COPY; all tables come from one snapshot. `objects/<key>` follows. `hashes.json` is last; an archive without
+it is incomplete. Objects are read after the rows. Keys are written once, so every object that the snapshot names is
+there, unless it was erased in between.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from migrations.run import migrate
 FORMAT = 1
 _REVISION = "alembic_version"
 _HASH = "OPAD.sha256"
-"""In the header of each member, so that a damaged object is never stored: its key could not be written again."""
+"""Header of each member. A damaged object must never be stored, because its key could not be written again."""
 _CHUNK = 1 << 20
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -41,7 +42,10 @@ class Contents:
 
 
 def write_backup(settings: Settings, file: IO[bytes]) -> Contents:
-    """While the service runs or not. `file` need not be seekable. Raises StorageUnavailable, psycopg's errors."""
+    """Write a backup to `file`, which need not be seekable. The service may be running.
+
+    Raises Invalid for a database without tables, StorageUnavailable, and psycopg's errors.
+    """
     storage, hashes, rows = Storage(settings), dict[str, str](), 0
     with tarfile.open(fileobj=file, mode="w|") as archive, _connection(settings) as connection:
 
@@ -75,7 +79,7 @@ def write_backup(settings: Settings, file: IO[bytes]) -> Contents:
         for key in (entry.key for entry in storage.entries("")):
             try:
                 add_bytes(f"objects/{key}", storage.read(key))
-            except ObjectMissing:  # erased, or a checkpoint that is no longer kept
+            except ObjectMissing:  # erased since, or a superseded checkpoint
                 continue
             objects += 1
         add_bytes("hashes.json", json.dumps(hashes).encode())
@@ -83,15 +87,15 @@ def write_backup(settings: Settings, file: IO[bytes]) -> Contents:
 
 
 def restore_backup(settings: Settings, file: IO[bytes]) -> Contents:
-    """Into a database without tables; the rows count once the whole file was read and found as it was written.
+    """Restore a backup into an empty database. The rows are committed after the whole file was read and verified.
 
-    Raises Conflict when the database is not empty, Invalid for a file that is no backup, or half of one, or damaged.
+    Raises Conflict if the database is not empty, and Invalid if the file is not a backup, is incomplete or is damaged.
     """
     storage, found, rows, objects = Storage(settings), dict[str, str](), 0, 0
     with _reading(file) as members, _connection(settings) as connection:
         name, content = next(members, ("", b""))
         if name != "backup.json" or json.loads(content)["format"] != FORMAT:
-            raise Invalid("the file is no backup of this version", "no_backup")
+            raise Invalid("the file is not a backup of this version", "no_backup")
         found[name] = hashlib.sha256(content).hexdigest()
         revision = json.loads(content)["revision"]
         _require_empty(settings, revision)
@@ -113,7 +117,7 @@ def restore_backup(settings: Settings, file: IO[bytes]) -> Contents:
                 break
             found[name] = hashlib.sha256(content).hexdigest()
         if hashes != found:
-            raise Invalid("the backup is not whole, its end is missing; nothing counts as restored", "half_a_backup")
+            raise Invalid("the end of the backup is missing; nothing was restored", "half_a_backup")
         for table in tables.values():
             connection.execute(sql.SQL("ALTER TABLE {} ENABLE TRIGGER USER").format(sql.Identifier(table.name)))
     migrate(settings.sqlalchemy_url)
@@ -125,7 +129,7 @@ class _Table:
     name: str
     columns: list[str]
     numbered: list[str]
-    """Columns that count by themselves."""
+    """Identity columns."""
 
     @property
     def column_list(self) -> sql.Composable:
@@ -133,7 +137,7 @@ class _Table:
 
 
 def _tables(settings: Settings) -> list[_Table]:
-    """In an order in which no row names one that comes later."""
+    """Return the tables, each after those that its foreign keys refer to."""
     metadata = MetaData()
     metadata.reflect(create_engine(settings.sqlalchemy_url, poolclass=NullPool))
     return [
@@ -150,7 +154,7 @@ def _tables(settings: Settings) -> list[_Table]:
 def _load(connection: Connection, table: _Table, content: bytes) -> int:
     target = sql.Identifier(table.name)
     with connection.cursor() as cursor:
-        cursor.execute(sql.SQL("DELETE FROM {}").format(target))  # what a migration put there
+        cursor.execute(sql.SQL("DELETE FROM {}").format(target))  # rows that a migration inserted
         with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(target, table.column_list)) as copy:
             for start in range(0, len(content), _CHUNK):
                 copy.write(content[start : start + _CHUNK])
@@ -175,7 +179,7 @@ def _reading(file: IO[bytes]) -> Iterator[Iterator[tuple[str, bytes]]]:
             file = archive.extractfile(member)
             content = file.read() if file else b""
             if member.pax_headers.get(_HASH) != hashlib.sha256(content).hexdigest():
-                raise Invalid(f"{member.name} in the backup is damaged; nothing counts as restored", "damaged_backup")
+                raise Invalid(f"{member.name} in the backup is damaged; nothing was restored", "damaged_backup")
             yield member.name, content
 
     try:
@@ -183,26 +187,26 @@ def _reading(file: IO[bytes]) -> Iterator[Iterator[tuple[str, bytes]]]:
             yield members(archive)
     except (tarfile.TarError, EOFError) as error:
         raise Invalid(
-            f"the file cannot be read as a backup, or its end is missing ({error}); nothing counts as restored",
+            f"the file is not a backup, or its end is missing ({error}); nothing was restored",
             "damaged_backup",
         ) from error
 
 
 def _connection(settings: Settings) -> Connection:
-    """One transaction; a table may take longer than the workers' time limits allow."""
+    """Open a connection without the workers' time limits, which a large table would exceed."""
     return psycopg.connect(settings.sqlalchemy_url.replace("postgresql+psycopg://", "postgresql://", 1))
 
 
 def _require_empty(settings: Settings, revision: str) -> None:
-    """No tables, or those of the backup without an owner, as a restore leaves them that did not come to its end."""
+    """Raise Conflict unless the database is empty. Tables without an owner are left by an interrupted restore."""
     with _connection(settings) as connection:
-        there = _revision(connection)
-        if there is None:
+        found = _revision(connection)
+        if found is None:
             return
-        if there != revision or connection.execute("SELECT FROM owner LIMIT 1").fetchone() is not None:
+        if found != revision or connection.execute("SELECT FROM owner LIMIT 1").fetchone() is not None:
             raise Conflict(
-                "the database holds tables of OPAD already; restore into an empty stack (another OPAD_HOME, or "
-                "another database)",
+                "the database already holds tables of OPAD; restore into an empty one (another OPAD_HOME or another "
+                "database)",
                 "not_empty",
             )
 

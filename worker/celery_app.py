@@ -1,9 +1,8 @@
-"""The receiver of notifications on a trainer host: a Celery worker whose one task trains the job it is told of.
+"""The Celery worker of a trainer host. Its only task trains the job that a message names.
 
-The message is acknowledged before the work and may be lost or doubled: the database decides who works, and the poll of
-`worker.host`, which starts this process, finds the jobs of lost notifications. So there are no results, late acks or
-prefetching.
-The pool's one child imports no torch; it waits for the trainer that it executes.
+A message is acknowledged before the work and may be lost or delivered twice: the database decides who trains a job, and
+the poll of `worker.host`, which starts this process, finds jobs whose message was lost. So there are no results, no
+late acknowledgments and no prefetching. The pool's only child imports no torch; it starts the trainer and waits for it.
 """
 
 import ctypes
@@ -55,7 +54,7 @@ def main() -> None:
     parent = os.getpid()
 
     def die_with_worker(**_: Any) -> None:
-        """For the pool's child, which is forked and not executed: it ends with its parent, too."""
+        """End the pool's child with its parent. The child is forked, so `dies_with_parent` does not apply to it."""
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:
@@ -66,9 +65,9 @@ def main() -> None:
 
     signals.setup_logging.connect(leave_logs_alone, weak=False)
     signals.worker_process_init.connect(die_with_worker, weak=False)
-    # Its messages are JSON, so that being root, as in a container, does no harm.
+    # Celery warns when it runs as root, because messages may be pickled. Ours are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # Gossip, mingle and heartbeats serve clusters; without them a worker was seen to reconnect more surely.
+    # Gossip, mingle and heartbeats serve clusters. Without them a worker reconnected more reliably in tests.
     options = ["--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     queues = ",".join(map(notify_queue, settings.trains or get_args(Preset)))
     create_app(settings).worker_main(["--quiet", "worker", f"--queues={queues}", *options])

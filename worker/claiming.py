@@ -1,7 +1,7 @@
-"""Take one job and see it through in a process of its own.
+"""Claim one job and run its trainer in a separate process.
 
-Called by the Celery task for a notification, and by the host's poll. No torch here: the trainer
-is executed, so the device is free again when it exits. The kernel kills it when its parent dies.
+The Celery task and the poll of the trainer host both call this. It imports no torch: the trainer is a process of its
+own, so the device is free when it exits. The kernel kills the trainer when its parent dies.
 """
 
 import signal
@@ -21,13 +21,13 @@ from worker.trainer_log import TrainerLog
 log = structlog.get_logger()
 
 START_UP_SECONDS = 60.0
-"""Lease of a claim until the trainer's first heartbeat: importing torch took 8-11 s on a busy 2-core machine."""
+"""Least lease of a claim, until the first heartbeat. Importing torch took 8-11 s on a busy machine with 2 cores."""
 
 
 def train_next(settings: Settings, sessions: Sessions, *, job_id: UUID | None = None) -> bool:
-    """Train the named job, or the oldest waiting one, to its end; False when there was nothing that this host takes.
+    """Train the named job, or the oldest waiting one, to its end. Return False if there was none for this host.
 
-    Blocks for as long as the training takes. Raises sqlalchemy's OperationalError when the database is away.
+    Blocks while the training runs. Raises sqlalchemy's OperationalError if the database is away.
     """
     with take_slot(settings.home) as slot:
         if slot is None:
@@ -41,18 +41,18 @@ def train_next(settings: Settings, sessions: Sessions, *, job_id: UUID | None = 
         if claimed is None:
             return False
         claimed_id, fence, attempt = claimed
-        told = log.bind(job_id=str(claimed_id), fence=fence, attempt=attempt)
-        told.info("job.claimed", worker=slot.host)
+        job_log = log.bind(job_id=str(claimed_id), fence=fence, attempt=attempt)
+        job_log.info("job.claimed", worker=slot.host)
         failpoints.reach("job.claimed")
         code = _run_trainer(slot, sessions, claimed_id, fence)
-        told.info("trainer.exited", code=code)
+        job_log.info("trainer.exited", code=code)
         if code != 0:
             report_exit(settings, sessions, claimed_id, fence, code)
         return True
 
 
 def _give_back_orphans(settings: Settings, sessions: Sessions, slot: Slot) -> None:
-    """Nobody trains on this host, for we hold its slot: a job that is said to run here lost its trainer."""
+    """Give back the jobs that the database says run here. We hold the slot, so their trainers are gone."""
     with sessions.begin() as db:
         orphans = db.execute(
             jobs.lose_attempts_of(slot.host, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
@@ -68,7 +68,7 @@ def _run_trainer(slot: Slot, sessions: Sessions, job_id: UUID, fence: int) -> in
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         pass_fds=(slot.fd,),
-        start_new_session=True,  # a Ctrl-C at the terminal reaches the host alone, which stops the trainer in order
+        start_new_session=True,  # Ctrl-C reaches only the host, which then stops the trainer with SIGTERM
     )
     assert trainer.stderr is not None
     with TrainerLog(trainer.stderr, sessions, job_id, fence):
@@ -82,8 +82,8 @@ def _run_trainer(slot: Slot, sessions: Sessions, job_id: UUID, fence: int) -> in
 
 
 def report_exit(settings: Settings, sessions: Sessions, job_id: UUID, fence: int, code: int) -> None:
-    """A trainer that ends in order reports by itself and exits with 0; then, and after a lost lease, no row moves."""
-    if code == -signal.SIGTERM:  # asked to stop before it could listen
+    """Record how a trainer ended that could not report it. Changes nothing if the job already has another fence."""
+    if code == -signal.SIGTERM:  # SIGTERM came before its handler was installed
         change, cause = jobs.requeue(job_id, fence), "shutdown"
     else:
         change, cause = (
@@ -105,5 +105,5 @@ def report_exit(settings: Settings, sessions: Sessions, job_id: UUID, fence: int
 
 def _describe_exit(code: int) -> str:
     if code < 0:
-        return f"the trainer was ended by {signal.Signals(-code).name}"
-    return f"the trainer ended with exit code {code}"
+        return f"the trainer was killed by {signal.Signals(-code).name}"
+    return f"the trainer exited with code {code}"

@@ -25,48 +25,59 @@ from worker.stack.launcher import child_environment, run_stack
 
 
 def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="opad", description="OPAD: put your own thing into pictures, as a service.")
+    parser = argparse.ArgumentParser(
+        prog="opad", description="Run and manage OPAD, a service that personalizes one-step image generation."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
 
     up_command = commands.add_parser(
-        "up", help="run the service until Ctrl-C, with servers of its own where none is set"
+        "up", help="run the service until Ctrl-C; starts its own servers where no setting names yours"
     )
-    up_command.add_argument("--host", help="address to listen on (OPAD_HOST, else 127.0.0.1)")
-    up_command.add_argument("--port", type=int, help="port to listen on, 0 for any (OPAD_PORT, else 8000)")
+    up_command.add_argument("--host", help="address to listen on (default: OPAD_HOST or 127.0.0.1)")
+    up_command.add_argument(
+        "--port", type=int, help="port to listen on, 0 for any free one (default: OPAD_PORT or 8000)"
+    )
     up_command.set_defaults(run=up)
 
-    commands.add_parser("migrate", help="bring the database to the newest revision").set_defaults(run=migrate_database)
+    commands.add_parser("migrate", help="bring the tables to the newest revision").set_defaults(run=migrate_database)
 
-    key_commands = commands.add_parser("key", help="API keys").add_subparsers(required=True, metavar="action")
-    create_command = key_commands.add_parser("create", help="make a key and show it once")
-    create_command.add_argument("--scopes", default="train,generate,read", help=f"of {', '.join(keys.SCOPES)}")
+    key_commands = commands.add_parser("key", help="manage API keys").add_subparsers(required=True, metavar="action")
+    create_command = key_commands.add_parser("create", help="make a key and print it once")
     create_command.add_argument(
-        "--owner", default=keys.ADMIN_OWNER, help="whose key; made if new (default %(default)s)"
+        "--scopes", default="train,generate,read", help=f"some of {', '.join(keys.SCOPES)} (default %(default)s)"
     )
-    create_command.add_argument("--label", default="made by opad key create", help="what lists of keys call it")
+    create_command.add_argument(
+        "--owner", default=keys.ADMIN_OWNER, help="owner of the key, created if new (default %(default)s)"
+    )
+    create_command.add_argument(
+        "--label", default="made by opad key create", help="name of the key in lists (default: %(default)s)"
+    )
     create_command.set_defaults(run=create_key)
 
-    audit_commands = commands.add_parser("audit", help="the log of who did what").add_subparsers(
-        required=True, metavar="action"
-    )
-    verify_command = audit_commands.add_parser("verify", help="check its chain and name the first broken row")
+    audit_commands = commands.add_parser("audit", help="the audit log").add_subparsers(required=True, metavar="action")
+    verify_command = audit_commands.add_parser("verify", help="check the chain of hashes and name the first broken row")
     verify_command.add_argument(
-        "--contains", metavar="NUMBER:HASH", type=audit.parse_mark, help="as an earlier verify told; finds a cut end"
+        "--contains",
+        metavar="NUMBER:HASH",
+        type=audit.parse_mark,
+        help="row that an earlier verify printed; detects removed rows",
     )
     verify_command.set_defaults(run=verify_audit)
 
-    for name, what in (("backup", "write database and files to"), ("restore", "fill an empty stack from")):
+    for name, what in (("backup", "write database and files to"), ("restore", "fill an empty service from")):
         command = commands.add_parser(name, help=f"{what} one file")
-        command.add_argument("file", type=Path, help="- is standard output or input")
+        command.add_argument("file", type=Path, help="path of the file; - is standard output or input")
         command.set_defaults(run=back_up if name == "backup" else restore)
 
-    retention_command = commands.add_parser("retention", help="what is kept no longer, as the settings say")
+    retention_command = commands.add_parser("retention", help="remove what the settings keep no longer")
     mode = retention_command.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--preview", action="store_true", help="tell what the next sweep would remove")
+    mode.add_argument("--preview", action="store_true", help="print what the next sweep would remove")
     mode.add_argument("--sweep", action="store_true", help="remove it now instead of tonight")
     retention_command.set_defaults(run=run_retention)
 
-    commands.add_parser("doctor", help="check each part and say what to do").set_defaults(run=run_doctor)
+    commands.add_parser("doctor", help="check each part of the service and say how to repair it").set_defaults(
+        run=run_doctor
+    )
 
     return parser
 
@@ -89,7 +100,7 @@ def up(arguments: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    os.environ.update(child_environment())  # of this process too, which speaks to the object store by HTTP
+    os.environ.update(child_environment())  # this process talks to the object store by HTTP too
     run_stack(Settings(**given), say=lambda line: print(line, flush=True), should_stop=stop.is_set)
     return 0
 
@@ -120,12 +131,12 @@ def verify_audit(arguments: argparse.Namespace) -> int:
 
 
 def back_up(arguments: argparse.Namespace) -> int:
-    """The file appears when it is whole, readable for its owner alone: it holds photos and webhooks' secrets."""
+    """Write a backup. Only its owner can read the file, which holds photos and secrets; it appears when complete."""
     with _servers_in_use() as settings:
         if arguments.file == Path("-"):
             held = write_backup(settings, sys.stdout.buffer)
         elif arguments.file.exists():
-            raise LocalError(f"{arguments.file} is there already; name another file")
+            raise LocalError(f"{arguments.file} already exists; name another file")
         else:
             partial = arguments.file.with_name(arguments.file.name + ".partial")
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -170,13 +181,13 @@ def run_retention(arguments: argparse.Namespace) -> int:
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    from worker import doctor  # imports torch: 400 MB that the launcher need not carry
+    from worker import doctor  # imports torch, 400 MB that the launcher does not need
 
     return doctor.run_checks(_settings_of_the_running_stack(), say=print)
 
 
 def _settings_of_the_running_stack() -> Settings:
-    """With the addresses of the servers that `opad up` runs for this OPAD_HOME, where none are set."""
+    """Return the settings. Addresses that are not set come from the `opad up` that runs on this OPAD_HOME."""
     for name, value in published_environment(Settings().home).items():
         os.environ.setdefault(name, value)
     return Settings()
@@ -184,7 +195,7 @@ def _settings_of_the_running_stack() -> Settings:
 
 @contextmanager
 def _servers_in_use() -> Iterator[Settings]:
-    """The servers of the running stack or those that are set; where there are none, our own for as long as it takes."""
+    """Yield settings with servers: those that run or are set, else embedded ones for the length of the block."""
     settings = _settings_of_the_running_stack()
     if settings.database_url and settings.s3_endpoint:
         yield settings
@@ -197,7 +208,7 @@ def _servers_in_use() -> Iterator[Settings]:
 def _settings_in_use() -> Settings:
     settings = _settings_of_the_running_stack()
     if settings.database_url is None:
-        raise LocalError(f"no service runs on {settings.home}: start it with `opad up`, or set OPAD_DATABASE_URL")
+        raise LocalError(f"no service runs on {settings.home}; start it with `opad up`, or set OPAD_DATABASE_URL")
     return settings
 
 

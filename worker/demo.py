@@ -1,7 +1,7 @@
-"""The main job, watched from outside: `python -m worker.demo` starts the stack and is a client of its REST service.
+"""A demonstration: `python -m worker.demo` starts the service and uses it through its REST API.
 
-Four photos go in by `POST /concepts`; a bar follows the job; `POST /generate` makes the pictures; `demo/sheet.png`
-and `demo/report.json` tell what came out. Every figure is computed from the pictures that the service answered.
+It uploads photos with `POST /concepts`, shows the job's progress, generates images with `POST /generate`, and writes
+`demo/sheet.png` and `demo/report.json`. Every figure is computed from the images that the service returned.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SHOWN = {"rec", "id", "mse", "swd", "adv_clip"}
 
 
 @dataclass(frozen=True)
-class Pictures:
+class GeneratedImages:
     untouched: list[Image.Image]
     personalised: list[Image.Image]
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = Settings()
         _check_count(settings, folder, len(references))
         if arguments.images:
-            print(f"By handing in {folder} you state: {STATEMENT}")
+            print(f"By uploading {folder} you state: {STATEMENT}")
         scenes = held_out_scenes(load_base(settings.base, device="cpu"), references, class_noun)
         prompts = [scene.format("<concept>") for scene in scenes[:PROMPTS]]
         with local_stack(settings, say=print) as running:
@@ -65,18 +65,18 @@ def main(argv: list[str] | None = None) -> int:
             )
             with client:
                 report = run(client, folder, class_noun, references, prompts, arguments.iterations, arguments.out)
-            print(f"\nAPI documentation: {running.api_url}/docs and dashboard: {running.api_url}/dashboard")
-            print("(while the service runs: `make up`)")
+            print("\n`make up` runs the service:")
+            print(f"API documentation: {running.api_url}/docs and dashboard: {running.api_url}/dashboard")
     except (OpadError, LocalError) as error:
         print(f"opad: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped; `make demo` starts over, and what was learned is kept", file=sys.stderr)
+        print("\nstopped; `make demo` starts again; concepts that were learned are kept", file=sys.stderr)
         return 130
     print(
         f"identity {report['identity_before']:.3f} -> {report['identity_after']:.3f}, "
-        f"learned in {report['train_seconds']:.0f} s, {report['generate_ms_p50']:.0f} ms a picture\n"
-        f"look at {arguments.out / 'sheet.png'}"
+        f"learned in {report['train_seconds']:.0f} s, {report['generate_ms_p50']:.0f} ms per image\n"
+        f"see {arguments.out / 'sheet.png'}"
     )
     return 0
 
@@ -90,21 +90,24 @@ def run(
     iterations: int | None,
     out: Path,
 ) -> dict[str, Any]:
-    """The main job against a running service; writes the sheet, the report and the pictures, returns the report."""
+    """Learn and generate with a running service. Write the sheet, the report and the images; return the report."""
     name = f"{class_noun} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     job = _post_concept(client, folder, name, class_noun, iterations)
     job = _watch(client, job)
     if job["state"] != "succeeded":
-        reason = job["error"]["detail"] if job["error"] else "see the log folder"
+        reason = job["error"]["detail"] if job["error"] else "see the folder of logs"
         raise OpadError(f"the job ended {job['state']}: {reason}")
 
     seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS_PER_PROMPT))
-    drawn = {
-        prompt: Pictures(*(_draw(client, name, prompt, seeds, untouched=untouched) for untouched in (True, False)))
+    generated = {
+        prompt: GeneratedImages(
+            untouched=_generate(client, name, prompt, seeds, untouched=True),
+            personalised=_generate(client, name, prompt, seeds, untouched=False),
+        )
         for prompt in prompts
     }
     identity = {
-        side: identity_score([p for pictures in drawn.values() for p in getattr(pictures, side)], references)
+        side: identity_score([image for images in generated.values() for image in getattr(images, side)], references)
         for side in ("untouched", "personalised")
     }
     milliseconds = [_milliseconds_of_one(client, name, prompts[0], seed) for seed in range(TIMED_CALLS)]
@@ -122,15 +125,15 @@ def run(
     }
 
     out.mkdir(parents=True, exist_ok=True)
-    for i, pictures in enumerate(drawn.values()):
+    for i, images in enumerate(generated.values()):
         for side in ("untouched", "personalised"):
-            for seed, picture in zip(seeds, getattr(pictures, side), strict=True):
-                picture.save(out / f"{side}-{i}-{seed}.png")
+            for seed, image in zip(seeds, getattr(images, side), strict=True):
+                image.save(out / f"{side}-{i}-{seed}.png")
     subtitle = (
         f"identity {report['identity_before']:.2f} before, {report['identity_after']:.2f} after   "
-        f"learned in {report['train_seconds']:.0f} s   one diffusion step, {report['generate_ms_p50']:.0f} ms a picture"
+        f"learned in {report['train_seconds']:.0f} s   one diffusion step, {report['generate_ms_p50']:.0f} ms per image"
     )
-    rows = [Row(prompt, pictures.untouched, pictures.personalised) for prompt, pictures in drawn.items()]
+    rows = [Row(prompt, images.untouched, images.personalised) for prompt, images in generated.items()]
     draw_sheet(f"OPAD: this {class_noun}, anywhere", subtitle, references, rows).save(out / "sheet.png")
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
@@ -143,17 +146,17 @@ def _what_to_learn(images: str, class_noun: str) -> tuple[Path, str]:
     if not class_noun and (folder / "class.txt").is_file():
         class_noun = (folder / "class.txt").read_text().strip()
     if not class_noun:
-        raise OpadError("say what the thing is: make demo IMAGES=folder CLASS=dog")
+        raise OpadError("the class noun is missing: make demo IMAGES=folder CLASS=dog")
     return folder, class_noun
 
 
 def _check_count(settings: Settings, folder: Path, count: int) -> None:
-    """Refuse before anything is started what the service would refuse. Raises OpadError."""
+    """Raise OpadError if the service would refuse this number of photos, before it is started."""
     if settings.min_references <= count <= settings.max_references:
         return
     name = "OPAD_MIN_REFERENCES" if count < settings.min_references else "OPAD_MAX_REFERENCES"
     raise OpadError(
-        f"the service needs {settings.reference_count('reference image')}; {folder} holds {count}; "
+        f"the service needs {settings.reference_count('photo')}; {folder} holds {count}; "
         f"set {name}={count} to allow that"
     )
 
@@ -173,7 +176,7 @@ def _post_concept(
 
 
 def _watch(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
-    """Follow the job to its end with a bar: iterations, the time that is left, losses."""
+    """Show a progress bar with the remaining time and the losses until the job ends; return the job."""
     with tqdm(total=job["total_steps"], desc="queued", bar_format=BAR) as bar:
         while job["state"] in ("queued", "running"):
             job = _checked(client.get(f"/v1/jobs/{job['id']}")).json()
@@ -188,17 +191,17 @@ def _watch(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     return job
 
 
-def _draw(client: httpx.Client, name: str, prompt: str, seeds: list[int], *, untouched: bool) -> list[Image.Image]:
-    asked = {"concept": name, "prompt": prompt, "seed": seeds[0], "count": len(seeds), "untouched": untouched}
-    answer = _checked(client.post("/generate", json=asked, headers={"Accept": "application/json"})).json()
+def _generate(client: httpx.Client, name: str, prompt: str, seeds: list[int], *, untouched: bool) -> list[Image.Image]:
+    body = {"concept": name, "prompt": prompt, "seed": seeds[0], "count": len(seeds), "untouched": untouched}
+    answer = _checked(client.post("/generate", json=body, headers={"Accept": "application/json"})).json()
     return [Image.open(io.BytesIO(base64.b64decode(image["data"]))).convert("RGB") for image in answer["images"]]
 
 
 def _milliseconds_of_one(client: httpx.Client, name: str, prompt: str, seed: int) -> float:
-    """One picture over HTTP, as a client of the service waits for it."""
-    asked = {"concept": name, "prompt": prompt, "seed": seed}
+    """Measure one image over HTTP, as a client waits for it."""
+    body = {"concept": name, "prompt": prompt, "seed": seed}
     began = time.perf_counter()
-    _checked(client.post("/generate", json=asked, headers={"Accept": "image/jpeg"}))
+    _checked(client.post("/generate", json=body, headers={"Accept": "image/jpeg"}))
     return (time.perf_counter() - began) * 1000
 
 
@@ -208,7 +211,7 @@ def _seconds_between(started: str, finished: str) -> float:
 
 def _checked(answer: httpx.Response) -> httpx.Response:
     if answer.is_error:
-        raise OpadError(f"{answer.request.method} {answer.request.url.path} said {answer.status_code}: "
+        raise OpadError(f"{answer.request.method} {answer.request.url.path} answered {answer.status_code}: "
                         f"{answer.json().get('detail', answer.text)}")  # fmt: skip
     return answer
 

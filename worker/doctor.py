@@ -1,4 +1,4 @@
-"""`opad doctor`: one line for each thing that the service needs, and what to do where one is missing."""
+"""`opad doctor`: check each part that the service needs, and print one line with the result and the remedy."""
 
 import hashlib
 import importlib
@@ -34,15 +34,15 @@ from worker.stack.home import LocalError
 
 _PROBE_KEY = "system/doctor"
 _FREE_BYTES = 2 << 30
-"""A training's checkpoints, bundle and exports on the nano base stay far below; sd-turbo's cache wants more."""
+"""Much more than a training on the nano base writes; the cache of sd-turbo needs more."""
 
 
 class CheckFailed(Exception):
-    """What is wrong, and the remedy."""
+    """A check failed. The message says why and how to repair it."""
 
 
 def run_checks(settings: Settings, *, say: Callable[[str], None]) -> int:
-    """Run every check; the exit status: 0 when all is well."""
+    """Run every check and return the exit status, 0 if all succeed."""
     checks: dict[str, Callable[[Settings], str]] = {
         "python": _python,
         "torch": _torch,
@@ -98,9 +98,7 @@ def _postgresql(settings: Settings) -> str:
             revision = migrated and connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
             newest = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
     except OperationalError as error:
-        raise CheckFailed(
-            f"does not answer: {error.orig}; is OPAD_DATABASE_URL right, or `opad up` running?"
-        ) from error
+        raise CheckFailed(f"does not answer: {error.orig}; check OPAD_DATABASE_URL, or start `opad up`") from error
     if revision != newest:
         raise CheckFailed(f"has {f'revision {revision}' if revision else 'no tables'}; run `opad migrate`")
     return f"{version}, revision {revision}"
@@ -115,14 +113,14 @@ def _redis(settings: Settings) -> str:
         with redis.Redis.from_url(url, socket_timeout=3) as client:
             return f"answers, version {client.info('server')['redis_version']}"
     except (redis.RedisError, OSError) as error:
-        raise CheckFailed(f"does not answer: {error}; is OPAD_REDIS_URL right, or `opad up` running?") from error
+        raise CheckFailed(f"does not answer: {error}; check OPAD_REDIS_URL, or start `opad up`") from error
 
 
 def _s3(settings: Settings) -> str:
     if settings.s3_endpoint is None:
         object_store.seaweedfs_program()
         return "comes with `opad up`"
-    storage, written = Storage(settings), b"what the doctor wrote"
+    storage, written = Storage(settings), b"written by opad doctor"
     digest = hashlib.sha256(written).hexdigest()
     storage.put_once(_PROBE_KEY, written, digest)
     storage.get(_PROBE_KEY, digest)
@@ -139,7 +137,7 @@ def _engine(settings: Settings) -> str:
             with httpx.Client(transport=transport, base_url="http://engine" if transport else url, timeout=3) as client:
                 client.get("/readyz").raise_for_status()
         except httpx.HTTPError as error:
-            raise CheckFailed(f"{url} does not answer: {error}; look at its log, or start it") from error
+            raise CheckFailed(f"{url} does not answer: {error}; read its log, or start it") from error
     return f"{len(settings.engine_urls)} ready"
 
 
@@ -149,24 +147,24 @@ def _trainer(settings: Settings) -> str:
     try:
         hosts = create_app(settings).control.ping(timeout=1)
     except (CeleryError, KombuError, OSError) as error:
-        raise CheckFailed(f"cannot be asked: {error}; see redis") from error
+        raise CheckFailed(f"cannot be reached: {error}; see redis") from error
     if not hosts:
-        raise CheckFailed("no host answers notifications: jobs wait until one polls; start `python -m worker.host`")
+        raise CheckFailed("no trainer host answers, so jobs wait; start `python -m worker.host`")
     return f"{len(hosts)} answer"
 
 
 def _reconciler(settings: Settings) -> str:
-    """By what it leaves: the row of the nightly sweep, which it writes within a minute of its first start."""
+    """Check the row of the nightly sweep, which a reconciler writes within a minute of its first start."""
     if settings.database_url is None:
         return "comes with `opad up`"
     try:
         with make_engine(settings).connect() as connection:
             swept = connection.execute(text("SELECT max(day), max(day) >= current_date - 2 FROM retention_sweep")).one()
     except (OperationalError, ProgrammingError) as error:
-        raise CheckFailed("cannot be seen without the database; see postgresql") from error
+        raise CheckFailed("cannot be checked without the database; see postgresql") from error
     if not swept[1]:
-        when = f"for the last time on {swept[0]}" if swept[0] else "never"
-        raise CheckFailed(f"swept {when}: lost jobs are not found again; start `python -m worker.reconcile`")
+        when = f"last on {swept[0]}" if swept[0] else "never"
+        raise CheckFailed(f"swept {when}, so lost jobs are not found; start `python -m worker.reconcile`")
     return f"last nightly sweep {swept[0]}"
 
 
@@ -178,23 +176,23 @@ def _api(settings: Settings) -> str:
     try:
         answer = httpx.get(f"{url}/readyz", timeout=10, trust_env=False)
     except httpx.HTTPError as error:
-        raise CheckFailed(f"{url} does not answer: {error}; look at its log, or start `python -m api`") from error
+        raise CheckFailed(f"{url} does not answer: {error}; read its log, or start `python -m api`") from error
     if not answer.is_success:
         raise CheckFailed(f"{url} is not ready: {answer.text[:200]}")
     return f"ready at {url}"
 
 
 def _decoder(settings: Settings) -> str:
-    """Photos are decoded by a process with few rights; here it meets a good one and a broken one."""
+    """Decode a good and a broken image in the restricted process that decodes uploads."""
     file = io.BytesIO()
     Image.linear_gradient("L").save(file, "PNG")
     good = file.getvalue()
     for data, expected in ((good, b'"ok": true'), (good[: len(good) // 2], b'"ok": false')):
         command = [sys.executable, "-I", str(Path(api.__file__).with_name("decode.py"))]
-        said = subprocess.run(command, input=data, capture_output=True, env={}, timeout=30, check=False)
-        if expected not in said.stdout.partition(b"\n")[0]:
+        decoded = subprocess.run(command, input=data, capture_output=True, env={}, timeout=30, check=False)
+        if expected not in decoded.stdout.partition(b"\n")[0]:
             raise CheckFailed(
-                f"`python -m api.decode` does not decode here: {said.stderr.decode()[-200:]}; run `make setup`"
+                f"`python -m api.decode` does not decode here: {decoded.stderr.decode()[-200:]}; run `make setup`"
             )
     return "decodes in its own process"
 
@@ -208,7 +206,7 @@ def _care(settings: Settings) -> str:
         raise CheckFailed(f"OPAD_DENIED_WORDS cannot be read: {error}") from error
     except ValueError as error:
         raise CheckFailed(str(error)) from error
-    words = "a list of words" if settings.denied_words else "no list of words"
+    words = "a list of denied words" if settings.denied_words else "no denied words"
     return f"consent: {settings.consent}, {words}, image check: {settings.image_check}"
 
 

@@ -1,9 +1,9 @@
-"""A trainer host: `python -m worker.host`. The Celery worker in a process beside this one, and a poll.
+"""A trainer host: `python -m worker.host`. It runs a Celery worker in another process and polls the database.
 
-A notification starts a training within milliseconds, in the Celery worker's child. The poll, every `poll_seconds`,
-finds the jobs whose notification was lost, came while the host was busy, or could not be sent because the broker is
-dead; it trains them from here. Both go through the same slot, so one training runs at a time.
-SIGTERM or SIGINT: the Celery worker takes no more, the trainer commits a checkpoint and gives its job back.
+A message starts a training within milliseconds, in the child of the Celery worker. The poll, every `poll_seconds`,
+trains jobs whose message was lost, came while the host was busy, or could not be sent. Both take the same slot, so one
+training runs at a time. On SIGTERM or SIGINT the Celery worker takes no more messages, and the trainer commits a
+checkpoint and gives its job back.
 """
 
 import os
@@ -38,7 +38,7 @@ class Host:
         self._wake_writer.setblocking(False)
 
     def run(self) -> int:
-        """Until a signal asks to stop: 0. Until the Celery worker ends by itself: 1, and our starter starts anew."""
+        """Run until a signal and return 0, or until the Celery worker ends and return 1."""
         signal.set_wakeup_fd(self._wake_writer.fileno())
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for request in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
@@ -62,9 +62,9 @@ class Host:
         self._wait(self._settings.poll_seconds)
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
-        """In the middle of anything, a wait for the trainer for instance, which then goes on until it has ended.
+        """Ask the trainer to stop. A wait for the trainer continues until it has ended.
 
-        Again every second: a trainer may be just starting, here or in the Celery worker's child.
+        Repeated every second by SIGALRM, because a trainer may be starting here or in the Celery worker's child.
         """
         self._stopping = True
         pid = trainer_pid(self._settings.home)
@@ -73,7 +73,7 @@ class Host:
         signal.alarm(1)
 
     def _wait(self, seconds: float) -> None:
-        """Until a signal, a child's end among them, or so many seconds."""
+        """Wait for a signal, such as a child's end, or `seconds`."""
         select.select([self._wake_reader], [], [], seconds)
         try:
             self._wake_reader.recv(4096)

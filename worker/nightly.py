@@ -1,4 +1,4 @@
-"""The nightly sweep of what is kept no longer (`api.domain.retention`); a thread of the reconciler."""
+"""The nightly retention sweep (`api.domain.retention`), in a thread of the reconciler."""
 
 import time
 
@@ -13,11 +13,11 @@ from api.domain.storage import Storage
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS = 60.0
+_CHECK_SECONDS = 60.0
 
 
 def sweep_nightly(settings: Settings, sessions: Sessions) -> None:
-    """Look each minute whether the day's sweep is due. A store or database that is away costs an hour."""
+    """Check every minute if the day's sweep is due. After an outage the sweep is tried again an hour later."""
     storage = Storage(settings)
     while True:
         try:
@@ -26,4 +26,4 @@ def sweep_nightly(settings: Settings, sessions: Sessions) -> None:
                 log.info("retention.swept", removed=removed.sentence())
         except (OperationalError, Unavailable) as error:
             log.warning("retention.interrupted", error=type(error).__name__)
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_CHECK_SECONDS)

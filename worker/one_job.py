@@ -1,7 +1,7 @@
-"""One training and no more, for schedulers that start a pod for each waiting job: `python -m worker.one_job`.
+"""Train at most one job and exit: `python -m worker.one_job`, for schedulers that start a pod for each waiting job.
 
-Ends with 0 also when there was nothing to take, or another took it: the database knows what is left to do, and the
-scheduler looks there. SIGTERM: the trainer commits a checkpoint and gives its job back.
+The exit status is 0 even if there was no job to take, because the scheduler counts waiting jobs in the database. On
+SIGTERM the trainer commits a checkpoint and gives its job back.
 """
 
 import os
@@ -21,7 +21,7 @@ def main() -> int:
     configure_logs(settings.log_level)
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        """Again every second: the trainer may be just starting. Without a job this process ends by itself."""
+        """Ask the trainer to stop. Repeated every second by SIGALRM, because the trainer may still be starting."""
         pid = trainer_pid(settings.home)
         if pid is not None:
             os.kill(pid, signal.SIGTERM)

@@ -1,8 +1,8 @@
-"""One training at a time on a host: a lock file that its holder cannot leave behind.
+"""A lock file that allows one training at a time on a host.
 
-The lock belongs to an open file that the trainer inherits, so it is free exactly when the claimer has let go and the
-trainer is gone, however either of them ended. Whoever takes the slot therefore knows that nothing trains here, even
-if the database still says so. The file keeps the host's random name and, below it, the trainer's process id.
+The lock belongs to an open file that the trainer inherits, so the kernel frees it when the claiming process has
+released it and the trainer has ended, in whatever way. Whoever holds the slot knows that no training runs here, even if
+the database still says so. The file contains a random name for the host and, below it, the trainer's process id.
 """
 
 import fcntl
@@ -20,9 +20,9 @@ _NAME_BYTES = 16
 @dataclass(frozen=True)
 class Slot:
     fd: int
-    """To be inherited by the trainer."""
+    """The trainer inherits it."""
     host: str
-    """Names this slot among all that ever claim from the database: two machines may share a hostname."""
+    """Unique name of this host. Two machines may share a hostname, so it has a random part."""
 
     def record_trainer(self, pid: int) -> None:
         os.pwrite(self.fd, f"\n{pid}\n".encode(), _NAME_BYTES)
@@ -30,7 +30,7 @@ class Slot:
 
 @contextmanager
 def take_slot(home: Path) -> Iterator[Slot | None]:
-    """Hold the host's slot while the block runs; None when a training has it."""
+    """Hold the host's slot for the length of the block. Yields None if a training holds it."""
     home.mkdir(parents=True, exist_ok=True)
     fd = os.open(_file(home), os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -54,7 +54,7 @@ def take_slot(home: Path) -> Iterator[Slot | None]:
 
 
 def trainer_pid(home: Path) -> int | None:
-    """The process that trains on this host now, if any."""
+    """Return the process id of the trainer that runs on this host, or None."""
     with take_slot(home) as slot:
         if slot is not None:
             return None

@@ -1,7 +1,7 @@
-"""What a trainer writes to standard error, passed on and its end kept with the job.
+"""Copy a trainer's standard error to our own and store its last lines with the job.
 
-Its claimer reads it, not the trainer itself: the last words of one that was killed, or that crashed below Python, are
-those that are wanted.
+The process that started the trainer does this, because the most useful lines are those of a trainer that was killed or
+that crashed outside Python.
 """
 
 import contextlib
@@ -24,14 +24,12 @@ from worker.background import Background
 log = structlog.get_logger()
 
 SAVE_SECONDS = 1.0
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 class TrainerLog(Background):
-    """`with TrainerLog(pipe, ...):` reads until the pipe's end; after the block until nothing more lies in it.
-
-    A process that the trainer left behind may hold the pipe open for longer.
-    """
+    """Reads the pipe in a thread until its end. After the `with` block it only reads what is already in the pipe,
+    because a process that the trainer left behind may hold it open."""
 
     def __init__(self, pipe: IO[bytes], sessions: Sessions, job_id: UUID, fence: int) -> None:
         super().__init__("trainer log")
@@ -44,8 +42,8 @@ class TrainerLog(Background):
         saved_at = time.monotonic()
         is_open = True
         while is_open:
-            is_ended = self._ended.is_set()  # asked before the look, so that what came before the end is read
-            readable = select.select([self._pipe], [], [], 0 if is_ended else _LOOK_SECONDS)[0]
+            is_ended = self._ended.is_set()  # checked before the read, so that all output from before the end is read
+            readable = select.select([self._pipe], [], [], 0 if is_ended else _POLL_SECONDS)[0]
             if readable:
                 is_open = self._read()
             elif is_ended:
@@ -58,13 +56,13 @@ class TrainerLog(Background):
         self._save()
 
     def _read(self) -> bool:
-        """False at the pipe's end."""
+        """Read and pass on some output. Return False at the end of the pipe."""
         data = os.read(self._pipe.fileno(), 65536)
-        with contextlib.suppress(OSError):  # a full disk must not end a training
+        with contextlib.suppress(OSError):  # a full disk must not stop a training
             sys.stderr.buffer.write(data)
             sys.stderr.buffer.flush()
         *whole, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[-65536:]  # a progress bar never ends its line
+        self._rest = rest[-65536:]  # bounded, because a progress bar never ends its line
         for line in whole:
             self._take(line)
         return data != b""
@@ -74,7 +72,7 @@ class TrainerLog(Background):
             self._unsaved.append(LogLine.read(line.decode(errors="replace")))
 
     def _save(self) -> None:
-        """Lines that the database does not take now wait for the next time; the newest MAX_LINES of them."""
+        """Write the new lines to the database. If it is away they are kept for the next try, up to MAX_LINES lines."""
         if not self._unsaved:
             return
         try:

@@ -1,7 +1,7 @@
-"""Sending webhooks' messages: signed by Standard Webhooks, to the address that was judged, at least once.
+"""Deliver webhook messages at least once, signed as Standard Webhooks, to the address that was checked.
 
-Runs as a thread of the reconciler; any number may run. A receiver has ten seconds from name to status line, gets no
-second chance by redirect, and nothing of its answer but the status and Retry-After is looked at.
+Runs in a thread of the reconciler; several may run at the same time. A delivery may take ten seconds, from the lookup
+of the name to the status line. Redirects are not followed. Only the status and Retry-After of the response are read.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ log = structlog.get_logger()
 
 TRY_SECONDS = 10.0
 _BATCH = 50
-_BUSY = timedelta(seconds=60)
-"""A message whose sender died is free again after this."""
-_CLEANING_SECONDS = 3600.0
+_CLAIM = timedelta(seconds=60)
+"""How long a claimed message belongs to its sender. After that another one may send it."""
+_CLEANUP_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Outcome:
 
 
 def deliver_forever(settings: Settings, sessions: Sessions) -> None:
-    cleaned_at = -_CLEANING_SECONDS
+    cleaned_at = -_CLEANUP_SECONDS
     while True:
         try:
             while deliver_due(settings, sessions):
                 pass
-            if time.monotonic() - cleaned_at > _CLEANING_SECONDS:
+            if time.monotonic() - cleaned_at > _CLEANUP_SECONDS:
                 with sessions.begin() as db:
                     webhooks.drop_old(db)
                 cleaned_at = time.monotonic()
@@ -59,9 +59,9 @@ def deliver_forever(settings: Settings, sessions: Sessions) -> None:
 
 
 def deliver_due(settings: Settings, sessions: Sessions) -> int:
-    """Try each message whose time has come once; how many there were."""
+    """Try each due message once. Return the number of messages."""
     with sessions.begin() as db:
-        claimed = webhooks.claim_due(db, limit=_BATCH, busy=_BUSY)
+        claimed = webhooks.claim_due(db, limit=_BATCH, busy=_CLAIM)
     if not claimed:
         return 0
     outcomes = asyncio.run(_send_all(claimed, private_allowed=settings.webhooks_to_private_addresses))
@@ -71,7 +71,7 @@ def deliver_due(settings: Settings, sessions: Sessions) -> int:
 
 
 async def _send_all(claimed: list[tuple[WebhookDelivery, Webhook]], *, private_allowed: bool) -> list[Outcome]:
-    limits = httpx.Limits(max_keepalive_connections=0)  # two names may share an address: no connection serves both
+    limits = httpx.Limits(max_keepalive_connections=0)  # no keep-alive: two names may share an address
     async with httpx.AsyncClient(trust_env=False, timeout=TRY_SECONDS, limits=limits) as client:
         return await asyncio.gather(
             *(_send(client, delivery, webhook, private_allowed=private_allowed) for delivery, webhook in claimed)
@@ -98,7 +98,7 @@ async def _send(
 async def _post(
     client: httpx.AsyncClient, delivery: WebhookDelivery, webhook: Webhook, *, private_allowed: bool
 ) -> tuple[int, timedelta | None]:
-    """Status and Retry-After. The addresses are tried in turn until one takes the connection."""
+    """Send the message and return the status and Retry-After. Tries each address until one accepts a connection."""
     parts = webhook_address.split(webhook.url, private_allowed=private_allowed)
     assert parts.hostname is not None
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -119,7 +119,10 @@ async def _post(
 
 
 def signed_headers(delivery: WebhookDelivery, webhook: Webhook, body: str) -> dict[str, str]:
-    """The id is the same at every try; while a rotation's grace lasts there are two signatures."""
+    """Return the headers of a message. Its id is the same in every try.
+
+    During the grace period of a rotation there are two signatures.
+    """
     now = datetime.now(UTC)
     message_id = f"msg_{delivery.id.hex}"
     live = [webhook.secret]
@@ -135,20 +138,20 @@ def signed_headers(delivery: WebhookDelivery, webhook: Webhook, body: str) -> di
 
 
 def _retry_after(answer: httpx.Response) -> timedelta | None:
-    """In its form of seconds; the form of a date is rare enough to go by our own schedule."""
+    """Return Retry-After if it is given in seconds. A date, which is rare, is ignored."""
     text = answer.headers.get("retry-after", "")
     return timedelta(seconds=int(text)) if text.isdecimal() and len(text) < 7 else None
 
 
 def _record(sessions: Sessions, delivery: WebhookDelivery, outcome: Outcome) -> None:
-    told = log.bind(delivery_id=str(delivery.id), webhook_id=str(delivery.webhook_id), tries=delivery.tries + 1)
+    delivery_log = log.bind(delivery_id=str(delivery.id), webhook_id=str(delivery.webhook_id), tries=delivery.tries + 1)
     with sessions.begin() as db:
         if outcome.status is not None and 200 <= outcome.status < 300:
             webhooks.record_arrival(db, delivery, outcome.entry())
-            told.info("webhook.delivered", status=outcome.status, ms=outcome.milliseconds)
+            delivery_log.info("webhook.delivered", status=outcome.status, ms=outcome.milliseconds)
         elif outcome.status == httpx.codes.GONE:
             webhooks.record_gone(db, delivery, outcome.entry())
-            told.warning("webhook.disabled", status=outcome.status)
+            delivery_log.warning("webhook.disabled", status=outcome.status)
         else:
             state = webhooks.record_failure(db, delivery, outcome.entry(), retry_after=outcome.retry_after)
-            told.warning("webhook.try_failed", status=outcome.status, error=outcome.error, state=state)
+            delivery_log.warning("webhook.try_failed", status=outcome.status, error=outcome.error, state=state)

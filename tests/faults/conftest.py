@@ -1,5 +1,4 @@
-"""Servers of this folder's tests alone, because they are killed; programs that can be made to fail; a job's owner who
-listens."""
+"""Servers for these tests only, because they are killed. Programs that fail on request. Jobs with a webhook."""
 
 import contextlib
 import os
@@ -26,7 +25,7 @@ from tests.faults import invariants
 from tests.faults.proxy import Proxy
 from tests.faults.trainers import Trainers
 
-# F811 below: what a fixture asks for has the name of one that is imported here
+# F811 below: parameters have the names of fixtures that are imported here
 from tests.job_life import (  # noqa: F401  pytest finds fixtures by their names here
     base_folder,
     make_job,
@@ -50,13 +49,13 @@ class Servers:
     supervisor: Supervisor
 
     def kill(self, name: str) -> None:
-        """SIGKILL for the server and all its processes: postgresql, valkey or s3."""
+        """Kill a server with all its processes: postgresql, valkey or s3."""
         process = self.supervisor._running[name].process
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def start(self, name: str) -> None:
-        """Again, on the data that it left; returns once it answers."""
+        """Start it again on its data. Returns when it answers."""
         self.supervisor.start(self.supervisor._running[name].service)
 
     def start_dead_ones(self) -> None:
@@ -80,7 +79,7 @@ def servers(short_folder: Path) -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def stack(servers: Servers) -> Settings:
-    """In place of the stack that all other tests share."""
+    """Replace the servers that all other tests share."""
     return servers.settings
 
 
@@ -92,7 +91,7 @@ def _all_servers_live_in_the_end(servers: Servers, settings: Settings) -> Iterat
 
 @pytest.fixture
 def fail_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`fail_at("checkpoint.stored", "pass", "kill")`: what the processes started from here on do there, in turn.
+    """`fail_at("checkpoint.stored", "pass", "kill")` sets what processes started afterwards do there, in turn.
 
     The answer is the file that tells what is still to come.
     """
@@ -109,7 +108,7 @@ def fail_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
 
 @pytest.fixture
 def queue(queue_training, sessions) -> Callable[..., object]:  # noqa: F811
-    """As `queue_training`; the job's owner has a webhook for every end."""
+    """Like `queue_training`, with a webhook for every end of the job."""
 
     def make(*, iterations: int = 4, **columns: object) -> object:
         job_id = queue_training(iterations=iterations)
@@ -134,13 +133,13 @@ def trainers(quick, sessions, tmp_path) -> Iterator[Trainers]:  # noqa: F811
 
 @pytest.fixture
 def check(settings, sessions, undisturbed) -> Callable[[], None]:  # noqa: F811
-    """The invariants, those of exact resume included, for jobs of four iterations."""
+    """Check the invariants, including exact resume, for jobs of four iterations."""
     return lambda: invariants.check(settings, sessions, expected=undisturbed)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(base_folder: Path) -> bytes:  # noqa: F811
-    """The bundle of a job of `queue()` to which nothing happened; one thread, as the trainer's process has."""
+    """Train a job of `queue()` without a fault and return its bundle. One thread, like the trainer's process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     base = load_base(str(base_folder), device="cpu")
@@ -154,7 +153,7 @@ def undisturbed(base_folder: Path) -> bytes:  # noqa: F811
 
 @pytest.fixture
 def s3_wire(quick) -> Iterator[tuple[Proxy, Settings]]:  # noqa: F811
-    """A wire to the object store, and the settings of who speaks through it."""
+    """A proxy to the object store, and settings that use it."""
     port = urlsplit(quick.s3_endpoint or "").port
     assert port is not None
     proxy = Proxy(port)
@@ -164,7 +163,7 @@ def s3_wire(quick) -> Iterator[tuple[Proxy, Settings]]:  # noqa: F811
 
 @pytest.fixture
 def database_wire(quick) -> Iterator[tuple[Proxy, Settings]]:  # noqa: F811
-    """A wire to PostgreSQL, and the settings of who speaks through it."""
+    """A proxy to PostgreSQL, and settings that use it."""
     url = urlsplit(quick.database_url or "")
     (folder,) = parse_qs(url.query)["host"]
     proxy = Proxy(Path(folder) / ".s.PGSQL.5432")
@@ -180,7 +179,7 @@ def api_settings(quick) -> Settings:  # noqa: F811
 
 @pytest.fixture
 def admin_key(sessions) -> str:  # noqa: F811
-    """Of alice, in a database that knows the base."""
+    """A key of alice, in a database that knows the base."""
     key = keys.mint()
     with sessions.begin() as db:
         owner = Owner(name="alice")
@@ -193,14 +192,14 @@ def admin_key(sessions) -> str:  # noqa: F811
 
 @pytest.fixture
 def start_api(start_process, api_settings):  # noqa: F811
-    """Start `python -m api`, by default with `api_settings`; returns once it answers."""
+    """Start `python -m api`, by default with `api_settings`. Returns when it answers."""
 
     def start(settings=api_settings):
         process = start_process(settings.model_copy(update={"base": "nano"}), "api")
 
         def answers() -> bool:
             assert process.poll() is None, "the api has ended"
-            with contextlib.suppress(httpx.TransportError):  # it does not listen yet
+            with contextlib.suppress(httpx.TransportError):  # not listening yet
                 return httpx.get(f"http://127.0.0.1:{settings.port}/healthz").is_success
             return False
 

@@ -1,4 +1,4 @@
-"""What must hold once a fault is over and the jobs have ended, whatever the fault was."""
+"""What must hold after any fault, when the jobs have ended."""
 
 import re
 from datetime import timedelta
@@ -17,7 +17,7 @@ from worker.garbage import collect
 
 
 def check(settings: Settings, sessions: Sessions, *, expected: bytes | None = None) -> None:
-    """`expected` is the bundle of an undisturbed training, which every succeeded job must have made bit for bit."""
+    """Check the invariants. Every job that succeeded must have `expected`, the bundle of a training without faults."""
     storage = Storage(settings)
     with sessions() as db:
         jobs = db.scalars(select(Job)).all()
@@ -39,7 +39,7 @@ def check(settings: Settings, sessions: Sessions, *, expected: bytes | None = No
             data = storage.get(bundle.key, bundle.sha256)
             read_bundle(data)
             assert expected is None or data == expected, "exact resume: not a bit of difference"
-        collect(sessions, storage, kept=timedelta(seconds=-5))
+        collect(sessions, storage, min_age=timedelta(seconds=-5))
         named = {row.key for row in bundles.values()}
         for table in (Reference, Export, Checkpoint):
             for row in db.scalars(select(table)):
@@ -54,7 +54,7 @@ def check(settings: Settings, sessions: Sessions, *, expected: bytes | None = No
 
 
 def objects(settings: Settings, prefix: str = "") -> list[str]:
-    """The keys that the store has, the launcher's own probe apart."""
+    """Return the keys in the store, without the launcher's probe."""
     return [entry.key for entry in Storage(settings).entries(prefix) if not entry.key.startswith("system/")]
 
 

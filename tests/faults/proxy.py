@@ -1,4 +1,4 @@
-"""A wire that a test can cut, freeze or spoil: a TCP relay in front of one of the servers."""
+"""A TCP proxy in front of a server. A test can cut it, freeze it, or change its bytes."""
 
 import contextlib
 import socket
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 Hook = Callable[["Wire", bytes], bytes | None]
-"""What becomes of some bytes; None cuts the connection instead."""
+"""Returns the bytes to pass on, or None to cut the connection."""
 
 
 class Wire:
-    """One relayed connection; a hook may keep what it knows of it in `seen`."""
+    """One connection through the proxy. A hook can store state in `seen`."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
@@ -35,11 +35,11 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def freeze(self) -> None:
-        """Bytes are taken and go nowhere, as behind a switch that drops packets."""
+        """Accept bytes and drop them, like a switch that loses packets."""
         self._flows.clear()
 
     def cut(self) -> None:
-        """Connections are reset, new ones too."""
+        """Reset all connections, including new ones."""
         self._is_cut = True
         for wire in self._wires:
             _reset(wire)
@@ -55,7 +55,7 @@ class Proxy:
         self._flows.set()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # the listener's end
+        with contextlib.suppress(OSError):  # the listener was closed
             while True:
                 client, _ = self._listener.accept()
                 try:
@@ -72,16 +72,16 @@ class Proxy:
                     threading.Thread(target=self._pump, args=(wire, source, sink, hook), daemon=True).start()
 
     def _pump(self, wire: Wire, source: socket.socket, sink: socket.socket, hook: str) -> None:
-        with contextlib.suppress(OSError):  # cut by either side, or by `cut`
+        with contextlib.suppress(OSError):  # cut by one side, or by `cut`
             while data := source.recv(1 << 16):
                 self._flows.wait()
                 passed = getattr(self, hook)(wire, data)
-                self._flows.wait()  # the hook may have frozen us
+                self._flows.wait()  # the hook may have frozen the proxy
                 if passed is None:
                     break
                 sink.sendall(passed)
         for end in (wire.client, wire.server):
-            with contextlib.suppress(OSError):  # closed already
+            with contextlib.suppress(OSError):  # already closed
                 end.shutdown(socket.SHUT_RDWR)
 
 
@@ -95,7 +95,7 @@ def _connect(target: int | Path) -> socket.socket:
 
 def _reset(wire: Wire) -> None:
     for end in (wire.client, wire.server):
-        with contextlib.suppress(OSError):  # closed already
+        with contextlib.suppress(OSError):  # already closed
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             end.shutdown(socket.SHUT_RDWR)
             end.close()

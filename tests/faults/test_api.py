@@ -1,4 +1,4 @@
-"""An upload is answered with 202 once it is kept, and with anything else when it is not, whoever dies when."""
+"""An upload gets 202 only after it is stored, whichever process dies at whichever moment."""
 
 import http.client
 import os
@@ -29,7 +29,7 @@ FILES = [("images", (f"{number}.jpg", reference(number), "image/jpeg")) for numb
 
 @pytest.fixture
 def upload(admin_key, api_settings):
-    """POST /concepts; `key` is its Idempotency-Key."""
+    """Send POST /concepts with `key` as the Idempotency-Key."""
 
     def post(key: str, *, name: str = "my mug", port: int = api_settings.port) -> httpx.Response:
         return httpx.post(
@@ -45,7 +45,7 @@ def upload(admin_key, api_settings):
 
 @pytest.fixture
 def kept(sessions):
-    """How many concepts, jobs and photos there are."""
+    """Return the numbers of concepts, jobs and references."""
 
     def count() -> tuple[int, ...]:
         with sessions() as db:
@@ -82,7 +82,7 @@ def test_an_api_killed_while_an_upload_comes_in_has_kept_nothing(
 def test_an_api_killed_before_its_answer_leaves_one_job_to_a_client_that_asks_again(
     start_api, upload, kept, fail_at, moment
 ):
-    """After the photos are stored, before the commit, and between the commit and the answer."""
+    """After the photos are stored and before the commit, or between the commit and the response."""
     fail_at("none")
     api = start_api()
     fail_at(moment, "kill")
@@ -195,7 +195,7 @@ def test_without_its_database_or_its_store_the_api_refuses_and_recovers_by_itsel
 
 @pytest.fixture
 def small_disk(settings, servers, short_folder):
-    """The test's database on a disk of 24 MB, moved there and back."""
+    """Move the test's database to a disk of 24 MB, and back afterwards."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     disk = short_folder / "small disk"
@@ -218,7 +218,7 @@ def small_disk(settings, servers, short_folder):
 
 
 def fill(db) -> None:
-    """In pieces that become smaller: a server that finds no room for many pages may find some for one."""
+    """Fill the disk in pieces that become smaller, because a small write may succeed where a large one fails."""
     db.execute("CREATE SCHEMA filler")
     lines = 10_000
     for number in count():

@@ -1,4 +1,4 @@
-"""The broker only carries hints: a job it tells of starts at once, and one it cannot tell of starts all the same."""
+"""A job with a message starts at once. A job without a message, because the broker is away, starts too."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_a_job_queued_before_the_broker_was_killed_still_runs(
 
 @pytest.mark.usefixtures("notifications")
 def test_a_notification_starts_the_job_and_a_cancel_wish_ends_it(quick, sessions, queue, start_process):
-    """The Celery worker alone, without the host's poll."""
+    """Only the Celery worker runs, without the poll of the host."""
     job_id = queue(iterations=10_000)
     start_process(quick, "worker.celery_app")
     notify_workers(create_notifier(quick), [(job_id, "default")])

@@ -1,4 +1,4 @@
-"""Each cause that an attempt can end of, and what a retry does."""
+"""Every cause that can end an attempt, and what a retry does."""
 
 import hashlib
 import signal
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
 
 
 def replace_references(sessions, storage, job_id, data: bytes | None) -> None:
-    """Give the job's concept other bytes, under their right hash; None takes the objects away."""
+    """Replace the references of the job's concept, with the correct hash. None deletes the objects."""
     with sessions.begin() as db:
         for row in db.scalars(select(Reference)):
             if data is None:
@@ -61,7 +61,7 @@ def test_what_another_attempt_would_meet_again_ends_the_job_at_the_first_with_it
     replace_references(sessions, Storage(quick), job_id, b"\x89PNG\r\n\x1a\n and no picture")
     bad = trainers.see_through(job_id)
     assert (bad.state, bad.error_code) == (JobState.failed, "bad_image")
-    assert "make the concept again with another photo" in bad.error_detail
+    assert "create the concept again with another photo" in bad.error_detail
     job_id = queue()
     replace_references(sessions, Storage(quick), job_id, None)
     gone = trainers.see_through(job_id)
@@ -71,7 +71,7 @@ def test_what_another_attempt_would_meet_again_ends_the_job_at_the_first_with_it
 def test_a_job_that_kills_each_of_its_trainers_ends_after_the_last_attempt_and_harms_no_other(
     quick, sessions, queue, trainers, fail_at, check
 ):
-    """A retry goes on from the last checkpoint."""
+    """A retry continues from the last checkpoint."""
     poison = queue()
     fail_at("training.step", "pass", "pass", "always segfault")
     trainers.settings = quick.model_copy(update={"checkpoint_seconds": 0.0, "max_attempts": 3})
@@ -84,7 +84,7 @@ def test_a_job_that_kills_each_of_its_trainers_ends_after_the_last_attempt_and_h
         pauses.append(round((job.run_after - ended).total_seconds()))
     assert pauses == [2, 4, 8], "a sixth of the lease, doubled each time"
     assert (job.state, job.error_code, job.attempt) == (JobState.failed, "lost_worker", 3)
-    assert job.error_detail.endswith("the last: the trainer was ended by SIGSEGV")
+    assert job.error_detail.endswith("the last: the trainer was killed by SIGSEGV")
 
     fail_at("training.step")
     assert trainers.see_through(queue()).state is JobState.succeeded

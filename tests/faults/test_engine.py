@@ -1,4 +1,4 @@
-"""Engines die and disks fill up while pictures are asked for."""
+"""Engines die and disks fill up during requests for images."""
 
 import asyncio
 import base64
@@ -43,7 +43,7 @@ def pixels(drawn) -> np.ndarray:
 def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_from_another(
     quick, bundle, short_folder: Path
 ):
-    """The engine that a concept's requests go to dies with twenty of them; without any engine the refusal says when."""
+    """A concept's engine dies during twenty requests. Without any engine, the refusal says when to try again."""
     addresses = [short_folder / f"engine-{number}" for number in range(2)]
     concept = uuid4()
 
@@ -54,12 +54,12 @@ def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_fr
             before = [pixels(await draw(client, concept, bundle, seed)) for seed in range(20)]
             warm = client._tries(concept, urls)[0]
             victim = engines[urls.index(warm)]
-            psutil.Process(victim.pid).suspend()  # so that all twenty are in its hands
+            psutil.Process(victim.pid).suspend()  # so that it holds all twenty requests
             asked = [asyncio.create_task(draw(client, concept, bundle, seed)) for seed in range(20)]
-            await asyncio.sleep(0.5)  # nothing tells when a frozen process has been sent something
+            await asyncio.sleep(0.5)  # a frozen process cannot confirm that it got a request
             victim.kill()
             after = [pixels(await task) for task in asked]
-            # drawn in batches now, whose sums have another order: a value may round the other way
+            # generated in batches now, which sum in another order, so a value may round differently
             assert max(int(np.abs(a - b).max()) for a, b in zip(after, before, strict=True)) <= 1
             engines[1 - urls.index(warm)].kill()
             with pytest.raises(Unavailable) as refused:
@@ -74,7 +74,7 @@ def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_fr
 
 
 def test_an_engine_whose_disk_is_full_draws_all_the_same(quick, bundle, short_folder: Path):
-    """No file of it may grow beyond a kilobyte."""
+    """The engine may not write a file above one kilobyte."""
     address = short_folder / "engine"
     with engine_process(quick, address) as engine:
         psutil.Process(engine.pid).rlimit(resource.RLIMIT_FSIZE, (1024, 1024))

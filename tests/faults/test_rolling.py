@@ -1,4 +1,4 @@
-"""Every program is replaced, one after the other, while uploads come in: nothing is refused, nothing is lost."""
+"""Every program is replaced in turn during uploads. Nothing is refused and nothing is lost."""
 
 import signal
 import threading
@@ -16,11 +16,11 @@ from worker.stack.servers import free_ports
 pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
 
 TRAINED = 3
-"""Of the jobs; the others are cancelled as they come, so that the test stays short."""
+"""Number of jobs to train. The others are cancelled to keep the test short."""
 
 
 class Load(threading.Thread):
-    """Uploads, one after the other, at any api that takes connections."""
+    """Uploads one after the other, to any api that accepts connections."""
 
     def __init__(self, ports: list[int], key: str) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Load(threading.Thread):
                 self._ask("POST", f"/v1/jobs/{job['id']}/cancel", f"cancel-{number}")
 
     def _ask(self, method: str, path: str, key: str, **body) -> httpx.Response:
-        """At the next api when one has just left: as a client behind a load balancer that tries again."""
+        """Send to the next api if one has stopped, like a client behind a load balancer."""
         headers = {"Authorization": f"Bearer {self.key}", "Idempotency-Key": key}
         for turn in range(200):
             url = f"http://127.0.0.1:{self.ports[turn % len(self.ports)]}{path}"

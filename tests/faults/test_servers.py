@@ -1,4 +1,4 @@
-"""PostgreSQL, the object store and the broker are killed, go away for a while, or answer wrongly."""
+"""PostgreSQL, the object store and the broker die, are away for a while, or give wrong answers."""
 
 import signal
 import threading
@@ -37,7 +37,7 @@ def test_a_training_does_not_notice_a_database_that_is_killed_and_back_within_th
     wait_until(lambda: is_frozen(trainer.pid), seconds=120, what="the trainer's freezing")
     servers.kill("postgresql")
     psutil.Process(trainer.pid).send_signal(signal.SIGCONT)
-    wait_for_words(trainers, "lease.unanswered")
+    wait_for_words(trainers, "lease.renewal_failed")
     servers.start("postgresql")
     trainer.join(120)
     assert trainer.exitcode == 0
@@ -75,7 +75,7 @@ def test_a_result_waits_for_a_database_that_is_killed_just_before_the_last_commi
     wait_until(lambda: is_frozen(trainer.pid), seconds=120, what="the trainer's freezing")
     servers.kill("postgresql")
     psutil.Process(trainer.pid).send_signal(signal.SIGCONT)
-    wait_for_words(trainers, "report.unanswered")
+    wait_for_words(trainers, "report.retried")
     servers.start("postgresql")
     trainer.join(60)
     assert trainer.exitcode == 0
@@ -84,7 +84,7 @@ def test_a_result_waits_for_a_database_that_is_killed_just_before_the_last_commi
 
 
 def test_a_last_commit_whose_answer_is_lost_counts_once(queue, sessions, trainers, database_wire, check):
-    """The trainer asks again, hears that the job is no longer its own, and so does the claimer."""
+    """The trainer tries again and finds that the job is no longer its own. So does the process that claimed it."""
     wire, through_wire = database_wire
     job_id = queue()
     lost = threading.Event()
@@ -150,7 +150,7 @@ def test_a_training_survives_a_store_that_is_killed_before_a_checkpoint_and_gone
     servers.kill("s3")
     psutil.Process(trainer.pid).send_signal(signal.SIGCONT)
     wait_for_words(trainers, "checkpoint.failed")
-    wait_for_words(trainers, "storage.awaited")
+    wait_for_words(trainers, "storage.retried")
     lease = read_job(sessions, job_id).lease_until
     wait_until(lambda: read_job(sessions, job_id).lease_until > lease, seconds=30, what="a heartbeat while it waits")
     servers.start("s3")
@@ -166,14 +166,14 @@ def test_a_trainer_that_waits_for_the_store_still_hears_a_wish_to_cancel_and_a_s
     cancelled, stopped = queue(), queue()
     servers.kill("s3")
     first = trainers.start(*trainers.claim())
-    wait_for_words(trainers, "storage.awaited")
+    wait_for_words(trainers, "storage.retried")
     with sessions.begin() as db:
         db.execute(jobs.request_cancel(cancelled)).one()
     first.join(40)
     assert (first.exitcode, read_job(sessions, cancelled).state) == (0, JobState.cancelled)
     second = trainers.start(*trainers.claim())
     wait_until(
-        lambda: any(str(stopped) in line and "storage.awaited" in line for line in trainers.said.splitlines()),
+        lambda: any(str(stopped) in line and "storage.retried" in line for line in trainers.said.splitlines()),
         seconds=60,
         what="the second's wait",
     )
@@ -265,7 +265,7 @@ def test_a_killed_broker_disturbs_no_training_and_the_worker_hears_notifications
 def test_each_of_a_hundred_jobs_runs_once_when_the_broker_loses_all_its_data(
     servers, quick, sessions, start_process, notifications
 ):
-    """Two hosts hear the notifications that the reconciler repeats; what they train takes no time here."""
+    """Two hosts get the messages that the reconciler repeats. Their trainings take no time here."""
     waiting = [insert_job(sessions, []) for _ in range(100)]
     notify_workers(create_notifier(quick), [(job_id, "default") for job_id in waiting])
     assert notifications() == 100
@@ -283,7 +283,7 @@ def test_each_of_a_hundred_jobs_runs_once_when_the_broker_loses_all_its_data(
 
 
 def take_notified_jobs(settings, sessions, worker: str) -> None:
-    """Take the jobs of the notifications until none waits."""
+    """Train the jobs of messages until no job waits."""
     app = create_app(settings)
     deadline = time.monotonic() + 120
     with app.connection_for_read() as connection, connection.SimpleQueue(notify_queue("default")) as queue:

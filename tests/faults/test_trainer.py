@@ -1,4 +1,4 @@
-"""What happens to a job when the programs around it die. Real processes, real servers, a real (tiny) training."""
+"""What happens to a job when programs die, with real processes, real servers and a real, tiny training."""
 
 import signal
 import threading
@@ -18,7 +18,7 @@ from worker.slot import trainer_pid
 from worker.training.lease import EXIT_LEASE_LOST
 
 LONG = 10_000
-"""Iterations of a job that ends by what the test does to it."""
+"""Iterations of a job that is still running when the test ends it."""
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
 
@@ -29,7 +29,7 @@ def causes(sessions, job_id):
 
 
 def wait_for_frozen_trainer(settings) -> psutil.Process:
-    """The one that trains on the host, once it has come to the failpoint."""
+    """Return the trainer of the host after it has reached the failpoint."""
     pid = wait_until(lambda: trainer_pid(settings.home), seconds=240, what="the trainer's id")
     wait_until(lambda: is_frozen(pid), seconds=240, what="the trainer's freezing")
     return psutil.Process(pid)
@@ -49,7 +49,7 @@ def test_a_killed_trainer_resumes_by_itself_and_makes_the_very_bundle_of_an_undi
     assert wait_for_end(sessions, job_id).state is JobState.succeeded
     with sessions.begin() as db:
         attempts = db.scalars(select(Attempt).order_by(Attempt.fence)).all()
-    assert (attempts[0].cause, attempts[0].detail) == ("lost_worker", "the trainer was ended by SIGKILL")
+    assert (attempts[0].cause, attempts[0].detail) == ("lost_worker", "the trainer was killed by SIGKILL")
     assert attempts[-1].cause == "succeeded"
     wait_until(lambda: trainer_pid(quick.home) is None, seconds=10, what="the trainer's end")
     check()
@@ -66,7 +66,7 @@ def test_a_trainer_killed_after_each_of_its_iterations_makes_the_very_bundle_of_
     assert trainers.see_through(job_id).state is JobState.succeeded
     assert causes(sessions, job_id) == ["lost_worker"] * 6 + ["succeeded"]
     with sessions.begin() as db:
-        db.execute(update(Job).values(attempt=1))  # the cap of this job was its own
+        db.execute(update(Job).values(attempt=1))  # undo the higher limit that this job had
     check()
 
 

@@ -1,6 +1,6 @@
-"""Trainers out of a process that has torch loaded, so that an attempt costs seconds.
+"""Trainers forked from a process that has torch loaded, so that an attempt starts in a second.
 
-What runs is `worker.training.run` as the host executes it, in a process of its own that dies and is killed like any.
+Each runs `worker.training.run` like the host does, in its own process, which can die and be killed.
 """
 
 import multiprocessing
@@ -26,18 +26,18 @@ _context.set_forkserver_preload(["worker.training.run", "pytest"])
 class Trainers:
     def __init__(self, settings: Settings, sessions: Sessions, log: Path) -> None:
         self.settings = settings
-        """Of the trainers that are started from here on, unless others are given."""
+        """Settings of the trainers that are started afterwards, unless others are given."""
         self._sessions, self._log = sessions, log
         self._started: list[BaseProcess] = []
-        os.environ["OMP_NUM_THREADS"] = "1"  # before the fork server starts: the order of a sum depends on it
+        os.environ["OMP_NUM_THREADS"] = "1"  # before the fork server starts, because the order of sums depends on it
 
     @property
     def said(self) -> str:
-        """What all of them have logged."""
+        """The logs of all trainers."""
         return self._log.read_text() if self._log.exists() else ""
 
     def claim(self, worker: str = "w1", *, lease_seconds: float = 120) -> tuple[UUID, int]:
-        """The oldest job that waits, whatever its pause."""
+        """Claim the oldest waiting job, even if it is paused."""
         with self._sessions.begin() as db:
             db.execute(update(Job).values(run_after=func.now()))
         with self._sessions.begin() as db:
@@ -53,7 +53,7 @@ class Trainers:
         return process
 
     def attempt(self, settings: Settings | None = None) -> int:
-        """Claim, train, and report the exit code as the claimer does."""
+        """Claim and train a job, and report the exit code like the host."""
         job_id, fence = self.claim()
         trainer = self.start(job_id, fence, settings)
         trainer.join(timeout=120)
@@ -63,7 +63,7 @@ class Trainers:
         return trainer.exitcode
 
     def see_through(self, job_id: UUID, settings: Settings | None = None) -> Job:
-        """Attempts until the job has ended."""
+        """Run attempts until the job has ended."""
         while (job := read_job(self._sessions, job_id)).state not in ENDED:
             self.attempt(settings)
         return job

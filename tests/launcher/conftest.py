@@ -1,4 +1,4 @@
-"""`opad up` as a user starts it, for the tests of a file together, and how they take hold of its parts."""
+"""`opad up` as a user starts it, one for the tests of a file, and access to its processes."""
 
 import threading
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from tests.random_base import write_random_base
 from worker.stack.launcher import RunningStack, local_stack
 
 SECONDS = 60
-"""How long a part may take to come back: a trainer host imports Celery and starts within a few."""
+"""Seconds for a process to be restarted. A trainer host imports Celery and starts within a few."""
 
 
 class Lines:
-    """What a launcher says; `wait_for` waits until a line has been said so many times."""
+    """The output of a launcher. `wait_for` waits until a line has been printed a number of times."""
 
     def __init__(self) -> None:
         self._said: list[str] = []
@@ -54,8 +54,8 @@ def up(short_folder, base) -> Iterator[tuple[RunningStack, Lines, Path]]:
         yield running, lines, home
 
 
-def part(launcher: int, *words: str) -> psutil.Process:
-    """The launcher's child whose command has these words."""
+def child(launcher: int, *words: str) -> psutil.Process:
+    """Return the launcher's child whose command contains these words."""
     children = psutil.Process(launcher).children()
     [found] = [child for child in children if all(any(word in own for own in child.cmdline()) for word in words)]
     return found

@@ -1,7 +1,7 @@
-"""A part that is frozen takes requests in and says nothing: what a client of `opad up` sees, and what is left after.
+"""A frozen process accepts requests and does not answer: what a client of `opad up` sees meanwhile and afterwards.
 
-A client here waits 20 s for an answer. Each test ends its freeze by its own doing, so an answer that only the thawed
-part could give comes too late.
+The client waits 20 s for an answer. Each test ends its freeze itself, so an answer that needs the thawed process would
+come too late.
 """
 
 import os
@@ -18,16 +18,16 @@ import pytest
 from tests.api.reference_images import reference
 from tests.e2e.service import client_of, post_concept
 from tests.e2e.test_main_job import wait_for_job
-from tests.launcher.conftest import part
+from tests.launcher.conftest import child
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 PATIENCE = 20.0
 
 
 @contextmanager
-def frozen(*parts: psutil.Process) -> Iterator[None]:
-    """Each with its children, as a stopped machine would stop them."""
-    processes = [process for part in parts for process in (part, *part.children(recursive=True))]
+def frozen(*roots: psutil.Process) -> Iterator[None]:
+    """Freeze each process with its children, like a machine that stops."""
+    processes = [process for root in roots for process in (root, *root.children(recursive=True))]
     for process in processes:
         os.kill(process.pid, signal.SIGSTOP)
     try:
@@ -53,7 +53,7 @@ def draw(client: httpx.Client, name: str = "learned") -> httpx.Response:
 
 
 def upload(client: httpx.Client, name: str) -> httpx.Response:
-    """Photos of its own, since the store is not asked to write what it has; the same each time."""
+    """Send new photos, because the store is not asked to write an existing object; the same ones each time."""
     first = zlib.crc32(name.encode()) % 1000
     return client.post(
         "/v1/concepts",
@@ -70,7 +70,7 @@ def assert_refused(answer: httpx.Response, code: str) -> None:
 
 
 def assert_is_once(client: httpx.Client, name: str) -> None:
-    """Asked again as the answer said, the upload is one concept, and it is learned."""
+    """Repeat the upload as the response said. It makes one concept, which is learned."""
     job = upload(client, name).raise_for_status().json()["job"]
     assert [item["name"] for item in client.get("/v1/concepts").json()["items"]].count(name) == 1
     wait_for_job(client, job["id"], "succeeded")
@@ -80,7 +80,7 @@ def assert_is_once(client: httpx.Client, name: str) -> None:
 def test_with_a_frozen_database_every_request_is_refused_soon_and_works_again_after(up, client):
     running, _, _ = up
     before = draw(client).json()["images"]
-    with frozen(part(running.pid, "postgres")):
+    with frozen(child(running.pid, "postgres")):
         with ThreadPoolExecutor(4) as pool:
             answers = [
                 pool.submit(draw, client), pool.submit(client.get, "/v1/concepts"), pool.submit(upload, client, "froze")
@@ -95,15 +95,15 @@ def test_with_a_frozen_database_every_request_is_refused_soon_and_works_again_af
 
 
 STORE = {"s3": "-allowedOrigins", "filer": "-defaultStoreDir", "volume": "-preStopSeconds", "master": "-mdir"}
-"""An option that no other of its programs has."""
+"""An option that identifies each of the programs."""
 
 
 @pytest.mark.parametrize("program", STORE)
 def test_with_a_frozen_store_what_needs_it_is_refused_soon_and_the_rest_works(up, client, program):
     running, _, _ = up
-    with frozen(part(running.pid, STORE[program])):
+    with frozen(child(running.pid, STORE[program])):
         assert_refused(upload(client, f"without {program}"), "storage_unreachable")
-        if program != "master":  # which is asked before something is written, not before it is read
+        if program != "master":  # the master is asked before a write, not before a read
             assert_refused(draw(client, "never drawn"), "storage_unavailable")
         assert draw(client).is_success  # the engine has the bundle in memory
         assert client.get("/v1/concepts").is_success
@@ -112,14 +112,14 @@ def test_with_a_frozen_store_what_needs_it_is_refused_soon_and_the_rest_works(up
 
 def test_with_a_frozen_broker_all_works(up, client):
     running, _, _ = up
-    with frozen(part(running.pid, "valkey-server")):
+    with frozen(child(running.pid, "valkey-server")):
         assert draw(client).is_success
         assert_is_once(client, "without broker")
 
 
 def test_with_a_frozen_engine_pictures_are_refused_soon_and_the_rest_works(up, client):
     running, _, _ = up
-    with frozen(part(running.pid, "worker.inference")):
+    with frozen(child(running.pid, "worker.inference")):
         assert_refused(draw(client), "no_engine")
         assert client.get("/v1/concepts").is_success
         assert client.get("/readyz").json()["parts"]["engine"] == "unreachable"
@@ -128,7 +128,7 @@ def test_with_a_frozen_engine_pictures_are_refused_soon_and_the_rest_works(up, c
 
 def test_a_job_waits_for_a_frozen_trainer_host(up, client):
     running, _, _ = up
-    with frozen(part(running.pid, "worker.host")):
+    with frozen(child(running.pid, "worker.host")):
         job = upload(client, "without host").raise_for_status().json()["job"]
         assert draw(client).is_success
         assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "queued"
@@ -137,7 +137,7 @@ def test_a_job_waits_for_a_frozen_trainer_host(up, client):
 
 def test_with_a_frozen_reconciler_all_works(up, client):
     running, _, _ = up
-    with frozen(part(running.pid, "worker.reconcile")):
+    with frozen(child(running.pid, "worker.reconcile")):
         assert draw(client).is_success
         assert_is_once(client, "without reconciler")
 
@@ -145,7 +145,7 @@ def test_with_a_frozen_reconciler_all_works(up, client):
 def test_a_frozen_api_answers_when_it_thaws(up, client):
     running, _, _ = up
     with ThreadPoolExecutor(1) as pool:
-        with frozen(part(running.pid, "api")):
+        with frozen(child(running.pid, "api")):
             answer = pool.submit(upload, client, "without api")
             with pytest.raises(httpx.ReadTimeout):
                 httpx.get(f"{running.api_url}/healthz", timeout=2)
@@ -156,7 +156,7 @@ def test_a_frozen_api_answers_when_it_thaws(up, client):
 def test_a_frozen_launcher_brings_a_dead_part_back_when_it_thaws(up, client):
     running, lines, _ = up
     launcher = psutil.Process(running.pid)
-    reconciler = part(running.pid, "worker.reconcile")
+    reconciler = child(running.pid, "worker.reconcile")
     os.kill(launcher.pid, signal.SIGSTOP)
     try:
         reconciler.kill()

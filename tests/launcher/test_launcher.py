@@ -1,4 +1,4 @@
-"""`opad up` as a user starts it, while its parts are killed, its folder is copied and its files are damaged."""
+"""`opad up` as a user starts it: its processes are killed, its folder is copied, its files are damaged."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ import pytest
 
 from tests.e2e.service import client_of, post_concept
 from tests.e2e.test_main_job import wait_for_job
-from tests.launcher.conftest import SECONDS, Lines, part, settings_for
+from tests.launcher.conftest import SECONDS, Lines, child, settings_for
 from worker.stack.embedded import environment
 from worker.stack.home import Home
 from worker.stack.launcher import READY, child_environment, local_stack
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 @pytest.mark.always
 def test_a_part_that_dies_together_with_the_broker_it_is_asked_through_ends_no_launcher(up):
     running, lines, _ = up
-    host, broker = part(running.pid, "worker.host"), part(running.pid, "valkey-server")
+    host, broker = child(running.pid, "worker.host"), child(running.pid, "valkey-server")
     os.killpg(host.pid, signal.SIGKILL)
     os.killpg(broker.pid, signal.SIGKILL)
     lines.wait_for("valkey       ready", times=2)
@@ -40,12 +40,12 @@ def test_a_part_that_dies_together_with_the_broker_it_is_asked_through_ends_no_l
 
 def test_a_part_whose_server_is_frozen_is_not_ready_yet_and_the_others_are_tended(up):
     running, lines, _ = up
-    broker = part(running.pid, "valkey-server")
+    broker = child(running.pid, "valkey-server")
     os.kill(broker.pid, signal.SIGSTOP)
-    os.killpg(part(running.pid, "worker.host").pid, signal.SIGKILL)
+    os.killpg(child(running.pid, "worker.host").pid, signal.SIGKILL)
     lines.wait_for("trainer      ended", times=2)
-    os.killpg(part(running.pid, "worker.reconcile").pid, signal.SIGKILL)
-    lines.wait_for("reconciler   ready", times=2)  # while nobody can say whether the trainer host is
+    os.killpg(child(running.pid, "worker.reconcile").pid, signal.SIGKILL)
+    lines.wait_for("reconciler   ready", times=2)  # while the readiness of the trainer host is unknown
     os.kill(broker.pid, signal.SIGCONT)
     lines.wait_for("trainer      ready", times=3)
 
@@ -63,7 +63,7 @@ def test_a_copy_of_the_folder_leaves_the_original_alone(up, short_folder, base):
 
 
 NAMES = ("s3", "logs", "valkey", "postgresql/18", "admin-key", "credentials.json", "environment.json")
-"""What another user may know of a data folder that they cannot list."""
+"""Names that another user may know in a data folder that they cannot list."""
 
 
 def as_nobody(*command: str) -> subprocess.CompletedProcess[str]:
@@ -75,22 +75,22 @@ def as_nobody(*command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.always
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as another user")
 def test_another_user_reads_nothing_below_the_data_folder(up):
-    """The data folder may be passed through, since PostgreSQL runs as another user: so known names are tried, too."""
+    """PostgreSQL runs as another user, so others may enter the data folder. The test tries known names too."""
     running, _, home = up
     with client_of(running) as client:
         job = post_concept(client, "private", iterations=1)
         wait_for_job(client, job["id"], "succeeded")
     for place in (home, *(home / name for name in NAMES), *(home / "s3").iterdir(), *(home / "logs").iterdir()):
         assert as_nobody("find", str(place), "-type", "f", "-readable").stdout == "", place
-        if place.is_file() and place.suffix != ".vif":  # SeaweedFS's settings of a volume, whose mode it sets itself
+        if place.is_file() and place.suffix != ".vif":  # SeaweedFS sets the mode of a volume's settings itself
             assert place.stat().st_mode & 0o077 == 0, place
 
 
 def listening(launcher: int, kind: str) -> set[Any]:
-    """The addresses, of "unix" or "inet", of everything that the launcher started."""
+    """Return the "unix" or "inet" addresses of every process that the launcher started."""
     found = set()
     for process in psutil.Process(launcher).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # short-lived ones: PostgreSQL's, and the trainer's
+        with contextlib.suppress(psutil.NoSuchProcess):  # short-lived processes of PostgreSQL and the trainer
             own = process.net_connections(kind)
             found |= {c.laddr for c in own if c.laddr and c.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
     return found
@@ -108,13 +108,13 @@ def test_every_unix_socket_is_in_the_run_time_folder_and_none_is_for_another_use
     assert as_nobody("test", "-r", f"{runtime}/own/s3.pem").returncode == 1
     for path in sockets:
         assert Path(path).is_relative_to(runtime)
-        assert as_nobody("test", "-w", path).returncode == 1, path  # to connect is to write
+        assert as_nobody("test", "-w", path).returncode == 1, path  # connecting needs write access
 
 
 @pytest.mark.always
 @pytest.mark.parametrize("host", ["127.0.0.1", "rebound.example"])
 def test_every_port_asks_a_stranger_for_credentials(up, host):
-    """`host` is what a web page's request would name whose own name has come to mean 127.0.0.1."""
+    """`host` is the Host header of a web page that uses DNS rebinding to reach 127.0.0.1."""
     running, _, home = up
     ports = {address.port for address in listening(running.pid, "inet")}
     named = json.loads((home / "s3-ports.json").read_text())
@@ -134,7 +134,7 @@ def test_every_port_asks_a_stranger_for_credentials(up, host):
 
 
 def refusal_in_tls(port: int, host: str) -> str:
-    """How a request ends that shows no certificate and takes any."""
+    """Return how a request ends that sends no certificate and accepts any."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -150,7 +150,7 @@ def refusal_in_tls(port: int, host: str) -> str:
 def refusal_in_clear(port: int, host: str) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
         plain.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        with contextlib.suppress(ConnectionResetError):  # a refusal, too: gRPC closes without a word
+        with contextlib.suppress(ConnectionResetError):  # also a refusal: gRPC closes the connection
             return plain.recv(1000)
         return b""
 

@@ -1,4 +1,4 @@
-"""What a backup refuses to be taken for; that a whole one brings all back is told by `tests/e2e/test_backup.py`."""
+"""Damaged backups and wrong targets are refused. `tests/e2e/test_backup.py` tests a complete restore."""
 
 import io
 
@@ -26,7 +26,7 @@ def count(sessions, table):
         return db.scalar(select(func.count()).select_from(table))
 
 
-def test_half_a_backup_restores_no_row_and_the_whole_one_may_follow(settings, sessions, backup):
+def test_an_incomplete_backup_restores_no_row_and_a_complete_one_can_follow(settings, sessions, backup):
     with pytest.raises(Invalid, match="its end is missing"):
         restore_backup(settings, io.BytesIO(backup[: backup.index(b"hashes.json")]))
     assert count(sessions, Owner) == 0
@@ -34,7 +34,7 @@ def test_half_a_backup_restores_no_row_and_the_whole_one_may_follow(settings, se
     assert count(sessions, Job) == 1
 
 
-def test_a_changed_byte_is_found(settings, sessions, backup):
+def test_a_changed_byte_is_detected(settings, sessions, backup):
     with pytest.raises(Invalid, match="tables/concept in the backup is damaged"):
         restore_backup(settings, io.BytesIO(backup.replace(b"blue mug", b"blue rug")))
     assert count(sessions, Owner) == 0
@@ -42,11 +42,11 @@ def test_a_changed_byte_is_found(settings, sessions, backup):
 
 def test_a_database_in_use_is_left_alone(settings, sessions, backup):
     restore_backup(settings, io.BytesIO(backup))
-    with pytest.raises(Conflict, match="restore into an empty stack"):
+    with pytest.raises(Conflict, match="restore into an empty one"):
         restore_backup(settings, io.BytesIO(backup))
     assert count(sessions, Job) == 1
 
 
-def test_another_file_is_named_as_such(settings, backup):
-    with pytest.raises(Invalid, match="cannot be read as a backup"):
+def test_a_file_that_is_not_a_backup_is_refused(settings, backup):
+    with pytest.raises(Invalid, match="the file is not a backup, or its end is missing"):
         restore_backup(settings, io.BytesIO(b"a photo" * 1000))

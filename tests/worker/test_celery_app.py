@@ -7,7 +7,7 @@ from worker.celery_app import create_app
 
 
 def test_the_celery_worker_loads_no_torch():
-    """Its child is forked: CUDA cannot be used there, and the memory would be held while nothing trains."""
+    """Its child is forked, so it cannot use CUDA, and the memory would be occupied while nothing trains."""
     script = (
         "import sys, worker.celery_app, worker.host, worker.reconcile; print({'torch', 'opad_core'} & set(sys.modules))"
     )
@@ -15,7 +15,7 @@ def test_the_celery_worker_loads_no_torch():
     assert printed == "set()\n"
 
 
-def test_the_message_is_let_go_before_the_work_and_nothing_is_kept(settings):
+def test_a_message_is_acknowledged_before_the_work_and_no_result_is_stored(settings):
     conf = create_app(settings).conf
     assert (conf.task_acks_late, conf.worker_disable_prefetch, conf.result_backend) == (False, True, None)
     assert conf.task_ignore_result

@@ -14,8 +14,8 @@ def test_a_busy_host_takes_no_second_job(settings, sessions, make_job):
     assert read_job(sessions, job_id).state is JobState.queued
 
 
-def test_a_host_takes_jobs_of_the_presets_that_it_trains_alone(sessions, make_job):
-    """Even when the notification names another job: it is a hint."""
+def test_a_host_takes_only_jobs_of_its_presets(sessions, make_job):
+    """Even if a message names a job of another preset, because a message is only a hint."""
     default, paper = make_job(), make_job(preset="paper")
     with sessions.begin() as db:
         assert db.execute(jobs.claim("small", lease_seconds=60, job_id=paper, presets=["default"])).all() == []
@@ -23,8 +23,8 @@ def test_a_host_takes_jobs_of_the_presets_that_it_trains_alone(sessions, make_jo
         assert db.execute(jobs.claim("any", lease_seconds=60)).one().id == default
 
 
-def test_a_host_without_a_trainer_gives_back_what_it_is_said_to_train(settings, sessions, make_job):
-    """Its claimer was killed; the lease would run for another minute."""
+def test_a_host_without_a_trainer_gives_back_the_jobs_that_the_database_says_it_trains(settings, sessions, make_job):
+    """The process that claimed it was killed. Without this the lease would last another minute."""
     ours, theirs = make_job(), make_job()
     with take_slot(settings.home) as slot, sessions.begin() as db:
         db.execute(jobs.claim(slot.host, lease_seconds=60, job_id=ours)).one()

@@ -15,13 +15,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture
 def in_use(settings, monkeypatch):
-    """The environment of a user who has servers."""
+    """Set the environment of a user who has servers."""
     for name, value in {"OPAD_DATABASE_URL": settings.database_url, "OPAD_HOME": str(settings.home)}.items():
         monkeypatch.setenv(name, value)
     return settings
 
 
-def test_a_made_key_is_shown_once_and_kept_as_a_hash(in_use, capsys):
+def test_a_new_key_is_printed_and_stored_as_a_hash(in_use, capsys):
     assert cli.main(["key", "create", "--scopes", "read, generate", "--owner", "alice"]) == 0
     text = capsys.readouterr().out.strip()
     with make_sessions(in_use)() as session:
@@ -30,7 +30,7 @@ def test_a_made_key_is_shown_once_and_kept_as_a_hash(in_use, capsys):
     assert key.scopes == ["read", "generate"]
 
 
-def test_an_unknown_scope_is_refused_in_words(in_use, capsys):
+def test_an_unknown_scope_is_refused_with_the_known_ones(in_use, capsys):
     assert cli.main(["key", "create", "--scopes", "root"]) == 1
     assert "scopes are admin, train, generate, read; got 'root'" in capsys.readouterr().err
 
@@ -41,7 +41,7 @@ def test_without_a_running_service_it_says_how_to_start_one(monkeypatch, tmp_pat
     assert "start it with `opad up`, or set OPAD_DATABASE_URL" in capsys.readouterr().err
 
 
-def test_migrating_twice_is_fine(in_use):
+def test_migrating_twice_succeeds(in_use):
     assert [cli.main(["migrate"]), cli.main(["migrate"])] == [0, 0]
 
 
@@ -61,8 +61,8 @@ def test_the_audit_log_is_verified_from_the_command_line(in_use, capsys):
     cli.main(["key", "create"])
     capsys.readouterr()
     assert cli.main(["audit", "verify"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("1 rows, unbroken")
-    mark = told.split()[-1]
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 rows, unbroken")
+    mark = printed.split()[-1]
     assert cli.main(["audit", "verify", "--contains", mark]) == 0
     assert cli.main(["audit", "verify", "--contains", f"2:{mark.partition(':')[2]}"]) == 1

@@ -9,8 +9,8 @@ def test_photos_that_the_service_would_refuse_are_refused_before_it_starts(tmp_p
     for i in range(count):
         Image.new("RGB", (64, 64), (i, 0, 0)).save(tmp_path / f"{i}.png")
     assert demo.main(["--images", str(tmp_path), "--class", "mug"]) == 1
-    told = capsys.readouterr()
-    assert told.err == (
-        f"opad: the service needs 3-5 reference images; {tmp_path} holds {count}; set {remedy} to allow that\n"
+    printed = capsys.readouterr()
+    assert printed.err == (
+        f"opad: the service needs 3-5 photos; {tmp_path} holds {count}; set {remedy} to allow that\n"
     )
-    assert told.out == ""
+    assert printed.out == ""

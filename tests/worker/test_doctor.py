@@ -10,24 +10,24 @@ from worker.doctor import run_checks
 
 
 def lines_of(settings) -> dict[str, str]:
-    """What it says of each part, without the part's name."""
+    """Run the checks and return the line of each part by its name."""
     said: list[str] = []
     run_checks(settings, say=said.append)
     return {line.split()[1]: line for line in said}
 
 
-def test_each_part_has_a_line_and_what_is_missing_a_remedy(settings, sessions, notifications):
+def test_each_part_has_a_line_and_a_missing_part_has_a_remedy(settings, sessions, notifications):
     lines = lines_of(settings.model_copy(update={"port": 1}))
 
-    sound = {"python", "torch", "base", "postgresql", "redis", "s3", "engine", "decoder", "care", "disk"}
-    assert {name for name, line in lines.items() if line.startswith("ok")} == sound
+    healthy = {"python", "torch", "base", "postgresql", "redis", "s3", "engine", "decoder", "care", "disk"}
+    assert {name for name, line in lines.items() if line.startswith("ok")} == healthy
     assert "start `python -m worker.host`" in lines["trainer"]
     assert "start `python -m worker.reconcile`" in lines["reconciler"]
     assert "start `python -m api`" in lines["api"]
     assert "writes, reads, deletes" in lines["s3"]
 
 
-def test_a_reconciler_is_known_by_its_sweep(settings, sessions):
+def test_a_reconciler_is_recognized_by_its_sweep(settings, sessions):
     retention.sweep_tonight(settings, sessions, Storage(settings))
     assert lines_of(settings)["reconciler"].startswith("ok")
 
@@ -35,15 +35,15 @@ def test_a_reconciler_is_known_by_its_sweep(settings, sessions):
 @pytest.mark.parametrize(
     ("changed", "part", "words"),
     [
-        ({"database_url": "postgresql://opad@127.0.0.1:1/opad"}, "postgresql", "is OPAD_DATABASE_URL right"),
-        ({"redis_url": "redis://127.0.0.1:1/0"}, "redis", "is OPAD_REDIS_URL right"),
+        ({"database_url": "postgresql://opad@127.0.0.1:1/opad"}, "postgresql", "check OPAD_DATABASE_URL"),
+        ({"redis_url": "redis://127.0.0.1:1/0"}, "redis", "check OPAD_REDIS_URL"),
         ({"s3_endpoint": "http://127.0.0.1:1"}, "s3", "did not answer"),
-        ({"engine_urls": ["http://127.0.0.1:1"]}, "engine", "look at its log, or start it"),
+        ({"engine_urls": ["http://127.0.0.1:1"]}, "engine", "read its log, or start it"),
         ({"base": "/no/such/base"}, "base", "/no/such/base"),
         ({"image_check": "flag", "image_scorer": "nobody.has:this"}, "care", "pip install 'opad[checks]'"),
     ],
 )
-def test_a_part_that_is_away_is_named_with_what_to_do(settings, changed, part, words):
+def test_a_part_that_does_not_answer_is_named_with_the_remedy(settings, changed, part, words):
     broken = settings.model_copy(update=changed)
     broken.__dict__.pop("sqlalchemy_url", None)
     line = lines_of(broken)[part]
@@ -51,7 +51,7 @@ def test_a_part_that_is_away_is_named_with_what_to_do(settings, changed, part, w
     assert words in line
 
 
-def test_an_old_database_is_to_be_migrated(settings):
+def test_an_old_database_needs_a_migration(settings):
     with make_sessions(settings).begin() as db:
         db.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     assert "has revision 0001; run `opad migrate`" in lines_of(settings)["postgresql"]

@@ -1,4 +1,4 @@
-"""What no row names goes once it is a day old; what a row names, or is about to name, stays."""
+"""Objects that no row names are deleted after a day. Objects that a row names, or is about to name, are kept."""
 
 import hashlib
 from datetime import timedelta
@@ -12,7 +12,7 @@ from api.domain.tables import Concept, Reference
 from worker.garbage import collect
 
 NOW = timedelta(seconds=-5)
-"""As if everything were older than a day."""
+"""Makes every object old enough to be deleted."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def keys(storage):
 
 @pytest.fixture
 def world(sessions, make_job, put):
-    """A finished job with its photo and bundle, a running one with its checkpoint and preview; and as much garbage."""
+    """Store a finished job with its files, a running one with its checkpoint and preview, and garbage."""
     done, running = make_job(), make_job()
     named = [
         put(reference_key("1" * 64)),
@@ -61,26 +61,26 @@ def world(sessions, make_job, put):
     return running, sorted(named), garbage, put(bundle_key("4" * 64))
 
 
-def test_what_is_younger_than_a_day_stays(sessions, storage, world, keys):
+def test_objects_younger_than_a_day_are_kept(sessions, storage, world, keys):
     before = keys()
     assert collect(sessions, storage) == 0
     assert keys() == before
 
 
-def test_what_no_row_names_goes_but_bundles_only_while_no_job_runs(sessions, storage, world, keys):
+def test_unreferenced_objects_are_deleted_but_bundles_only_while_no_job_runs(sessions, storage, world, keys):
     running, named, garbage, lost_bundle = world
-    assert collect(sessions, storage, kept=NOW) == len(garbage)
+    assert collect(sessions, storage, min_age=NOW) == len(garbage)
     assert keys() == sorted([*named, lost_bundle])
     with sessions.begin() as db:
         db.execute(jobs.cancel(running, 1)).one()
-    assert collect(sessions, storage, kept=NOW) == 1
+    assert collect(sessions, storage, min_age=NOW) == 1
     assert keys() == named
 
 
-def test_while_somebody_stores_nothing_that_may_get_its_row_is_deleted(sessions, storage, world, keys):
+def test_nothing_that_may_get_a_row_is_deleted_during_an_upload(sessions, storage, world, keys):
     _, _, garbage, _ = world
     with sessions.begin() as db:
         db.execute(select(func.pg_advisory_xact_lock_shared(ERASURE)))
-        collect(sessions, storage, kept=NOW)
+        collect(sessions, storage, min_age=NOW)
     assert {garbage[0], garbage[3]} <= set(keys())
-    assert garbage[1] not in keys(), "a checkpoint's key is nobody else's"
+    assert garbage[1] not in keys(), "a checkpoint's key cannot get a row later"

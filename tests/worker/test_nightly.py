@@ -1,4 +1,4 @@
-"""The reconciler keeps nothing too long, and its owner can ask what would go."""
+"""The nightly sweep, and the command that previews it."""
 
 from api.domain.tables import RetentionSweep
 from tests.job_life import wait_until
@@ -28,7 +28,7 @@ def test_the_command_previews_and_sweeps(settings, monkeypatch, capsys):
         monkeypatch.setenv(name, value)
     assert cli.main(["retention", "--preview"]) == 0
     assert cli.main(["retention", "--sweep"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("would remove 0 images, 0 photos of trained concepts")
-    assert told[0].endswith("0 events; 0.0 MB")
-    assert told[1].startswith("removed 0 images")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("would remove 0 images, 0 photos of trained concepts")
+    assert printed[0].endswith("0 events; 0.0 MB")
+    assert printed[1].startswith("removed 0 images")

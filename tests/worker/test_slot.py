@@ -16,7 +16,7 @@ with take_slot(Path(sys.argv[1])) as slot:
 """
 
 
-def test_a_slot_is_taken_once_and_free_again_afterwards(tmp_path):
+def test_only_one_process_holds_the_slot_and_the_next_can_take_it(tmp_path):
     with take_slot(tmp_path) as first:
         assert first is not None
         with take_slot(tmp_path) as second:
@@ -44,7 +44,7 @@ def test_a_killed_holder_leaves_the_slot_free(tmp_path):
         assert slot is not None
 
 
-def test_the_slot_stays_taken_until_the_inheriting_trainer_has_ended(tmp_path):
+def test_the_slot_is_held_until_the_trainer_that_inherited_it_has_ended(tmp_path):
     script = HOLD.replace(
         "    print(",
         "    import subprocess\n"

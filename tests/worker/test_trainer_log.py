@@ -1,4 +1,4 @@
-"""What a process says before its end, however it ends."""
+"""The last lines of a trainer are stored, however it ends."""
 
 import signal
 import subprocess
@@ -20,7 +20,7 @@ def kept(sessions, job_id) -> list[tuple[str, str]]:
 
 
 def say(sessions, job_id, program: str) -> subprocess.Popen[bytes]:
-    """A program in place of the trainer, seen to its end."""
+    """Run a program in place of the trainer, to its end."""
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
     assert process.stderr is not None
     with TrainerLog(process.stderr, sessions, job_id, 1):
@@ -28,7 +28,7 @@ def say(sessions, job_id, program: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_the_last_words_of_a_killed_process_are_kept_and_passed_on(sessions, capfd):
+def test_the_last_lines_of_a_killed_process_are_stored_and_passed_on(sessions, capfd):
     job_id = insert_job(sessions, [])
     killed = say(
         sessions,
@@ -42,7 +42,7 @@ def test_the_last_words_of_a_killed_process_are_kept_and_passed_on(sessions, cap
     assert "Fatal Python error: Aborted" in capfd.readouterr().err
 
 
-def test_a_process_left_behind_does_not_hold_the_claimer(sessions):
+def test_a_process_that_the_trainer_left_does_not_block_the_host(sessions):
     job_id = insert_job(sessions, [])
     began = time.monotonic()
     say(

@@ -20,7 +20,7 @@ from worker import webhooks as sending
 
 
 class Receiver(ThreadingHTTPServer):
-    """Answers with `answers` in turn, the last again and again, and keeps what came."""
+    """Answers with each of `answers`, then repeats the last one, and stores the requests."""
 
     def __init__(self):
         self.answers = [(204, {})]
@@ -62,13 +62,13 @@ def receiver():
 
 @pytest.fixture
 def settings(settings):
-    """As a self-hoster has them whose receiver runs on the same machine."""
+    """Settings that allow a receiver on the same machine."""
     return settings.model_copy(update={"webhooks_to_private_addresses": True})
 
 
 @pytest.fixture
 def hook(sessions, make_job, receiver):
-    """A webhook of the owner of a new job, for every event; ids of both."""
+    """Create a webhook for every event of a new job's owner. Return both ids."""
 
     def make(**columns):
         job_id = make_job()
@@ -83,7 +83,7 @@ def hook(sessions, make_job, receiver):
 
 @pytest.fixture
 def cancelled(hook, sessions):
-    """A webhook and the message that its job was cancelled."""
+    """Create a webhook and the message that its job was cancelled."""
 
     def make(**columns):
         webhook, job_id = hook(**columns)
@@ -139,9 +139,9 @@ ENDS = {
 
 
 @pytest.mark.parametrize("way", ENDS)
-def test_however_a_job_ends_its_owners_webhooks_have_one_message(way, hook, sessions):
+def test_every_end_of_a_job_makes_one_message_for_its_owners_webhooks(way, hook, sessions):
     webhook, job_id = hook()
-    hook()  # another owner's hears nothing
+    hook()  # a webhook of another owner gets no message
     end, event = ENDS[way]
     with sessions.begin() as db:
         fence = claim(db, job_id)
@@ -160,7 +160,7 @@ def test_however_a_job_ends_its_owners_webhooks_have_one_message(way, hook, sess
     }
 
 
-def test_what_is_not_an_end_or_was_undone_or_is_not_wanted_leaves_no_message(hook, sessions):
+def test_other_changes_and_rolled_back_ones_and_disabled_webhooks_make_no_message(hook, sessions):
     _, job_id = hook()
     _, other = hook(events=["job.failed"])
     _, third = hook(disabled_at=datetime.now(UTC))
@@ -177,7 +177,7 @@ def test_what_is_not_an_end_or_was_undone_or_is_not_wanted_leaves_no_message(hoo
     assert deliveries(sessions) == []
 
 
-def test_a_webhook_hears_of_the_events_that_it_named_alone(hook, sessions):
+def test_a_webhook_gets_only_the_events_that_it_names(hook, sessions):
     _, job_id = hook(events=["job.failed", "job.cancelled"])
     with sessions.begin() as db:
         db.execute(jobs.finish(job_id, claim(db, job_id), **BUNDLE)).one()
@@ -189,7 +189,7 @@ def test_a_secret_is_32_random_bytes_in_base64():
     assert len(base64.b64decode(new_secret().removeprefix("whsec_"))) == 32
 
 
-def test_a_message_is_claimed_from_its_moment_on_and_no_other_with_it(hook, sessions):
+def test_only_due_messages_are_claimed(hook, sessions):
     webhook, _ = hook()
     with sessions.begin() as db:
         for number, delay in enumerate((timedelta(seconds=1), timedelta(0), timedelta(seconds=1)), 1):
@@ -200,7 +200,7 @@ def test_a_message_is_claimed_from_its_moment_on_and_no_other_with_it(hook, sess
     assert [delivery.id for delivery, _ in claimed] == [UUID(int=2)]
 
 
-def test_an_arrival_counts_once(cancelled, sessions):
+def test_a_delivery_is_recorded_once(cancelled, sessions):
     cancelled()
     with sessions.begin() as db:
         ((delivery, _),) = webhooks.claim_due(db, limit=1, busy=timedelta(seconds=60))
@@ -225,7 +225,7 @@ def test_a_message_arrives_signed(cancelled, settings, sessions, receiver):
     assert sending.deliver_due(settings, sessions) == 0
 
 
-def test_while_a_rotation_has_grace_both_secrets_verify(cancelled, settings, sessions, receiver, subtests):
+def test_during_the_grace_period_of_a_rotation_both_secrets_verify(cancelled, settings, sessions, receiver, subtests):
     old = new_secret()
     for grace, verifies in (timedelta(minutes=1), True), (-timedelta(minutes=1), False):
         with subtests.test(grace=grace):
@@ -241,7 +241,7 @@ def test_while_a_rotation_has_grace_both_secrets_verify(cancelled, settings, ses
                 assert Verifier(old).verify(body, dict(headers))
 
 
-def test_a_failed_try_comes_again_later_under_the_same_id(cancelled, settings, sessions, receiver):
+def test_a_failed_message_is_sent_again_later_with_the_same_id(cancelled, settings, sessions, receiver):
     cancelled()
     receiver.answers = [(500, {}), (200, {})]
     sending.deliver_due(settings, sessions)
@@ -256,12 +256,12 @@ def test_a_failed_try_comes_again_later_under_the_same_id(cancelled, settings, s
     assert len({headers["webhook-id"] for _, headers, _ in receiver.came}) == 1
 
 
-def test_the_pauses_are_those_of_standard_webhooks():
+def test_the_delays_are_those_of_standard_webhooks():
     seconds = [pause.total_seconds() for pause in RETRY_DELAYS]
     assert seconds == [0, 5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400]
 
 
-def test_the_pause_is_never_shorter_than_announced(cancelled, sessions):
+def test_the_delay_is_never_shorter_than_announced(cancelled, sessions):
     cancelled()
     with sessions.begin() as db:
         ((delivery, _),) = webhooks.claim_due(db, limit=1, busy=timedelta(seconds=60))
@@ -270,7 +270,7 @@ def test_the_pause_is_never_shorter_than_announced(cancelled, sessions):
     assert timedelta(seconds=5) <= pause <= timedelta(seconds=5.5)
 
 
-def test_after_ten_tries_over_three_days_it_is_given_up(cancelled, settings, sessions, receiver):
+def test_a_message_is_given_up_after_ten_tries_over_three_days(cancelled, settings, sessions, receiver):
     cancelled()
     receiver.answers = [(503, {})]
     for _ in RETRY_DELAYS:
@@ -283,7 +283,7 @@ def test_after_ten_tries_over_three_days_it_is_given_up(cancelled, settings, ses
     assert sending.deliver_due(settings, sessions) == 0
 
 
-def test_a_busy_receiver_says_when(cancelled, settings, sessions, receiver):
+def test_a_busy_receiver_sets_the_delay(cancelled, settings, sessions, receiver):
     cancelled()
     receiver.answers = [(429, {"Retry-After": "900"})]
     sending.deliver_due(settings, sessions)
@@ -291,7 +291,7 @@ def test_a_busy_receiver_says_when(cancelled, settings, sessions, receiver):
     assert timedelta(seconds=890) < pause <= timedelta(seconds=900)
 
 
-def test_a_receiver_that_is_gone_hears_no_more(cancelled, settings, sessions, receiver):
+def test_status_410_disables_the_webhook(cancelled, settings, sessions, receiver):
     webhook, _ = cancelled()
     with sessions.begin() as db:
         later = func.now() + timedelta(hours=1)
@@ -311,7 +311,7 @@ def test_a_redirect_is_a_failure_and_not_followed(cancelled, settings, sessions,
     assert only_delivery(sessions).log[0]["status"] == 307
 
 
-def test_a_receiver_that_does_not_answer_is_cut(cancelled, settings, sessions, receiver, monkeypatch):
+def test_a_receiver_that_does_not_answer_times_out(cancelled, settings, sessions, receiver, monkeypatch):
     monkeypatch.setattr(sending, "TRY_SECONDS", 0.5)
     cancelled()
     receiver.pause.clear()
@@ -331,12 +331,12 @@ def test_nothing_is_sent_into_the_private_network_unless_allowed(host, cancelled
     assert "private network" in only_delivery(sessions).log[0]["error"]
 
 
-def test_a_name_is_resolved_once_and_what_was_judged_is_called(cancelled, settings, sessions, receiver, monkeypatch):
+def test_a_name_is_resolved_once_and_the_checked_address_called(cancelled, settings, sessions, receiver, monkeypatch):
     asked = []
     really = socket.getaddrinfo
 
     def rebinding(host, *arguments, **options):
-        """A name server that gives a good address first and another one to who asks again."""
+        """A name server that returns an allowed address first and a private one afterwards."""
         if host == "receiver.example":
             asked.append(host)
             host = "127.0.0.1" if len(asked) == 1 else "127.0.0.2"
@@ -350,7 +350,7 @@ def test_a_name_is_resolved_once_and_what_was_judged_is_called(cancelled, settin
     assert len(asked) == 1
 
 
-def test_what_a_dead_sender_had_claimed_is_sent_by_another(cancelled, settings, sessions, receiver):
+def test_a_message_that_a_dead_sender_claimed_is_sent_by_another(cancelled, settings, sessions, receiver):
     cancelled()
     with sessions.begin() as db:
         ((stale, _),) = webhooks.claim_due(db, limit=1, busy=timedelta(seconds=60))
@@ -358,11 +358,11 @@ def test_what_a_dead_sender_had_claimed_is_sent_by_another(cancelled, settings, 
     make_due(sessions)
     assert sending.deliver_due(settings, sessions) == 1
     with sessions.begin() as db:
-        assert webhooks.record_failure(db, stale, {"status": 500}) is None, "too late: another has reported"
+        assert webhooks.record_failure(db, stale, {"status": 500}) is None, "too late, another sender has reported"
     assert only_delivery(sessions).state == "delivered"
 
 
-def test_old_messages_go_and_waiting_ones_stay(cancelled, sessions):
+def test_old_messages_are_deleted_and_waiting_ones_kept(cancelled, sessions):
     webhook, _ = cancelled()
     with sessions.begin() as db:
         db.add(WebhookDelivery(webhook_id=webhook.id, event="webhook.ping", payload={}, state="delivered"))
@@ -372,7 +372,7 @@ def test_old_messages_go_and_waiting_ones_stay(cancelled, sessions):
     assert only_delivery(sessions).state == "pending"
 
 
-def test_the_reconciler_sends(hook, settings, sessions, receiver, start_process):
+def test_the_reconciler_delivers_messages(hook, settings, sessions, receiver, start_process):
     start_process(settings.model_copy(update={"poll_seconds": 0.2}), "worker.reconcile")
     _, job_id = hook()
     with sessions.begin() as db:

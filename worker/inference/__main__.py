@@ -1,4 +1,4 @@
-"""`python -m worker.inference --bind unix:/path | host:port`: one engine."""
+"""Run one engine: `python -m worker.inference --bind unix:/path | host:port`."""
 
 import argparse
 import os
@@ -22,12 +22,12 @@ def main() -> int:
     settings = Settings()
     configure_logs(settings.log_level)
     try:
-        load_base(settings.base, device=settings.device)  # reads the manifest; the app loads the networks
+        load_base(settings.base, device=settings.device)  # reads only the manifest; the app loads the networks
     except OpadError as error:
         print(f"the engine cannot start: {error}; set OPAD_BASE to nano or to a base's folder", file=sys.stderr)
         return 1
     leave_a_core()
-    # uvicorn waits on SIGTERM for the requests it has taken, then the lifespan ends and closes the queue
+    # on SIGTERM uvicorn finishes the accepted requests, then the lifespan ends and closes the queue
     config = uvicorn.Config(create_app(settings, bind=bind), log_config=None, access_log=False, lifespan="on")
     with listening_socket(bind) as listener:
         uvicorn.Server(config).run(sockets=[listener])
@@ -35,18 +35,18 @@ def main() -> int:
 
 
 def leave_a_core() -> None:
-    """To what else draws on a CPU: the api, the database, this process's own encoders.
+    """Let PyTorch use all cores but one, which the api, the database and the encoders here need.
 
-    PyTorch takes all cores, and its threads wait for one another at every operation: on two cores, with one of them the
-    model drew 76 pictures a second instead of 70, as many when asked for three times that, instead of 61, and one alone
-    came after 40 ms instead of 59 (bench/load.py).
+    PyTorch's threads wait for each other after every operation. On a machine with 2 cores, one thread instead of two
+    raised throughput from 70 to 76 images per second, from 61 to 76 at three times the load, and reduced the latency of
+    a single image from 59 to 40 ms (bench/load.py).
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
 
 def listening_socket(bind: str) -> socket.socket:
-    """Bound, and for a unix socket closed to other users: uvicorn itself would open one to everybody."""
+    """Return a bound socket. A unix socket is closed to other users; one made by uvicorn would be open to all."""
     if bind.startswith("unix:"):
         path = Path(bind.removeprefix("unix:"))
         path.unlink(missing_ok=True)

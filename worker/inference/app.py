@@ -1,4 +1,4 @@
-"""The engine's HTTP side, for the api alone: one route that draws, one that forgets, three that tell how it is."""
+"""The engine's HTTP interface. Only the api calls it: to generate images, to drop a bundle, and to check its health."""
 
 import asyncio
 import re
@@ -50,7 +50,7 @@ from worker.retries import log_retry
 log = structlog.get_logger()
 
 ANNOUNCING_SECONDS = 5.0
-"""How long the start waits for the database to learn which base is served."""
+"""Longest delay of the start while the row of the base is written."""
 
 
 class BundleName(BaseModel):
@@ -61,7 +61,7 @@ class BundleName(BaseModel):
 class GenerateRequest(BaseModel):
     bundle: BundleName | None
     concept_id: UUID | None = None
-    """Goes into the files' metadata."""
+    """Written to the metadata of the files."""
     prompt: str
     seeds: list[int] = Field(min_length=1, max_length=16)
     format: Format
@@ -75,38 +75,41 @@ class Engine:
     batcher: Batcher
     encoders: ThreadPoolExecutor
 
-    async def generate(self, asked: GenerateRequest) -> dict[str, object]:
-        """Raises Overloaded, DeadlinePassed, TimeoutError, OpadError, and what `BundleCache.get` raises."""
-        deadline = time.monotonic() + asked.deadline_ms / 1000
-        async with asyncio.timeout(asked.deadline_ms / 1000):
-            bundle, bundle_hit, bundle_ms = await self._bundle(asked.bundle)
-            requests = [ImageRequest(bundle, asked.prompt, seed) for seed in asked.seeds]
-            waiting = self.batcher.submit(requests, deadline=deadline)
-            drawn: list[GeneratedImage] = await asyncio.gather(*map(asyncio.wrap_future, waiting))
+    async def generate(self, request: GenerateRequest) -> dict[str, object]:
+        """Generate and encode the images of a request; return the JSON body of the response.
+
+        Raises Overloaded, DeadlinePassed, TimeoutError, OpadError, and what `BundleCache.get` raises.
+        """
+        deadline = time.monotonic() + request.deadline_ms / 1000
+        async with asyncio.timeout(request.deadline_ms / 1000):
+            bundle, bundle_hit, bundle_ms = await self._bundle(request.bundle)
+            image_requests = [ImageRequest(bundle, request.prompt, seed) for seed in request.seeds]
+            futures = self.batcher.submit(image_requests, deadline=deadline)
+            generated: list[GeneratedImage] = await asyncio.gather(*map(asyncio.wrap_future, futures))
             before = time.monotonic()
             loop = asyncio.get_running_loop()
-            bundle_sha256 = asked.bundle.sha256 if asked.bundle else None
-            origins = [Provenance(self.base, asked.concept_id, bundle_sha256, seed) for seed in asked.seeds]
+            bundle_sha256 = request.bundle.sha256 if request.bundle else None
+            origins = [Provenance(self.base, request.concept_id, bundle_sha256, seed) for seed in request.seeds]
             images = await asyncio.gather(
                 *(
-                    loop.run_in_executor(self.encoders, encode, picture.pixels, asked.format, origin)
-                    for picture, origin in zip(drawn, origins, strict=True)
+                    loop.run_in_executor(self.encoders, encode, image.pixels, request.format, origin)
+                    for image, origin in zip(generated, origins, strict=True)
                 )
             )
         return {
             "images": images,
-            "seeds": asked.seeds,
-            "media_type": MEDIA_TYPES[asked.format],
+            "seeds": request.seeds,
+            "media_type": MEDIA_TYPES[request.format],
             "timing": {
-                "queue_ms": round(max(picture.queue_ms for picture in drawn), 2),
+                "queue_ms": round(max(image.queue_ms for image in generated), 2),
                 "bundle_ms": round(bundle_ms, 2),
-                "text_ms": round(sum(picture.text_ms for picture in drawn), 2),
-                "unet_decode_ms": round(max(picture.unet_decode_ms for picture in drawn), 2),
+                "text_ms": round(sum(image.text_ms for image in generated), 2),
+                "unet_decode_ms": round(max(image.unet_decode_ms for image in generated), 2),
                 "encode_ms": round(1000 * (time.monotonic() - before), 2),
             },
             "cache": {
                 "bundle": "hit" if bundle_hit else "miss",
-                "kv": "hit" if drawn[0].kv_hit else "miss",
+                "kv": "hit" if generated[0].kv_hit else "miss",
             },
         }
 
@@ -119,7 +122,7 @@ class Engine:
 
 
 def create_app(settings: Settings, *, bind: str) -> Starlette:
-    """Loads the base when the server starts; answers no other request before, nor after the queue is closed."""
+    """Return the app. It loads the base before the first request and closes the queue after the last one."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -136,7 +139,7 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
             ThreadPoolExecutor(4),
         )
         announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest))
-        # whoever sees this engine ready may ask the api for a concept at once; without a database we draw all the same
+        # a client may use the api as soon as this engine is ready; without a database the engine still works
         await asyncio.wait({announcing}, timeout=ANNOUNCING_SECONDS)
         with ProcessHeartbeat(
             make_sessions(settings),
@@ -161,21 +164,21 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
 
 
 async def healthy(request: Request) -> Response:
-    """Alive and, as the socket opens once the base is loaded, ready."""
+    """Answer both probes: uvicorn accepts requests only after the base is loaded."""
     return JSONResponse({"status": "ok"})
 
 
 async def metrics(request: Request) -> Response:
-    """For Prometheus, in the network that the api reaches us by; nobody else does."""
+    """Return the metrics for Prometheus."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def forget(request: Request) -> Response:
-    """Drop every copy of an erased concept's bundle: in memory, on disk, as keys and values."""
+    """Drop every copy of an erased concept's bundle: in memory, on disk, and as computed keys and values."""
     engine: Engine = request.app.state.engine
     sha256 = request.path_params["sha256"]
     if not re.fullmatch("[0-9a-f]{64}", sha256):
-        return _refusal(422, "bad_request", "a bundle is named by its SHA-256, 64 hexadecimal digits")
+        return _refusal(422, "bad_request", "a bundle is named by its SHA-256 of 64 hexadecimal digits")
     await asyncio.to_thread(engine.bundles.forget, sha256)
     engine.batcher.forget(sha256)
     return Response(status_code=204)
@@ -183,19 +186,19 @@ async def forget(request: Request) -> Response:
 
 async def generate(request: Request) -> Response:
     try:
-        asked = GenerateRequest.model_validate_json(await request.body())
+        body = GenerateRequest.model_validate_json(await request.body())
     except ValidationError as error:
         first = error.errors()[0]
         return _refusal(422, "bad_request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    if not all(0 <= seed <= MAX_SEED for seed in asked.seeds):
-        return _refusal(422, "bad_request", f"seeds must lie in 0..{MAX_SEED}, got {asked.seeds}")
+    if not all(0 <= seed <= MAX_SEED for seed in body.seeds):
+        return _refusal(422, "bad_request", f"seeds must be in 0..{MAX_SEED}, got {body.seeds}")
     engine: Engine = request.app.state.engine
     try:
-        return JSONResponse(await engine.generate(asked))
+        return JSONResponse(await engine.generate(body))
     except Overloaded as error:
         return _busy("overloaded", error.retry_after)
     except (DeadlinePassed, TimeoutError):
-        return _refusal(504, "deadline_exceeded", f"not drawn within {asked.deadline_ms} ms")
+        return _refusal(504, "deadline_exceeded", f"not generated within {body.deadline_ms} ms")
     except ObjectMissing as error:
         return _refusal(404, "bundle_missing", str(error))
     except (Unavailable, ObjectDamaged) as error:
@@ -226,7 +229,7 @@ def _facts(settings: Settings, base: Base) -> dict[str, Any]:
 
 
 def _first_image(generator: OneStepGenerator) -> float:
-    """Seconds of a second picture; the first one reads weights and warms the device."""
+    """Return the seconds that one image takes, after a first one that warms the device."""
     manifest = generator.base.manifest
     prompt = manifest.templates[0].format((manifest.nouns or ["dog"])[0])
     generator.generate([ImageRequest(None, prompt, 0)])
@@ -246,6 +249,7 @@ async def _announce(sessions: Sessions, manifest: Manifest) -> None:
 
 
 def announce(sessions: Sessions, manifest: Manifest) -> None:
+    """Write the row from which the api knows the base: its vocabulary, presets and resolution."""
     row = {
         "name": manifest.name,
         "resolution": manifest.resolution,

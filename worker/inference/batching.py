@@ -1,4 +1,7 @@
-"""One thread owns the model. It draws what is waiting, mixed concepts in one batch, and waits for nothing more."""
+"""A queue and the one thread that owns the model.
+
+Each batch takes what is waiting at that moment, with concepts mixed; it does not wait for more.
+"""
 
 import math
 import time
@@ -16,14 +19,16 @@ from opad_core import ImageRequest, OneStepGenerator, OpadError
 log = structlog.get_logger()
 
 MAX_BATCH = 8
-"""Bounds how long the first of a batch waits for the last."""
+"""Limits how long the first image of a batch waits for the last one."""
 MAX_WAITING = 64
-PREDICTED_WAIT = Gauge("opad_engine_predicted_wait_seconds", "That a picture asked for now would wait for its turn")
-BATCH_SIZE = Histogram("opad_engine_batch_size", "Pictures drawn in one pass", buckets=range(1, MAX_BATCH + 1))
+PREDICTED_WAIT = Gauge("opad_engine_predicted_wait_seconds", "Time until a new request would start")
+BATCH_SIZE = Histogram(
+    "opad_engine_batch_size", "Images generated in one forward pass", buckets=range(1, MAX_BATCH + 1)
+)
 
 
 class Overloaded(Exception):
-    """The queue is full, or its predicted wait is longer than the request may take."""
+    """The queue is full, or the predicted wait exceeds the deadline of the request."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(f"busy for about {retry_after:.0f} s")
@@ -31,7 +36,7 @@ class Overloaded(Exception):
 
 
 class DeadlinePassed(Exception):
-    """The request's time was up before the model came to it."""
+    """The deadline passed before the request reached the model."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class GeneratedImage:
     queue_ms: float
     text_ms: float
     unet_decode_ms: float
-    """Of the whole batch that it was drawn in."""
+    """Time of the whole batch."""
     kv_hit: bool
 
 
@@ -55,7 +60,7 @@ class _Waiting:
 
 
 class Batcher:
-    """Bounded queue in front of the model thread. `submit` may be called from any thread."""
+    """A bounded queue in front of the model thread. Every method may be called from any thread."""
 
     def __init__(self, generator: OneStepGenerator, *, seconds_per_image: float) -> None:
         self._generator = generator
@@ -69,9 +74,9 @@ class Batcher:
         self._thread.start()
 
     def submit(self, requests: list[ImageRequest], *, deadline: float) -> list["Future[GeneratedImage]"]:
-        """One future for each picture; all are taken or none. Raises Overloaded.
+        """Queue the requests and return a future for each one. Raises Overloaded, which queues none of them.
 
-        With nothing ahead a request is always taken: a wrong estimate must not refuse for ever.
+        An empty queue accepts every request, so that a wrong estimate cannot refuse forever.
         """
         items = [_Waiting(request, deadline) for request in requests]
         with self._changed:
@@ -84,20 +89,20 @@ class Batcher:
         return [item.future for item in items]
 
     def predicted_wait(self) -> float:
-        """Seconds that a picture asked for now would wait before its turn."""
+        """Return the seconds that a new request would wait before it starts."""
         return self._ahead() * self._seconds_per_image
 
     def _ahead(self) -> int:
         return len(self._waiting) + self._in_progress
 
     def forget(self, bundle_id: str) -> None:
-        """Have the model thread drop what it keeps of a bundle, before it draws anything else."""
+        """Drop what the generator has cached of a bundle. The model thread does this before its next batch."""
         with self._changed:
             self._forgotten.append(bundle_id)
             self._changed.notify()
 
     def close(self) -> None:
-        """Refuse what is new, finish what is queued, end the thread."""
+        """Refuse new requests, finish the queued ones and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -107,8 +112,8 @@ class Batcher:
         while batch := self._take():
             try:
                 self._generate(batch)
-            except Exception as error:  # the thread's outermost loop: the next batch may well succeed
-                log.exception("batch.failed", pictures=len(batch))
+            except Exception as error:  # the outermost loop of the thread; the next batch may succeed
+                log.exception("batch.failed", images=len(batch))
                 for item in batch:
                     if not item.future.done():
                         item.future.set_exception(error)
@@ -116,7 +121,7 @@ class Batcher:
                 self._in_progress = 0
 
     def _take(self) -> list[_Waiting]:
-        """What is waiting now, less what nobody waits for any more; empty when closed and done."""
+        """Wait for requests and return those that are still wanted. Return none when closed and finished."""
         batch: list[_Waiting] = []
         with self._changed:
             while not batch:
@@ -133,7 +138,7 @@ class Batcher:
         return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
 
     def _generate(self, batch: list[_Waiting]) -> None:
-        """The text side one by one, so that a prompt nobody can draw spoils no other picture; then all in one pass."""
+        """Encode each prompt separately, so that a bad prompt fails alone. Then generate all images in one pass."""
         started = time.monotonic()
         prepared: list[tuple[_Waiting, bool, float]] = []
         for item in batch:
@@ -148,10 +153,10 @@ class Batcher:
             return
         BATCH_SIZE.observe(len(prepared))
         before = time.monotonic()
-        pictures = self._generator.generate([item.request for item, _, _ in prepared])
+        images = self._generator.generate([item.request for item, _, _ in prepared])
         now = time.monotonic()
         self._seconds_per_image += 0.2 * ((now - started) / len(batch) - self._seconds_per_image)
-        for (item, known, text_seconds), pixels in zip(prepared, pictures, strict=True):
+        for (item, known, text_seconds), pixels in zip(prepared, images, strict=True):
             item.future.set_result(
                 GeneratedImage(
                     pixels=pixels,

@@ -20,7 +20,7 @@ DISK_BYTES = 10 << 30
 
 
 class BundleCache:
-    """Keeps the bundles used last. Belongs to one event loop; reading and fetching happen in its threads."""
+    """Keeps the most recently used bundles. Use it from one event loop; files are read in threads."""
 
     def __init__(self, storage: Storage, folder: Path) -> None:
         self._storage = storage
@@ -29,9 +29,9 @@ class BundleCache:
         self._loading: dict[str, asyncio.Task[Bundle]] = {}
 
     async def get(self, key: str, sha256: str) -> tuple[Bundle, bool]:
-        """The bundle, and whether it was in memory. Requests for one that is on its way share the one fetch.
+        """Return the bundle, and whether it was in memory. Concurrent requests for one bundle share one fetch.
 
-        Raises ObjectMissing, ObjectDamaged, StorageUnavailable and, for bytes that are no bundle, OpadError.
+        Raises ObjectMissing, ObjectDamaged, StorageUnavailable and, if the object is not a bundle, OpadError.
         """
         bundle = self._loaded.get(sha256)
         if bundle is not None:
@@ -40,7 +40,7 @@ class BundleCache:
             task = asyncio.create_task(self._load(key, sha256))
             self._loading[sha256] = task
             task.add_done_callback(lambda _: self._loading.pop(sha256))
-        # shielded: the first asker's deadline must not end the fetch of the others
+        # shielded: the deadline of the first request must not cancel the fetch for the others
         return await asyncio.shield(self._loading[sha256]), False
 
     def forget(self, sha256: str) -> None:
@@ -58,20 +58,23 @@ class BundleCache:
         if path.exists():
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == sha256:
-                os.utime(path)  # its age is the time since its last use
+                os.utime(path)  # the modification time is the time of the last use
                 return read_bundle(data)
             log.warning("bundle.cache_damaged", sha256=sha256)
         data = self._storage.get(key, sha256)
         bundle = read_bundle(data)
         try:
             self._keep(path, data)
-        except OSError as error:  # a full disk: the bundle is in memory all the same
-            log.warning("bundle.not_kept", sha256=sha256, error=str(error))
+        except OSError as error:  # for instance a full disk; the bundle is still in memory
+            log.warning("bundle.not_cached", sha256=sha256, error=str(error))
         log.info("bundle.fetched", sha256=sha256, size=len(data))
         return bundle
 
     def _keep(self, path: Path, data: bytes) -> None:
-        """Several engines may share the folder: a file appears whole, by one move, and may vanish at any time."""
+        """Write the file and delete the least recently used ones above DISK_BYTES.
+
+        Several engines may share the folder, so a file appears by a rename and may disappear at any time.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
             try:

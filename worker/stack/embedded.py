@@ -1,4 +1,4 @@
-"""The embedded stack: the servers that no setting names, and what the processes beside them must know."""
+"""The embedded servers: start those that no setting names, and give other processes their addresses."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ _PROBE_KEY = "system/readable"
 
 
 def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool = True) -> Settings:
-    """Start the servers whose address is not set; the settings with every address filled in. Raises LocalError."""
+    """Start the servers whose address is not set. Return the settings with all addresses. Raises LocalError."""
     home = supervisor.home
     first: list[Service] = []
     later: list[list[Service]] = []
@@ -35,23 +35,23 @@ def start_servers(settings: Settings, supervisor: Supervisor, *, durable: bool =
         complete.s3_access_key, complete.s3_bucket = object_store.S3_ACCESS_KEY, object_store.S3_BUCKET
         complete.s3_secret_key = SecretStr(home.secret("s3"))
         s3 = later[-1][0]
-        later[-1] = [dataclasses.replace(s3, ready=_once_objects_are_read(s3.ready, Storage(complete)))]
+        later[-1] = [dataclasses.replace(s3, ready=_ready_when_objects_are_readable(s3.ready, Storage(complete)))]
     for services in [first, *later]:
         supervisor.start(*services)
     return complete
 
 
-def _once_objects_are_read(answers: Callable[[], str | None], storage: Storage) -> Callable[[], str | None]:
-    """SeaweedFS answers some moments before it finds its bucket and what its volumes hold: until then a read fails.
+def _ready_when_objects_are_readable(answers: Callable[[], str | None], storage: Storage) -> Callable[[], str | None]:
+    """Return a check that reads an object, since SeaweedFS answers some moments before it finds its bucket and volumes.
 
-    The same object is read at every start, so that what was stored before is known to be readable too.
+    Every start reads the same object, which shows that objects from earlier starts are readable too.
     """
     content = b"written at the first start and read at every start"
     digest = hashlib.sha256(content).hexdigest()
 
     def ready() -> str | None:
-        words = answers()
-        if words is None:
+        description = answers()
+        if description is None:
             return None
         try:
             storage.ensure_bucket()
@@ -59,14 +59,14 @@ def _once_objects_are_read(answers: Callable[[], str | None], storage: Storage) 
             storage.get(_PROBE_KEY, digest)
         except (StorageUnavailable, ObjectMissing):
             return None
-        return words
+        return description
 
     return ready
 
 
 @contextmanager
 def local_servers(settings: Settings, *, say: Callable[[str], None], durable: bool = True) -> Iterator[Settings]:
-    """The servers alone, in the charge of this thread, for as long as the block runs."""
+    """Run only the servers for the length of the block. The calling thread must live as long."""
     home = Home(settings.home)
     home.open()
     supervisor = Supervisor(home, say)
@@ -78,7 +78,7 @@ def local_servers(settings: Settings, *, say: Callable[[str], None], durable: bo
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The settings as the environment variables that `Settings` reads in another process, secrets included."""
+    """Return the settings as environment variables for another process, including secrets."""
     plain = settings.model_dump(mode="json", exclude_none=True)
     plain["s3_secret_key"] = settings.s3_secret_key.get_secret_value()
     return {

@@ -1,4 +1,4 @@
-"""OPAD_HOME: the one data folder, who may use it, what is kept in it, and what an earlier launcher left."""
+"""OPAD_HOME, the data folder: its lock, permissions and state files, and the processes an earlier launcher left."""
 
 import fcntl
 import json
@@ -17,16 +17,16 @@ from typing import Any
 import psutil
 
 LONGEST_SOCKET_PATH = 103
-"""Bytes that `sun_path` holds on macOS, less the closing zero; Linux has 107."""
+"""Bytes of a socket path on macOS without the final zero. Linux allows 107."""
 
 
 class LocalError(Exception):
-    """The embedded stack cannot start or go on; the message says what to do."""
+    """The embedded servers cannot start or continue. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The unprivileged user that runs PostgreSQL when we are root, which PostgreSQL refuses to be."""
+    """The unprivileged user that runs PostgreSQL, which refuses to run as root."""
 
     name: str
     uid: int
@@ -37,21 +37,21 @@ class Account:
 
 
 class Home:
-    """Holds the lock of the folder and a short run-time folder, from `open` to `close`."""
+    """Holds the lock of the data folder, and a run-time folder with a short path, from `open` to `close`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.runtime = Path()
-        """Short enough for the address of a socket; PostgreSQL's account may pass through, and nobody may look in."""
+        """Short enough for socket paths. PostgreSQL's account may enter it; nobody else may list it."""
         self._lock = -1
 
     @property
     def sockets(self) -> Path:
-        """The part of the run-time folder that is closed to everyone else."""
+        """Return the subfolder for sockets that only our user can reach."""
         return self.runtime / "own"
 
     def open(self) -> None:
-        """Raises LocalError when another launcher holds the folder or the folder cannot be used."""
+        """Lock the folder and stop leftover processes. Raises LocalError if the folder is in use or cannot be used."""
         make_own_folder(self.folder, passable=True)
         self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -61,7 +61,7 @@ class Home:
             os.close(self._lock)
             raise LocalError(
                 f"{self.folder} is in use by another launcher (process {holder}); "
-                "stop that one, or set OPAD_HOME to another folder"
+                "stop it, or set OPAD_HOME to another folder"
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
@@ -77,9 +77,11 @@ class Home:
         os.close(self._lock)
 
     def secret(self, name: str) -> str:
-        """A password of ours, made once and kept in `credentials.json` with mode 600."""
+        """Return a password of this installation. It is made once and stored in `credentials.json` with mode 600."""
         path = self.folder / "credentials.json"
-        known: dict[str, str] = read_state(path, remedy="put it back from a backup; the servers know these passwords")
+        known: dict[str, str] = read_state(
+            path, remedy="restore it from a backup, because the servers use these passwords"
+        )
         if name not in known:
             known[name] = secrets.token_urlsafe(24)
             write_private(path, json.dumps(known, indent=1))
@@ -92,7 +94,7 @@ class Home:
         return log
 
     def record(self, pids: Iterable[int]) -> None:
-        """Remember the processes that run now, so that a later launcher can stop them should this one be killed."""
+        """Write down the running processes, so that the next launcher can stop them if this one is killed."""
         running = {}
         for pid in pids:
             try:
@@ -103,17 +105,17 @@ class Home:
         write_private(self.folder / "running.json", json.dumps(state))
 
     def publish(self, environment: dict[str, str]) -> None:
-        """Leave the settings of what runs here to this user's other processes, such as `opad key create`."""
+        """Write the settings for other processes of this user, such as `opad key create`."""
         state = {"folder": folder_identity(self.folder), "environment": environment}
         write_private(self.folder / "environment.json", json.dumps(state, indent=1))
 
     def _stop_leftovers(self) -> None:
-        """End what an earlier launcher of this very folder left; we hold its lock, so that launcher is dead.
+        """Stop the processes that an earlier launcher of this folder left. We hold the lock, so that launcher is dead.
 
-        In a copy of the folder the file names the processes and sockets of the original, which may be running.
+        In a copy of the folder the file names the processes of the original, which may be running; they are left alone.
         """
         path = self.folder / "running.json"
-        left = read_state(path, remedy="remove it, and end what an earlier `opad up` left running")
+        left = read_state(path, remedy="remove it, and stop the processes that an earlier `opad up` left")
         if not left:
             return
         if left.get("folder") != folder_identity(self.folder):
@@ -123,7 +125,7 @@ class Home:
         for pid, created in left["processes"].items():
             try:
                 process = psutil.Process(int(pid))
-                if abs(process.create_time() - created) < 1:  # else the number belongs to a stranger by now
+                if abs(process.create_time() - created) < 1:  # otherwise the id belongs to another process by now
                     processes.append(process)
             except psutil.NoSuchProcess:
                 continue
@@ -134,7 +136,7 @@ class Home:
         path.unlink()
 
     def _close_to_others(self) -> None:
-        """Close what an earlier version left readable. PostgreSQL closes its own folder."""
+        """Remove the permissions that an earlier version gave to other users. PostgreSQL protects its own folder."""
         for place in (self.folder / name for name in ("s3", "logs", "valkey", "cache")):
             for path in (place, *place.rglob("*")) if place.exists() else ():
                 info = path.lstat()
@@ -142,7 +144,7 @@ class Home:
                     path.chmod(stat.S_IMODE(info.st_mode) & 0o700)
 
     def _make_runtime_folder(self) -> Path:
-        """A folder for sockets, short enough for the 108 bytes of a socket's address."""
+        """Make a folder for sockets, whose paths have at most 108 bytes."""
         candidates = [Path("/tmp"), Path(tempfile.gettempdir())]
         if os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
             candidates.insert(0, Path(os.environ["XDG_RUNTIME_DIR"]))
@@ -152,11 +154,13 @@ class Home:
                 if os.geteuid() == 0:
                     folder.chmod(0o711)  # PostgreSQL's account must reach its own folder inside
                 return folder
-        raise LocalError(f"no short writable folder for sockets among {', '.join(map(str, candidates))}; set TMPDIR")
+        raise LocalError(
+            f"no writable folder with a short path for sockets among {', '.join(map(str, candidates))}; set TMPDIR"
+        )
 
 
 def end_processes(processes: list[psutil.Process], *, grace_seconds: float = 10) -> None:
-    """SIGINT, which every part takes as a wish to stop quickly; SIGKILL for the groups of those that stay."""
+    """Send SIGINT, which asks every service for a fast stop, then SIGKILL to the groups of those that remain."""
     for process in processes:
         _signal_quietly(process.pid, signal.SIGINT)
     _, alive = psutil.wait_procs(processes, timeout=grace_seconds)
@@ -176,33 +180,33 @@ def _signal_quietly(pid: int, number: signal.Signals) -> None:
 
 
 def make_own_folder(folder: Path, *, passable: bool = False) -> None:
-    """Make the folder, closed to others; a `passable` one lets PostgreSQL's account through where we are root.
+    """Make the folder without access for others. If we are root, PostgreSQL's account can enter a `passable` one.
 
-    An empty folder that belongs to us is ours too. Permissions of any other folder are left as they are.
+    An existing folder keeps its permissions, unless it is empty and ours. Raises LocalError if it cannot be used.
     """
     mode = 0o711 if passable and os.geteuid() == 0 else 0o700
     if not folder.exists():
         try:
             folder.mkdir(parents=True)
         except PermissionError as error:
-            raise LocalError(f"cannot make {folder}: {error.strerror}; set OPAD_HOME to a folder of yours") from error
+            raise LocalError(f"cannot create {folder}: {error.strerror}; set OPAD_HOME to a folder of yours") from error
         folder.chmod(mode)
     elif not folder.is_dir():
         raise LocalError(f"{folder} is not a folder; set OPAD_HOME to another one")
     elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise LocalError(f"{folder} is closed to this user; set OPAD_HOME to a folder of yours")
+        raise LocalError(f"this user has no access to {folder}; set OPAD_HOME to a folder of yours")
     elif folder.stat().st_uid == os.geteuid() and not any(folder.iterdir()):
         folder.chmod(mode)
 
 
 def folder_identity(folder: Path) -> str:
-    """What tells a folder from its copy: its device and inode, which a move within a file system keeps."""
+    """Return device and inode, which differ in a copy and survive a move within the file system."""
     status = folder.stat()
     return f"{status.st_dev}:{status.st_ino}"
 
 
 def read_state(path: Path, *, remedy: str) -> dict[str, Any]:
-    """A state file of ours, empty where there is none. Raises LocalError for one that is damaged."""
+    """Return the content of a state file, or nothing if there is no file. Raises LocalError if it is damaged."""
     try:
         state = json.loads(path.read_text())
     except FileNotFoundError:
@@ -215,7 +219,7 @@ def read_state(path: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace the file in one move; nobody but us can read it at any moment."""
+    """Replace the file by a rename. Other users can read it at no time."""
     new = path.with_name(path.name + ".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
@@ -225,7 +229,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def unprivileged_account(home: Path, data: Path) -> Account | None:
-    """None for an ordinary user; for root the owner of the existing data, else `postgres` or `nobody`."""
+    """Return the account for PostgreSQL if we are root: the owner of existing data, else `postgres` or `nobody`."""
     if os.geteuid() != 0:
         return None
     if data.exists():
@@ -236,17 +240,17 @@ def unprivileged_account(home: Path, data: Path) -> Account | None:
     for parent in (home, *home.parents):
         if not parent.stat().st_mode & stat.S_IXOTH:
             raise LocalError(
-                f"PostgreSQL does not run as root, and its user {owner.pw_name!r} cannot pass through {parent}; "
-                "set OPAD_HOME to a folder others may pass through (the default is /var/lib/opad), "
+                f"PostgreSQL does not run as root, and its user {owner.pw_name!r} cannot enter {parent}; "
+                "set OPAD_HOME to a folder that others may enter (the default is /var/lib/opad), "
                 "or start as an ordinary user"
             )
     return Account(owner.pw_name, owner.pw_uid, owner.pw_gid)
 
 
 def published_environment(folder: Path) -> dict[str, str]:
-    """What the launcher of the folder has published; empty while none runs."""
+    """Return what the launcher of the folder published. Empty if none runs."""
     published = read_state(folder / "environment.json", remedy="remove it, and start `opad up` again")
     if not published or published.get("folder") != folder_identity(folder):
-        return {}  # in a copy of the folder it leads to the original's database
+        return {}  # the file in a copy names the database of the original
     known: dict[str, str] = published["environment"]
     return known

@@ -1,4 +1,4 @@
-"""The whole service on one machine: what `opad up` runs, and a context manager that runs it for a program."""
+"""Run the whole service on one machine: for `opad up`, and as a context manager for other programs."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ from worker.stack.servers import free_ports, is_free
 from worker.stack.supervision import Interrupted, Service, Supervisor
 
 READY = "OPAD is ready:"
-"""How the line begins after which everything answers."""
+"""Prefix of the line that is printed when everything answers."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,14 @@ class RunningStack:
     api_url: str
     admin_key: str
     pid: int
-    """Of the launcher."""
+    """Process id of the launcher."""
 
 
 def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Callable[[], bool]) -> None:
-    """Start every service that no setting names, tend them until `should_stop()`, stop them. Raises LocalError."""
+    """Start everything that no setting names and restart what dies, until `should_stop()`. Then stop it.
+
+    Raises LocalError.
+    """
     if not is_free(settings.port):
         raise LocalError(
             f"port {settings.port} is taken by another program; choose one with --port, or OPAD_PORT, 0 for any"
@@ -63,7 +66,7 @@ def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Ca
         url = _api_url(complete)
         say(f"{READY} {url}")
         say(f"  API documentation {url}/docs   dashboard {url}/dashboard   logs {home.folder / 'logs'}")
-        say("  Ctrl-C stops everything; the data stays")
+        say("  Ctrl-C stops everything; the data is kept")
         supervisor.run_until_stopped()
     except Interrupted:
         pass
@@ -75,9 +78,10 @@ def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Ca
 
 @contextmanager
 def local_stack(settings: Settings, *, say: Callable[[str], None]) -> Iterator[RunningStack]:
-    """`opad up` as a child of this process, which it does not outlive; ready when the block begins.
+    """Run `opad up` as a child of this process for the length of the block. Uses another port if that of the settings
+    is taken.
 
-    Call it from a thread that lives as long as the block. At another port when the settings' one is taken.
+    Call it from a thread that lives as long as the block: the child ends with that thread. Raises LocalError.
     """
     port = settings.port if is_free(settings.port) and settings.port else free_ports(1)[0]
     chosen = settings.model_copy(update={"port": port})
@@ -108,7 +112,7 @@ def local_stack(settings: Settings, *, say: Callable[[str], None]) -> Iterator[R
 def _listen(
     launcher: subprocess.Popen[str], lines: list[str], is_up: threading.Event, say: Callable[[str], None]
 ) -> None:
-    """Pass on what the launcher says until it ends; set `is_up` when all is ready, or will never be."""
+    """Pass on the launcher's output until it ends. Set `is_up` when the service is ready or cannot become ready."""
     assert launcher.stdout is not None
     with launcher.stdout:
         for line in map(str.rstrip, launcher.stdout):
@@ -124,7 +128,7 @@ def _make_admin_key(settings: Settings, say: Callable[[str], None]) -> None:
     with make_sessions(settings).begin() as session:
         key = ensure_first_admin_key(session)
         if key is not None:
-            write_private(path, key + "\n")  # before the commit: a key that only a dead process knew is lost
+            write_private(path, key + "\n")  # before the commit, so that a crash cannot lose the key
     if key is not None:
         say(f"admin key    {key}  (shown this once; also in {path})")
 
@@ -146,7 +150,7 @@ def _trainer_host(settings: Settings) -> Service:
 
     def ready() -> str | None:
         try:
-            return "trainer host, answers notifications" if celery.control.ping(timeout=0.5) else None
+            return "trainer host, answers messages" if celery.control.ping(timeout=0.5) else None
         except (CeleryError, KombuError, OSError):
             return None
 
@@ -183,13 +187,15 @@ def _python_service(
         environment={**child_environment(), **environment(settings)},
         layer=layer,
         stop_seconds=stop_seconds,
-        start_seconds=180,  # a cold disk and a busy machine take their time to import torch
+        start_seconds=180,  # importing torch is slow on a cold disk or a busy machine
     )
 
 
 def child_environment() -> dict[str, str]:
-    """Environment in which our own packages are found wherever we stand, no folder `api` that happens to be there in
-    their place, and no proxy between our services."""
+    """Return an environment that finds our packages from any working directory and uses no proxy between our services.
+
+    PYTHONSAFEPATH keeps a folder `api` in the working directory from hiding our package.
+    """
     ours = str(Path(__file__).parents[2])
     no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost"]))
     return {

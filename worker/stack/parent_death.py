@@ -1,9 +1,9 @@
-"""Become a program that ends with its parent: `parent_death.py PARENT SIGNAL ACCOUNT PROGRAM ARGUMENTS...`.
+"""Execute a program that ends with its parent: `parent_death.py PARENT SIGNAL ACCOUNT PROGRAM ARGUMENTS...`.
 
-Run by path under `python -I -S`, so it needs the standard library alone. A program between fork and exec instead of
-`preexec_fn`, which is unsafe in a process with threads. On Linux the kernel sends SIGNAL when the thread that started
-us ends; elsewhere the next launcher stops what an earlier one left. ACCOUNT is `uid:gid` or empty. The files that the
-program makes are for its own account alone.
+It runs by path under `python -I -S`, so it uses only the standard library. It replaces `preexec_fn`, which is unsafe in
+a process with threads. On Linux the kernel sends SIGNAL when the thread that started the program ends. On other systems
+the next launcher stops what an earlier one left. ACCOUNT is `uid:gid` or empty. Only that account can read the files
+that the program makes.
 """
 
 import ctypes
@@ -15,8 +15,10 @@ PR_SET_PDEATHSIG = 1
 
 
 def dies_with_parent(*command: str, death_signal: signal.Signals = signal.SIGKILL, account: str = "") -> list[str]:
-    """The command line that runs `command` as a program of this process, which the kernel sends `death_signal` when
-    the thread that starts it ends. `account` is `uid:gid`, or empty for our own."""
+    """Return a command line for `command` that the kernel signals when the thread that starts it ends.
+
+    `account` is `uid:gid`, or empty for the current user.
+    """
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(death_signal)), account, *command]
 
 
@@ -29,7 +31,7 @@ def main() -> None:
         os.setgid(gid)
         os.setuid(uid)
     if sys.platform == "linux":
-        # after setuid, which clears it; a parent that died before this line is noticed by its number
+        # after setuid, which clears it; a parent that died before this line is detected below by its id
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
     if os.getppid() != int(parent):
         sys.exit("the process that started this one has ended")

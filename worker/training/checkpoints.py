@@ -1,4 +1,4 @@
-"""Checkpoints of a running job: an object, written once under the fence's own key, and the row that makes it count."""
+"""Checkpoints of a running job. Each is an object whose key contains the fence, and a row that makes it valid."""
 
 import hashlib
 from uuid import UUID
@@ -14,8 +14,8 @@ log = structlog.get_logger()
 
 
 def save_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID, fence: int, *, step: int, state: bytes) -> bool:
-    """Whether it counts. A store or database that is away costs this checkpoint, not the training."""
-    told = log.bind(job_id=str(job_id), fence=fence, step=step)
+    """Store a checkpoint and return whether it was committed. An outage loses this checkpoint, not the training."""
+    checkpoint_log = log.bind(job_id=str(job_id), fence=fence, step=step)
     sha256 = hashlib.sha256(state).hexdigest()
     key = checkpoint_key(job_id, fence, step, sha256)
     commit = jobs.commit_checkpoint(job_id, fence, step=step, key=key, sha256=sha256, size=len(state))
@@ -29,16 +29,16 @@ def save_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID, fence: i
         for superseded in committed[1] or []:
             storage.delete(superseded)
     except (StorageUnavailable, OperationalError) as error:
-        told.warning("checkpoint.failed", error=str(error))
+        checkpoint_log.warning("checkpoint.failed", error=str(error))
         return False
-    told.info("checkpoint.committed", size=len(state))
+    checkpoint_log.info("checkpoint.committed", size=len(state))
     return True
 
 
 def newest_valid_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID) -> bytes | None:
-    """The state to go on from; a damaged or missing object gives way to the one before.
+    """Return the newest state whose object is intact, or None.
 
-    Raises StorageUnavailable: a store that is away says nothing about its objects.
+    Raises StorageUnavailable, because an outage says nothing about the objects.
     """
     with sessions.begin() as db:
         rows = list(db.scalars(jobs.checkpoints(job_id)))

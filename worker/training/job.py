@@ -1,4 +1,4 @@
-"""One job's training: what it needs out of the store, the method, and what it shows while it runs."""
+"""The training of one job: read its references, run the method, report progress, store previews and checkpoints."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Exported:
-    """The bundle as another tool loads it."""
+    """The bundle in the format of another tool."""
 
     layout: str
     data: bytes
@@ -64,15 +64,15 @@ class TrainingResult:
 
 
 class BadImageError(OpadError):
-    """A reference is no picture."""
+    """A reference cannot be read as an image."""
 
 
 def train_job(
     claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
 ) -> TrainingResult:
-    """The concept's bundle and its exports. Raises what `opad_core.train` and the storage raise.
+    """Train and return the bundle, its exports and its report card.
 
-    Before TrainingStopped leaves, the state it was stopped in has been committed.
+    Raises what `opad_core.train` and the storage raise. Before TrainingStopped is raised, the last state is committed.
     """
     with sessions.begin() as db:
         job = db.scalars(
@@ -83,7 +83,7 @@ def train_job(
     base = load_base(settings.base, device=settings.device, precision=settings.precision)
     if base.manifest.name != job.concept.base:
         raise OpadError(
-            f"the job is for the base {job.concept.base!r}, this trainer has {base.manifest.name!r}; set OPAD_BASE"
+            f"the job needs the base {job.concept.base!r}, but this trainer has {base.manifest.name!r}; set OPAD_BASE"
         )
     config = override(preset(job.preset, base.manifest.presets), job.overrides)
     log.info(
@@ -92,7 +92,7 @@ def train_job(
         device=str(base.device),
         precision=str(base.dtype),
         preset=job.preset,
-        photos=len(job.concept.references),
+        references=len(job.concept.references),
         steps=config.total_iterations,
     )
     patience = settings.storage_retry_seconds
@@ -105,7 +105,7 @@ def train_job(
     ]
     reporter = _ProgressReporter(claim, settings, sessions, storage, lease)
 
-    def learn(resume: bytes | None) -> bytes:
+    def run(resume: bytes | None) -> bytes:
         return train(
             base,
             references,
@@ -120,18 +120,18 @@ def train_job(
     try:
         try:
             newest = partial(newest_valid_checkpoint, storage, sessions, claim.job_id)
-            bundle = learn(retry_storage(newest, lease, stop, seconds=patience))
-        except OtherTrainingError as error:  # the base or its preset was replaced between two attempts
-            log.warning("checkpoint.foreign", error=str(error))
-            bundle = learn(None)
+            bundle = run(retry_storage(newest, lease, stop, seconds=patience))
+        except OtherTrainingError as error:  # the base or its preset changed between two attempts
+            log.warning("checkpoint.ignored", error=str(error))
+            bundle = run(None)
     except TrainingStopped as stopped:
-        reporter.save_last(stopped.state)
+        reporter.save_final_state(stopped.state)
         raise
     return TrainingResult(bundle, _exports(bundle, base), _report(bundle, base, references))
 
 
 def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> dict[str, object] | None:
-    """A concept that cannot be judged has been learned all the same."""
+    """Return the figures of the report card, or None if the concept cannot be evaluated."""
     try:
         return report_card(read_bundle(bundle), base, references).figures()
     except OpadError as error:
@@ -140,30 +140,30 @@ def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> dict[st
 
 
 def _read_image(reference: Reference, data: bytes) -> Image.Image:
-    """Its bytes are those that were stored; what a reader cannot read now was bad when it came."""
+    """Decode a reference. Its hash was verified, so an error means that the upload was bad."""
     try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
+        image = Image.open(io.BytesIO(data))
+        image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadImageError(
-            f"reference {reference.position} cannot be read as a picture ({error}); "
-            "make the concept again with another photo"
+            f"reference {reference.position} cannot be read as an image ({error}); "
+            "create the concept again with another photo"
         ) from error
-    return picture
+    return image
 
 
 def _exports(bundle: bytes, base: Base) -> list[Exported]:
     files = export_bundle(read_bundle(bundle), base)
-    lost = float(json.loads(files["export.json"])["relative_error"])
+    relative_error = float(json.loads(files["export.json"])["relative_error"])
     return [
-        Exported("diffusers", files["unet_lora.safetensors"], lost),
-        Exported("kohya", files["kohya_lora.safetensors"], lost),
+        Exported("diffusers", files["unet_lora.safetensors"], relative_error),
+        Exported("kohya", files["kohya_lora.safetensors"], relative_error),
         Exported("textual_inversion", files["embedding.safetensors"], None),
     ]
 
 
 class _ProgressReporter:
-    """Turns the method's reports into news for the row, previews in the store, and a checkpoint now and then."""
+    """Turns the method's reports into progress in the database, previews in the store, and checkpoints."""
 
     def __init__(self, claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease) -> None:
         self._claim, self._settings = claim, settings
@@ -179,7 +179,7 @@ class _ProgressReporter:
             log.info("training.stage", stage=progress.stage, step=progress.step)
             self._stage = progress.stage
         if progress.preview is not None:
-            self._show(progress.preview)
+            self._store_preview(progress.preview)
         self._lease.report(
             JobProgress(
                 stage=progress.stage,
@@ -195,7 +195,7 @@ class _ProgressReporter:
             self._save(progress.save())
         failpoints.reach("training.step")
 
-    def save_last(self, state: bytes) -> None:
+    def save_final_state(self, state: bytes) -> None:
         if self._step is not None:
             self._save(state)
 
@@ -205,15 +205,15 @@ class _ProgressReporter:
         save_checkpoint(self._storage, self._sessions, claim.job_id, claim.fence, step=self._step, state=state)
         self._checkpoint_at = time.monotonic()
 
-    def _show(self, preview: Image.Image) -> None:
-        """A preview that cannot be stored is a preview less; an earlier attempt may have stored this one."""
+    def _store_preview(self, preview: Image.Image) -> None:
+        """Store a preview. An outage loses it; an earlier attempt may already have stored it."""
         png = io.BytesIO()
         preview.save(png, "PNG")
         key = preview_key(self._claim.job_id, self._step or 0)
         try:
             self._storage.put_once(key, png.getvalue(), hashlib.sha256(png.getvalue()).hexdigest())
         except ObjectDiffers:
-            log.info("preview.kept", key=key)  # from an attempt on another device, whose arithmetic differs
+            log.info("preview.kept", key=key)  # an attempt on another device gave slightly different pixels
         except StorageUnavailable as error:
             log.warning("preview.failed", key=key, error=str(error))
             return

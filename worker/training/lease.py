@@ -1,8 +1,8 @@
-"""The trainer's hold on its job: renewed from a thread, and the process ends with it.
+"""The lease of a trainer on its job. A thread renews it, and the process exits if it is lost.
 
-A trainer that lost its job must not write. It hears of the loss from the database (another fence), or it must assume
-it when no renewal came through for three quarters of the lease. The second case is watched by faulthandler's own
-thread, in C: it ends the process even if every Python thread hangs, in a driver for instance.
+A trainer that lost its job must not write. Either the database tells it (the job has another fence), or no renewal
+succeeded for three quarters of the lease. A watchdog handles the second case: faulthandler's thread, which is written
+in C and ends the process even if every Python thread hangs, for instance in a driver.
 """
 
 import faulthandler
@@ -25,15 +25,15 @@ log = structlog.get_logger()
 EXIT_LEASE_LOST = 3
 
 PROGRESS_SECONDS = 1.0
-"""Progress is told this often at most; without news a heartbeat is sent every `heartbeat_seconds`."""
+"""Shortest time between two reports of progress. Without progress a heartbeat is sent every `heartbeat_seconds`."""
 
 STALL_SECONDS = 120.0
-"""A step may take this long, or STALL_STEPS times its average, before the lease is let go."""
+"""A step that takes longer than this, and longer than STALL_STEPS times the average, ends the renewals."""
 STALL_STEPS = 20
 
 
 class Lease(Background):
-    """`with Lease(...) as lease:` renews until the block ends; what follows has three quarters of the lease left."""
+    """Renews the lease until the `with` block ends. The code after it has three quarters of the lease left."""
 
     def __init__(self, settings: Settings, sessions: Sessions, job_id: UUID, fence: int) -> None:
         super().__init__("lease")
@@ -46,7 +46,7 @@ class Lease(Background):
         self.cancel_wished = False
 
     def __enter__(self) -> Self:
-        """The first renewal: a claim that took too long to come here may belong to another by now."""
+        """Renew the lease first, because the job may belong to another trainer by now."""
         self._watch(time.monotonic())
         self._renew()
         return super().__enter__()
@@ -56,20 +56,21 @@ class Lease(Background):
     ) -> None:
         super().__exit__(kind, error, traceback)
         if self._progress is not self._reported:
-            self._renew()  # the last iteration's news, its preview among them, would come too late for the thread
+            self._renew()  # the thread has not sent the progress of the last iteration, including its preview
 
     def report(self, progress: jobs.JobProgress, *, seconds_per_step: float) -> None:
+        """Send `progress` with the next renewal, and restart the clock that detects a stall."""
         self._progress = progress
         self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)
 
     def wait(self, seconds: float) -> None:
-        """Sleep; this is no stall. Before the first news nothing counts as one, for a base takes long to load."""
+        """Sleep without counting as stalled. Nothing counts before the first report: loading a base takes long."""
         time.sleep(seconds)
         if self._stalled_after is not None:
             self._stalled_after = time.monotonic() + STALL_SECONDS
 
     def release(self) -> None:
-        """The job has ended or was given back: there is nothing left to watch."""
+        """Stop the watchdog, after the job ended or was given back."""
         faulthandler.cancel_dump_traceback_later()
 
     def _keep(self) -> None:
@@ -88,7 +89,7 @@ class Lease(Background):
             with self._sessions.begin() as db:
                 cancel_wished = db.scalar(beat)
         except OperationalError as error:
-            log.warning("lease.unanswered", job_id=str(self._job_id), error=str(error.orig))
+            log.warning("lease.renewal_failed", job_id=str(self._job_id), error=str(error.orig))
             return
         if cancel_wished is None:
             log.error("lease.lost", job_id=str(self._job_id), fence=self._fence)

@@ -1,7 +1,7 @@
-"""The trainer: `python -m worker.training.run --job ID --fence N`, one claimed job, one process.
+"""The trainer, a process that trains one claimed job: `python -m worker.training.run --job ID --fence N`.
 
-It reports how the job ended by itself and then exits with 0; any other exit code means that the claimer must report.
-SIGTERM: commit a checkpoint, give the job back, exit.
+It reports how the job ended and exits with 0. After any other exit code the process that started it must report. On
+SIGTERM it commits a checkpoint, gives the job back and exits.
 """
 
 import argparse
@@ -43,13 +43,13 @@ from worker.training.storage_retry import retry_storage
 log = structlog.get_logger()
 
 ATTEMPTS_AFTER_OOM = 2
-"""Another program may have had the memory; a second time it is the training itself that needs too much."""
+"""The first time another program may have used the memory. The second time the training needs too much."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     event: str
-    """Named in the log once `change` has won."""
+    """Logged after `change` succeeded."""
     change: Select[Any]
 
 
@@ -66,13 +66,13 @@ def main() -> int:
 
 
 def run(claim: Claim, settings: Settings, stop: Callable[[], bool]) -> int:
-    """Train and report the end. The exit code: 0 when reported, EXIT_LEASE_LOST when the job is no longer ours."""
+    """Train, report how it ended, and return the exit code: 0, or EXIT_LEASE_LOST if the job is no longer ours."""
     sessions, storage = make_sessions(settings), Storage(settings)
     with Lease(settings, sessions, claim.job_id, claim.fence) as lease:
         ending = _train(claim, settings, sessions, storage, lease, stop)
     failpoints.reach("job.ending")
     won = _report(sessions, ending.change)
-    if not won and ending.event == "job.succeeded":  # a cancel wish came before the result
+    if not won and ending.event == "job.succeeded":  # the job was cancelled before its result was committed
         ending = Outcome("job.cancelled", jobs.cancel(claim.job_id, claim.fence))
         won = _report(sessions, ending.change)
     lease.release()
@@ -89,7 +89,7 @@ def run(claim: Claim, settings: Settings, stop: Callable[[], bool]) -> int:
 def _train(
     claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
 ) -> Outcome:
-    """How the training ended, as the change that is to say so. The one place of the process that catches all."""
+    """Train and return how it ended. This is the only place of the process that catches every exception."""
     try:
         learned = train_job(claim, settings, sessions, storage, lease, stop)
         store = partial(_store_result, claim, storage, learned)
@@ -115,12 +115,12 @@ def _train(
     except OperationalError as error:
         return _lose_attempt(claim, settings, "lost_worker", error)
     except Exception as error:
-        log.exception("trainer.broke")
+        log.exception("trainer.crashed")
         return _failed(claim, "internal", error)
 
 
 def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Outcome:
-    """Each file is written under its hash, read back and verified before a row may name it."""
+    """Store the files. Each is written under its hash, read back and verified before a row may name it."""
     failpoints.reach("bundle.made")
     sha256 = hashlib.sha256(learned.bundle).hexdigest()
     key = bundle_key(sha256)
@@ -169,7 +169,7 @@ def _lose_attempt(
 
 
 def _report(sessions: Sessions, change: Select[Any]) -> bool:
-    """Return whether the change won. Retries while the database is away; the lease's watchdog limits how long."""
+    """Apply the change and return whether it took effect. Retries while the database is away, within the lease."""
 
     def write() -> bool:
         with sessions.begin() as db:
@@ -178,13 +178,13 @@ def _report(sessions: Sessions, change: Select[Any]) -> bool:
     retrying = Retrying(
         retry=retry_if_exception_type(OperationalError),
         wait=wait_fixed(0.5),
-        before_sleep=log_retry("report.unanswered"),
+        before_sleep=log_retry("report.retried"),
     )
     return retrying(write)
 
 
 def _drop_checkpoints(storage: Storage, job_id: UUID) -> None:
-    """Their rows went with the last transaction."""
+    """Delete the checkpoint objects. The last transaction deleted their rows."""
     try:
         storage.delete_prefix(checkpoint_prefix(job_id))
     except StorageUnavailable as error:
@@ -192,14 +192,14 @@ def _drop_checkpoints(storage: Storage, job_id: UUID) -> None:
 
 
 def _stop_on_sigterm() -> Callable[[], bool]:
-    asked = False
+    stop_requested = False
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal stop_requested
+        stop_requested = True
 
     signal.signal(signal.SIGTERM, ask)
-    return lambda: asked
+    return lambda: stop_requested
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def engine_settings(settings: Settings, base_folder: Path) -> Settings:
 
 @pytest.fixture
 def stored(base: Base, settings: Settings) -> list[Stored]:
-    """Two concepts' bundles, uploaded."""
+    """Store the bundles of two concepts."""
     storage, made = Storage(settings), []
     for seed in (1, 2):
         data = random_bundle(base, seed)

@@ -37,7 +37,7 @@ def pixels(image: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB"))
 
 
-def test_it_draws_the_pictures_of_the_generator(client, base, stored):
+def test_it_returns_the_images_of_the_generator(client, base, stored):
     first, second = ask(client, stored[0].name).json(), ask(client, stored[0].name).json()
     expected = OneStepGenerator(base).generate([ImageRequest(stored[0].bundle, BEACH, seed) for seed in (1, 2)])
     assert np.array_equal([pixels(image) for image in first["images"]], expected)
@@ -47,7 +47,7 @@ def test_it_draws_the_pictures_of_the_generator(client, base, stored):
     assert first["timing"].keys() == {"queue_ms", "bundle_ms", "text_ms", "unet_decode_ms", "encode_ms"}
 
 
-def test_in_half_precision_it_draws_the_same_but_for_rounding(engine_settings, base, stored):
+def test_half_precision_differs_only_by_rounding(engine_settings, base, stored):
     half = engine_settings.model_copy(update={"precision": "half"})
     with TestClient(create_app(half, bind="test")) as client:
         drawn = np.stack([pixels(image) for image in ask(client, stored[0].name).json()["images"]])
@@ -57,7 +57,7 @@ def test_in_half_precision_it_draws_the_same_but_for_rounding(engine_settings, b
 
 
 @pytest.mark.parametrize(("name", "media_type"), [("jpeg", "image/jpeg"), ("webp", "image/webp")])
-def test_it_encodes_as_asked(client, name, media_type):
+def test_it_encodes_in_the_requested_format(client, name, media_type):
     answer = ask(client, None, prompt="a dog", format=name).json()
     assert answer["media_type"] == media_type
     assert Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).format == name.upper()
@@ -74,14 +74,14 @@ def test_a_file_names_the_concept_and_its_seed(client, stored):
     ("changes", "status", "words"),
     [
         ({"prompt": "a dog"}, 422, "does not name <concept>"),
-        ({"seeds": [-1]}, 422, "seeds must lie in"),
+        ({"seeds": [-1]}, 422, "seeds must be in"),
         ({"format": "bmp"}, 422, "format"),
-        ({"deadline_ms": 1}, 504, "not drawn within 1 ms"),
+        ({"deadline_ms": 1}, 504, "not generated within 1 ms"),
         ({"bundle": {"key": "bundles/none.safetensors", "sha256": "0" * 64}}, 404, "no object"),
         ({"bundle": {"key": "x", "sha256": "../../etc/passwd"}}, 422, "sha256"),
     ],
 )
-def test_refusals_say_what_is_wrong(client, stored, changes, status, words):
+def test_refusals_name_the_mistake(client, stored, changes, status, words):
     answer = ask(client, stored[0].name, **changes)
     assert answer.status_code == status
     assert words in answer.json()["message"]
@@ -99,7 +99,7 @@ def test_announcing_twice_leaves_one_row(settings, base):
     assert row.presets["default"]["iterations"] == preset("default", base.manifest.presets).iterations
 
 
-def test_a_terminated_engine_answers_what_it_has_taken(engine_settings, stored, tmp_path):
+def test_a_terminated_engine_finishes_accepted_requests(engine_settings, stored, tmp_path):
     address = tmp_path / "engine.sock"
     with engine_process(engine_settings, address) as process:
         assert address.stat().st_mode & 0o777 == 0o600
@@ -111,10 +111,10 @@ def test_a_terminated_engine_answers_what_it_has_taken(engine_settings, stored, 
         ):
             assert client.get("/readyz").status_code == 200
             asking = [pool.submit(ask, client, stored[0].name, seeds=list(range(8))) for _ in range(4)]
-            next(iter(asking)).result(60)  # by now the others are on their way
+            next(iter(asking)).result(60)  # the other requests have been accepted by now
             process.send_signal(signal.SIGTERM)
             assert [answer.result(60).status_code for answer in asking] == 4 * [200]
-        assert process.wait(30) == -signal.SIGTERM  # uvicorn ends by the signal that it was sent
+        assert process.wait(30) == -signal.SIGTERM  # uvicorn raises the signal again when it has finished
 
 
 def test_a_forgotten_bundle_is_in_no_cache(client, stored, engine_settings):
@@ -134,7 +134,7 @@ def test_an_engine_that_answers_has_announced_its_base(engine_settings, base):
         assert session.scalars(select(ServedBase.name)).all() == [base.manifest.name]
 
 
-def test_it_tells_how_many_pictures_it_drew_at_once(client, stored):
+def test_the_metrics_count_images_per_batch(client, stored):
     def drawn():
         families = text_string_to_metric_families(client.get("/metrics").text)
         samples = {sample.name: sample.value for family in families for sample in family.samples}

@@ -21,7 +21,7 @@ def batcher(generator):
 
 @pytest.fixture
 def slow_batcher(generator):
-    """One that believes to need ten seconds for a picture."""
+    """A batcher that starts with an estimate of ten seconds per image."""
     running = Batcher(generator, seconds_per_image=10.0)
     yield running
     running.close()
@@ -35,7 +35,7 @@ def pictures_drawn() -> float:
     return REGISTRY.get_sample_value("opad_engine_batch_size_sum") or 0.0
 
 
-def test_pictures_drawn_in_mixed_batches_are_those_drawn_alone(batcher, base, stored):
+def test_images_from_mixed_batches_equal_those_generated_alone(batcher, base, stored):
     requests = [ImageRequest(stored[seed % 2].bundle, BEACH, seed) for seed in range(10)]
     futures = batcher.submit(requests, deadline=soon())
     together = [future.result(60) for future in futures]
@@ -44,11 +44,11 @@ def test_pictures_drawn_in_mixed_batches_are_those_drawn_alone(batcher, base, st
         # other kernels for other batch sizes: 1e-6 in floats, which may round to the next of 256 levels
         assert np.abs(drawn.pixels.astype(int) - alone.generate([request])[0]).max() <= 1
     assert not np.array_equal(together[0].pixels, together[1].pixels)
-    # ten pictures are a batch of eight, whose first two meet both concepts, and one of two
+    # ten images make a batch of eight with both concepts, and one of two
     assert [drawn.kv_hit for drawn in together] == [False, False] + 8 * [True]
 
 
-def test_a_prompt_nobody_can_draw_spoils_no_other_picture(batcher, stored):
+def test_an_invalid_prompt_fails_alone(batcher, stored):
     good, bad = batcher.submit(
         [ImageRequest(stored[0].bundle, BEACH, 1), ImageRequest(stored[0].bundle, "the beach", 1)], deadline=soon()
     )
@@ -76,13 +76,13 @@ def test_a_full_queue_is_refused_whatever_the_deadline(batcher, stored):
     assert not wait(ahead, 60).not_done
 
 
-def test_what_is_late_when_its_turn_comes_is_not_drawn(batcher, stored):
+def test_a_request_past_its_deadline_is_not_generated(batcher, stored):
     (late,) = batcher.submit([ImageRequest(stored[0].bundle, BEACH, 1)], deadline=time.monotonic() - 1)
     with pytest.raises(DeadlinePassed):
         late.result(60)
 
 
-def test_closing_finishes_what_is_queued_and_refuses_what_is_new(generator, stored):
+def test_closing_finishes_queued_requests_and_refuses_new_ones(generator, stored):
     batcher = Batcher(generator, seconds_per_image=0.01)
     queued = batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(20)], deadline=soon())
     batcher.close()
@@ -91,27 +91,27 @@ def test_closing_finishes_what_is_queued_and_refuses_what_is_new(generator, stor
         batcher.submit([ImageRequest(stored[0].bundle, BEACH, 1)], deadline=soon())
 
 
-def test_a_cancelled_picture_is_not_drawn_and_spoils_no_other(batcher, stored):
+def test_a_cancelled_request_is_not_generated_and_affects_no_other(batcher, stored):
     before = pictures_drawn()
     asked = batcher.submit(
         [ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(4 * MAX_BATCH)], deadline=soon()
     )
-    assert asked.pop(3 * MAX_BATCH).cancel()  # the first of the fourth batch, while three others come before it
+    assert asked.pop(3 * MAX_BATCH).cancel()  # the first image of the fourth batch; three others come before it
     assert all(future.result(60).pixels.shape == (64, 64, 3) for future in asked)
     assert pictures_drawn() - before == 31
 
 
-def test_a_failure_that_is_no_prompts_fault_ends_its_batch_alone(batcher, stored):
+def test_a_failure_of_the_generator_fails_only_its_batch(batcher, stored):
     (broken,) = batcher.submit([ImageRequest(stored[0].bundle, None, 1)], deadline=soon())
     assert isinstance(broken.exception(60), TypeError | AttributeError)
     (good,) = batcher.submit([ImageRequest(stored[0].bundle, BEACH, 1)], deadline=soon())
     assert good.result(60).pixels.shape == (64, 64, 3)
 
 
-def test_what_comes_to_its_turn_in_time_is_taken(slow_batcher, stored):
+def test_a_request_that_can_start_in_time_is_accepted(slow_batcher, stored):
     ask = [ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(40)]
     ahead = slow_batcher.submit(ask, deadline=time.monotonic() + 1000)
-    # 40 pictures of 10 s lie ahead, or 32 of 8 s where the first batch is drawn by now
+    # 40 images of 10 s are ahead, or 32 of 8 s if the first batch is done by now
     assert 200 < slow_batcher.predicted_wait() <= 400
     taken = slow_batcher.submit(ask[:1], deadline=time.monotonic() + 1000)
     with pytest.raises(Overloaded):
@@ -119,19 +119,19 @@ def test_what_comes_to_its_turn_in_time_is_taken(slow_batcher, stored):
     assert not wait(ahead + taken, 60).not_done
 
 
-def test_the_estimate_follows_what_a_picture_takes(slow_batcher, stored):
+def test_the_estimate_approaches_the_measured_time(slow_batcher, stored):
     slowest = 0.0
     for seed in range(40):
         began = time.monotonic()
         slow_batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed)], deadline=soon())[0].result(60)
         slowest = max(slowest, time.monotonic() - began)
     ahead = slow_batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(40)], deadline=soon())
-    # a fifth of the error goes with each picture: of 10 s, 0.8 ** 40 of it is left, a millisecond
+    # each image removes a fifth of the error: 0.8 ** 40 of 10 s is a millisecond
     assert slow_batcher.predicted_wait() <= 40 * (slowest + 0.002)
     assert not wait(ahead, 60).not_done
 
 
-def test_the_times_told_add_up_to_no_more_than_was_waited(batcher, stored):
+def test_the_reported_times_add_up_to_at_most_the_waiting_time(batcher, stored):
     began = time.monotonic()
     futures = batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(20)], deadline=soon())
     drawn = [future.result(60) for future in futures]
@@ -140,13 +140,13 @@ def test_the_times_told_add_up_to_no_more_than_was_waited(batcher, stored):
     assert drawn[0].queue_ms < drawn[8].queue_ms < drawn[16].queue_ms
 
 
-def test_batches_are_counted_by_each_size_up_to_the_largest():
+def test_the_histogram_has_a_bucket_for_each_batch_size():
     (family,) = (family for family in REGISTRY.collect() if family.name == "opad_engine_batch_size")
     sizes = [sample.labels["le"] for sample in family.samples if sample.name.endswith("_bucket")]
     assert sizes == ["1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "7.0", "8.0", "+Inf"]
 
 
-def test_the_predicted_wait_grows_with_what_lies_ahead_and_ends_with_it(batcher, stored):
+def test_the_predicted_wait_grows_with_the_queue_and_ends_with_it(batcher, stored):
     assert batcher.predicted_wait() == 0
     ahead = batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(20)], deadline=soon())
     assert batcher.predicted_wait() > 0

@@ -7,7 +7,7 @@ from worker.inference.bundles import BundleCache, size_in_memory
 
 
 class CountingStorage(Storage):
-    """The real one; `fetched` lists the keys it was asked for."""
+    """Real storage that lists the keys it was asked for in `fetched`."""
 
     def __init__(self, settings):
         super().__init__(settings)
@@ -51,7 +51,7 @@ def test_a_damaged_file_on_disk_is_fetched_again(storage, stored, tmp_path):
     assert storage.fetched == 2 * [stored[0].key]
 
 
-def test_a_bundle_that_is_gone_or_another_is_not_kept(storage, stored, tmp_path):
+def test_a_missing_or_wrong_bundle_is_not_cached(storage, stored, tmp_path):
     with pytest.raises(ObjectMissing):
         asyncio.run(BundleCache(storage, tmp_path).get("bundles/none.safetensors", "0" * 64))
     with pytest.raises(ObjectDamaged):

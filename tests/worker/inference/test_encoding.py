@@ -16,7 +16,7 @@ SOURCE = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
 
 
 def described(image_format: str, provenance: Provenance) -> tuple[Image.Image, ElementTree.Element]:
-    """The picture and the XMP description in its file."""
+    """Return the image and the XMP description in its file."""
     image = Image.open(io.BytesIO(base64.b64decode(encode(PIXELS, image_format, provenance))))
     image.load()
     packet = image.info["XML:com.adobe.xmp" if image_format == "png" else "xmp"]
@@ -26,7 +26,7 @@ def described(image_format: str, provenance: Provenance) -> tuple[Image.Image, E
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
-def test_every_file_says_that_it_is_generated_and_from_what(image_format):
+def test_every_file_names_its_origin(image_format):
     image, description = described(image_format, Provenance("nano", CONCEPT, "ab" * 32, 7))
     assert image.format == image_format.upper()
     assert description.get(SOURCE) == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -35,12 +35,12 @@ def test_every_file_says_that_it_is_generated_and_from_what(image_format):
     assert own == {"model": "nano", "concept": str(CONCEPT), "bundle": "ab" * 32, "seed": "7"}
 
 
-def test_a_picture_of_the_untouched_base_names_no_concept():
+def test_an_image_of_the_base_names_no_concept():
     _, description = described("png", Provenance('a "base" & more', None, None, 0))
     own = {name.rpartition("}")[2]: value for name, value in description.items() if "opad" in name}
     assert own == {"model": 'a "base" & more', "seed": "0"}
 
 
-def test_the_pixels_of_a_png_are_untouched():
+def test_a_png_keeps_the_pixels():
     image, _ = described("png", Provenance("nano", None, None, 0))
     assert np.array_equal(np.asarray(image), PIXELS)

@@ -19,11 +19,11 @@ def threads(**environment):
     return tuple(map(int, answer.stdout.split()))
 
 
-def test_the_model_leaves_a_core_to_what_else_draws():
+def test_the_model_leaves_a_core_to_others():
     before, after = threads()
     assert after == max(1, before - 1)
 
 
 @pytest.mark.parametrize("count", ["1", "2"])
-def test_who_says_how_many_threads_gets_them(count):
+def test_omp_num_threads_is_respected(count):
     assert threads(OMP_NUM_THREADS=count) == (int(count), int(count))

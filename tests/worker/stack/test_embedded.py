@@ -1,4 +1,4 @@
-"""The embedded servers: their data survives, their death is noticed, and nothing of them is left behind."""
+"""The embedded servers keep their data, are restarted when they die, and leave no process behind."""
 
 import os
 import select
@@ -40,7 +40,7 @@ def servers_in(folder: Path):
 
 @contextmanager
 def launcher(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the servers of `folder` until its input ends; yields once they are up."""
+    """Run the servers of `folder` in another process until its input ends. Yields when they are ready."""
     process = subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, str(folder)],
         cwd=REPOSITORY,
@@ -92,7 +92,7 @@ def test_data_survives_a_restart_and_nothing_keeps_running(folder):
         assert s3(settings).get_object(Bucket="opad", Key="kept")["Body"].read() == b"7"
 
 
-def test_a_second_launcher_is_refused_in_a_sentence(folder):
+def test_a_second_launcher_is_refused(folder):
     with (
         launcher(folder) as first,
         pytest.raises(LocalError, match=rf"in use by another launcher \(process {first.pid}\)"),
@@ -113,7 +113,7 @@ def test_the_servers_of_a_killed_launcher_end_and_the_next_start_finds_the_data(
         assert valkey(settings).ping()
 
 
-def test_a_stale_pid_file_with_a_living_number_is_not_in_the_way(folder):
+def test_a_stale_pid_file_with_the_id_of_a_running_process_is_removed(folder):
     only_postgresql = Settings(home=folder, redis_url="redis://elsewhere", s3_endpoint="http://elsewhere")
     with local_servers(only_postgresql, say=lambda line: None) as settings:
         assert (settings.redis_url, settings.s3_endpoint) == ("redis://elsewhere", "http://elsewhere")
@@ -144,7 +144,7 @@ def test_every_server_comes_back_after_kill_9(folder):
         home.close()
 
 
-def test_credentials_are_for_the_owner_alone_and_needed(stack):
+def test_credentials_are_required_and_readable_only_by_the_owner(stack):
     assert (stack.home / "credentials.json").stat().st_mode & 0o777 == 0o600
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(stack.database_url.replace("opad:", "opad:x", 1))
@@ -166,7 +166,7 @@ def test_a_folder_of_someone_else_keeps_its_permissions(folder):
 
 
 def processes_using(folder: Path) -> list[psutil.Process]:
-    """Processes whose command line names the folder, this one apart."""
+    """Return the other processes whose command line names the folder."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -30,7 +30,7 @@ def test_the_newest_checkpoint_is_resumed(storage, sessions, job_id):
     assert newest_valid_checkpoint(storage, sessions, job_id) == b"state 2"
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(storage, sessions, job_id):
+def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(storage, sessions, job_id):
     save(storage, sessions, job_id, 1)
     save(storage, sessions, job_id, 2)
     with sessions.begin() as db:
@@ -39,8 +39,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(storage, sessions, job
     assert newest_valid_checkpoint(storage, sessions, job_id) == b"state 1"
 
 
-def test_an_object_whose_row_was_never_written_does_not_count(storage, sessions, job_id):
-    """Killed between the two."""
+def test_an_object_without_a_row_is_ignored(storage, sessions, job_id):
+    """The trainer was killed between the two writes."""
     save(storage, sessions, job_id, 1)
     storage.put_once(f"jobs/{job_id}/f1/step2.safetensors", b"state 2", hashlib.sha256(b"state 2").hexdigest())
     assert newest_valid_checkpoint(storage, sessions, job_id) == b"state 1"
@@ -54,14 +54,14 @@ def test_superseded_objects_are_deleted(storage, sessions, job_id):
         storage.read(f"jobs/{job_id}/f1/step1.safetensors")
 
 
-def test_a_zombie_s_checkpoint_does_not_count(storage, sessions, job_id):
+def test_a_checkpoint_of_a_trainer_that_lost_its_job_is_ignored(storage, sessions, job_id):
     with sessions.begin() as db:
         db.execute(update(Job).values(fence=2))
     assert not save(storage, sessions, job_id, 9, fence=1)
     assert newest_valid_checkpoint(storage, sessions, job_id) is None
 
 
-def test_a_store_that_is_away_costs_a_checkpoint_but_stops_a_resume(settings, sessions, storage, job_id):
+def test_an_outage_of_the_store_loses_a_checkpoint_but_stops_a_resume(settings, sessions, storage, job_id):
     away = Storage(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}))
     assert not save(away, sessions, job_id, 1)
     save(storage, sessions, job_id, 2)

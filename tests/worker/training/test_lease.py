@@ -1,4 +1,4 @@
-"""The lease in a process of its own, since losing it ends the process."""
+"""The lease, tested in a separate process because its loss ends the process."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ print("let go", flush=True)
 
 @pytest.fixture
 def hold(quick, sessions, make_job):
-    """Starts a process that holds a claimed job until it hears a cancel wish: the job's id and the process."""
+    """Start a process that holds a claimed job until it is cancelled. Returns the job's id and the process."""
     started = []
 
     def start(*, stall_seconds: float = 60):
@@ -57,7 +57,7 @@ def hold(quick, sessions, make_job):
         process.wait()
 
 
-def test_it_tells_progress_and_hears_the_cancel_wish(hold, sessions):
+def test_it_reports_progress_and_reads_the_request_to_cancel(hold, sessions):
     job_id, process = hold()
     wait_until(lambda: read_job(sessions, job_id).step == 5, seconds=20, what="the progress")
     with sessions.begin() as db:
@@ -73,8 +73,8 @@ def test_the_process_ends_when_the_job_has_another_fence(hold, sessions):
     assert process.wait(timeout=20) == EXIT_LEASE_LOST
 
 
-def test_the_process_ends_by_itself_when_no_renewal_comes_through(hold, settings):
-    """The row is locked, as by a partition: each renewal waits for longer than the lease has left."""
+def test_the_process_exits_when_no_renewal_succeeds(hold, settings):
+    """The row is locked, so each renewal waits longer than the rest of the lease, as in a network partition."""
     _, process = hold()
     with make_engine(settings).begin() as connection:
         connection.execute(text("SELECT id FROM job FOR UPDATE"))
@@ -84,6 +84,6 @@ def test_the_process_ends_by_itself_when_no_renewal_comes_through(hold, settings
     assert b"Timeout" in errors, "faulthandler says where it was"
 
 
-def test_a_training_that_makes_no_step_loses_its_lease(hold):
+def test_a_training_that_stalls_loses_its_lease(hold):
     _, process = hold(stall_seconds=0.1)
     assert process.wait(timeout=20) == 1

@@ -1,4 +1,4 @@
-"""How a trainer tells the end of its job, on a real base with random weights."""
+"""How a trainer reports the end of its job, on a real base with random weights."""
 
 import pytest
 from safetensors.torch import load
@@ -17,13 +17,13 @@ from worker.training.run import run
 
 @pytest.fixture
 def quick(quick):
-    """A minute's lease: here the watchdog would end the tests with it."""
+    """Settings with a lease of a minute, because the watchdog would end the process of the tests."""
     return quick.model_copy(update={"lease_seconds": 60.0})
 
 
 @pytest.fixture
 def claimed(sessions, queue_training):
-    """A queued training, claimed under fence 1 as the host does."""
+    """Queue a training and claim it with fence 1, as the host does."""
     job_id = queue_training(iterations=2)
     with sessions.begin() as db:
         db.execute(jobs.claim("w1", lease_seconds=60)).one()
@@ -76,8 +76,8 @@ def test_a_stopped_training_goes_back_to_the_queue_with_its_state(quick, session
     assert [row.step for row in checkpoints_of(sessions, claimed.job_id)] == [1]
 
 
-def test_a_checkpoint_of_another_base_is_left_aside(quick, sessions, claimed, tmp_path):
-    """As after an upgrade that replaced the base between two attempts."""
+def test_a_checkpoint_of_another_base_is_ignored(quick, sessions, claimed, tmp_path):
+    """An upgrade replaced the base between two attempts."""
     asked = iter([False, True])
     assert run(claimed, quick, lambda: next(asked)) == 0
     with sessions.begin() as db:
@@ -96,7 +96,7 @@ def test_a_cancelled_training_makes_no_bundle(quick, sessions, claimed):
         assert db.scalars(select(Bundle)).all() == []
 
 
-def test_a_class_noun_the_base_does_not_know_fails_the_job_in_words(quick, sessions, claimed):
+def test_an_unknown_class_noun_fails_the_job_with_a_message(quick, sessions, claimed):
     with sessions.begin() as db:
         db.execute(update(Concept).values(class_noun="teapot"))
     assert run(claimed, quick, never) == 0
@@ -114,7 +114,7 @@ def test_a_lost_reference_fails_the_job_as_storage(quick, sessions, claimed):
     assert "there is no object references/none.png" in job.error_detail
 
 
-def test_a_store_that_is_away_costs_an_attempt_and_not_the_job(quick, sessions, claimed):
+def test_an_outage_of_the_store_costs_an_attempt_but_not_the_job(quick, sessions, claimed):
     assert (
         run(
             claimed,
@@ -127,14 +127,14 @@ def test_a_store_that_is_away_costs_an_attempt_and_not_the_job(quick, sessions, 
     assert (job.state, job.attempt, job.error_code) == (JobState.queued, 1, None)
 
 
-def test_a_job_lost_before_its_end_is_told_nothing(quick, sessions, claimed):
+def test_a_trainer_that_lost_its_job_reports_nothing(quick, sessions, claimed):
     quiet = quick.model_copy(update={"heartbeat_seconds": 3600.0, "lease_seconds": 7200.0})
     assert run(claimed, quiet, take_away(sessions)) == EXIT_LEASE_LOST
     assert read_job(sessions, claimed.job_id).fence == 2
 
 
 def take_away(sessions):
-    """Asked whether to stop, another takes the job in that moment, and the answer is yes."""
+    """Return a stop function that gives the job to another trainer and then returns True."""
 
     def stop() -> bool:
         with sessions.begin() as db:
