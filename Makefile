@@ -1,5 +1,5 @@
-# Two commands: `make demo` learns a concept and draws it, `make test` runs the tests. `make up` runs the service until
-# Ctrl-C. Each sets up .venv first, from the package index alone, and finds it ready the next time.
+# `make demo` learns a concept and generates images of it. `make test` runs the tests. `make up` runs the service until
+# Ctrl-C. Each command first creates .venv from the package index, if it is not up to date.
 
 PY = .venv/bin/python
 IMAGES ?=
@@ -19,30 +19,30 @@ demo: setup
 up: setup
 	exec .venv/bin/opad up
 
-# two processes; with both cores for each of them PyTorch's threads wait for each other (18:45 minutes instead of 13:30)
+# one thread per process: with two, PyTorch's threads wait for each other (18:45 minutes instead of 13:30 on two cores)
 test: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
-# the tests that learn for minutes; then how many of thirty small faults the tests notice, which fails nothing
+# the tests that train for minutes, then thirty mutants of the method, which do not fail the command
 slow: mutation-tool
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n $(WORKERS) --timeout 1800
 	$(PY) -m tests.mutants --group method --sample 30 --seed $$(date +%j) --minutes 4.5 || true
 
-# only these two need it, and one of its packages is built from source
+# only `slow` and `mutants` need it, and one of its packages is built from source
 mutation-tool: setup
 	@$(PY) -c "import cosmic_ray" 2>/dev/null || \
 	    $(PY) -m pip --quiet --disable-pip-version-check install --no-deps --require-hashes -r tests/mutants.lock
 
-# how many small faults in the method and in the service the tests notice; an hour or two, and an interrupted one goes on
+# how many small faults in the source the tests detect; takes an hour or two and resumes after an interruption
 mutants: mutation-tool
 	$(PY) -m tests.mutants --group method --sample 200
 	$(PY) -m tests.mutants --group service --sample 100
 
-# every fault that docs/reliability.md names, about ten minutes
+# every fault of docs/reliability.md; takes about ten minutes
 faults: setup
 	$(PY) -m pytest tests/faults tests/launcher tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m "not slow"
 
-# what CI does with few, fixed inputs, with many new ones; a failure prints the request that did it
+# the fuzz tests of CI with many new inputs; a failure prints the request
 fuzz: setup
 	OPAD_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) OPAD_FUZZ_FILES=$(FUZZ_FILES) $(PY) -m pytest \
 	    tests/security/test_schema.py tests/security/test_mutated_files.py --timeout 0
@@ -53,25 +53,25 @@ check: setup
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-# database and files of the stack in OPAD_HOME, running or not, to one file; and from it into an empty OPAD_HOME
+# copy the database and the files of OPAD_HOME to one file, and restore them into an empty OPAD_HOME
 backup: setup
 	$(PY) -m worker.cli backup "$(or $(FILE),opad-$(shell date +%Y-%m-%d-%H%M%S).tar)"
 
 restore: setup
-	$(PY) -m worker.cli restore "$(or $(FILE),$(error which file? make restore FILE=opad-....tar))"
+	$(PY) -m worker.cli restore "$(or $(FILE),$(error name the backup: make restore FILE=opad-....tar))"
 
-# builds the images and drives the compose stack, some ten minutes; skipped where no Docker engine answers
+# builds the images and tests the compose stack; takes about twenty minutes, skipped without a Docker engine
 docker-test: setup
 	DOCKER_TEST=1 $(PY) -m pytest tests/docker -s
 
-# needs a browser (chromium) on PATH; learns an example first, some minutes on a CPU
+# needs chromium on PATH; learns an example first, which takes some minutes on a CPU
 screenshots: setup
 	$(PY) -m bench.screenshots
 
 setup:
 	@.ci/setup
 
-# torch stays out of the locks: its builds for CPU and for NVIDIA differ in hash, so its version alone is pinned
+# torch is not in the lock files, because its builds for CPU and NVIDIA have different hashes; its version is pinned
 COMPILE = .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
     --override .venv/without-torch.txt --no-emit-package torch --no-emit-package sympy \
     --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet

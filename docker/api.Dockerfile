@@ -1,11 +1,11 @@
-# The REST service and the one-shots. No torch: the image stays small and cannot load a model by mistake.
-# Pin the base by its digest: PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:... (docker/pin.sh writes the line).
+# The REST service and the one-shot commands. Without torch the image is small and cannot load a model by mistake.
+# Pin the base image by its digest: PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:... (docker/pin.sh prints the line).
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
-# api-checks.lock for the image check's classifier too; an empty value means api.lock
+# api-checks.lock adds the classifier of the image check; an empty value means api.lock
 ARG API_LOCK=
 COPY docker/api.lock docker/api-checks.lock ./
 RUN python -m venv --without-pip /opt/opad \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Take the generated secrets, if any, into the environment and become the program. What is set already stays.
+# Add the generated secrets to the environment and execute the program. Variables that are already set are kept.
 set -eu
 if [ -f /run/opad/secrets.env ]; then
     while IFS='=' read -r name value; do

@@ -1,6 +1,6 @@
-"""One-shot: make the stack's passwords the first time, in a volume that nobody outside the stack sees.
+"""Generate the passwords of the compose stack once, in a volume that only its containers mount.
 
-`secrets.env` is for our images' user alone; PostgreSQL's user reads its password as a member of our group.
+Only the user of our images can read `secrets.env`. PostgreSQL's user reads its password as a member of our group.
 """
 
 import os

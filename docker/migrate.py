@@ -1,4 +1,4 @@
-"""One-shot: bring the database to the newest revision, make the bucket, and the first admin key, shown this once."""
+"""Migrate the database, create the bucket, and create the first admin key, which is printed only once."""
 
 import os
 
@@ -16,7 +16,7 @@ def main() -> None:
     with make_sessions(settings).begin() as session:
         key = ensure_first_admin_key(session)
     if key is None:
-        print("admin key    was shown at the first start; another: python -m worker.cli key create --scopes admin")
+        print("admin key    was printed at the first start; another: python -m worker.cli key create --scopes admin")
         return
     print(f"admin key    {key}  (shown this once; copy it now)")
     if address := os.environ.get("OPAD_ADDRESS"):

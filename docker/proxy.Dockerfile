@@ -1,4 +1,4 @@
-# What clients reach: limits on size and time before anything of ours reads a byte.
+# The proxy that clients reach. It limits size and time before our code reads a byte.
 ARG NGINX_IMAGE=nginx:1.28
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 

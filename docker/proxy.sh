@@ -1,8 +1,8 @@
 #!/bin/sh
-# Fill in nginx.conf and become nginx. Names are asked of the resolver that the container was given.
+# Fill in nginx.conf and execute nginx. It uses the resolver of the container.
 set -eu
 resolver=$(awk '$1 == "nameserver" { print ($2 ~ /:/ ? "[" $2 "]" : $2); exit }' /etc/resolv.conf)
-# the photos and two more for the form around them, as the api counts
+# room for the photos and two more, for the form around them; the api has the same limit
 photos="$OPAD_MIN_REFERENCES-$OPAD_MAX_REFERENCES photos"
 if [ "$OPAD_MIN_REFERENCES" = "$OPAD_MAX_REFERENCES" ]; then photos="$OPAD_MAX_REFERENCES photos"; fi
 if [ "$OPAD_MAX_REFERENCES" = 1 ]; then photos="1 photo"; fi

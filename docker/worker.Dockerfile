@@ -1,11 +1,11 @@
-# Trainer host, reconciler and engine; the command chooses. One file for CPU and CUDA, which differ in TORCH_INDEX_URL.
+# Trainer host, reconciler and engine; the command selects one. TORCH_INDEX_URL selects CPU or CUDA.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python -m venv --without-pip /opt/opad
-# https://download.pytorch.org/whl/cpu for the CPU build; empty for what the package index has, on Linux the CUDA build
+# https://download.pytorch.org/whl/cpu has the CPU build. Empty means the package index, which has the CUDA build.
 ARG TORCH_INDEX_URL=
 COPY requirements.torch ./
 RUN python -m pip --python /opt/opad/bin/python install \
@@ -22,7 +22,7 @@ LABEL org.opencontainers.image.title="opad-worker" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}"
-# the folders that volumes are laid over, so that the volumes come to be owned by the user
+# folders for volumes: a new volume gets the owner of its folder
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad \
     && install -d -o opad -g opad /run/opad /var/lib/opad/cache /var/lib/opad/bases
 COPY --from=packages /opt/opad /opt/opad

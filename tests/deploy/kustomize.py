@@ -1,4 +1,4 @@
-"""As much of Kustomize as our overlays use: resources, namespace, images, and patches of JSON operations."""
+"""The part of Kustomize that our overlays use: resources, namespace, images, and JSON patches."""
 
 import copy
 from pathlib import Path
@@ -12,7 +12,7 @@ KNOWN = {"apiVersion", "kind", "resources", "namespace", "images", "patches"}
 
 
 def render(folder: Path) -> list[Manifest]:
-    """What `kustomize build` makes of the folder. ValueError for what this does not know."""
+    """Return what `kustomize build` makes of the folder. Raises ValueError for a feature that is not supported."""
     file = yaml.safe_load((folder / "kustomization.yaml").read_text())
     if unknown := file.keys() - KNOWN:
         raise ValueError(f"{folder}: {sorted(unknown)} are not known here")
@@ -39,7 +39,7 @@ def render(folder: Path) -> list[Manifest]:
 
 
 def apply(manifest: Manifest, operation: dict[str, Any]) -> None:
-    """RFC 6902's add and replace; a path of which a parent is missing, or the replaced, is an error."""
+    """Apply add or replace of RFC 6902. Raises an error if a parent, or the value to replace, is missing."""
     *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:])
     place: Any = manifest
     for part in parents:

@@ -1,4 +1,4 @@
-"""The Dockerfiles and compose files, without a Docker engine: a linter's view, and what the images promise."""
+"""The Dockerfiles and compose files, checked without a Docker engine."""
 
 import json
 import re
@@ -20,7 +20,7 @@ DOCKERFILES = sorted((REPOSITORY / "docker").glob("*.Dockerfile"))
 
 
 class _Loader(yaml.SafeLoader):
-    """Compose's own tags keep their value."""
+    """Loads the values of Compose's own tags."""
 
 
 for tag in ("!override", "!reset"):
@@ -45,7 +45,7 @@ def test_a_linter_finds_nothing_in_a_dockerfile(path: Path) -> None:
 def test_an_image_starts_from_what_an_argument_may_pin_and_runs_as_a_number(path: Path) -> None:
     text = path.read_text()
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) <= {"${PYTHON_IMAGE}", "${NGINX_IMAGE}"}
-    assert re.findall(r"^USER (.*)", text, re.MULTILINE)[-1] == "10001:10001"  # a number is what runAsNonRoot can judge
+    assert re.findall(r"^USER (.*)", text, re.MULTILINE)[-1] == "10001:10001"  # runAsNonRoot can only check a number
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', text))
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert labels.keys() == {"title", "description", "licenses", "version", "revision"}
@@ -59,7 +59,7 @@ def test_the_tags_that_we_name_can_all_be_pinned() -> None:
     assert set(named) == pinned
 
 
-def test_the_bill_of_materials_names_what_is_installed_and_under_which_licence() -> None:
+def test_the_bill_of_materials_names_what_is_installed_and_under_which_license() -> None:
     told = subprocess.run(
         [sys.executable, REPOSITORY / "docker" / "sbom.py", "an-image"], capture_output=True, check=True
     )

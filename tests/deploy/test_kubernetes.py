@@ -1,4 +1,4 @@
-"""The Kubernetes manifests as a cluster would judge them, and what they promise."""
+"""The Kubernetes manifests, checked against their schemas and our rules."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ K8S = Path(__file__).parents[2] / "docker" / "k8s"
 OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
 VERSIONS = ["1.30", "1.37"]
 
-# KEDA's own kinds, of which no package carries the schema: the fields of its API reference that we use, and no others.
+# KEDA's kinds, for which no package has a schema: only the fields of its API reference that we use.
 _TRIGGER = {
     "type": "object",
     "required": ["type", "metadata"],
@@ -120,7 +120,7 @@ def test_nobody_is_root_and_nothing_is_written_outside_volumes(manifests: list[d
                 "capabilities": {"drop": ["ALL"]},
             }
             assert {"requests", "limits"} <= container["resources"].keys()
-            assert ":" in container["image"]  # without a tag it is `latest`, fetched anew at every start
+            assert ":" in container["image"]  # without a tag it would be `latest`, fetched at every start
 
 
 def test_no_secret_is_written_down(manifests: list[dict[str, Any]]) -> None:

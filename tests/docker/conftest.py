@@ -1,4 +1,4 @@
-"""The compose stack, built and started once, driven from outside. `make docker-test`; not part of `make test`."""
+"""The compose stack, built and started once and used from outside, for `make docker-test`. Not part of `make test`."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ if not os.environ.get("DOCKER_TEST"):
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Torn down in the end, volumes and all; with DOCKER_TEST=keep left for the next run, which finds it there."""
+    """Remove the stack with its volumes at the end. With DOCKER_TEST=keep it is left for the next run."""
     try:
         engine = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
     except FileNotFoundError:

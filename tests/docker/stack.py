@@ -1,4 +1,4 @@
-"""`docker compose` as the tests use it, and a client of the published port."""
+"""`docker compose` for the tests, and a client of the published port."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Stack:
             self.client.headers["Authorization"] = f"Bearer {self._key()}"
 
     def _key(self) -> str:
-        """The first one from the log that shows it once; of a stack that was found running, a new one."""
+        """Return the first key from the log, or a new one if the stack was already running."""
         found = re.search(r"opk_live_\w+", self.compose("logs", "migrate"))
         if found is None:
             assert self._keep, "the first admin key is in the log of `migrate`"
@@ -49,7 +49,7 @@ class Stack:
         return run(*self._command(PROJECT), *arguments, env=self._environment)
 
     def pipe(self, *arguments: str, project: str = PROJECT, stdin: bytes = b"") -> bytes:
-        """What compose writes to standard output alone."""
+        """Run a compose command and return its standard output."""
         command = [*self._command(project), *arguments]
         done = subprocess.run(
             command, cwd=REPOSITORY, env=self._environment, input=stdin, capture_output=True, check=False
@@ -61,7 +61,7 @@ class Stack:
         return ["docker", "compose", "-p", project, "-f", "docker-compose.yml", "-f", "tests/docker/compose.test.yaml"]
 
     def containers(self) -> dict[str, dict[str, Any]]:
-        """What `docker inspect` tells of each, by name; the one-shots, which have ended, included."""
+        """Return the output of `docker inspect` by service, including the one-shots, which have ended."""
         ids = self.compose("ps", "--all", "--quiet").split()
         return {container["Name"].lstrip("/"): container for container in json.loads(run("docker", "inspect", *ids))}
 
@@ -74,7 +74,7 @@ class Stack:
         }
 
     def kill(self, name: str) -> None:
-        """SIGKILL from the host, as a crash would look: after `docker kill` the engine would not start it again."""
+        """Kill its process from the host, like a crash. After `docker kill` Docker would not restart it."""
         before = self.containers()[name]
         run(
             "docker", "run", "--rm", "--privileged", "--pid=host", "--user=0", "--entrypoint=sh", "opad-api",
@@ -93,7 +93,7 @@ class Stack:
         return run("docker", "exec", name, *command, check=check)
 
     def learn(self, name: str, *, iterations: int) -> dict[str, Any]:
-        """A job of a new concept, queued."""
+        """Create a concept and return its queued job."""
         photos = sorted(EXAMPLE.glob("*.png"))[:3]
         answer = self.client.post(
             "/concepts",
@@ -129,7 +129,7 @@ def run(*command: str, env: dict[str, str] | None = None, check: bool = True) ->
 
 
 def eventually(look: Callable[[], Any], *, what: str, seconds: float = 240) -> Any:
-    """What `look` sees, once that is something; errors of a service that is just away count as nothing."""
+    """Call `look` until it returns something, and return that. Errors of a service that is away are ignored."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -141,4 +141,4 @@ def eventually(look: Callable[[], Any], *, what: str, seconds: float = 240) -> A
         if seen:
             return seen
         assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s ({error_seen})"
-        time.sleep(0.5)  # another machine's containers tell us nothing by themselves
+        time.sleep(0.5)  # containers send no event to the tests

@@ -1,4 +1,4 @@
-"""The one-shot that fetches a base, from a mirror of small networks: no GPU and no hub is needed for that part."""
+"""The one-shot that fetches a base, tested with a mirror of small networks. It needs no GPU and no hub."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +13,13 @@ COMPOSE = ("docker", "compose", "-p", f"{PROJECT}-models", "-f", "docker-compose
 
 @pytest.fixture
 def fetch(stack: Stack, tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Run the service in a project of its own, so that its volume begins empty."""
+    """Run the service in a separate project, so that its volume is empty at first."""
     mirror = tmp_path / "mirror"
     write_mirror(mirror)
     for path in (mirror, *mirror.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     tmp_path.chmod(0o755)
-    run(*COMPOSE, "down", "--volumes")  # what a run that broke off left
+    run(*COMPOSE, "down", "--volumes")  # left by an interrupted run
 
     def fetch(*command: str) -> str:
         options = ("--rm", "-T", "-v", f"{mirror}:/mirror:ro", "-e", "OPAD_FETCH_FROM=/mirror")

@@ -1,4 +1,4 @@
-"""Bad input at the published port: it ends at the proxy, in time, and the api never hears of it."""
+"""Bad input at the published port. The proxy refuses it in time, and it does not reach the api."""
 
 import contextlib
 import json
@@ -35,9 +35,9 @@ def connection(timeout: float = 60) -> Iterator[socket.socket]:
 
 
 def answer_of(opened: socket.socket) -> bytes:
-    """Everything until the other side closes."""
+    """Read until the other side closes the connection."""
     answer = b""
-    with contextlib.suppress(ConnectionError):  # a reset is an end too
+    with contextlib.suppress(ConnectionError):  # a reset closes it too
         while chunk := opened.recv(65536):
             answer += chunk
     return answer
@@ -47,7 +47,7 @@ def answer_of(opened: socket.socket) -> bytes:
 def test_a_two_faced_request_is_refused_and_goes_no_further(stack: Stack, what: str) -> None:
     with connection() as opened:
         opened.settimeout(30)
-        with contextlib.suppress(ConnectionError):  # refused before it was all sent
+        with contextlib.suppress(ConnectionError):  # refused before everything was sent
             opened.sendall(SMUGGLED[what])
             opened.shutdown(socket.SHUT_WR)
         answer = answer_of(opened)
@@ -97,10 +97,10 @@ def test_an_oversized_body_is_refused_by_its_length(stack: Stack) -> None:
 
 
 def test_an_endless_chunked_body_ends_at_the_limit(stack: Stack) -> None:
-    """Refused after 84 MB and what the kernels hold; whoever goes on sending is cut off soon after."""
+    """Refused after 84 MB and the kernel buffers. A client that continues to send is disconnected soon after."""
     chunk = b"100000\r\n" + b"a" * (1 << 20) + b"\r\n"
     sent, answered_after, began = 0, 0, time.monotonic()
-    with connection() as opened, contextlib.suppress(ConnectionError):  # cut off, which is what we wait for
+    with connection() as opened, contextlib.suppress(ConnectionError):  # the expected disconnection
         opened.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         while time.monotonic() - began < 60:
             opened.sendall(chunk)
@@ -113,8 +113,10 @@ def test_an_endless_chunked_body_ends_at_the_limit(stack: Stack) -> None:
 
 
 def test_five_hundred_slow_clients_leave_the_others_in_peace(stack: Stack) -> None:
-    """Their 95th percentile, in the best of a few rounds: a machine that tests share is noisy, and a proxy that slow
-    clients block is slow in every round."""
+    """Compare the 95th percentile of the best of a few rounds.
+
+    A shared machine is noisy in some rounds. A proxy that slow clients block is slow in every round.
+    """
 
     def p95_ms() -> float:
         taken = []

@@ -1,4 +1,4 @@
-"""Two trainers and two engines out of the same file: nothing is done twice, and one engine may die under load."""
+"""Two trainers and two engines from the same compose file. No job runs twice, and one engine may die under load."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def pair(stack: Stack) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def jobs(pair: Stack) -> list[dict]:
-    """Eight toy jobs, queued at once and all ended."""
+    """Queue eight small jobs at once and wait for their ends."""
     queued = [pair.learn(f"toy {n}", iterations=3) for n in range(JOBS)]
     return [
         eventually(lambda j=job["id"]: pair.job(j)["finished_at"] and pair.job(j), what="end of a job", seconds=600)
@@ -39,7 +39,7 @@ def test_two_trainers_share_the_jobs_and_do_none_twice(pair: Stack, jobs: list[d
 
 
 def drawn_by(stack: Stack) -> dict[str, int]:
-    """Pictures that each engine has drawn, as it counts them."""
+    """Return the number of images that each engine counts."""
     ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8100/metrics').read().decode())"
     counted = {}
     for name in stack.running("engine"):
@@ -55,7 +55,7 @@ def test_both_engines_serve_and_a_concept_stays_with_one(pair: Stack, jobs: list
         assert pair.draw(f"toy {n}").status_code == 200
     shares = {name: count - before[name] for name, count in drawn_by(pair).items()}
     assert sum(shares.values()) == JOBS
-    assert min(shares.values()) > 0, shares  # all eight on one side: a chance of 1 in 128
+    assert min(shares.values()) > 0, shares  # all eight on one engine would be a chance of 1 in 128
     before = drawn_by(pair)
     for seed in range(4):
         assert pair.draw("toy 0", seed=seed).status_code == 200

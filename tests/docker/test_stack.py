@@ -1,4 +1,4 @@
-"""One of each container: what they may do, the main job from outside, and the death of each during a job."""
+"""One of each container: their permissions, the main job from outside, and the death of each during a job."""
 
 import hashlib
 import io
@@ -64,7 +64,7 @@ def test_nothing_outside_volumes_and_scratch_can_be_written(stack: Stack) -> Non
         writable = {
             place
             for place, how in map(str.split, stack.exec(name, "sh", "-c", look + "; true").splitlines())
-            if how.startswith("rw") and not place.startswith(("/proc", "/sys", "/dev/pts"))  # the kernel's own
+            if how.startswith("rw") and not place.startswith(("/proc", "/sys", "/dev/pts"))  # mounts of the kernel
         }
         assert writable <= volumes | scratch, name
         assert "/tmp" in writable, name
@@ -88,7 +88,7 @@ def test_each_image_tells_what_it_holds(stack: Stack) -> None:
 
 
 def test_the_first_key_signs_a_browser_in_at_the_published_port(stack: Stack) -> None:
-    """Over plain HTTP, which the dashboard takes from this machine alone."""
+    """Over plain HTTP, which the dashboard accepts only from this machine."""
     address = f"http://127.0.0.1:{PORT}"
     key = stack.client.headers["Authorization"].removeprefix("Bearer ")
     with httpx.Client(base_url=address, trust_env=False, follow_redirects=True, timeout=30) as browser:
@@ -109,7 +109,7 @@ def test_engines_and_trainers_reach_nothing_outside(stack: Stack) -> None:
 
 
 def test_a_neighbour_reaches_the_store_by_its_s3_port_alone(stack: Stack) -> None:
-    """`weed s3` opens a second port, which asks for a certificate that only the store has."""
+    """`weed s3` opens a second port, which requires a certificate that only the store has."""
     (neighbour,) = stack.running("api")
     (store,) = stack.running("s3")
     listening = stack.exec(store, "sh", "-c", "cat /proc/net/tcp /proc/net/tcp6").splitlines()
@@ -185,12 +185,12 @@ def members(archive: bytes) -> dict[str, bytes]:
 
 @pytest.mark.timeout(1500)
 def test_each_container_may_be_killed_during_a_job(stack: Stack) -> None:
-    """Every one once, the trainer last; whatever job runs at that moment is finished, with one result."""
+    """Kill each container once, the trainer last. The running job always succeeds, with one result."""
     jobs: list[str] = []
     names = f"killed {time.time():.0f} "
 
     def busy() -> bool:
-        """Whether a training runs now; sees to it that there is one."""
+        """Return whether a training runs now. Queue a job if there is none."""
         if not jobs or stack.job(jobs[-1])["state"] not in ("queued", "running"):
             jobs.append(stack.learn(names + str(len(jobs)), iterations=100)["id"])
         job = stack.job(jobs[-1])
