@@ -1,12 +1,11 @@
-"""`python bench/load.py`: what the service does under its capacity, at it, and at three times of it.
+"""Measure the service below its capacity, at it, and at three times the capacity: `python bench/load.py`.
 
-Starts `opad up` on a folder of its own with 32 made-up concepts on the nano base, measures how long one client waits
-that asks for one picture after another, how many pictures a second come out when 48 clients always have one under way
-(the capacity), then sends requests at 0.5, 1 and 3 times that rate
-whether answered or not, as many clients do, and goes on so until 5,000 were sent, to see what the memory of api and
-engine does. Concepts are asked for by Zipf's law (exponent 1.1), each request with a seed of its own. The client runs
-on the same machine, and what it burns is told: on one core it is taken from the service. Prints a table, writes JSON,
-which `python -m bench.simulate --load` holds against what it would have predicted.
+It starts `opad up` on a new folder with 32 artificial concepts on the nano base. First it measures the latency of one
+client that sends one request after another, then the capacity: the images per second with 48 such clients. Then it
+sends requests at 0.5, 1 and 3 times the capacity without waiting for responses, and continues until 5,000 were sent, to
+see how the memory of api and engine grows. Concepts are chosen by Zipf's law (exponent 1.1), with a new seed for each
+request. The client runs on the same machine; the CPU time that it takes from the service is reported. The program
+prints a table and writes JSON, which `python -m bench.simulate --load` compares with its prediction.
 """
 
 import argparse
@@ -56,14 +55,14 @@ class Phase:
     offered_per_s: float | None
     sending_s: float = 0.0
     seconds: float = 0.0
-    """Until the last answer."""
+    """Time until the last response."""
     answers: Counter[str] = field(default_factory=Counter)
-    """By what came back: "200", "503 with Retry-After", and whatever else there was, all of which are errors."""
+    """Number of responses by kind: "200", "503 with Retry-After", and others, which are errors."""
     client_cpu_s: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
-    """Of the pictures alone."""
+    """Latencies of the successful responses."""
     model_ms: list[float] = field(default_factory=list)
-    """What the model's thread took for the batch of each picture, as its answer says."""
+    """Time of the model thread for the batch of each image, from its response."""
 
     @property
     def goodput_per_s(self) -> float:
@@ -90,8 +89,10 @@ class Phase:
 
 
 class Client:
-    """Kept-alive HTTP/1.1 over bare sockets: on a machine that is shared with the service, what the client burns is
-    taken from the service, and a general library burns as much as an api that refuses."""
+    """An HTTP/1.1 client with keep-alive on plain sockets.
+
+    It shares the machine with the service, and a general library would use as much CPU as an api that refuses requests.
+    """
 
     def __init__(self, url: str, key: str, concept_ids: list[str]) -> None:
         parts = urlsplit(url)
@@ -101,11 +102,11 @@ class Client:
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._random = random.Random(0)
 
-    async def draw(self, phase: Phase) -> None:
+    async def request_random_image(self, phase: Phase) -> None:
         chosen = self._random.choices(self._concept_ids, cum_weights=self._weights)[0]
-        await self.draw_this(phase, chosen, self._random.choice(SCENES))
+        await self.request_image(phase, chosen, self._random.choice(SCENES))
 
-    async def draw_this(self, phase: Phase, concept_id: str, scene: str) -> None:
+    async def request_image(self, phase: Phase, concept_id: str, scene: str) -> None:
         began = time.perf_counter()
         try:
             status, head = await self._post(concept_id, scene)
@@ -123,9 +124,9 @@ class Client:
             writer.close()
 
     async def _post(self, concept_id: str, scene: str) -> tuple[int, bytes]:
-        """Status, and the answer's head in small letters."""
-        asked = {"concept_id": concept_id, "prompt": f"a photo of <concept> {scene}"}
-        body = json.dumps({**asked, "seed": self._random.randrange(2**32)}).encode()
+        """Send a request and return the status and the headers in lower case."""
+        fields = {"concept_id": concept_id, "prompt": f"a photo of <concept> {scene}"}
+        body = json.dumps({**fields, "seed": self._random.randrange(2**32)}).encode()
         reader, writer = await self._connection()
         writer.write(
             f"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._key}\r\n"
@@ -142,7 +143,7 @@ class Client:
         return int(head[9:12]), head
 
     async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A kept-alive one unless the service has closed it: it does so after five idle seconds."""
+        """Return an open idle connection or a new one. The service closes idle ones after five seconds."""
         while self._idle:
             reader, writer = self._idle.pop()
             if not reader.at_eof():
@@ -151,49 +152,51 @@ class Client:
         return await asyncio.open_connection(*self._address)
 
 
-async def at_most(client: Client, phase: Phase, *, clients: int, go_on: Callable[[], bool]) -> Phase:
-    """Each client asks again as soon as it is answered."""
+async def closed_loop(client: Client, phase: Phase, *, clients: int, should_continue: Callable[[], bool]) -> Phase:
+    """Run `clients` that each send the next request after the response to the last one."""
 
     async def one() -> None:
-        while go_on():
-            await client.draw(phase)
+        while should_continue():
+            await client.request_random_image(phase)
 
-    began, burnt = time.perf_counter(), time.process_time()
+    began, cpu_before = time.perf_counter(), time.process_time()
     await asyncio.gather(*(one() for _ in range(clients)))
-    phase.seconds, phase.client_cpu_s = time.perf_counter() - began, time.process_time() - burnt
+    phase.seconds, phase.client_cpu_s = time.perf_counter() - began, time.process_time() - cpu_before
     return phase
 
 
-async def at_rate(client: Client, phase: Phase, *, seconds: float) -> Phase:
-    """Poisson arrivals, whatever the answers do. What is answered after the end counts, with its time."""
+async def open_loop(client: Client, phase: Phase, *, seconds: float) -> Phase:
+    """Send requests at random times without waiting for responses. Responses after `seconds` count, with their time."""
     assert phase.offered_per_s is not None
-    gaps, began, burnt, due = random.Random(1), time.perf_counter(), time.process_time(), 0.0
+    gaps, began, cpu_before, due = random.Random(1), time.perf_counter(), time.process_time(), 0.0
     sent: list[asyncio.Task[None]] = []
     while (due := due + gaps.expovariate(phase.offered_per_s)) < seconds:
         await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
-        sent.append(asyncio.create_task(client.draw(phase)))
+        sent.append(asyncio.create_task(client.request_random_image(phase)))
     phase.sending_s = seconds
     await asyncio.gather(*sent)
-    phase.seconds, phase.client_cpu_s = time.perf_counter() - began, time.process_time() - burnt
+    phase.seconds, phase.client_cpu_s = time.perf_counter() - began, time.process_time() - cpu_before
     return phase
 
 
-async def measure(running: RunningStack, concept_ids: list[str], asked: argparse.Namespace) -> dict[str, Any]:
+async def measure(running: RunningStack, concept_ids: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     client = Client(running.api_url, running.admin_key, concept_ids)
-    for concept_id, scene in product(concept_ids, SCENES):  # a cache that fills is no leak
-        await client.draw_this(Phase("warm", None), concept_id, scene)
-    await at_most(client, Phase("warm", None), clients=CLIENTS, go_on=_for(asked.seconds / 2))
+    for concept_id, scene in product(concept_ids, SCENES):  # fills the caches, whose growth is no leak
+        await client.request_image(Phase("warm", None), concept_id, scene)
+    await closed_loop(client, Phase("warm", None), clients=CLIENTS, should_continue=_for(arguments.seconds / 2))
     memory = {"begin": resident_bytes(running)}
-    alone = await at_most(client, Phase("alone", None), clients=1, go_on=_for(asked.seconds / 2))
-    capacity = await at_most(client, Phase("capacity", None), clients=CLIENTS, go_on=_for(asked.seconds))
+    alone = await closed_loop(client, Phase("alone", None), clients=1, should_continue=_for(arguments.seconds / 2))
+    capacity = await closed_loop(
+        client, Phase("capacity", None), clients=CLIENTS, should_continue=_for(arguments.seconds)
+    )
     phases = [alone, capacity]
     for factor in FACTORS:
         phase = Phase(f"{factor:g}x", factor * capacity.goodput_per_s)
-        phases.append(await at_rate(client, phase, seconds=asked.seconds))
-    missing = asked.requests - sum(phase.answers.total() for phase in phases)
+        phases.append(await open_loop(client, phase, seconds=arguments.seconds))
+    missing = arguments.requests - sum(phase.answers.total() for phase in phases)
     if missing > 0:
         on = Phase("on at 3x", FACTORS[-1] * capacity.goodput_per_s)
-        phases.append(await at_rate(client, on, seconds=missing / (FACTORS[-1] * capacity.goodput_per_s)))
+        phases.append(await open_loop(client, on, seconds=missing / (FACTORS[-1] * capacity.goodput_per_s)))
     memory["end"] = resident_bytes(running)
     await client.close()
     return {"phases": [phase.summary() for phase in phases], "resident_bytes": memory}
@@ -215,7 +218,7 @@ def resident_bytes(running: RunningStack) -> dict[str, int]:
 
 
 def make_concepts(settings: Settings) -> list[str]:
-    """Rows and bundles as trainings leave them; what they would draw is noise around the untouched base."""
+    """Store rows and bundles like those of trainings. They generate the base's images with noise."""
     base, storage = load_base("nano", device="cpu"), Storage(settings)
     noun = (base.manifest.nouns or ["dog"])[0]
     ids = []
@@ -254,7 +257,8 @@ def make_concepts(settings: Settings) -> list[str]:
     return ids
 
 
-def judge(found: dict[str, Any]) -> dict[str, Any]:
+def evaluate(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures that the goals are about, and whether all goals are met."""
     by_name = {phase["phase"]: phase for phase in found["phases"]}
     verdict: dict[str, Any] = {
         "errors": sum(phase["errors"] for phase in found["phases"]),
@@ -273,7 +277,7 @@ def judge(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _per_cpu(phase: dict[str, Any]) -> float:
-    """Pictures a second of the one core that the client did not burn."""
+    """Return the images per second of CPU time that the client left on one core."""
     return float(phase["goodput_per_s"] / (1 - phase["client_cpu"]))
 
 
@@ -296,9 +300,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="length of each phase (default %(default)s)")
     parser.add_argument("--requests", type=int, default=5000, help="requests while memory is measured, at least")
     parser.add_argument("--out", type=Path, default=Path("load.json"), help="file to write (default %(default)s)")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="opad-load-", dir="/tmp") as folder:
-        Path(folder).chmod(0o711)  # as root, PostgreSQL's account must pass through
+        Path(folder).chmod(0o711)  # as root, PostgreSQL's account must be able to enter it
         settings = Settings(
             home=Path(folder) / "home", port=0, requests_per_minute=0, images_per_minute=0, log_level="WARNING"
         )
@@ -309,9 +313,9 @@ def main() -> int:
                 if name in ("OPAD_DATABASE_URL", "OPAD_REDIS_URL", "OPAD_S3_ENDPOINT", "OPAD_S3_ACCESS_KEY",
                             "OPAD_S3_SECRET_KEY", "OPAD_S3_BUCKET")
             })  # fmt: skip
-            found = asyncio.run(measure(running, make_concepts(complete), asked))
-    found["verdict"] = judge(found)
-    asked.out.write_text(json.dumps(found, indent=2) + "\n")
+            found = asyncio.run(measure(running, make_concepts(complete), arguments))
+    found["verdict"] = evaluate(found)
+    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
     show(found)
     return 0 if found["verdict"]["met"] else 1
 

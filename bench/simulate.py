@@ -1,12 +1,12 @@
-"""How many GPUs, how long a wait, what a cache holds: `python -m bench.simulate`, seeded, some seconds.
+"""Simulate GPUs, waits and caches of an installation: `python -m bench.simulate`. Takes some seconds; seeded.
 
-Waits for training by arrival rate, with and without autoscaling and preemption; engines under overload with and
-without shedding, when one of them dies, and when one client floods; hit rates of the concepts' cache. The inequalities
-that docs/scaling.md relies on are checked in the end: exit status 1 names those that fail.
+It covers waits for training by arrival rate, with and without autoscaling and preemption; engines under overload, with
+and without load shedding, when one of them dies, and when one client floods; and hit rates of the cache of concepts. At
+the end it checks the inequalities that docs/scaling.md relies on. Exit status 1 means that some fail; it prints them.
 
-An engine draws a batch of b pictures in `first + b * each` seconds. The default is SD-Turbo with its full autoencoder
-on an A100 (published: 27.6 pictures/s one by one, 33.5 in fours); give your engine's, or hold the simulation against
-what `bench/load.py` measured of a whole service:
+An engine generates a batch of b images in `first + b * each` seconds. The default is SD-Turbo with its full autoencoder
+on an A100 (published: 27.6 images/s one by one, 33.5 in batches of four). Give the numbers of your engine, or compare
+the simulation with a measurement of a whole service by `bench/load.py`:
 
     python -m bench.simulate --first-ms 8.4 --each-ms 27.8
     python -m bench.simulate --load load.json
@@ -30,20 +30,20 @@ from cachetools import LRUCache
 Events = Generator[simpy.Event, None, None]
 
 MAX_BATCH, MAX_IN_FLIGHT = 8, 48
-"""Of the engine, `worker.inference.batching`; and of the api's door before it, `api.shedding`."""
+"""The limits of the engine (`worker.inference.batching`) and of the api in front of it (`api.shedding`)."""
 LEASE, START_UP, CHECKPOINT = 1.0, 0.5, 1.0
-"""Minutes: until a dead trainer is missed, until a new one trains, and between checkpoints."""
+"""Minutes until a dead trainer is noticed, until a new one trains, and between checkpoints."""
 POLL_SECONDS, POD_SECONDS = 30.0, 120.0
-"""An autoscaler looks this often; a pod with a GPU takes so long to come up."""
+"""Polling interval of the autoscaler, and start-up time of a pod with a GPU."""
 DEADLINE = 10.0
 BUSIEST = 0.97
-"""No plan goes beyond: how long the wait becomes there shows in no run of days."""
+"""Highest utilization of a plan. Above it the wait does not converge within a run of days."""
 WARM_UP = 0.2
-"""Part of a run that is not counted, as it begins with nothing waiting."""
+"""Share of a run that is not counted, because it starts with an empty queue."""
 
 
 def erlang_c(servers: int, load: float) -> float:
-    """P(an arrival waits) in M/M/c with `load` = arrival rate / service rate, below `servers`."""
+    """Return the probability that an arrival waits in M/M/c. `load` = arrival rate / service rate < `servers`."""
     blocked = 1.0
     for n in range(1, servers + 1):
         blocked = load * blocked / (n + load * blocked)
@@ -51,26 +51,26 @@ def erlang_c(servers: int, load: float) -> float:
 
 
 def mean_wait(servers: int, per_minute: float, minutes: float) -> float:
-    """Of M/M/c, in minutes."""
+    """Return the mean wait of M/M/c in minutes."""
     load = per_minute * minutes
     return erlang_c(servers, load) * minutes / (servers - load)
 
 
 def percentile(values: list[float], q: float) -> float:
-    """NaN of nothing."""
+    """Return the quantile `q`, or NaN for no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else math.nan
 
 
 def steady(random_: random.Random, minutes: float) -> float:
-    """A training of so many iterations: within a tenth of its usual time."""
+    """Return the time of a training, which is within 10 % of the mean."""
     return random_.uniform(0.9, 1.1) * minutes
 
 
 @dataclass
 class Trained:
     waits: list[float] = field(default_factory=list)
-    """Minutes until a job's first start, in order of the starts."""
+    """Minutes until the first start of each job, in the order of the starts."""
     gpu_minutes: float = 0.0
     useful_minutes: float = 0.0
 
@@ -91,17 +91,17 @@ def train(
     scaled: bool = False,
     burst: int = 0,
 ) -> Trained:
-    """Jobs arrive at random (and `burst` more at once, midway); each holds a GPU until it is done.
+    """Simulate trainings. Jobs arrive at random, with a burst of `burst` halfway; each holds a GPU until it is done.
 
-    A lost GPU (preempted, died) costs the job its lease, a start and the work since its checkpoint. `scaled`: every
-    job's pod, of at most `gpus`, starts when the autoscaler has seen the job, and holds a GPU from then on.
+    A lost GPU (preempted or dead) costs the job its lease, a start and the work since its checkpoint. If `scaled`, the
+    autoscaler starts a pod for each job, at most `gpus`, which holds a GPU from then on.
     """
-    env, random_, told = simpy.Environment(), random.Random(seed), Trained()
+    env, random_, result = simpy.Environment(), random.Random(seed), Trained()
     pool = simpy.Resource(env, gpus)
 
     def job() -> Events:
         arrived, left = env.now, service(random_, minutes)
-        told.useful_minutes += left
+        result.useful_minutes += left
         if scaled:
             yield env.timeout(random_.uniform(0, POLL_SECONDS / 60))
         first = True
@@ -112,13 +112,13 @@ def train(
                 if scaled:
                     yield env.timeout(POD_SECONDS / 60)
                 if first:
-                    told.waits.append(env.now - arrived)
+                    result.waits.append(env.now - arrived)
                     first = False
                 else:
                     yield env.timeout(START_UP)
                 until_loss = random_.expovariate(1) * minutes_between_losses
                 yield env.timeout(min(left, until_loss))
-                told.gpu_minutes += env.now - began
+                result.gpu_minutes += env.now - began
             if until_loss >= left:
                 return
             left += random_.uniform(0, min(CHECKPOINT, until_loss)) - until_loss
@@ -134,11 +134,11 @@ def train(
 
     env.process(arrivals())
     env.run()
-    return told
+    return result
 
 
 def gpus_needed(*, per_hour: float, minutes: float, p95_minutes: float, seed: int) -> tuple[int, float]:
-    """The smallest number with that wait, and the wait. Begins where M/M/c, whose services vary more, meets it."""
+    """Return the smallest number of GPUs for that wait, and the wait. Starts from M/M/c, whose waits are longer."""
     load = per_hour / 60 * minutes
     fewest = math.ceil(load / BUSIEST)
     gpus = max(fewest, math.floor(load) + 1)
@@ -146,7 +146,7 @@ def gpus_needed(*, per_hour: float, minutes: float, p95_minutes: float, seed: in
         gpus += 1
 
     def p95(count: int) -> float:
-        jobs = round(max(3000, 12 * load))  # twelve trainings' time, where many run at once
+        jobs = round(max(3000, 12 * load))  # at least twelve trainings per GPU
         return train(
             per_hour=per_hour, gpus=count, minutes=minutes, jobs=jobs, seed=seed, minutes_between_losses=50 * minutes
         ).p95
@@ -171,7 +171,7 @@ class Speed:
 
     @property
     def capacity(self) -> float:
-        """Pictures a second of one engine, in full batches."""
+        """Return the images per second of one engine with full batches."""
         return MAX_BATCH / self.of(MAX_BATCH)
 
 
@@ -179,11 +179,11 @@ class Speed:
 class Served:
     offered: int = 0
     latencies: list[float] = field(default_factory=list)
-    """Seconds, of the answers that came within the deadline."""
+    """Seconds of the responses within the deadline."""
     per_second: float = 0.0
-    """Such answers, while requests kept coming."""
+    """Responses within the deadline, per second while requests were sent."""
     ended: float = 0.0
-    """Time of the last of them."""
+    """Time of the last response."""
 
     @property
     def answered(self) -> float:
@@ -194,38 +194,38 @@ class Engine:
     def __init__(self, env: simpy.Environment, speed: Speed) -> None:
         self.env, self.speed = env, speed
         self.waiting: deque[tuple[float, simpy.Event]] = deque()
-        self.drawing = 0
+        self.in_progress = 0
         self.alive = True
-        self.rung = env.event()
+        self.notified = env.event()
         env.process(self._work())
 
     def submit(self, *, sheds: bool, deadline: float) -> simpy.Event | None:
-        """The event of the picture; None when it is refused."""
-        ahead = len(self.waiting) + self.drawing
+        """Return the event of the finished image, or None if the request is refused."""
+        ahead = len(self.waiting) + self.in_progress
         late = (ahead + 1) * self.speed.of(1) > deadline - self.env.now
         if not self.alive or (sheds and ahead and (late or ahead + 1 > MAX_IN_FLIGHT)):
             return None
         done = self.env.event()
         self.waiting.append((deadline if sheds else math.inf, done))
-        if not self.rung.triggered:
-            self.rung.succeed()
+        if not self.notified.triggered:
+            self.notified.succeed()
         return done
 
     def _work(self) -> Events:
         while True:
             while not self.waiting:
-                self.rung = self.env.event()
-                yield self.rung
+                self.notified = self.env.event()
+                yield self.notified
             batch: list[simpy.Event] = []
             while self.waiting and len(batch) < MAX_BATCH:
                 deadline, done = self.waiting.popleft()
-                if deadline > self.env.now:  # else nobody waits for it any more
+                if deadline > self.env.now:  # otherwise its client no longer waits
                     batch.append(done)
             if not batch:
                 continue
-            self.drawing = len(batch)
+            self.in_progress = len(batch)
             yield self.env.timeout(self.speed.of(len(batch)))
-            self.drawing = 0
+            self.in_progress = 0
             for done in batch:
                 if self.alive:
                     done.succeed()
@@ -245,18 +245,18 @@ def serve(
     flood_limit: float = math.inf,
     warm_up: float = WARM_UP,
 ) -> Served:
-    """What becomes of the requests of ordinary clients, for one picture each, in the time after the warm-up.
+    """Simulate the requests of ordinary clients for one image each, and count those after the warm-up.
 
-    A refused client asks once more after a second; without shedding an impatient one does, at the deadline, and its
-    first request is drawn all the same. `flood_limit` is the rate at which a key's requests pass its limiter.
+    A refused client tries again after a second. Without shedding a client tries again at the deadline, and its first
+    request is generated anyway. `flood_limit` is the rate of requests that pass the limiter of the flooding key.
     """
-    env, random_, told = simpy.Environment(), random.Random(seed), Served()
+    env, random_, result = simpy.Environment(), random.Random(seed), Served()
     pool = [Engine(env, speed) for _ in range(engines)]
 
     def request(ours: bool) -> Events:
         began, concept = env.now, random_.random()
         counted = ours and began > warm_up * seconds
-        told.offered += counted
+        result.offered += counted
         for _ in range(retries + 1):
             alive = [engine for engine in pool if engine.alive]
             done = alive[int(concept * len(alive))].submit(sheds=sheds, deadline=env.now + DEADLINE)
@@ -266,10 +266,10 @@ def serve(
             yield done | env.timeout(DEADLINE)
             if done.processed:
                 if counted:
-                    told.latencies.append(env.now - began)
-                    told.ended = env.now
+                    result.latencies.append(env.now - began)
+                    result.ended = env.now
                 if ours and warm_up * seconds < env.now <= seconds:
-                    told.per_second += 1 / (seconds * (1 - warm_up))
+                    result.per_second += 1 / (seconds * (1 - warm_up))
                 return
 
     def clients(rate: float, ours: bool) -> Events:
@@ -287,11 +287,11 @@ def serve(
     if math.isfinite(dies_at):
         env.process(death())
     env.run(until=seconds + 3 * DEADLINE)
-    return told
+    return result
 
 
 def hit_rate(*, concepts: int, cached: int, requests: int, seed: int) -> float:
-    """Of a cache that drops what was used longest ago; the n-th concept is asked for n**-1.1 times as often."""
+    """Return the hit rate of an LRU cache. The n-th concept is requested n**-1.1 times as often as the first."""
     weights = list(accumulate((n + 1) ** -1.1 for n in range(concepts)))
     cache: LRUCache[int, bool] = LRUCache(cached)
     hits = 0
@@ -317,15 +317,15 @@ class Compared:
 
 
 def compare(found: dict[str, Any], *, seed: int) -> list[Compared]:
-    """What a run of `bench/load.py` measured under each load beside what is simulated for it.
+    """Return what `bench/load.py` measured under each load, with the simulated value.
 
-    The engine's two times come from one client alone (a batch of one) and from the capacity (full batches), and what
-    api and network add from the former; nothing is taken from the loads that are compared.
+    The engine's two times come from a single client (a batch of one) and from the capacity (full batches). The overhead
+    of api and network comes from the single client. The compared loads are not used for calibration.
     """
     phases = {phase["phase"]: phase for phase in found["phases"]}
     alone, full = phases["alone"]["model_p50_ms"] / 1000, MAX_BATCH / phases["capacity"]["goodput_per_s"]
     each = (full - alone) / (MAX_BATCH - 1)
-    speed, around_ms = Speed(alone - each, each), phases["alone"]["p50_ms"] - 1000 * alone
+    speed, overhead_ms = Speed(alone - each, each), phases["alone"]["p50_ms"] - 1000 * alone
     compared = []
     for name in ("0.5x", "1x", "3x"):
         phase = phases[name]
@@ -336,9 +336,9 @@ def compare(found: dict[str, Any], *, seed: int) -> list[Compared]:
         ]
         latencies = [latency for run in runs for latency in run.latencies]
         goodput = len(latencies) / sum(max(seconds, run.ended) for run in runs)
-        compared.append(Compared(f"{name} pictures/s", phase["goodput_per_s"], goodput))
+        compared.append(Compared(f"{name} images/s", phase["goodput_per_s"], goodput))
         for q in (50, 95, 99):
-            simulated = 1000 * percentile(latencies, q / 100) + around_ms
+            simulated = 1000 * percentile(latencies, q / 100) + overhead_ms
             compared.append(Compared(f"{name} p{q} ms", phase[f"p{q}_ms"], simulated))
     return compared
 
@@ -357,7 +357,7 @@ def main(argv: list[str] | None = None) -> int:
     speed, seed = Speed(arguments.first_ms / 1000, arguments.each_ms / 1000), arguments.seed
     held: dict[str, bool] = {}
 
-    print("GPUs for a wait of at most 10 minutes (95 of 100 jobs), 1 lost GPU in 50 trainings")
+    print("GPUs for a wait of at most 10 minutes (95 % of jobs), with 1 lost GPU in 50 trainings")
     needed = {}
     for minutes in (52, 10, 5):
         for per_hour in (1, 10, 100, 1000):
@@ -374,7 +374,7 @@ def main(argv: list[str] | None = None) -> int:
 
     spot = train(per_hour=4, gpus=20, minutes=52, jobs=2000, seed=seed, minutes_between_losses=30)
     overhead = spot.gpu_minutes / spot.useful_minutes - 1
-    print(f"GPUs that are taken away every 30 minutes: {overhead:.1%} of their time is done twice")
+    print(f"GPUs that are preempted every 30 minutes: {overhead:.1%} of their time is repeated work")
     held["preemption every half hour costs at most 5 % of GPU time"] = overhead <= 0.05
 
     fixed = train(per_hour=10, gpus=3, minutes=10, jobs=1000, seed=seed, burst=50)
@@ -385,7 +385,7 @@ def main(argv: list[str] | None = None) -> int:
     load = serve(speed, per_second=0.7 * speed.capacity, seconds=120, seed=seed)
     ratio = percentile(load.latencies, 0.99) / percentile(load.latencies, 0.5)
     print(
-        f"one engine of {speed.capacity:.1f} pictures/s at 70 %: p50 {percentile(load.latencies, 0.5) * 1000:.0f} ms, "
+        f"one engine of {speed.capacity:.1f} images/s at 70 %: p50 {percentile(load.latencies, 0.5) * 1000:.0f} ms, "
         f"p99 {percentile(load.latencies, 0.99) * 1000:.0f} ms"
     )
     held["p99 at 70 % is at most 8 times p50"] = ratio <= 8
@@ -395,7 +395,7 @@ def main(argv: list[str] | None = None) -> int:
         found = serve(speed, per_second=3 * speed.capacity, seconds=60, seed=seed, sheds=sheds)
         goodput[sheds] = found.per_second / speed.capacity
         kind = "with" if sheds else "without"
-        print(f"three times too much, {kind} shedding: {goodput[sheds]:.0%} of capacity is answered in time")
+        print(f"three times the capacity, {kind} shedding: {goodput[sheds]:.0%} of capacity is answered in time")
     held["with shedding at least 95 % of capacity stays useful under threefold load"] = goodput[True] >= 0.95
     held["without it less than half does"] = goodput[False] < 0.5
 
@@ -414,7 +414,7 @@ def main(argv: list[str] | None = None) -> int:
         0.95,
     )  # fmt: skip
     print(
-        f"one key floods: the others' p95 {alone * 1000:.0f} ms alone, {flooded * 1000:.0f} ms beside it, "
+        f"one key floods: p95 of the others {alone * 1000:.0f} ms before, {flooded * 1000:.0f} ms during the flood, "
         f"{limited * 1000:.0f} ms with its limit at a tenth of an engine"
     )
     held["with a limit on its key a flood costs the others at most 1.2 times their p95"] = limited <= 1.2 * alone

@@ -1,4 +1,4 @@
-"""Small faults in the source: which files have them, which are drawn, and what their code is."""
+"""Small faults in the source: which files have them, which are chosen, and what their code is."""
 
 import difflib
 import json
@@ -18,7 +18,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 class Group:
     sources: list[str]
     tests: list[str]
-    """Files, and folders of them."""
+    """Files and folders."""
     without: tuple[str, ...] = ()
 
     def test_files(self) -> list[str]:
@@ -38,7 +38,7 @@ GROUPS = {
     "method": Group(
         [f"opad_core/{name}.py" for name in METHOD],
         ["tests/opad_core"],
-        # minutes each, and neither is about what the method computes
+        # each takes minutes, and neither tests what the method computes
         without=("tests/opad_core/nano/test_build.py", "tests/opad_core/test_flops.py"),
     ),
     "service": Group(
@@ -52,10 +52,10 @@ GROUPS = {
 NO_FAULT = re.compile(
     r"NoOp|Variable(Inserter|Replacer)|BinaryOperator_BitOr_"  # `|` is in annotations, which fail at import
     r"|BinaryOperator_(?!Bit)\w+_(Bit\w+|LShift|RShift)$"  # bits of floats, tensors and times: always a TypeError
-    r"|ComparisonOperator_(?!Is)\w+_Is(Not)?$|ComparisonOperator_Is(Not)?_(?!Is)"  # identity: chance, or a TypeError
+    r"|ComparisonOperator_(?!Is)\w+_Is(Not)?$|ComparisonOperator_Is(Not)?_(?!Is)"  # identity: random, or a TypeError
     r"|UnaryOperator_\w+_Invert$"
 )
-"""Operators that are left out: their mutants die whatever the tests, or mean nothing."""
+"""Operators that are not used, because any test kills their mutants or because they change nothing."""
 SIMPLE = {"simple_stmt", "if_stmt", "while_stmt", "for_stmt", "try_stmt", "with_stmt", "match_stmt"}
 
 
@@ -65,7 +65,7 @@ class Mutant:
     line: int
     first: int
     last: int
-    """Lines of the statement around the change, of the whole function where it is in its head."""
+    """Lines of the statement with the change, or of the whole function if the change is in its signature."""
     operator: str
     occurrence: int
 
@@ -87,31 +87,31 @@ def mutants_of(file: str) -> Iterator[Mutant]:
                 leaf = tree.get_leaf_for_position((line, column))
                 if leaf.parent.type != "parameters":  # the `*` before keyword-only parameters
                     around = leaf.search_ancestor("decorated", "funcdef", "classdef", *SIMPLE) or leaf
-                    # of an `if` or a loop only its head counts; what is below has statements of its own
+                    # only the head of an `if` or a loop; its body consists of other statements
                     last = line if around.type in SIMPLE - {"simple_stmt"} else around.end_pos[0]
                     yield Mutant(file, line, around.start_pos[0], last, name, occurrence)
                 occurrence += 1
 
 
-def draw(group: Group, size: int, seed: int) -> list[Mutant]:
-    """The first of all mutants in a random order, so a larger sample begins with the smaller one."""
+def sample(group: Group, size: int, seed: int) -> list[Mutant]:
+    """Return the first mutants in a random order, so that a larger sample contains the smaller one."""
     everything = [mutant for file in group.sources for mutant in mutants_of(file)]
     random.Random(seed).shuffle(everything)
-    drawn: list[Mutant] = []
+    chosen: list[Mutant] = []
     for mutant in everything:
-        if len(drawn) == size:
+        if len(chosen) == size:
             break
         try:
             compile(mutant.code(Path(mutant.file).read_text()), mutant.file, "exec")
         except SyntaxError:
             continue
-        drawn.append(mutant)
-    print(f"{len(drawn)} of {len(everything)} mutants drawn", file=sys.stderr)
-    return drawn
+        chosen.append(mutant)
+    print(f"{len(chosen)} of {len(everything)} mutants chosen", file=sys.stderr)
+    return chosen
 
 
-def drawn_before(group: Group, results: Path) -> list[Mutant]:
-    """The mutants of an earlier run whose line is still in the source, in that run's order."""
+def sample_of(group: Group, results: Path) -> list[Mutant]:
+    """Return the mutants of an earlier run whose line still exists, in the same order."""
     earlier = [(name.split()[1], one) for name, one in json.loads(results.read_text())["mutants"].items()]
     wanted = {(one["file"], operator, one["before"], one["after"]): i for i, (operator, one) in enumerate(earlier)}
     lines = {(file, operator, line) for file, operator, before, _ in wanted for line in before.splitlines()}
@@ -129,7 +129,7 @@ def drawn_before(group: Group, results: Path) -> list[Mutant]:
 
 
 def changed(mutant: Mutant) -> tuple[str, str]:
-    """The changed lines before and after."""
+    """Return the changed lines before and after."""
     original = Path(mutant.file).read_text()
     lines = list(difflib.ndiff(original.splitlines(), mutant.code(original).splitlines()))
     before, after = ("\n".join(line[2:].strip() for line in lines if line[0] == sign).strip() for sign in "-+")

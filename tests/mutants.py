@@ -1,7 +1,9 @@
-"""Measure how many small faults in the source the tests notice: `python -m tests.mutants --group method --sample 200`.
+"""Mutation tests: measure how many small faults in the source the tests detect.
 
-A mutant is the source with one change that cosmic-ray makes: another operator, number or condition, a decorator less.
-Each mutant meets the tests that execute the changed statement, in a temporary copy of the repository.
+    python -m tests.mutants --group method --sample 200
+
+A mutant is the source with one change by cosmic-ray: another operator, number or condition, or a decorator less. Each
+mutant is tested by the tests that execute the changed statement, in a temporary copy of the repository.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from typing import Any
 import pytest
 from coverage import Coverage
 
-from tests.mutant_sample import GROUPS, Group, Mutant, changed, draw, drawn_before
+from tests.mutant_sample import GROUPS, Group, Mutant, changed, sample, sample_of
 
 OURS = ("api", "migrations", "opad_core", "tests", "worker")
 PRELOADED = [
@@ -38,21 +40,21 @@ PRELOADED = [
     "transformers.models.clip.modeling_clip", "transformers.models.clip.tokenization_clip", "uvicorn",
     "transformers.models.dinov2.modeling_dinov2", "transformers.models.vit.modeling_vit",
 ]  # fmt: skip
-"""What the tests import of others, some ten seconds: imported once, before the processes are forked."""
+"""Third-party imports of the tests, which take ten seconds. They are imported once, before the processes are forked."""
 LONGEST = 60.0
-"""Seconds of tests for one mutant, quickest first. Tests that do not fit are left out, more of them on a busy machine:
-two scores compare where few survivors lack tests."""
+"""Seconds of tests for one mutant, quickest first. Tests that do not fit are left out, more of them on a busy machine.
+Compare two scores only if few survivors lack tests."""
 FORK = multiprocessing.get_context("fork")
-"""Not a fork server: its children would import this module, and with it `tests` from the working tree."""
+"""No fork server, because its children would import this module and thus `tests` from the working tree."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy of the repository that mutants are written to, one after the other."""
+    """A copy of the repository that one mutant after another is written to."""
 
     folder: Path
     servers: dict[str, Any]
-    """Settings under which the tests reach servers that outlive them: starting some takes longer than most tests."""
+    """Settings of servers that outlive a test session, because starting them takes longer than most tests."""
 
 
 @contextlib.contextmanager
@@ -84,9 +86,9 @@ def copy_files(folder: Path) -> Path:
 
 
 def move_to(folder: Path, output: Path) -> None:
-    """For a forked process: from here on nothing of the working tree is imported."""
+    """Make a forked process import everything from the copy and nothing from the working tree."""
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by default in a background job of a shell
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(folder)
     sys.path[0] = str(folder)
@@ -98,7 +100,7 @@ def move_to(folder: Path, output: Path) -> None:
 
 
 def keep_servers(folder: Path, connection: Connection) -> None:
-    """The body of a forked process: the servers of all sessions in a copy, for as long as its parent lives."""
+    """Run the servers of a copy until the parent ends. Called in a forked process."""
     parent = os.getppid()
     move_to(folder, folder / "servers.log")
     from tests.conftest import running_servers
@@ -113,7 +115,7 @@ def keep_servers(folder: Path, connection: Connection) -> None:
 
 
 def run_tests(copy: Copy, tests: list[str], output: Path, map_file: Path | None = None) -> None:
-    """The body of a forked process; its exit code is pytest's."""
+    """Run pytest and exit with its code. Called in a forked process."""
     move_to(copy.folder, output)
     os.environ["OPAD_TEST_SERVERS"] = json.dumps(copy.servers)
     options = ["-x", "--timeout", "0", "-p", "no:cacheprovider", "-p", "no:xdist"]
@@ -124,11 +126,11 @@ def run_tests(copy: Copy, tests: list[str], output: Path, map_file: Path | None 
         code = pytest.main([*options, *tests], plugins=[tracing])
         map_file.write_text(json.dumps(tracing.map()))
     sys.stdout.flush()
-    os._exit(code)  # without waiting for threads that a mutant may have left
+    os._exit(code)  # does not wait for threads that a mutant may have left
 
 
 class Tracing:
-    """A pytest plugin that notes which test or fixture executes which line, and the seconds of each."""
+    """A pytest plugin that records the lines that each test and fixture executes, and its time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -156,7 +158,7 @@ class Tracing:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef):
-        """A fixture of a session or module belongs to all tests that use it, not to the first alone."""
+        """Record a fixture of a session or module for all tests that use it, not only for the first."""
         if fixturedef.scope == "function":
             return (yield)
         outer = self._enter(f"fixture {fixturedef.argname}")
@@ -174,7 +176,7 @@ class Tracing:
 
 
 class LineMap:
-    """The tests that execute each line, and what they cost."""
+    """The tests that execute each line, and their times."""
 
     def __init__(self, written: dict) -> None:
         self.lines, self.seconds, self.fixtures = written["lines"], written["seconds"], written["fixtures"]
@@ -182,8 +184,8 @@ class LineMap:
     def tests_for(self, mutant: Mutant) -> tuple[list[str], int]:
         """Return the tests, quickest first, and how many slower ones are left out.
 
-        A line that runs at import alone meets all tests of the files that execute its module, and first those of its
-        namesake: a test that reads a constant executes nothing.
+        A line that runs only at import gets all tests of the files that execute its module, because a test that reads a
+        constant executes no line of it. The test file with the same name comes first.
         """
         lines = self.lines.get(mutant.file, {})
         contexts = [set(lines.get(str(number), ())) for number in range(mutant.first, mutant.last + 1)]
@@ -218,7 +220,7 @@ class LineMap:
 
 
 def map_of(group: Group, copies: list[Copy], key: str) -> LineMap:
-    """Which tests execute what, from one run of all of them, which must pass; kept in build/mutants/."""
+    """Return the map from one run of all tests, which must pass. It is stored in build/mutants/."""
     file = Path("build/mutants").absolute() / f"map-{key}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
@@ -248,7 +250,7 @@ def merged(maps: list[dict]) -> dict:
 
 
 def key_of(folder: Path, group: Group) -> str:
-    """A digest of all sources and tests, those of this tool left out."""
+    """Return a digest of all sources and tests except those of this tool."""
     digest = hashlib.sha256(repr(group).encode())
     for file in sorted(folder.glob("*/**/*.py")):
         if file.name not in ("mutants.py", "mutant_sample.py"):
@@ -268,7 +270,7 @@ class Run:
 
 def write(file: Path, code: str) -> None:
     file.write_text(code)
-    # bytecode is kept by the source's second and length, which two mutants may share
+    # the bytecode cache compares modification second and length, which two mutants may share
     Path(importlib.util.cache_from_source(file)).unlink(missing_ok=True)
 
 
@@ -280,7 +282,7 @@ def start(mutant: Mutant, copy: Copy, tests: list[str], *, limit: float, left_ou
 
 
 def end(run: Run) -> tuple[str, str]:
-    """Return "killed", "timeout" or "survived", and a remark: pytest's line about the failure. Restores the copy."""
+    """Restore the copy. Return "killed", "timeout" or "survived", and pytest's line about the failure."""
     overdue = run.process.is_alive()
     if overdue:
         with contextlib.suppress(ProcessLookupError):
@@ -298,7 +300,7 @@ def end(run: Run) -> tuple[str, str]:
 
 
 def test_all(mutants: list[Mutant], test_map: LineMap, idle: list[Copy], *, seconds: float) -> Iterator[tuple]:
-    """Yield (mutant, what `end` says, seconds) as they come; after `seconds` none is begun any more."""
+    """Yield (mutant, result of `end`, seconds) for each finished mutant. Start none after `seconds`."""
     waiting, running = mutants[::-1], []
     stop = time.monotonic() + seconds
     try:
@@ -324,7 +326,7 @@ def test_all(mutants: list[Mutant], test_map: LineMap, idle: list[Copy], *, seco
 
 
 def wilson(killed: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share."""
+    """Return the 95 % interval of a share (Wilson)."""
     z, share = 1.96, killed / total
     middle = share + z * z / (2 * total)
     half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
@@ -342,7 +344,7 @@ def summary(results: dict[str, dict], group: str) -> str:
     parts += [f"{100 * low:.0f}-{100 * high:.0f} %), {len(results) - total} more are equivalent; "]
     for status in ("timeout", "not executed"):
         parts += [f"{status}: {sum(one['status'] == status for one in counted.values())}; "]
-    parts += [f"survivors that met some of their tests only: {sum(bool(one['remark']) for one in left.values())}; "]
+    parts += [f"survivors that skipped some tests: {sum(bool(one['remark']) for one in left.values())}; "]
     shown = [
         f"\n{name} ({one['status']})\n  - {one['before']}\n  + {one['after']}" for name, one in sorted(left.items())
     ]
@@ -358,24 +360,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that run tests")
     parser.add_argument("--again", type=Path, help="results of an earlier run, whose sample is used again")
     parser.add_argument("--results", type=Path, help="JSON file; an interrupted run resumes from it")
-    asked = parser.parse_args()
-    began, group = time.monotonic(), GROUPS[asked.group]
+    arguments = parser.parse_args()
+    began, group = time.monotonic(), GROUPS[arguments.group]
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes of tests end, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # also ends the processes of the tests
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in PRELOADED:
         importlib.import_module(name)
-    drawn = drawn_before(group, asked.again) if asked.again else draw(group, asked.sample, asked.seed)
-    with copies(asked.workers) as idle:
+    chosen = sample_of(group, arguments.again) if arguments.again else sample(group, arguments.sample, arguments.seed)
+    with copies(arguments.workers) as idle:
         key = key_of(idle[0].folder, group)
         test_map = map_of(group, idle, key)
-        file = asked.results or Path(f"build/mutants/{asked.group}.json")
+        file = arguments.results or Path(f"build/mutants/{arguments.group}.json")
         file.parent.mkdir(parents=True, exist_ok=True)
         kept = json.loads(file.read_text()) if file.exists() else {}
         results = kept["mutants"] if kept.get("key") == key else {}
-        todo = [mutant for mutant in drawn if str(mutant) not in results]
+        todo = [mutant for mutant in chosen if str(mutant) not in results]
         began_tests = time.monotonic()
-        tested = test_all(todo, test_map, idle, seconds=60 * asked.minutes - (began_tests - began))
+        tested = test_all(todo, test_map, idle, seconds=60 * arguments.minutes - (began_tests - began))
         for number, (mutant, (status, remark), seconds) in enumerate(tested, 1):
             before, after = changed(mutant)
             one = {"file": mutant.file, "line": mutant.line, "before": before, "after": after, "status": status}
@@ -383,7 +385,7 @@ def main() -> None:
             file.write_text(json.dumps({"key": key, "mutants": results}, indent=1))
             left = (time.monotonic() - began_tests) / number * (len(todo) - number) / 60
             print(f"{number}/{len(todo)} {status} {mutant}; {left:.0f} minutes left", file=sys.stderr)
-    print(summary({str(m): results[str(m)] for m in drawn if str(m) in results}, asked.group))
+    print(summary({str(m): results[str(m)] for m in chosen if str(m) in results}, arguments.group))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ def test_annotations_and_the_marker_of_keyword_parameters_are_not_mutated(tmp_pa
 
 
 def test_the_interval_is_wilsons():
-    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=5e-5)  # the textbook's example
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=5e-5)  # an example from a textbook
     assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)
 
 
-def test_a_mutant_meets_the_tests_of_its_statement_quickest_first():
+def test_a_mutant_is_tested_by_the_tests_of_its_statement_quickest_first():
     lines = LineMap(
         {
             "lines": {"f.py": {"1": [""], "2": ["a::slow", "a::quick"], "3": ["fixture base"]}},
@@ -36,13 +36,13 @@ def test_a_mutant_meets_the_tests_of_its_statement_quickest_first():
         }
     )
 
-    def met(first: int, last: int) -> list[str]:
+    def tests_of(first: int, last: int) -> list[str]:
         tests, left_out = lines.tests_for(Mutant("f.py", first, first, last, "core/AddNot", 0))
         assert left_out == 0, "16 seconds in all fit"
         return tests
 
-    assert met(2, 2) == ["a::quick", "a::slow"]
-    assert met(2, 3) == ["a::quick", "b/test_f.py::base", "a::slow"]
+    assert tests_of(2, 2) == ["a::quick", "a::slow"]
+    assert tests_of(2, 3) == ["a::quick", "b/test_f.py::base", "a::slow"]
     # run at import: all tests of both files, first those of test_f.py
-    assert met(1, 1) == ["b/test_f.py::base", "a::quick", "a::none", "a::slow"]
-    assert met(5, 5) == [], "run by nothing"
+    assert tests_of(1, 1) == ["b/test_f.py::base", "a::quick", "a::none", "a::slow"]
+    assert tests_of(5, 5) == [], "run by nothing"
