@@ -1,8 +1,9 @@
-"""The Celery worker of a trainer host. Its only task trains the job that a message names.
+"""The Celery worker of a trainer host. Its only task trains the job that a notification names.
 
-A message is acknowledged before the work and may be lost or delivered twice: the database decides who trains a job, and
-the poll of `worker.host`, which starts this process, finds jobs whose message was lost. So there are no results, no
-late acknowledgments and no prefetching. The pool's only child imports no torch; it starts the trainer and waits for it.
+A notification is acknowledged before the work and may be lost or delivered twice: the database decides who trains a
+job, and the poll of `worker.host`, which starts this process, finds jobs whose notification was lost. So there are no
+results, no late acknowledgments and no prefetching. The pool's only child imports no torch; it starts the trainer and
+waits for it.
 """
 
 import ctypes

@@ -1,9 +1,9 @@
 """A trainer host: `python -m worker.host`. It runs a Celery worker in another process and polls the database.
 
-A message starts a training within milliseconds, in the child of the Celery worker. The poll, every `poll_seconds`,
-trains jobs whose message was lost, came while the host was busy, or could not be sent. Both take the same slot, so one
-training runs at a time. On SIGTERM or SIGINT the Celery worker takes no more messages, and the trainer commits a
-checkpoint and gives its job back.
+A notification starts a training within milliseconds, in the child of the Celery worker. The poll, every `poll_seconds`,
+trains jobs whose notification was lost, came while the host was busy, or could not be sent. Both take the same slot, so
+one training runs at a time. On SIGTERM or SIGINT the Celery worker takes no more notifications, and the trainer commits
+a checkpoint and gives its job back.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A job with a message starts at once. A job without a message, because the broker is away, starts too."""
+"""A job starts at once after its notification, and also without one if the broker is away."""
 
 import pytest
 

@@ -265,7 +265,7 @@ def test_a_killed_broker_disturbs_no_training_and_the_worker_hears_notifications
 def test_each_of_a_hundred_jobs_runs_once_when_the_broker_loses_all_its_data(
     servers, quick, sessions, start_process, notifications
 ):
-    """Two hosts get the messages that the reconciler repeats. Their trainings take no time here."""
+    """Two hosts get the notifications that the reconciler repeats. Their trainings take no time here."""
     waiting = [insert_job(sessions, []) for _ in range(100)]
     notify_workers(create_notifier(quick), [(job_id, "default") for job_id in waiting])
     assert notifications() == 100
@@ -283,7 +283,7 @@ def test_each_of_a_hundred_jobs_runs_once_when_the_broker_loses_all_its_data(
 
 
 def take_notified_jobs(settings, sessions, worker: str) -> None:
-    """Train the jobs of messages until no job waits."""
+    """Train the jobs that notifications name until no job waits."""
     app = create_app(settings)
     deadline = time.monotonic() + 120
     with app.connection_for_read() as connection, connection.SimpleQueue(notify_queue("default")) as queue:

@@ -15,7 +15,7 @@ def test_a_busy_host_takes_no_second_job(settings, sessions, make_job):
 
 
 def test_a_host_takes_only_jobs_of_its_presets(sessions, make_job):
-    """Even if a message names a job of another preset, because a message is only a hint."""
+    """Even if a notification names a job of another preset, because it is only a hint."""
     default, paper = make_job(), make_job(preset="paper")
     with sessions.begin() as db:
         assert db.execute(jobs.claim("small", lease_seconds=60, job_id=paper, presets=["default"])).all() == []

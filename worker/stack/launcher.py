@@ -150,7 +150,7 @@ def _trainer_host(settings: Settings) -> Service:
 
     def ready() -> str | None:
         try:
-            return "trainer host, answers messages" if celery.control.ping(timeout=0.5) else None
+            return "trainer host, answers notifications" if celery.control.ping(timeout=0.5) else None
         except (CeleryError, KombuError, OSError):
             return None
 
