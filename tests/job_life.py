@@ -153,13 +153,13 @@ def checkpoints_of(sessions: Sessions, job_id: UUID) -> list[Checkpoint]:
         return list(db.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)))
 
 
-def wait_until(look: Callable[[], _T | None], *, seconds: float, what: str) -> _T:
-    """Call `look` twenty times per second until it returns something, and return that. Fail after the deadline."""
+def wait_until(check: Callable[[], _T | None], *, seconds: float, what: str) -> _T:
+    """Call `check` twenty times per second until it returns something, and return that. Fail after the deadline."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        seen = look()
-        if seen:
-            return seen
+        found = check()
+        if found:
+            return found
         time.sleep(0.05)
     pytest.fail(f"{what}: not within {seconds:.0f} s")
 

@@ -42,7 +42,7 @@ def test_a_linter_finds_nothing_in_a_dockerfile(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_starts_from_what_an_argument_may_pin_and_runs_as_a_number(path: Path) -> None:
+def test_an_image_can_be_pinned_and_runs_as_a_numeric_user(path: Path) -> None:
     text = path.read_text()
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) <= {"${PYTHON_IMAGE}", "${NGINX_IMAGE}"}
     assert re.findall(r"^USER (.*)", text, re.MULTILINE)[-1] == "10001:10001"  # runAsNonRoot can only check a number
@@ -53,17 +53,17 @@ def test_an_image_starts_from_what_an_argument_may_pin_and_runs_as_a_number(path
     assert "sbom.cdx.json" in text
 
 
-def test_the_tags_that_we_name_can_all_be_pinned() -> None:
+def test_all_tags_can_be_pinned() -> None:
     pinned = set(re.findall(r"(\w+_IMAGE)=", (REPOSITORY / "docker" / "pin.sh").read_text()))
     named = re.findall(r"\$\{(\w+_IMAGE):-", (REPOSITORY / "docker-compose.yml").read_text())
     assert set(named) == pinned
 
 
-def test_the_bill_of_materials_names_what_is_installed_and_under_which_license() -> None:
-    told = subprocess.run(
+def test_the_bill_of_materials_lists_packages_and_licenses() -> None:
+    result = subprocess.run(
         [sys.executable, REPOSITORY / "docker" / "sbom.py", "an-image"], capture_output=True, check=True
     )
-    bill = json.loads(told.stdout)
+    bill = json.loads(result.stdout)
     assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "an-image")
     (fastapi,) = [component for component in bill["components"] if component["name"] == "fastapi"]
     assert fastapi["purl"] == f"pkg:pypi/fastapi@{fastapi['version']}"
@@ -71,23 +71,23 @@ def test_the_bill_of_materials_names_what_is_installed_and_under_which_license()
 
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="needs Debian's dpkg-query")
-def test_the_bill_of_an_image_without_python_is_that_of_its_own_system(tmp_path: Path) -> None:
+def test_the_bill_of_an_image_without_python_lists_its_system(tmp_path: Path) -> None:
     administration = tmp_path / "var" / "lib" / "dpkg"
     administration.mkdir(parents=True)
     (administration / "status").write_text(
         "Package: nginx\nStatus: install ok installed\nArchitecture: all\nVersion: 1.28.0-1\n"
         "Maintainer: nginx <nginx@example.org>\nDescription: a server\n"
     )
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, REPOSITORY / "docker" / "sbom.py", "an-image", "--of", tmp_path],
         capture_output=True,
         check=True,
     )
-    (nginx,) = json.loads(told.stdout)["components"]
+    (nginx,) = json.loads(result.stdout)["components"]
     assert nginx["purl"] == "pkg:deb/debian/nginx@1.28.0-1"
 
 
-def test_every_service_is_locked_in_the_same_way() -> None:
+def test_every_service_is_hardened() -> None:
     services = yaml.load((REPOSITORY / "docker-compose.yml").read_text(), _Loader)["services"]
     for name, service in services.items():
         assert service["read_only"] is True, name
@@ -107,19 +107,19 @@ def test_every_setting_reaches_the_containers_with_its_own_default(monkeypatch: 
     for name, field in Settings.model_fields.items():
         if name in NOT_IN_CONTAINERS:
             continue
-        told = handed_on[f"OPAD_{name.upper()}"]
+        value = handed_on[f"OPAD_{name.upper()}"]
         if name not in ADDRESSES:
-            (default,) = re.fullmatch(r"\$\{OPAD_\w+:-(.*)\}", told).groups()
+            (default,) = re.fullmatch(r"\$\{OPAD_\w+:-(.*)\}", value).groups()
             monkeypatch.setenv(f"OPAD_{name.upper()}", default)
             assert getattr(Settings(_env_file=None), name) == field.default, name
     assert "${OPAD_DENIED_WORDS:-./docker/denied-words.txt}" in text
 
 
-def test_the_word_list_that_comes_with_the_containers_refuses_nothing() -> None:
+def test_the_default_word_list_refuses_nothing() -> None:
     DeniedWords.read(REPOSITORY / "docker" / "denied-words.txt").refuse("prompt", "one word or phrase on each line")
 
 
-def test_what_is_run_on_another_host_says_which_setting_it_lacks() -> None:
+def test_the_worker_compose_file_names_a_missing_setting() -> None:
     text = (REPOSITORY / "compose.worker.yaml").read_text()
     for name in ("OPAD_DATABASE_URL", "OPAD_REDIS_URL", "OPAD_S3_ENDPOINT", "OPAD_S3_SECRET_KEY"):
         assert re.search(rf"\$\{{{name}:\?is not set; give \S+", text)

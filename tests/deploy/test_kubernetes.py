@@ -72,7 +72,7 @@ def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_manifest_is_of_its_schema(manifests: list[dict[str, Any]], version: str) -> None:
+def test_every_manifest_matches_its_schema(manifests: list[dict[str, Any]], version: str) -> None:
     for manifest in manifests:
         if manifest["apiVersion"].startswith("keda.sh/"):
             Draft202012Validator(KEDA[manifest["kind"]]).validate(manifest["spec"])
@@ -87,7 +87,7 @@ def test_every_manifest_is_of_its_schema(manifests: list[dict[str, Any]], versio
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_names_that_are_referred_to_are_there(manifests: list[dict[str, Any]]) -> None:
+def test_references_between_manifests_resolve(manifests: list[dict[str, Any]]) -> None:
     there = {(m["kind"], m["metadata"]["name"]) for m in manifests}
     assert len(there) == len(manifests)
     labels = [template["metadata"]["labels"] for m in manifests if (template := pod_template(m))]
@@ -107,7 +107,7 @@ def test_names_that_are_referred_to_are_there(manifests: list[dict[str, Any]]) -
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
 
 
-def test_nobody_is_root_and_nothing_is_written_outside_volumes(manifests: list[dict[str, Any]]) -> None:
+def test_no_container_is_root_or_writes_outside_volumes(manifests: list[dict[str, Any]]) -> None:
     for manifest in manifests:
         for container in containers(manifest):
             pod = pod_template(manifest)["spec"]
@@ -123,7 +123,7 @@ def test_nobody_is_root_and_nothing_is_written_outside_volumes(manifests: list[d
             assert ":" in container["image"]  # without a tag it would be `latest`, fetched at every start
 
 
-def test_no_secret_is_written_down(manifests: list[dict[str, Any]]) -> None:
+def test_no_manifest_contains_a_secret(manifests: list[dict[str, Any]]) -> None:
     assert "Secret" not in {manifest["kind"] for manifest in manifests}
     for manifest in manifests:
         for container in containers(manifest):
@@ -132,7 +132,7 @@ def test_no_secret_is_written_down(manifests: list[dict[str, Any]]) -> None:
                     assert "secretKeyRef" in variable["valueFrom"], variable
 
 
-def test_all_that_is_not_allowed_is_forbidden_on_the_network(manifests: list[dict[str, Any]]) -> None:
+def test_network_traffic_is_denied_by_default(manifests: list[dict[str, Any]]) -> None:
     policies = {m["metadata"]["name"]: m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"}
     assert policies["nothing-else"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     into_engine = policies["api-to-engine"]["ingress"][0]["from"][0]
@@ -151,7 +151,7 @@ def test_trainers_are_counted_by_a_query_that_finds_the_waiting_jobs(
         assert connection.execute(query).fetchone() == (1,)
 
 
-def test_the_gpu_overlay_gives_a_gpu_to_trainers_and_engines_alone() -> None:
+def test_the_gpu_overlay_gives_a_gpu_only_to_trainers_and_engines() -> None:
     with_gpu = {
         manifest["metadata"]["name"]
         for manifest in render(K8S / "overlays" / "gpu")

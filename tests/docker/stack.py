@@ -116,8 +116,8 @@ class Stack:
         return job
 
     def draw(self, concept: str, *, seed: int = 1) -> httpx.Response:
-        asked = {"concept": concept, "prompt": "a <concept> on the beach", "seed": seed}
-        return self.client.post("/generate", json=asked, headers={"Accept": "image/png"})
+        body = {"concept": concept, "prompt": "a <concept> on the beach", "seed": seed}
+        return self.client.post("/generate", json=body, headers={"Accept": "image/png"})
 
 
 def run(*command: str, env: dict[str, str] | None = None, check: bool = True) -> str:
@@ -128,17 +128,17 @@ def run(*command: str, env: dict[str, str] | None = None, check: bool = True) ->
     return done.stdout
 
 
-def eventually(look: Callable[[], Any], *, what: str, seconds: float = 240) -> Any:
-    """Call `look` until it returns something, and return that. Errors of a service that is away are ignored."""
+def eventually(check: Callable[[], Any], *, what: str, seconds: float = 240) -> Any:
+    """Call `check` until it returns something, and return that. Errors of a service that is away are ignored."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            seen = look()
+            found = check()
         except (httpx.TransportError, AssertionError) as error:
-            seen, error_seen = None, error
+            found, error_seen = None, error
         else:
             error_seen = None
-        if seen:
-            return seen
+        if found:
+            return found
         assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s ({error_seen})"
         time.sleep(0.5)  # containers send no event to the tests

@@ -30,11 +30,11 @@ def fetch(stack: Stack, tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 
 @pytest.mark.timeout(600)
-def test_a_base_is_fetched_once_with_its_progress_told(fetch: Callable[..., str]) -> None:
-    said = fetch()
-    assert "stabilityai/sd-turbo" in said
-    assert "of 0.0 GB: " in said  # small networks
-    assert "use it with --base sd-turbo" in said
+def test_a_base_is_fetched_once_and_progress_is_printed(fetch: Callable[..., str]) -> None:
+    output = fetch()
+    assert "stabilityai/sd-turbo" in output
+    assert "of 0.0 GB: " in output  # small networks
+    assert "use it with --base sd-turbo" in output
     assert "GB" not in fetch()
     listed = fetch("ls", "-ln", "/var/lib/opad/bases/sd-turbo")
     assert "manifest.json" in listed

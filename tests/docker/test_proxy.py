@@ -44,7 +44,7 @@ def answer_of(opened: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("what", SMUGGLED)
-def test_a_two_faced_request_is_refused_and_goes_no_further(stack: Stack, what: str) -> None:
+def test_an_ambiguous_request_is_refused_by_the_proxy(stack: Stack, what: str) -> None:
     with connection() as opened:
         opened.settimeout(30)
         with contextlib.suppress(ConnectionError):  # refused before everything was sent
@@ -112,7 +112,7 @@ def test_an_endless_chunked_body_ends_at_the_limit(stack: Stack) -> None:
     assert time.monotonic() - began < 40
 
 
-def test_five_hundred_slow_clients_leave_the_others_in_peace(stack: Stack) -> None:
+def test_five_hundred_slow_clients_do_not_slow_the_others(stack: Stack) -> None:
     """Compare the 95th percentile of the best of a few rounds.
 
     A shared machine is noisy in some rounds. A proxy that slow clients block is slow in every round.

@@ -85,7 +85,7 @@ def test_an_engine_that_dies_under_load_costs_no_request(pair: Stack, jobs: list
         for client in clients:
             client.join()
     retries = pair.compose("logs", "api").count("engine.unreachable") - before
-    print(f"{len(answers)} pictures, {retries} second tries")
+    print(f"{len(answers)} images, {retries} second tries")
     assert set(answers) == {200}
     assert 0 < retries < len(answers) - so_far + JOBS
     pair.wait_healthy()

@@ -24,7 +24,7 @@ def service_of(container: dict) -> str:
     return container["Config"]["Labels"]["com.docker.compose.service"]
 
 
-def test_all_run_and_the_one_shots_have_done_their_work(stack: Stack) -> None:
+def test_all_services_run_and_the_one_shots_have_ended(stack: Stack) -> None:
     states = {service_of(container): container["State"] for container in stack.containers().values()}
     assert states.keys() == SERVICES | ONE_SHOTS
     assert {states[service]["ExitCode"] for service in ONE_SHOTS} == {0}
@@ -44,26 +44,26 @@ def test_only_the_proxy_is_published_and_on_this_machine_alone(stack: Stack) -> 
     ]
 
 
-def test_nobody_is_root_or_could_become_it(stack: Stack) -> None:
+def test_no_container_is_root_or_can_become_root(stack: Stack) -> None:
     for name, container in stack.running().items():
         host = container["HostConfig"]
         assert host["CapDrop"] == ["ALL"], name
         assert host["SecurityOpt"] == ["no-new-privileges:true"], name
         for status in stack.exec(name, "sh", "-c", "cat /proc/[0-9]*/status").split("Name:")[1:]:
-            told = dict(re.findall(r"^(\w+):\s+(\S+)", status, re.MULTILINE))
-            assert told["Uid"] != "0", (name, status)
-            assert int(told["CapEff"], 16) == 0, (name, status)
+            fields = dict(re.findall(r"^(\w+):\s+(\S+)", status, re.MULTILINE))
+            assert fields["Uid"] != "0", (name, status)
+            assert int(fields["CapEff"], 16) == 0, (name, status)
 
 
 def test_nothing_outside_volumes_and_scratch_can_be_written(stack: Stack) -> None:
-    look = "while read -r _ place _ how _; do test -w $place && echo $place $how; done < /proc/mounts"
+    script = "while read -r _ place _ how _; do test -w $place && echo $place $how; done < /proc/mounts"
     for name, container in stack.running().items():
         assert container["HostConfig"]["ReadonlyRootfs"], name
         volumes = {mount["Destination"] for mount in container["Mounts"] if mount["RW"]}
         scratch = {"/tmp", "/run/postgresql", "/dev", "/dev/shm", "/dev/mqueue"}
         writable = {
             place
-            for place, how in map(str.split, stack.exec(name, "sh", "-c", look + "; true").splitlines())
+            for place, how in map(str.split, stack.exec(name, "sh", "-c", script + "; true").splitlines())
             if how.startswith("rw") and not place.startswith(("/proc", "/sys", "/dev/pts"))  # mounts of the kernel
         }
         assert writable <= volumes | scratch, name
@@ -78,7 +78,7 @@ BILLS = {
 }
 
 
-def test_each_image_tells_what_it_holds(stack: Stack) -> None:
+def test_each_image_has_a_bill_of_materials(stack: Stack) -> None:
     for service, (folder, part) in BILLS.items():
         (name,) = stack.running(service)
         bill = json.loads(stack.exec(name, "cat", f"{folder}/sbom.cdx.json"))
@@ -145,7 +145,7 @@ def test_the_demo_runs_against_the_published_port(stack: Stack, tmp_path) -> Non
     assert report["generate_ms_p50"] > 0
 
 
-def test_a_link_is_followed_from_outside_and_gives_the_file_that_it_says(stack: Stack) -> None:
+def test_a_link_works_from_outside_and_returns_the_right_file(stack: Stack) -> None:
     (concept, *_) = stack.client.get("/v1/concepts").json()["items"]  # the demo's
     link = stack.client.get(f"/v1/concepts/{concept['id']}/versions/1/bundle").json()
     assert link["url"].startswith(f"http://127.0.0.1:{S3_PORT}/")
@@ -157,7 +157,7 @@ def test_a_link_is_followed_from_outside_and_gives_the_file_that_it_says(stack: 
     assert tampered == link["url"] or httpx.get(tampered, trust_env=False).status_code == 403
 
 
-def test_a_backup_comes_and_goes_through_a_pipe(stack: Stack) -> None:
+def test_a_backup_works_through_a_pipe(stack: Stack) -> None:
     command = ("python", "-m", "worker.cli")
     backup = stack.pipe("exec", "-T", "reconciler", "sh", "/srv/entrypoint.sh", *command, "backup", "-")
     other = f"{PROJECT}-restored"

@@ -128,7 +128,7 @@ def trainers(quick, sessions, tmp_path) -> Iterator[Trainers]:  # noqa: F811
     found = Trainers(quick, sessions, tmp_path / "trainers.log")
     yield found
     found.stop()
-    print(found.said)
+    print(found.output)
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ def check(settings: Settings, sessions: Sessions, *, expected: bytes | None = No
             for before, after in pairwise(attempts):
                 assert before.ended_at <= after.started_at, "no two hold a job at once"
             hooks = db.scalar(select(func.count()).where(Webhook.owner_id == job.owner_id))
-            told = db.scalars(select(WebhookDelivery.event).where(WebhookDelivery.job_id == job.id)).all()
-            assert not hooks or f"job.{job.state}" in told, "the owner is told of the end"
+            events = db.scalars(select(WebhookDelivery.event).where(WebhookDelivery.job_id == job.id)).all()
+            assert not hooks or f"job.{job.state}" in events, "the owner gets a message about the end"
         for bundle in bundles.values():
             data = storage.get(bundle.key, bundle.sha256)
             read_bundle(data)

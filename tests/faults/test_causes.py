@@ -58,7 +58,7 @@ def test_what_another_attempt_would_meet_again_ends_the_job_at_the_first_with_it
     assert diverged.error_code == "diverged"
     assert "try other photos, or lower learning rates" in diverged.error_detail
     job_id = queue()
-    replace_references(sessions, Storage(quick), job_id, b"\x89PNG\r\n\x1a\n and no picture")
+    replace_references(sessions, Storage(quick), job_id, b"\x89PNG\r\n\x1a\n and no image")
     bad = trainers.see_through(job_id)
     assert (bad.state, bad.error_code) == (JobState.failed, "bad_image")
     assert "create the concept again with another photo" in bad.error_detail
@@ -93,7 +93,7 @@ def test_a_job_that_kills_each_of_its_trainers_ends_after_the_last_attempt_and_h
         assert db.scalar(jobs.retry(poison)) is JobState.queued
     job = trainers.see_through(poison)
     assert (job.state, job.attempt) == (JobState.succeeded, 1)
-    assert f'"step": {reached}' in [line for line in trainers.said.splitlines() if "checkpoint.resumed" in line][-1]
+    assert f'"step": {reached}' in [line for line in trainers.output.splitlines() if "checkpoint.resumed" in line][-1]
     check()
 
 
@@ -106,6 +106,6 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(quick, sessions, queue
     with sessions.begin() as db:
         db.execute(update(type(newest)).where(type(newest).id == newest.id).values(sha256="0" * 64))
     trainers.see_through(job_id)
-    assert "checkpoint.unusable" in trainers.said
-    assert f'"step": {before.step}' in next(line for line in trainers.said.splitlines() if "resumed" in line)
+    assert "checkpoint.unusable" in trainers.output
+    assert f'"step": {before.step}' in next(line for line in trainers.output.splitlines() if "resumed" in line)
     check()

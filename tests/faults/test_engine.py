@@ -30,14 +30,14 @@ def bundle(quick, undisturbed) -> BundleKey:
     return BundleKey(bundle_key(sha256), sha256)
 
 
-async def draw(client: EngineClient, concept, bundle: BundleKey, seed: int):
+async def generate(client: EngineClient, concept, bundle: BundleKey, seed: int):
     return await client.generate(
         concept, bundle=bundle, prompt="a <concept> on the beach", seeds=[seed], image_format="png"
     )
 
 
-def pixels(drawn) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn.images[0])))).astype(int)
+def pixels(generated) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(generated.images[0])))).astype(int)
 
 
 def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_from_another(
@@ -51,19 +51,19 @@ def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_fr
         urls = [f"unix:{address}" for address in addresses]
         client = EngineClient(urls, timeout_seconds=60)
         try:
-            before = [pixels(await draw(client, concept, bundle, seed)) for seed in range(20)]
+            before = [pixels(await generate(client, concept, bundle, seed)) for seed in range(20)]
             warm = client._tries(concept, urls)[0]
             victim = engines[urls.index(warm)]
             psutil.Process(victim.pid).suspend()  # so that it holds all twenty requests
-            asked = [asyncio.create_task(draw(client, concept, bundle, seed)) for seed in range(20)]
+            requests = [asyncio.create_task(generate(client, concept, bundle, seed)) for seed in range(20)]
             await asyncio.sleep(0.5)  # a frozen process cannot confirm that it got a request
             victim.kill()
-            after = [pixels(await task) for task in asked]
+            after = [pixels(await task) for task in requests]
             # generated in batches now, which sum in another order, so a value may round differently
             assert max(int(np.abs(a - b).max()) for a, b in zip(after, before, strict=True)) <= 1
             engines[1 - urls.index(warm)].kill()
             with pytest.raises(Unavailable) as refused:
-                await draw(client, concept, bundle, 0)
+                await generate(client, concept, bundle, 0)
             assert refused.value.retry_after == 3
         finally:
             await client.close()
@@ -82,7 +82,7 @@ def test_an_engine_whose_disk_is_full_draws_all_the_same(quick, bundle, short_fo
         async def ask():
             client = EngineClient([f"unix:{address}"], timeout_seconds=60)
             try:
-                return await draw(client, uuid4(), bundle, 1)
+                return await generate(client, uuid4(), bundle, 1)
             finally:
                 await client.close()
 

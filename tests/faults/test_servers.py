@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.fault]
 
 
 def wait_for_words(trainers, words: str, *, seconds: float = 120) -> None:
-    wait_until(lambda: words in trainers.said, seconds=seconds, what=words)
+    wait_until(lambda: words in trainers.output, seconds=seconds, what=words)
 
 
 @pytest.mark.always
@@ -173,7 +173,7 @@ def test_a_trainer_that_waits_for_the_store_still_hears_a_wish_to_cancel_and_a_s
     assert (first.exitcode, read_job(sessions, cancelled).state) == (0, JobState.cancelled)
     second = trainers.start(*trainers.claim())
     wait_until(
-        lambda: any(str(stopped) in line and "storage.retried" in line for line in trainers.said.splitlines()),
+        lambda: any(str(stopped) in line and "storage.retried" in line for line in trainers.output.splitlines()),
         seconds=60,
         what="the second's wait",
     )
@@ -208,8 +208,8 @@ def test_a_bit_that_flips_on_the_way_from_the_store_costs_a_checkpoint_not_the_t
     wire.on_request, wire.on_answer = remember, flip
     trainers.see_through(job_id, through_wire)
     assert flipped.is_set()
-    assert "checkpoint.unusable" in trainers.said
-    assert '"step": 2' in next(line for line in trainers.said.splitlines() if "checkpoint.resumed" in line)
+    assert "checkpoint.unusable" in trainers.output
+    assert '"step": 2' in next(line for line in trainers.output.splitlines() if "checkpoint.resumed" in line)
     check()
 
 
@@ -218,20 +218,20 @@ def test_a_store_that_refuses_every_other_request_slows_the_training_down_and_no
 ):
     wire, through_wire = s3_wire
     job_id = queue()
-    asked = []
+    requests = []
     busy = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
     def refuse_every_other(connection, data):
         if data.split(b" ", 1)[0] in (b"GET", b"PUT", b"HEAD", b"POST", b"DELETE"):
-            asked.append(1)
-            if len(asked) % 2:
+            requests.append(1)
+            if len(requests) % 2:
                 connection.client.sendall(busy)
                 return None
         return data
 
     wire.on_request = refuse_every_other
     trainers.attempt(through_wire)
-    assert len(asked) > 10
+    assert len(requests) > 10
     assert causes(sessions, job_id) == ["succeeded"]
     check()
 
@@ -255,7 +255,7 @@ def test_a_killed_broker_disturbs_no_training_and_the_worker_hears_notifications
     began = time.monotonic()
     notify_workers(create_notifier(quick), [(second, "default")])
     wait_until(lambda: read_job(sessions, second).state is JobState.running, seconds=60, what="the second claim")
-    print(f"heard after {time.monotonic() - began:.1f} s")
+    print(f"notified after {time.monotonic() - began:.1f} s")
     with sessions.begin() as db:
         db.execute(jobs.request_cancel(second)).one()
     assert wait_for_end(sessions, second).state is JobState.cancelled

@@ -80,7 +80,7 @@ def test_a_trainer_killed_between_a_checkpoints_object_and_its_row_goes_on_from_
     assert [row.step for row in checkpoints_of(sessions, job_id)] == [1]
     assert len(objects(quick, f"jobs/{job_id}/f1/")) == 2, "the second has no row, so it does not count"
     trainers.see_through(job_id)
-    assert '"step": 1' in next(line for line in trainers.said.splitlines() if "checkpoint.resumed" in line)
+    assert '"step": 1' in next(line for line in trainers.output.splitlines() if "checkpoint.resumed" in line)
     check()
 
 

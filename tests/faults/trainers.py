@@ -32,7 +32,7 @@ class Trainers:
         os.environ["OMP_NUM_THREADS"] = "1"  # before the fork server starts, because the order of sums depends on it
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """The logs of all trainers."""
         return self._log.read_text() if self._log.exists() else ""
 

@@ -19,21 +19,21 @@ class Lines:
     """The output of a launcher. `wait_for` waits until a line has been printed a number of times."""
 
     def __init__(self) -> None:
-        self._said: list[str] = []
+        self._lines: list[str] = []
         self._changed = threading.Condition()
 
     def __call__(self, line: str) -> None:
         with self._changed:
-            self._said.append(line)
+            self._lines.append(line)
             self._changed.notify_all()
 
     def wait_for(self, beginning: str, *, times: int) -> None:
         with self._changed:
             found = self._changed.wait_for(lambda: self._count(beginning) >= times, SECONDS)
-        assert found, f"{beginning!r} was not said {times} times:\n" + "\n".join(self._said)
+        assert found, f"{beginning!r} was not printed {times} times:\n" + "\n".join(self._lines)
 
     def _count(self, beginning: str) -> int:
-        return sum(line.startswith(beginning) for line in self._said)
+        return sum(line.startswith(beginning) for line in self._lines)
 
 
 def settings_for(home: Path, base: Path) -> Settings:

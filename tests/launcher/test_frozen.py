@@ -117,7 +117,7 @@ def test_with_a_frozen_broker_all_works(up, client):
         assert_is_once(client, "without broker")
 
 
-def test_with_a_frozen_engine_pictures_are_refused_soon_and_the_rest_works(up, client):
+def test_with_a_frozen_engine_images_are_refused_soon_and_the_rest_works(up, client):
     running, _, _ = up
     with frozen(child(running.pid, "worker.inference")):
         assert_refused(draw(client), "no_engine")
@@ -153,7 +153,7 @@ def test_a_frozen_api_answers_when_it_thaws(up, client):
     assert_is_once(client, "without api")
 
 
-def test_a_frozen_launcher_brings_a_dead_part_back_when_it_thaws(up, client):
+def test_a_frozen_launcher_restarts_a_dead_process_when_it_thaws(up, client):
     running, lines, _ = up
     launcher = psutil.Process(running.pid)
     reconciler = child(running.pid, "worker.reconcile")

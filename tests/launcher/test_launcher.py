@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
 
 @pytest.mark.always
-def test_a_part_that_dies_together_with_the_broker_it_is_asked_through_ends_no_launcher(up):
+def test_the_launcher_survives_a_host_that_dies_together_with_the_broker(up):
     running, lines, _ = up
     host, broker = child(running.pid, "worker.host"), child(running.pid, "valkey-server")
     os.killpg(host.pid, signal.SIGKILL)
@@ -38,7 +38,7 @@ def test_a_part_that_dies_together_with_the_broker_it_is_asked_through_ends_no_l
     assert psutil.pid_exists(running.pid)
 
 
-def test_a_part_whose_server_is_frozen_is_not_ready_yet_and_the_others_are_tended(up):
+def test_a_host_whose_broker_is_frozen_is_not_ready_and_others_are_restarted(up):
     running, lines, _ = up
     broker = child(running.pid, "valkey-server")
     os.kill(broker.pid, signal.SIGSTOP)
@@ -156,7 +156,7 @@ def refusal_in_clear(port: int, host: str) -> bytes:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder read-only for a program")
-def test_a_read_only_tmp_stops_nothing(base):
+def test_it_runs_with_a_read_only_tmp(base):
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="opad-") as folder:
         Path(folder).chmod(0o711)
         settings = settings_for(Path(folder) / "home", base)
@@ -178,7 +178,7 @@ def test_a_read_only_tmp_stops_nothing(base):
         assert any(line.startswith(READY) for line in lines), "".join(lines)
 
 
-def test_files_that_an_earlier_version_left_readable_are_closed(short_folder):
+def test_files_that_an_earlier_version_left_readable_are_protected(short_folder):
     home = Home(short_folder / "open")
     (home.folder / "logs").mkdir(parents=True)
     log = home.folder / "logs" / "api.log"
@@ -202,18 +202,18 @@ def test_a_command_in_a_copy_does_not_reach_the_originals_database(up, short_fol
     _, _, home = up
     copy = short_folder / "copied-for-commands"
     subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
-    asked = opad(["key", "create", "--label", "of a copy"], copy)
-    assert asked.returncode == 1
-    assert asked.stderr.startswith("opad: ")
+    result = opad(["key", "create", "--label", "of a copy"], copy)
+    assert result.returncode == 1
+    assert result.stderr.startswith("opad: ")
 
 
 @pytest.mark.parametrize("content", ["", '{"half": ', "[]"])
 @pytest.mark.parametrize("name", ["running.json", "credentials.json", "s3-ports.json"])
-def test_a_damaged_state_file_is_a_sentence(short_folder, name, content):
+def test_a_damaged_state_file_is_named(short_folder, name, content):
     home = short_folder / f"damaged {abs(hash((name, content)))}"
     home.mkdir(mode=0o711)
     (home / name).write_text(content)
-    asked = opad(["up"], home)
-    assert asked.returncode == 1
-    assert asked.stderr.startswith(f"opad: {home / name} is damaged; ")
-    assert "Traceback" not in asked.stderr
+    result = opad(["up"], home)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"opad: {home / name} is damaged; ")
+    assert "Traceback" not in result.stderr

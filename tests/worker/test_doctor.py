@@ -11,9 +11,9 @@ from worker.doctor import run_checks
 
 def lines_of(settings) -> dict[str, str]:
     """Run the checks and return the line of each part by its name."""
-    said: list[str] = []
-    run_checks(settings, say=said.append)
-    return {line.split()[1]: line for line in said}
+    printed: list[str] = []
+    run_checks(settings, say=printed.append)
+    return {line.split()[1]: line for line in printed}
 
 
 def test_each_part_has_a_line_and_a_missing_part_has_a_remedy(settings, sessions, notifications):

@@ -332,14 +332,14 @@ def test_nothing_is_sent_into_the_private_network_unless_allowed(host, cancelled
 
 
 def test_a_name_is_resolved_once_and_the_checked_address_called(cancelled, settings, sessions, receiver, monkeypatch):
-    asked = []
+    lookups = []
     really = socket.getaddrinfo
 
     def rebinding(host, *arguments, **options):
         """A name server that returns an allowed address first and a private one afterwards."""
         if host == "receiver.example":
-            asked.append(host)
-            host = "127.0.0.1" if len(asked) == 1 else "127.0.0.2"
+            lookups.append(host)
+            host = "127.0.0.1" if len(lookups) == 1 else "127.0.0.2"
         return really(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
@@ -347,7 +347,7 @@ def test_a_name_is_resolved_once_and_the_checked_address_called(cancelled, setti
     sending.deliver_due(settings, sessions)
     ((_, headers, _),) = receiver.came
     assert headers["host"] == f"receiver.example:{receiver.server_port}"
-    assert len(asked) == 1
+    assert len(lookups) == 1
 
 
 def test_a_message_that_a_dead_sender_claimed_is_sent_by_another(cancelled, settings, sessions, receiver):

@@ -80,8 +80,8 @@ def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Ca
 def local_stack(settings: Settings, *, say: Callable[[str], None]) -> Iterator[RunningStack]:
     """Run `opad up` as a child of this process for the length of the block.
 
-    Uses another port if the one in the settings is taken. The child ends with the thread that calls this, so that thread
-    must live as long as the block. Raises LocalError.
+    Uses another port if the one in the settings is taken. The child ends with the calling thread, which must live as
+    long as the block. Raises LocalError.
     """
     port = settings.port if is_free(settings.port) and settings.port else free_ports(1)[0]
     chosen = settings.model_copy(update={"port": port})

@@ -50,10 +50,10 @@ def test_it_returns_the_images_of_the_generator(client, base, stored):
 def test_half_precision_differs_only_by_rounding(engine_settings, base, stored):
     half = engine_settings.model_copy(update={"precision": "half"})
     with TestClient(create_app(half, bind="test")) as client:
-        drawn = np.stack([pixels(image) for image in ask(client, stored[0].name).json()["images"]])
+        generated = np.stack([pixels(image) for image in ask(client, stored[0].name).json()["images"]])
     expected = OneStepGenerator(base).generate([ImageRequest(stored[0].bundle, BEACH, seed) for seed in (1, 2)])
-    assert not np.array_equal(drawn, expected)
-    assert np.abs(drawn.astype(int) - expected).max() <= 4  # levels of 255; float16 has eleven bits
+    assert not np.array_equal(generated, expected)
+    assert np.abs(generated.astype(int) - expected).max() <= 4  # levels of 255; float16 has eleven bits
 
 
 @pytest.mark.parametrize(("name", "media_type"), [("jpeg", "image/jpeg"), ("webp", "image/webp")])
@@ -94,8 +94,8 @@ def test_announcing_twice_leaves_one_row(settings, base):
     with sessions() as session:
         (row,) = session.scalars(select(ServedBase)).all()
     assert (row.name, row.resolution, row.nouns) == ("nano", 64, ["dog", "mug", "robot"])
-    told = {name: (len(values), values["lambda_adv"]) for name, values in row.presets.items()}
-    assert told == {name: (len(fields(OpadConfig)), [1.0, 1.0, 1.0]) for name in ("paper", "default")}
+    found = {name: (len(values), values["lambda_adv"]) for name, values in row.presets.items()}
+    assert found == {name: (len(fields(OpadConfig)), [1.0, 1.0, 1.0]) for name in ("paper", "default")}
     assert row.presets["default"]["iterations"] == preset("default", base.manifest.presets).iterations
 
 
@@ -135,11 +135,11 @@ def test_an_engine_that_answers_has_announced_its_base(engine_settings, base):
 
 
 def test_the_metrics_count_images_per_batch(client, stored):
-    def drawn():
+    def counts():
         families = text_string_to_metric_families(client.get("/metrics").text)
         samples = {sample.name: sample.value for family in families for sample in family.samples}
         return samples["opad_engine_batch_size_count"], samples["opad_engine_batch_size_sum"]
 
-    passes, pictures = drawn()
+    passes, images = counts()
     ask(client, stored[0].name)
-    assert drawn() == (passes + 1, pictures + 2)
+    assert counts() == (passes + 1, images + 2)

@@ -40,12 +40,12 @@ def test_images_from_mixed_batches_equal_those_generated_alone(batcher, base, st
     futures = batcher.submit(requests, deadline=soon())
     together = [future.result(60) for future in futures]
     alone = OneStepGenerator(base)
-    for request, drawn in zip(requests, together, strict=True):
+    for request, image in zip(requests, together, strict=True):
         # other kernels for other batch sizes: 1e-6 in floats, which may round to the next of 256 levels
-        assert np.abs(drawn.pixels.astype(int) - alone.generate([request])[0]).max() <= 1
+        assert np.abs(image.pixels.astype(int) - alone.generate([request])[0]).max() <= 1
     assert not np.array_equal(together[0].pixels, together[1].pixels)
     # ten images make a batch of eight with both concepts, and one of two
-    assert [drawn.kv_hit for drawn in together] == [False, False] + 8 * [True]
+    assert [image.kv_hit for image in together] == [False, False] + 8 * [True]
 
 
 def test_an_invalid_prompt_fails_alone(batcher, stored):
@@ -93,11 +93,11 @@ def test_closing_finishes_queued_requests_and_refuses_new_ones(generator, stored
 
 def test_a_cancelled_request_is_not_generated_and_affects_no_other(batcher, stored):
     before = pictures_drawn()
-    asked = batcher.submit(
+    futures = batcher.submit(
         [ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(4 * MAX_BATCH)], deadline=soon()
     )
-    assert asked.pop(3 * MAX_BATCH).cancel()  # the first image of the fourth batch; three others come before it
-    assert all(future.result(60).pixels.shape == (64, 64, 3) for future in asked)
+    assert futures.pop(3 * MAX_BATCH).cancel()  # the first image of the fourth batch; three others come before it
+    assert all(future.result(60).pixels.shape == (64, 64, 3) for future in futures)
     assert pictures_drawn() - before == 31
 
 
@@ -134,10 +134,10 @@ def test_the_estimate_approaches_the_measured_time(slow_batcher, stored):
 def test_the_reported_times_add_up_to_at_most_the_waiting_time(batcher, stored):
     began = time.monotonic()
     futures = batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(20)], deadline=soon())
-    drawn = [future.result(60) for future in futures]
+    images = [future.result(60) for future in futures]
     waited_ms = 1000 * (time.monotonic() - began)
-    assert all(0 < one.queue_ms + one.text_ms + one.unet_decode_ms <= waited_ms for one in drawn)
-    assert drawn[0].queue_ms < drawn[8].queue_ms < drawn[16].queue_ms
+    assert all(0 < image.queue_ms + image.text_ms + image.unet_decode_ms <= waited_ms for image in images)
+    assert images[0].queue_ms < images[8].queue_ms < images[16].queue_ms
 
 
 def test_the_histogram_has_a_bucket_for_each_batch_size():

@@ -50,7 +50,7 @@ def launcher(folder: Path) -> Iterator[subprocess.Popen[str]]:
     )
     try:
         assert process.stdout is not None
-        assert select.select([process.stdout], [], [], 60)[0], "the launcher said nothing for 60 s"
+        assert select.select([process.stdout], [], [], 60)[0], "the launcher printed nothing for 60 s"
         assert process.stdout.readline().startswith("postgresql://")
         yield process
     finally:

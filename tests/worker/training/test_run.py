@@ -70,16 +70,16 @@ def test_a_training_leaves_its_bundle_in_other_tools_layouts(quick, sessions, cl
 
 
 def test_a_stopped_training_goes_back_to_the_queue_with_its_state(quick, sessions, claimed):
-    asked = iter([False, True])
-    assert run(claimed, quick.model_copy(update={"checkpoint_seconds": 3600}), lambda: next(asked)) == 0
+    answers = iter([False, True])
+    assert run(claimed, quick.model_copy(update={"checkpoint_seconds": 3600}), lambda: next(answers)) == 0
     assert read_job(sessions, claimed.job_id).state is JobState.queued
     assert [row.step for row in checkpoints_of(sessions, claimed.job_id)] == [1]
 
 
 def test_a_checkpoint_of_another_base_is_ignored(quick, sessions, claimed, tmp_path):
     """An upgrade replaced the base between two attempts."""
-    asked = iter([False, True])
-    assert run(claimed, quick, lambda: next(asked)) == 0
+    answers = iter([False, True])
+    assert run(claimed, quick, lambda: next(answers)) == 0
     with sessions.begin() as db:
         fence = db.execute(jobs.claim("w1", lease_seconds=60)).one().fence
     upgraded = quick.model_copy(update={"base": str(write_random_base(tmp_path / "upgraded", seed=1))})
