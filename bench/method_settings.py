@@ -1,6 +1,6 @@
 """Write docs/method-settings.md, the table of the method's settings: `python -m bench.method_settings`.
 
-Names, values and sources come from the fields of `OpadConfig`, the descriptions from the comments beside them.
+Names, values and sources come from the fields of `OpadConfig`, descriptions from the comments beside them.
 """
 
 import ast
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from opad_core.config import PRESETS, OpadConfig, override
+from opad_core import PRESETS, OpadConfig, override
 
 PAGE = Path(__file__).parents[1] / "docs" / "method-settings.md"
 
@@ -54,15 +54,23 @@ def page() -> str:
 
 
 def described_fields() -> list[tuple[str, dict[str, str]]]:
-    """Return the groups of fields in source order: the group's comment, and each field's description.
+    """Return the groups of fields, base classes first: the group's title, and each field's description.
 
-    A comment after an empty line opens a group. Other comments above a field, and the one at its end, describe it.
+    The docstring of a class opens a group, and so does a comment without a period after an empty line. Other comments
+    above a field, and the one at its end, describe it.
     """
-    source = inspect.getsource(OpadConfig)
+    groups: list[tuple[str, dict[str, str]]] = []
+    for table in reversed(OpadConfig.__mro__):
+        if dataclasses.is_dataclass(table):
+            groups += _groups_of(inspect.getsource(table))
+    return [(title, fields) for title, fields in groups if fields]
+
+
+def _groups_of(source: str) -> list[tuple[str, dict[str, str]]]:
     lines = source.splitlines()
     (table,) = ast.parse(source).body
     assert isinstance(table, ast.ClassDef)
-    groups: list[tuple[str, dict[str, str]]] = []
+    groups: list[tuple[str, dict[str, str]]] = [((ast.get_docstring(table) or table.name).partition("\n")[0], {})]
     for node in table.body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
@@ -70,7 +78,8 @@ def described_fields() -> list[tuple[str, dict[str, str]]]:
         while lines[start - 1].lstrip().startswith("#"):
             start -= 1
         above = " ".join(line.strip(" #") for line in lines[start : node.lineno - 1])
-        if above and (not groups or not lines[start - 1].strip()):
+        opens = not lines[start - 1].strip() or lines[start - 1].startswith("class ")
+        if above and opens and "." not in above:
             groups.append((above, {}))
             above = ""
         end = re.search(r"  # (.*)$", lines[(node.end_lineno or node.lineno) - 1])
