@@ -6,14 +6,14 @@ from typing import Self
 
 
 class Background:
-    """Runs `_keep` in a thread until the `with` block ends, which sets `_ended`."""
+    """Runs `_run` in a thread until the `with` block ends, which sets `_stopping`."""
 
-    _patience: float | None = None
+    _join_timeout: float | None = None
     """Seconds to wait for the thread at the end of the block; None is no limit."""
 
     def __init__(self, name: str) -> None:
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=name, daemon=True)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -22,8 +22,8 @@ class Background:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._thread.join(self._patience)
+        self._stopping.set()
+        self._thread.join(self._join_timeout)
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         raise NotImplementedError

@@ -40,18 +40,18 @@ def machine_facts(settings: Settings) -> dict[str, Any]:
 class ProcessHeartbeat(Background):
     """`with ProcessHeartbeat(...):` writes heartbeats until the block ends, and then deletes the row."""
 
-    _patience = EVERY_SECONDS
+    _join_timeout = EVERY_SECONDS
 
     def __init__(self, sessions: Sessions, *, kind: str, name: str, facts: Callable[[], dict[str, Any]]) -> None:
         super().__init__("process-heartbeat")
         self._sessions, self._kind, self._name, self._facts = sessions, kind, name, facts
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         started = True
         while True:
             self._write(started=started)
             started = False
-            if self._ended.wait(EVERY_SECONDS):
+            if self._stopping.wait(EVERY_SECONDS):
                 break
         self._delete()
 

@@ -1,8 +1,8 @@
 """Requeue lost jobs, repeat lost notifications, send webhooks and sweep old data: `python -m worker.reconcile`.
 
-Every `reconcile_seconds` the jobs whose lease ran out go back to the queue (or end, when their attempts are used up),
-and the hosts are notified of the jobs that wait. Any number may run; an advisory lock lets one at a time sweep.
-Every hour objects that no row names are deleted from the store (`worker.garbage`).
+Every `reconcile_seconds` it requeues the jobs whose lease expired, or fails them if no attempt is left, and notifies
+the hosts of waiting jobs. Several reconcilers may run; an advisory lock lets one sweep at a time. Every hour it deletes
+objects that no row names (`worker.garbage`).
 """
 
 import logging
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 _LOCK = 0x0FAD_0004
 MAX_NOTIFICATIONS = 1000
-"""Unread notifications before they are thrown away: where pods are started for jobs (`worker.one_job`) nobody listens."""
+"""Unread notifications of a queue before it is purged. Nobody reads them where pods run `worker.one_job`."""
 COLLECT_SECONDS = 3600.0
 
 
@@ -54,7 +54,7 @@ def sweep(settings: Settings, sessions: Sessions) -> list[tuple[UUID, str]]:
 
 
 def notify_workers(notifier: Celery, waiting: Iterable[tuple[UUID, str]]) -> None:
-    """Notify the hosts of each waiting job, unless earlier notifications are still unread: more would only pile up."""
+    """Notify the hosts of each waiting job. Skips a queue with unread notifications, which would only pile up."""
     with notifier.connection_for_write() as connection:
         for preset, of_preset in groupby(sorted(waiting, key=itemgetter(1)), key=itemgetter(1)):
             queue = jobs.notify_queue(preset)
@@ -68,7 +68,7 @@ def notify_workers(notifier: Celery, waiting: Iterable[tuple[UUID, str]]) -> Non
 
 
 def create_notifier(settings: Settings) -> Celery:
-    """Publishes; waits for a dead broker two seconds and no longer."""
+    """Return a Celery app that publishes and waits at most two seconds for a dead broker."""
     notifier = create_app(settings)
     notifier.conf.update(
         task_publish_retry=False,
@@ -81,16 +81,16 @@ def create_notifier(settings: Settings) -> Celery:
 def main() -> None:
     settings = Settings()
     configure_logs(settings.log_level)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # else each webhook's URL, tokens and all, is in the log
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a sweep is one transaction: it may end anywhere
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # INFO logs the URLs of webhooks, which may hold tokens
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a sweep is one transaction, so it may stop anywhere
     sessions, notifier = make_sessions(settings), create_notifier(settings)
     threading.Thread(target=_collect_forever, args=(settings, sessions), name="garbage", daemon=True).start()
     sender = threading.Thread(target=deliver_forever, args=(settings, sessions), name="webhooks", daemon=True)
-    keeper = threading.Thread(target=sweep_nightly, args=(settings, sessions), name="retention", daemon=True)
+    retention = threading.Thread(target=sweep_nightly, args=(settings, sessions), name="retention", daemon=True)
     sender.start()
-    keeper.start()
+    retention.start()
     log.info("reconciler.started", reconcile_seconds=settings.reconcile_seconds)
-    while sender.is_alive() and keeper.is_alive():  # else our starter starts all anew
+    while sender.is_alive() and retention.is_alive():  # otherwise exit, to be restarted
         try:
             waiting = sweep(settings, sessions)
             if waiting:
@@ -104,13 +104,13 @@ def main() -> None:
 
 
 def _collect_forever(settings: Settings, sessions: Sessions) -> None:
-    """Apart from the sweeps, which must not wait for a store that is away."""
+    """Collect garbage every hour. A separate thread, because the sweeps must not wait for the store."""
     storage = Storage(settings)
     while True:
         try:
             collect(sessions, storage)
         except (StorageUnavailable, OperationalError) as error:
-            log.warning("garbage.left", error=str(error))
+            log.warning("garbage.not_collected", error=str(error))
         time.sleep(COLLECT_SECONDS)
 
 

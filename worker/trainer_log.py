@@ -38,11 +38,11 @@ class TrainerLog(Background):
         self._unsaved: deque[LogLine] = deque(maxlen=job_log.MAX_LINES)
         self._rest = b""
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         saved_at = time.monotonic()
         is_open = True
         while is_open:
-            is_ended = self._ended.is_set()  # checked before the read, so that all output from before the end is read
+            is_ended = self._stopping.is_set()  # checked first, so that all output from before the end is read
             readable = select.select([self._pipe], [], [], 0 if is_ended else _POLL_SECONDS)[0]
             if readable:
                 is_open = self._read()

@@ -73,8 +73,8 @@ class Lease(Background):
         """Stop the watchdog, after the job ended or was given back."""
         faulthandler.cancel_dump_traceback_later()
 
-    def _keep(self) -> None:
-        while not self._ended.wait(min(PROGRESS_SECONDS, self._settings.heartbeat_seconds)):
+    def _run(self) -> None:
+        while not self._stopping.wait(min(PROGRESS_SECONDS, self._settings.heartbeat_seconds)):
             due = time.monotonic() - self._renewed_at >= self._settings.heartbeat_seconds
             if due or self._progress is not self._reported:
                 self._renew()
