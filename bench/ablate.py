@@ -32,6 +32,7 @@ from opad_core import (
     read_references,
     report_card,
 )
+from opad_core.__main__ import bases_folder
 from opad_core.methods.train import new_training
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training.loop import Training
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/ablate"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    base = load_base(arguments.base)
+    base = load_base(arguments.base, bases=bases_folder())
     results: dict[str, list[dict[str, Any]]] = {}
     changes = {name: json.loads(value) for name, value in (text.split("=", 1) for text in arguments.set)}
     for name, setting in settings_of(base).items():

@@ -35,6 +35,7 @@ from opad_core import (
     report_card,
     train,
 )
+from opad_core.__main__ import bases_folder
 from opad_core.methods.opad.config import ABLATIONS
 from opad_core.training.config import TrainingConfig
 
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/compare"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    base = load_base(arguments.base)
+    base = load_base(arguments.base, bases=bases_folder())
     changes = {name: json.loads(value) for name, value in (text.split("=", 1) for text in arguments.set)}
     runs = []
     for seed in range(arguments.seeds):

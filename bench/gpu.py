@@ -32,8 +32,9 @@ from opad_core import (
     Base,
     load_base,
 )
+from opad_core.__main__ import bases_folder
 from opad_core.bases.full_size import FullSizeBase
-from opad_core.bases.loading import device_named
+from opad_core.bases.loading import Precision, device_named
 
 
 class TimeUp(BaseException):
@@ -82,9 +83,10 @@ class Bases:
             if self._name is None:
                 self._held = FullSizeBase(self._folder, self.device, resolution=self._resolution, dtype=dtype)
             else:
+                precision: Precision = "half" if dtype == HALF else "float32"
                 self._held = load_base(
-                    self._name, device=str(self.device), precision="half" if dtype == HALF else "float32"
-                )
+                    self._name, bases=bases_folder(), device=str(self.device), precision=precision
+                )  # fmt: skip
         return self._held
 
     def sweep(self) -> None:

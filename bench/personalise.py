@@ -31,6 +31,7 @@ from opad_core import (
     preset,
     read_references,
 )
+from opad_core.__main__ import bases_folder
 from opad_core.evaluation.sheet import FAINT, GAP, INK, MARGIN, PAPER
 from opad_core.nano.build.__main__ import build_folder
 from opad_core.nano.build.judge import PLACES, name_scenes
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="change a setting")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    base = load_base(arguments.base)
+    base = load_base(arguments.base, bases=bases_folder())
     changes = {name: json.loads(value) for name, value in (text.split("=", 1) for text in arguments.set)}
     config = override(preset(arguments.preset, base.manifest.presets), changes)
     build = Build(build_folder(), CPU)

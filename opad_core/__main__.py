@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -21,7 +22,6 @@ from opad_core.bases.loading import (
     Base,
     Precision,
     base_folder,
-    bases_folder,
     device_named,
     load_base,
 )
@@ -89,13 +89,13 @@ def command_line() -> argparse.ArgumentParser:
     take.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
     take.add_argument("--out", type=Path, required=True, help="folder for the files")
     take.add_argument("--rank", type=int, default=DEFAULT_RANK, help="of the LoRA; export.json tells what it lost")
-    take.set_defaults(run=_export)
+    take.set_defaults(run=_export, precision="float32")
 
     prove = commands.add_parser("doctor", help="run the whole method once on a base and tell what each part costs")
     prove.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, nothing downloaded")
     prove.add_argument("--resolution", type=int, help="with random weights: pixels; 512 on a GPU, else 256")
     prove.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET)
-    prove.set_defaults(run=_doctor)
+    prove.set_defaults(run=_doctor, precision="float32")
 
     for command in (learn, draw, judge, take, prove):
         command.add_argument("--base", default="nano", help="name of a base or path of its folder")
@@ -142,8 +142,23 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def bases_folder() -> Path:
+    """Return OPAD_BASES_DIR, else `bases` in the service's data folder (OPAD_HOME or its default)."""
+    if chosen := os.environ.get("OPAD_BASES_DIR"):
+        return Path(chosen)
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "opad"
+    home = os.environ.get("OPAD_HOME") or ("/var/lib/opad" if os.geteuid() == 0 else data)
+    return Path(home) / "bases"
+
+
+def _base_of(arguments: argparse.Namespace) -> Base:
+    return load_base(
+        arguments.base, bases=bases_folder(), device=arguments.device, precision=arguments.precision
+    )  # fmt: skip
+
+
 def _train(arguments: argparse.Namespace) -> int:
-    base = load_base(arguments.base, device=arguments.device, precision=arguments.precision)
+    base = _base_of(arguments)
     references = read_references(arguments.images)
     changes = {
         name: value
@@ -248,13 +263,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     bundle = _bundle_in(arguments.concept)
     out = arguments.out or arguments.concept
     out.mkdir(parents=True, exist_ok=True)
-    base = load_base(arguments.base, device=arguments.device, precision=arguments.precision)
+    base = _base_of(arguments)
     _write_report(out, base, bundle, read_references(arguments.images))
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    files = export_bundle(_bundle_in(arguments.concept), load_base(arguments.base, device=arguments.device),
+    files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments),
                    rank=arguments.rank)  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -276,7 +291,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.count < 1:
         raise OpadError(f"--count must be at least 1, got {arguments.count}")
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
-    generator = OneStepGenerator(load_base(arguments.base, device=arguments.device, precision=arguments.precision))
+    generator = OneStepGenerator(_base_of(arguments))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seed, arguments.seed + arguments.count):
         [picture] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])
@@ -314,7 +329,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         if not arguments.random_weights:
-            base = load_base(arguments.base, device=arguments.device)
+            base = _base_of(arguments)
         elif arguments.base == "sd-turbo":
             device = device_named(arguments.device)
             base = doctor.random_base(Path(folder), device, resolution=arguments.resolution)
@@ -366,7 +381,7 @@ def _described(name: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """A base's own presets and templates; for one that is still to be fetched, what its manifest will say."""
     if name in FETCHED and not (bases_folder() / name / "manifest.json").is_file():
         return {}, list(TEMPLATES)
-    manifest = read_manifest(base_folder(name))
+    manifest = read_manifest(base_folder(name, bases_folder()))
     return manifest.presets, manifest.templates
 
 

@@ -10,7 +10,6 @@ so an engine never reads the teacher. Nothing is unpickled: safetensors only.
 
 import copy
 import json
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -212,37 +211,33 @@ def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
     return loaded
 
 
-def bases_folder() -> Path:
-    """Where fetched bases are: OPAD_BASES_DIR, else `bases` in the service's data folder (OPAD_HOME or its default)."""
-    if chosen := os.environ.get("OPAD_BASES_DIR"):
-        return Path(chosen)
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "opad"
-    home = os.environ.get("OPAD_HOME") or ("/var/lib/opad" if os.geteuid() == 0 else data)
-    return Path(home) / "bases"
+def base_folder(name: str, bases: Path | None) -> Path:
+    """Return the folder of a base by name, or the path itself; `bases` is the folder of fetched ones.
 
-
-def base_folder(name: str) -> Path:
-    """The folder of a base by name, or the path itself. Raises OpadError for a base that is still to be fetched."""
+    Raises OpadError for a base that is still to be fetched.
+    """
     if name == "nano":
         return SHIPPED
     if name not in FETCHED:
         return Path(name)
-    folder = bases_folder() / name
-    if not (folder / "manifest.json").is_file():
+    if bases is None:
+        raise OpadError(f"say in which folder the base {name!r} was installed: load_base({name!r}, bases=...)")
+    if not (bases / name / "manifest.json").is_file():
         raise OpadError(
-            f"the base {name!r} is not at {folder} (OPAD_BASES_DIR names another place); "
+            f"the base {name!r} is not at {bases / name} (OPAD_BASES_DIR names another place); "
             f"fetch it once, about 13 GB: python -m opad_core fetch {name}"
         )
-    return folder
+    return bases / name
 
 
-def load_base(name: str, *, device: str = "auto", precision: Precision = "float32") -> Base:
-    """A base by name (`nano`, `sd-turbo`) or by the path of its folder; "auto" takes a GPU when there is one.
+def load_base(name: str, *, bases: Path | None = None, device: str = "auto", precision: Precision = "float32") -> Base:
+    """Load a base by name (`nano`, `sd-turbo`) or by the path of its folder; "auto" takes a GPU when there is one.
 
-    Raises OpadError when the folder is missing, damaged or of another format.
+    `bases` is the folder where `fetch` installs. Raises OpadError when the base is missing, damaged or of another
+    format.
     """
     transformers_logging.disable_progress_bar()  # one bar per part, for loads of milliseconds
-    folder = base_folder(name)
+    folder = base_folder(name, bases)
     dtype = torch.float16 if precision == "half" else torch.float32
     return Base(folder, read_manifest(folder), device_named(device), dtype)
 
