@@ -103,7 +103,9 @@ def measure(base: Base, folder: Path, method: str, changes: dict[str, Any], *, s
 
 
 def interval(values: list[float]) -> str:
-    """Mean and the half width of its 95 % interval (Student's t)."""
+    """Return the mean and the half width of its 95 % interval (Student's t); empty without values."""
+    if not values:
+        return ""
     if len(values) not in T_95:
         return f"{fmean(values):.3f}"
     return f"{fmean(values):.3f} ± {T_95[len(values)] * stdev(values) / len(values) ** 0.5:.3f}"
