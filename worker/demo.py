@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         _check_count(settings, folder, len(references))
         if arguments.images:
             print(f"By uploading {folder} you state: {STATEMENT}")
-        scenes = held_out_scenes(load_base(settings.base, device="cpu"), references, class_noun)
+        scenes = held_out_scenes(load_base(settings.base, bases=settings.bases, device="cpu"), references, class_noun)
         prompts = [scene.format("<concept>") for scene in scenes[:PROMPTS]]
         with local_stack(settings, say=print) as running:
             client = httpx.Client(

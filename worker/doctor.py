@@ -83,7 +83,7 @@ def _torch(settings: Settings) -> str:
 
 
 def _base(settings: Settings) -> str:
-    manifest = load_base(settings.base, device="cpu").manifest
+    manifest = load_base(settings.base, bases=settings.bases, device="cpu").manifest
     return f"{manifest.name}, {manifest.resolution} px, {manifest.sha256[:12]}"
 
 

@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     `["dns+http://engine:8100"]` means every address of that name."""
     base: str = "nano"
     """The name of a base or the path of its folder."""
+    bases_dir: Path | None = None
+    """The folder of fetched bases; None is `bases` in `home`."""
     device: str = "auto"
     precision: Literal["float32", "half"] = "float32"
     """The precision of the frozen networks in trainer and engine. Trained parameters are always float32."""
@@ -122,6 +124,11 @@ class Settings(BaseSettings):
     def upload_bytes(self) -> int:
         """Return the size limit of an upload's body: two files more than allowed, as room for the form."""
         return (self.max_references + 2) * self.max_upload_mb * 1024**2
+
+    @property
+    def bases(self) -> Path:
+        """Return the folder where `python -m opad_core fetch` installs bases."""
+        return self.bases_dir or self.home / "bases"
 
     @cached_property
     def sqlalchemy_url(self) -> str:

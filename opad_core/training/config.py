@@ -31,7 +31,7 @@ class AugmentationConfig:
     keep_aspect: bool = constant(False, "setting")  # False squashes an image to a square; True crops its middle
     flip_probability: float = constant(0.5, "setting")  # horizontal flips
     canvas_probability: float = constant(0.66, "setting")  # how often an image is shrunk onto a gray canvas
-    canvas_scale: tuple[float, float] = constant((170 / 512, 1.0), "setting")
+    canvas_scale: tuple[float, float] = constant((170 / 512, 1.0), "setting")  # its size on the canvas
     far_below: float = constant(307 / 512, "setting")  # shrunk below this the prompt says "far away"
     crop_scale: tuple[float, float] = constant((614 / 512, 715 / 512), "setting")  # else enlarged by this and cropped
     scene_captions: bool = constant(False, "ours")  # prompts name the scene that the base's CLIP sees in the reference
@@ -52,7 +52,7 @@ class AugmentationConfig:
 class TrainingConfig(AugmentationConfig):
     """What the loop and the optimizers read."""
 
-    iterations: int = constant(1000, "paper, table 5")
+    iterations: int = constant(1000, "paper, table 5")  # of the first stage
     weight_decay: float = constant(1e-2, "setting")  # AdamW, betas .9/.999
     token_weight_decay: float = constant(1e-2, "setting")  # of the V* row: 1e-4 of its length in 1000 iterations
     lr_decay: float = constant(0.0, "ours")  # last share of the iterations over which rates fall to 0; 0: never

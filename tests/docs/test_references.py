@@ -1,10 +1,11 @@
-"""What README and docs name exists: files, links, modules, commands with their options, tests.
+"""What README and docs name exists: files, links, modules, commands with their options, settings, tests.
 
 Decisions are history: their links must work, but the files that they name may have moved since.
 """
 
 import argparse
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import opad_core.__main__
 import worker.cli
 from api.domain.consent import STATEMENT
+from api.domain.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CURRENT = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "examples" / "README.md"]
@@ -142,3 +144,17 @@ def test_every_screenshot_has_a_caption():
     table = text.partition("| screenshots | caption |")[2].partition("\n\n")[0]
     taken = {file.name.rsplit("-", 2)[0] for file in (ROOT / "docs" / "screenshots").glob("*.png")}
     assert sorted(re.findall(r"`([a-z-]+)`", table)) == sorted(taken)
+
+
+@pytest.mark.parametrize("page", [page for page in CURRENT if page.name != "CHANGELOG.md"], ids=page_id)
+def test_every_setting_and_variable_that_a_page_names_exists(page):
+    named = set(re.findall(r"\bOPAD_[A-Z0-9_]*[A-Z0-9]\b", page.read_text()))
+    assert named - {f"OPAD_{field.upper()}" for field in Settings.model_fields} <= variables_of_the_sources()
+
+
+@cache
+def variables_of_the_sources() -> set[str]:
+    files = [file for folder in (*PACKAGES, "docker", ".ci") for file in (ROOT / folder).rglob("*") if file.is_file()]
+    files = [file for file in (*files, *ROOT.glob("*.y*ml")) if file.suffix in (".py", ".sh", ".yaml", ".yml", "")]
+    texts = (file.read_text() for file in files)
+    return {name for text in texts for name in re.findall(r"\bOPAD_[A-Z0-9_]*[A-Z0-9]\b", text)}

@@ -22,7 +22,9 @@ def main() -> int:
     settings = Settings()
     configure_logs(settings.log_level)
     try:
-        load_base(settings.base, device=settings.device)  # reads only the manifest; the app loads the networks
+        load_base(
+            settings.base, bases=settings.bases, device=settings.device
+        )  # reads only the manifest; the app loads the networks
     except OpadError as error:
         print(f"the engine cannot start: {error}; set OPAD_BASE to nano or to a base's folder", file=sys.stderr)
         return 1

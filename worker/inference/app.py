@@ -126,7 +126,9 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        base = await asyncio.to_thread(load_base, settings.base, device=settings.device, precision=settings.precision)
+        base = await asyncio.to_thread(
+            load_base, settings.base, bases=settings.bases, device=settings.device, precision=settings.precision
+        )
         generator = OneStepGenerator(base)
         seconds = await asyncio.to_thread(_first_image, generator)
         log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_image_s=round(seconds, 3))

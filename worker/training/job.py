@@ -80,7 +80,7 @@ def train_job(
             .where(Job.id == claim.job_id)
             .options(selectinload(Job.concept).selectinload(Concept.references))
         ).one()
-    base = load_base(settings.base, device=settings.device, precision=settings.precision)
+    base = load_base(settings.base, bases=settings.bases, device=settings.device, precision=settings.precision)
     if base.manifest.name != job.concept.base:
         raise OpadError(
             f"the job needs the base {job.concept.base!r}, but this trainer has {base.manifest.name!r}; set OPAD_BASE"

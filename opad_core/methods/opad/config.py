@@ -29,12 +29,12 @@ class OpadConfig(TrainingConfig):
 
     # Weights of the student's losses
     lambda_adv: tuple[float, float, float] = constant((1.0, 1.0, 1.0), "setting")  # D1 DINO, D2 DINOv2, D3 CLIP
-    lambda_id: float = constant(1.0, "setting")
-    lambda_mse: float = constant(1.0, "setting")
-    lambda_swd: float = constant(0.1, "setting")
+    lambda_id: float = constant(1.0, "setting")  # identity loss
+    lambda_mse: float = constant(1.0, "setting")  # squared distance of latents
+    lambda_swd: float = constant(0.1, "setting")  # MS-SWD of pixels
     lambda_kv_preservation: float = constant(0.0, "ours")  # relative squared change of other words' K/V
-    swd_levels: int = constant(5, "setting")
-    swd_projections: int = constant(128, "setting")
+    swd_levels: int = constant(5, "setting")  # levels of the pyramid
+    swd_projections: int = constant(128, "setting")  # random filters on each level
     swd_patch: int = constant(11, "setting")  # pixels
     guidance: float = constant(7.5, "setting")  # classifier-free guidance of the teacher's target
 
@@ -54,6 +54,7 @@ class OpadConfig(TrainingConfig):
 
     # Feature networks
     normalize_backbones: bool = constant(False, "setting")  # False feeds [-1, 1] to networks that expect mean/std
+    # how images are resized for the discriminators
     discriminator_resize: Literal["area", "bilinear", "bicubic"] = constant("area", "setting")
     identity_resize: Literal["area", "bilinear", "bicubic"] = constant("bilinear", "setting")  # equal: one shared pass
     reuse_features: bool = constant(False, "setting")  # True: discriminators reuse the features of the student's step
