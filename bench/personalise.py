@@ -34,7 +34,7 @@ from opad_core import (
 from opad_core.__main__ import bases_folder
 from opad_core.evaluation.sheet import FAINT, GAP, INK, MARGIN, PAPER
 from opad_core.nano.build.__main__ import build_folder
-from opad_core.nano.build.judge import PLACES, name_scenes
+from opad_core.nano.build.classifier import PLACES, name_scenes
 from opad_core.nano.build.recipe import CPU
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.vocabulary import SCENE_PROMPTS

@@ -11,12 +11,12 @@ import torch
 
 from opad_core.nano.build.adapting import adapt_student, adapt_teacher
 from opad_core.nano.build.autoencoder import train_vae
+from opad_core.nano.build.classifier import judge_base
 from opad_core.nano.build.decoder import train_decoder
 from opad_core.nano.build.examples import draw_examples, stand_in
 from opad_core.nano.build.features import train_clip, train_dino, train_dinov2
-from opad_core.nano.build.judge import judge_base
+from opad_core.nano.build.images import build_world
 from opad_core.nano.build.pack import pack
-from opad_core.nano.build.pictures import build_world
 from opad_core.nano.build.recipe import CPU, GPU, SMOKE
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.student import train_coding

@@ -9,7 +9,7 @@ Raghu et al. 2020), one step of the shared weights for each of the things' own. 
 the network drew them before.
 
 Each thing has one size and few scenes, as it has in the photos of a concept. Every third picture shows it elsewhere,
-and from that one only the shared weights learn: that what was learned in few scenes holds in all. See lessons.py.
+and from that one only the shared weights learn: that what was learned in few scenes holds in all. See episodes.py.
 
 This is also where the student is distilled adversarially, as SD-Turbo was (Sauer et al. 2023): a critic reads all that
 it draws, things and plain prompts, and the teacher gives its denoised opinion on the latter.
@@ -28,8 +28,8 @@ from opad_core.adapters.key_value import KeyValueProjections, pretrained_project
 from opad_core.nano.build.architecture import build_unet
 from opad_core.nano.build.autoencoder import load_vae
 from opad_core.nano.build.critic import Critic
+from opad_core.nano.build.episodes import Lesson, Lessons
 from opad_core.nano.build.features import world_tokenizer
-from opad_core.nano.build.lessons import Lesson, Lessons
 from opad_core.nano.build.stage import Average, Build, Stateful, smoothed, write_sheet
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import (

@@ -16,8 +16,8 @@ from opad_core.adapters.key_value import pretrained_projections
 from opad_core.nano.build.adapting import INNER, OWN_RATES, Learners, denoiser, load_adapted
 from opad_core.nano.build.autoencoder import load_vae, psnr, reconstruction_loss
 from opad_core.nano.build.coder import load_coder
+from opad_core.nano.build.episodes import Lessons
 from opad_core.nano.build.features import world_tokenizer
-from opad_core.nano.build.lessons import Lessons
 from opad_core.nano.build.stage import Build, Stateful, smoothed, write_sheet
 from opad_core.nano.build.student import load_student
 from opad_core.nano.build.teacher import decode, encode, load_text_encoder

@@ -35,7 +35,7 @@ class Build:
     drawing: Callable[[Path, str], Image.Image] = fetched_drawing
     """A drawing by its name, given the build folder."""
     aligned: bool = False
-    """Whether pictures and captions are those of objects on the grid of latents, see pictures.py."""
+    """Whether pictures and captions are those of objects on the grid of latents, see images.py."""
     _pictures: NDArray[np.uint8] | None = field(default=None, repr=False)
     _on_device: Tensor | None = field(default=None, repr=False)
 

@@ -12,10 +12,10 @@ from opad_core.bases.loading import load_base
 from opad_core.nano.build.__main__ import run, smoke
 from opad_core.nano.build.adapting import denoiser
 from opad_core.nano.build.autoencoder import load_vae
+from opad_core.nano.build.classifier import judge_base
+from opad_core.nano.build.episodes import Lessons
 from opad_core.nano.build.examples import stand_in
 from opad_core.nano.build.features import world_tokenizer
-from opad_core.nano.build.judge import judge_base
-from opad_core.nano.build.lessons import Lessons
 from opad_core.nano.build.recipe import SMOKE
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.student import load_student

@@ -18,8 +18,8 @@ from opad_core.adapters.key_value import pretrained_projections
 from opad_core.nano.build.architecture import LATENT_SIZE
 from opad_core.nano.build.processes import draw_all
 from opad_core.nano.build.stage import Build, to_unit_range
+from opad_core.nano.build.tasks import random_thing
 from opad_core.nano.build.teacher import encode
-from opad_core.nano.build.things import random_thing
 from opad_core.nano.build.vocabulary import DRAWINGS, NOUNS, SCENES, TEMPLATES, Template
 from opad_core.nano.build.world import BACKGROUNDS_ON_THE_GRID, World, cutout, upright
 from opad_core.networks.denoiser import Denoiser

@@ -1,7 +1,7 @@
 import numpy as np
 
 from opad_core.nano.build.examples import stand_in
-from opad_core.nano.build.things import made_up, random_thing, recoloured
+from opad_core.nano.build.tasks import made_up, random_thing, recoloured
 from opad_core.nano.build.vocabulary import HELD_OUT, NOUNS
 
 
