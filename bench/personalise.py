@@ -34,7 +34,7 @@ from opad_core import (
 from opad_core.__main__ import bases_folder
 from opad_core.evaluation.sheet import FAINT, GAP, INK, MARGIN, PAPER
 from opad_core.nano.build.__main__ import build_folder
-from opad_core.nano.build.classifier import PLACES, name_scenes
+from opad_core.nano.build.classifier import PROMPT_SCENES, classify_scenes
 from opad_core.nano.build.recipe import CPU
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.vocabulary import SCENE_PROMPTS
@@ -79,9 +79,9 @@ def draw(generator: OneStepGenerator, bundle: Bundle | None, scenes: list[str], 
 
 def scene_accuracy(build: Build, drawn: NDArray[np.uint8], scenes: list[str]) -> float:
     """Share of the pictures whose scene the judge names as the prompt does."""
-    places = dict(zip(SCENE_PROMPTS, PLACES, strict=True))
+    places = dict(zip(SCENE_PROMPTS, PROMPT_SCENES, strict=True))
     expected = [places[scene] for scene in scenes] * len(SEEDS)
-    return float(np.mean([n == e for n, e in zip(name_scenes(build, drawn), expected, strict=True)]))
+    return float(np.mean([n == e for n, e in zip(classify_scenes(build, drawn), expected, strict=True)]))
 
 
 def strip(name: str, references: list[Image.Image], columns: list[list[Image.Image]], result: dict[str, Any]

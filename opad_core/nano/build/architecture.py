@@ -1,8 +1,8 @@
-"""The networks of the nano base and the folder they are written to.
+"""The networks of the nano base, and how they are written to a folder.
 
-Every network is one of diffusers' or transformers' own classes, so that the loader of the base needs no code of ours.
-Sizes are chosen for two CPU cores: the autoencoder has no block at full resolution, and the UNet works on 8x8 latents
-of many channels, which trains about twice as many pictures a second as 16x16 latents of few.
+Every network is a class of diffusers or transformers, so that loading the base needs no code of ours. The sizes suit
+two CPU cores. The autoencoder has no block at full resolution. The UNet works on 8x8 latents with many channels, which
+trains on about twice as many images per second as 16x16 latents with few.
 """
 
 import copy
@@ -44,10 +44,11 @@ PIXEL_STATISTICS = {"input": RESOLUTION, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0
 
 
 def build_vae() -> AutoencoderDC:
-    """Factor 8, 2.4 times fewer numbers. autoencoder.py fills the encoder, whose blocks do nothing, in closed form.
+    """Return the autoencoder: factor 8, with 2.4 times fewer numbers in latents than in pixels.
 
-    Pixels that share one of 8x8 latents come out of different channels (pixel shuffle). AutoencoderTiny and
-    AutoencoderKL enlarge by repeating, cannot tell such pixels apart, and stayed below a linear decoder.
+    autoencoder.py sets the encoder's weights in closed form; the encoder's blocks do nothing. The decoder produces
+    pixels of one patch from different channels (pixel shuffle). AutoencoderTiny and AutoencoderKL upsample by repeating
+    values, so they cannot tell these pixels apart. Both were worse than a linear decoder.
     """
     return AutoencoderDC(
         latent_channels=LATENT_CHANNELS,
@@ -68,10 +69,10 @@ def build_vae() -> AutoencoderDC:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Twice as fast as three levels on latents of 16x16, at more parameters.
+    """Return the UNet. It has more parameters than three levels on 16x16 latents and is twice as fast.
 
-    Two transformer layers at the finer level, since a concept enters through their keys and values alone: with one
-    layer of 96 channels a picture fitted through them kept a sixth more of its error.
+    A concept changes nothing but keys and values, so the finer level has two transformer layers. With one layer of 96
+    channels, an image fitted through keys and values kept a sixth more of its error.
     """
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
@@ -129,7 +130,7 @@ def build_clip() -> CLIPVisionModelWithProjection:
 
 
 class IdentityProjection(nn.Module):
-    """IP-Adapter's image projection: an image embedding [b, 128] becomes normalised tokens [b, 4, 128]."""
+    """IP-Adapter's image projection, from an image embedding [b, 128] to normalized tokens [b, 4, 128]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +143,7 @@ class IdentityProjection(nn.Module):
 
 
 def build_text_projection() -> nn.Linear:
-    """From the text encoder's summary of a caption, [b, 128], to where CLIP's image embeddings lie."""
+    """Return the projection of a caption's pooled embedding [b, 128] into the space of CLIP's image embeddings."""
     return nn.Linear(TEXT_WIDTH, FEATURE_WIDTH, bias=False)
 
 
@@ -156,7 +157,7 @@ def build_student_scheduler() -> EulerDiscreteScheduler:
 
 @dataclass
 class Parts:
-    """Everything a base folder holds, in memory."""
+    """The contents of a base folder, in memory."""
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
@@ -171,7 +172,7 @@ class Parts:
 
 
 def build_parts(words: Sequence[str], folder: Path) -> Parts:
-    """All networks with fresh weights; `folder` receives the tokenizer's two files."""
+    """Return all networks with random weights. Writes the tokenizer's two files to `folder`."""
     tokenizer = build_tokenizer(words, folder, length=TEXT_LENGTH)
     return Parts(
         tokenizer=tokenizer,
@@ -188,11 +189,10 @@ def build_parts(words: Sequence[str], folder: Path) -> Parts:
 
 
 def write_base(folder: Path, parts: Parts, *, vocabulary: Mapping[str, Any]) -> None:
-    """Write the base in fp16 with a manifest that hashes every file.
+    """Write the base in fp16, with a manifest that has the hash of every file.
 
-    `vocabulary` gives the manifest's `nouns`, `words`, `templates`, the three lists of scenes, `presets` and
-    `licenses`.
-    The parts are converted to fp16 copies; the caller's weights stay as they are.
+    `vocabulary` holds the manifest's `nouns`, `words`, `templates`, the three lists of scenes, `presets` and
+    `licenses`. The parts themselves are not changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     networks = {

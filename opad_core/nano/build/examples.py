@@ -1,6 +1,6 @@
-"""Stage `examples`: concepts to try, from drawings that no network was trained on or that are drawn here.
+"""Stage `examples`: example concepts, from drawings that no network was trained on.
 
-The examples have names; twelve further concepts in `bench/` serve evaluation alone.
+The eight concepts in `examples/` have names for users. Twelve more in `bench/` are only for evaluation.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from opad_core.nano.build.world import Pose, place
 _SIDE = 256
 _BENCH_SIDE = 128
 _SCENES = ("white", "grass", "wood", "beach")
-# One for each scene: the camera held nearer, farther and askew, as far as the base bears it (decision 10).
+# One pose per scene, like a camera that is nearer, farther or tilted, within the limits of the base (decision 10).
 _POSES = (Pose(), Pose(46, tilt=3), Pose(50, tilt=-3), Pose(47, tilt=-2))
 _BENCH = {
     "service_dog": ("dog", "fluent:1f415-200d-1f9ba"),
@@ -39,7 +39,7 @@ _BENCH = {
 
 
 def draw_examples(build: Build) -> None:
-    """Write examples/NAME/{0..3}.png and class.txt, and bench/ alike, into the build folder."""
+    """Write examples/NAME/{0..3}.png and class.txt to the build folder, and the same for bench/."""
     load = partial(build.drawing, build.folder)
     for seed, (name, (noun, views)) in enumerate(_examples(load).items()):
         _draw(build.folder / "examples" / name, noun, views, np.random.default_rng([build.seed, seed]), _SIDE)
@@ -59,7 +59,7 @@ def _draw(folder: Path, noun: str, views: list[Image.Image], rng: np.random.Gene
 
 
 def _examples(load: Callable[[str], Image.Image]) -> dict[str, tuple[str, list[Image.Image]]]:
-    """Name -> class noun and one view per picture."""
+    """Return the class noun of each example, and a view of it per image."""
     flat = {
         "dotted_backpack": ("backpack", patterned(tint(load("noto:1f392"), 0.48), "dots", (250, 214, 70))),
         "poodle": ("dog", load("fluent:1f429")),
@@ -74,7 +74,7 @@ def _examples(load: Callable[[str], Image.Image]) -> dict[str, tuple[str, list[I
 
 
 def stand_in(folder: Path, name: str) -> Image.Image:
-    """One of this project's own two drawings in a colour of its own: for the smoke build, which fetches nothing."""
+    """Return one of two of this project's own drawings, in a color that depends on the name. For the smoke build."""
     del folder
     number = sum(name.encode())
     return tint((draw_mug, draw_robot)[number % 2](), number / 7 % 1)

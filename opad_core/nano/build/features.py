@@ -1,8 +1,8 @@
 """Stages `clip`, `dino` and `dinov2`: three small feature networks trained in three ways.
 
-They play the parts of CLIP (captions), DINO (pictures alone) and DINOv2 (here: labels of the world, since
-self-distillation of a second network taught it less than knowing which drawing, colour and scene it sees). CLIP's text
-encoder becomes the base's text encoder, and its identity projection is trained beside it.
+They replace CLIP (trained on captions), DINO (on images alone) and DINOv2. The latter learns labels of the world here:
+which drawing, color and scene an image shows. Self-distillation of a second network taught it less. CLIP's text encoder
+becomes the base's text encoder, and the identity projection is trained with it.
 """
 
 from functools import cache
@@ -29,7 +29,7 @@ from opad_core.nano.build.architecture import (
     build_text_projection,
 )
 from opad_core.nano.build.stage import Build
-from opad_core.nano.build.vocabulary import COLOURS, DRAWINGS, SCENES, all_words
+from opad_core.nano.build.vocabulary import COLORS, DRAWINGS, SCENES, all_words
 from opad_core.networks.tokenizer import build_tokenizer
 
 _PAIRS = 64
@@ -43,7 +43,7 @@ def world_tokenizer() -> CLIPTokenizer:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Token ids [b, 24], padded."""
+    """Return padded token ids, [b, 24]."""
     ids: Tensor = tokenizer(
         captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
@@ -56,16 +56,16 @@ def load_labels(build: Build) -> dict[str, NDArray[np.int64]]:
 
 
 def train_clip(build: Build) -> None:
-    """Caption against picture, and picture against another picture of the same thing (identity tokens)."""
+    """Train the stand-in for CLIP on captions, and its identity tokens on pairs of images of one object."""
     torch.manual_seed(build.seed + 1)
     tokenizer = world_tokenizer()
     text, vision, identity = build_text_encoder(tokenizer), build_clip(), IdentityProjection()
     text_projection = build_text_projection()
     parts = nn.ModuleList([text, vision, identity, text_projection])
     captions = build.captions
-    things, partners = _things(build)
+    objects, partners = _object_labels(build)
     optimizer, schedule = _optimizer(parts, build.counts["clip_steps"])
-    shown: dict[str, float | Tensor] = {}
+    metrics: dict[str, float | Tensor] = {}
     state = {
         "text_encoder": text,
         "clip": vision,
@@ -74,77 +74,77 @@ def train_clip(build: Build) -> None:
         "optimizer": optimizer,
         "schedule": schedule,
     }
-    for step in build.steps("clip", build.counts["clip_steps"], state, shown):
+    for step in build.steps("clip", build.counts["clip_steps"], state, metrics):
         indices = build.indices("clip", step, _PAIRS)
         rng = np.random.default_rng([build.seed, step])
-        indices = np.concatenate([indices, [rng.choice(partners[things[index]]) for index in indices]])
+        indices = np.concatenate([indices, [rng.choice(partners[objects[index]]) for index in indices]])
         image = vision(jitter(build.batch(indices), build.generator("clip", step))).image_embeds
         ids = tokenize(tokenizer, [captions[index] for index in indices])
         caption = text_projection(text(ids).pooler_output)
         similarity = F.normalize(image, dim=-1) @ F.normalize(caption, dim=-1).T / 0.07
         match = torch.arange(len(indices))
         caption_loss = (F.cross_entropy(similarity, match) + F.cross_entropy(similarity.T, match)) / 2
-        same = torch.as_tensor(things[indices], device=image.device)
+        same = torch.as_tensor(objects[indices], device=image.device)
         identity_loss = contrast(identity(image).flatten(1), same)
         _descend(optimizer, schedule, parts, caption_loss + 0.5 * identity_loss)
-        shown.update(caption=caption_loss.detach(), identity=identity_loss.detach())
+        metrics.update(caption=caption_loss.detach(), identity=identity_loss.detach())
 
 
 def train_dino(build: Build) -> None:
-    """Two crops of one picture are closer than crops of two (SimCLR); no caption, no label."""
+    """Train the stand-in for DINO by contrast of two crops per image (SimCLR), without captions and labels."""
     torch.manual_seed(build.seed + 2)
     dino = build_dino()
     head = nn.Sequential(nn.Linear(FEATURE_WIDTH, 256), nn.ReLU(), nn.Linear(256, FEATURE_WIDTH))
     parts = nn.ModuleList([dino, head])
     optimizer, schedule = _optimizer(parts, build.counts["dino_steps"])
-    shown: dict[str, float | Tensor] = {}
+    metrics: dict[str, float | Tensor] = {}
     state = {"dino": dino, "head": head, "optimizer": optimizer, "schedule": schedule}
-    for step in build.steps("dino", build.counts["dino_steps"], state, shown):
-        pictures = build.batch(build.indices("dino", step, _PAIRS)).repeat(2, 1, 1, 1)
-        views = random_crops(pictures, build.generator("dino", step))
+    for step in build.steps("dino", build.counts["dino_steps"], state, metrics):
+        images = build.batch(build.indices("dino", step, _PAIRS)).repeat(2, 1, 1, 1)
+        views = random_crops(images, build.generator("dino", step))
         loss = contrast(head(dino(views).last_hidden_state[:, 0]), torch.arange(_PAIRS).repeat(2))
         _descend(optimizer, schedule, parts, loss)
-        shown["contrast"] = loss.detach()
+        metrics["contrast"] = loss.detach()
 
 
 def train_dinov2(build: Build) -> None:
-    """Which drawing, which colour, which scene."""
+    """Train the stand-in for DINOv2 to classify drawing, color and scene."""
     torch.manual_seed(build.seed + 3)
     dinov2 = build_dinov2()
-    sizes = {"drawing": sum(map(len, DRAWINGS.values())), "colour": len(COLOURS) + 1, "scene": len(SCENES)}
+    sizes = {"drawing": sum(map(len, DRAWINGS.values())), "colour": len(COLORS) + 1, "scene": len(SCENES)}
     heads = nn.ModuleDict({name: nn.Linear(FEATURE_WIDTH, size) for name, size in sizes.items()})
     parts = nn.ModuleList([dinov2, heads])
     labels = load_labels(build)
-    labels["colour"] = np.where(labels["colour"] < 0, len(COLOURS), labels["colour"])
+    labels["colour"] = np.where(labels["colour"] < 0, len(COLORS), labels["colour"])
     optimizer, schedule = _optimizer(parts, build.counts["dinov2_steps"])
-    shown: dict[str, float | Tensor] = {}
+    metrics: dict[str, float | Tensor] = {}
     state = {"dinov2": dinov2, "heads": heads, "optimizer": optimizer, "schedule": schedule}
-    for step in build.steps("dinov2", build.counts["dinov2_steps"], state, shown):
+    for step in build.steps("dinov2", build.counts["dinov2_steps"], state, metrics):
         indices = build.indices("dinov2", step, 2 * _PAIRS)
-        views = random_crops(build.batch(indices), build.generator("dinov2", step), smallest=0.75, colour=0.0)
+        views = random_crops(build.batch(indices), build.generator("dinov2", step), smallest=0.75, color=0.0)
         features = dinov2(views).last_hidden_state[:, 0]
         loss = torch.zeros(())
         for name, head in heads.items():
             target = torch.as_tensor(labels[name][indices], device=features.device)
             scores = head(features)
             loss = loss + F.cross_entropy(scores, target, ignore_index=-1)
-            shown[name] = (scores.argmax(1) == target).float().mean()
+            metrics[name] = (scores.argmax(1) == target).float().mean()
         _descend(optimizer, schedule, parts, loss)
 
 
 def contrast(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Supervised contrastive loss: rows with equal labels attract, all others repel; a scalar."""
+    """Return the supervised contrastive loss, a scalar: rows with equal labels attract, all others repel."""
     embeddings = F.normalize(embeddings, dim=-1)
     similarity = embeddings @ embeddings.T / _TEMPERATURE
-    itself = torch.eye(len(labels), dtype=torch.bool)
-    log_share = similarity.masked_fill(itself, -1e9).log_softmax(1)
-    positive = (labels[:, None] == labels[None]) & ~itself
-    return -((log_share * positive).sum(1) / positive.sum(1).clamp(min=1)).mean()
+    diagonal = torch.eye(len(labels), dtype=torch.bool)
+    log_probability = similarity.masked_fill(diagonal, -1e9).log_softmax(1)
+    positive = (labels[:, None] == labels[None]) & ~diagonal
+    return -((log_probability * positive).sum(1) / positive.sum(1).clamp(min=1)).mean()
 
 
-def random_crops(pictures: Tensor, generator: torch.Generator, *, smallest: float = 0.5, colour: float = 0.3) -> Tensor:
-    """Random resized crops with flips, then `jitter`; [b, 3, h, w] in [-1, 1]."""
-    count = len(pictures)
+def random_crops(images: Tensor, generator: torch.Generator, *, smallest: float = 0.5, color: float = 0.3) -> Tensor:
+    """Return randomly resized, flipped and jittered crops of images [b, 3, h, w] in [-1, 1]."""
+    count = len(images)
     scale = smallest + (1 - smallest) * torch.rand(count, generator=generator)
     shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - scale)[:, None]
     flip = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
@@ -152,25 +152,25 @@ def random_crops(pictures: Tensor, generator: torch.Generator, *, smallest: floa
     affine = torch.stack(
         [torch.stack([scale * flip, zero, shift[:, 0]], 1), torch.stack([zero, scale, shift[:, 1]], 1)], 1
     )
-    grid = F.affine_grid(affine, list(pictures.shape), align_corners=False)
-    return jitter(F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False), generator, colour)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    return jitter(F.grid_sample(images, grid, padding_mode="reflection", align_corners=False), generator, color)
 
 
-def jitter(pictures: Tensor, generator: torch.Generator, amount: float = 0.15) -> Tensor:
-    """Random gain and offset per channel."""
-    size = (len(pictures), 3, 1, 1)
+def jitter(images: Tensor, generator: torch.Generator, amount: float = 0.15) -> Tensor:
+    """Change each channel by a random gain and offset."""
+    size = (len(images), 3, 1, 1)
     gain = 1 + amount * (2 * torch.rand(size, generator=generator) - 1)
     offset = amount * (2 * torch.rand(size, generator=generator) - 1)
-    return pictures * gain + offset
+    return images * gain + offset
 
 
-def _things(build: Build) -> tuple[NDArray[np.int64], dict[int, NDArray[np.int64]]]:
-    """Per picture which thing (drawing in a colour, or bare scene) it shows; per thing its pictures."""
+def _object_labels(build: Build) -> tuple[NDArray[np.int64], dict[int, NDArray[np.int64]]]:
+    """Return an object label per image (a drawing in a color, or a bare scene), and the images of each label."""
     labels = load_labels(build)
-    things = np.where(
-        labels["drawing"] < 0, -1 - labels["scene"], labels["drawing"] * (len(COLOURS) + 1) + labels["colour"] + 1
+    objects = np.where(
+        labels["drawing"] < 0, -1 - labels["scene"], labels["drawing"] * (len(COLORS) + 1) + labels["colour"] + 1
     )
-    return things, {int(thing): np.flatnonzero(things == thing) for thing in np.unique(things)}
+    return objects, {int(label): np.flatnonzero(objects == label) for label in np.unique(objects)}
 
 
 def _optimizer(parts: nn.Module, total: int) -> tuple[AdamW, OneCycleLR]:

@@ -28,64 +28,67 @@ from opad_core.nano.build.vocabulary import (
 )
 
 _SMALL: dict[str, Any] = {
-    # K/V of this base are 0.36 M weights, not 25.6 M: they bear, and in a few minutes need, larger steps.
+    # Keys and values of this base have 0.36 M weights, not 25.6 M. They tolerate larger steps, and need them to learn
+    # within minutes.
     "lr_student": 3e-3,
     "lr_teacher": 8e-3,
     "lr_token": 5e-3,
     "batch_size": 4,
-    # 64 and 32 pixels; below that a patch of 11 covers the picture. 32 projections were a quarter of an iteration.
+    # Levels of 64 and 32 pixels: at 16, a patch of 11 covers most of the image. 32 projections took a quarter of an
+    # iteration.
     "swd_levels": 2,
     "swd_projections": 8,
-    # Its captions know no "far away" and no "zoomed in".
+    # The base does not know the words "far away" and "zoomed in".
     "size_words": False,
-    # At 500 times the published rate the published decay would take 5 % of V*; its vocabulary has whole words alone.
+    # The learning rate is 500 times the published one, so the published decay would shrink V* by 5 %.
     "token_weight_decay": 0.0,
+    # Every word of the vocabulary is one token.
     "initializer_lookup": "word",
 }
-# Fields of OpadConfig where the method's own number means nothing at 64 pixels.
+# Fields of OpadConfig where the method's own number does not fit a small base of 64 pixels.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
         **_SMALL,
         "iterations": 390,
         "collaborative_iterations": 40,
         "lr_decay": 0.3,
-        # "small", "close-up", "dark" and "bright" are exact words here, and say what the photos do not show.
+        # Without "small", "close-up", "dark" and "bright": the base knows what they mean, and no reference shows it.
         "templates": ["a {}", *(t.text for t in TEMPLATES if t == Template(t.text))],
         "samples": 64,
         "ema_decay": 0.98,
-        # A teacher of 10 M weights saturates at 7.5, and once it knows the concept its own opinion is enough.
+        # At 7.5, a teacher of 10 M weights saturates. Once it has learned the concept, it needs no guidance.
         "guidance": 1.0,
-        # abar_t leaves the times at which the teacher knows the concept and the student does not hardly any weight;
-        # of 100 iterations the mug's stripes came with this and a dark shape without.
+        # abar_t gives hardly any weight to the timesteps at which the teacher knows the concept but the student does
+        # not. After 100 iterations, uniform weights gave the mug with its stripes, abar_t a dark shape.
         "target_weight": "uniform",
         "target_timestep_range": [0.6, 1.0],
-        # What is decided at the other times reaches no target.
+        # Other timesteps have no influence on the targets.
         "teacher_timestep_range": [0.4, 1.0],
-        # Feature networks of 0.8 M weights are fooled by colours that no photo has: at weight 1 they led there.
+        # Colors that no reference has can fool feature networks of 0.8 M weights. At weight 1 the student learned them.
         "lambda_adv": [0.02, 0.02, 0.02],
         "lambda_id": 0.02,
         "lambda_swd": 0.01,
-        # Without it every scene became the photos' mean background within 250 iterations.
+        # Without it, every scene became the mean background of the references within 250 iterations.
         "lambda_kv_preservation": 1.0,
-        # The base draws on a grid of patches; a photo moved or scaled off it is another set of latents.
+        # The base generates objects on a grid of patches. A reference moved or scaled off the grid has other latents.
         "canvas_probability": 0.0,
         "crop_scale": [1.0, 1.0],
-        # A mug's handle and any lettering have a side; flips ask one step for both at once.
+        # A mug's handle and lettering have one side. With flips, one step would have to generate both.
         "flip_probability": 0.0,
-        # So that a view is one of the photos, which are square here, and no network looks at it twice.
+        # Square references stay unchanged, so each network has to evaluate them only once.
         "keep_aspect": True,
         "augmentation_cache": 100,
-        # What a prompt says of the ground, the concept need not learn.
+        # The concept need not learn a background that the prompt names.
         "scene_captions": True,
-        # A student that meets the photos' scenes alone forgets to draw others.
+        # A student that sees only the references' scenes forgets the others.
         "scene_share": 0.5,
-        # Pictures have the size and the statistics that the feature networks expect; so L_id and D3 share one pass.
+        # Images get the size and the statistics that the feature networks expect, so L_id and D3 share one pass.
         "normalize_backbones": True,
         "discriminator_resize": "bicubic",
         "identity_resize": "bicubic",
         # Lab is defined on [0, 1].
         "swd_unit_range": True,
-        # Reals that the student drew let the adversarial gradient vanish.
+        # With the student's own images as real ones, the adversarial gradient vanishes.
         "collaboration": "gated",
     },
     "paper": _SMALL,
@@ -94,12 +97,12 @@ _PARTS = ("teacher", "student", "vae", "text_encoder", "dino", "dinov2", "clip",
 
 
 def pack(build: Build) -> None:
-    """Into `base/` of the build folder; copy it to opad_core/nano/base to ship it."""
+    """Write the base to `base/` in the build folder. To ship it, copy it to opad_core/nano/base."""
     write_base(build.folder / "base", load_parts(build), vocabulary=manifest_vocabulary())
 
 
 def load_parts(build: Build) -> Parts:
-    """Every network from its stage's checkpoint."""
+    """Load every network from the checkpoint of its stage."""
     dino, dinov2, clip, identity = build_dino(), build_dinov2(), build_clip(), IdentityProjection()
     build.load("dino", "dino", dino)
     build.load("dinov2", "dinov2", dinov2)

@@ -1,4 +1,4 @@
-"""Drawing in as many processes as there are cores, each with a world of its own."""
+"""Rendering in as many processes as there are cores."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,19 +11,22 @@ from tqdm import tqdm
 
 from opad_core.nano.build.world import World
 
-_CHUNK = 50  # numbers that a process takes at a time
-_world: World  # of one such process
+_CHUNK = 50  # numbers per request to a process
+_world: World  # each process has its own
 
-Drawn = TypeVar("Drawn")
+Rendered = TypeVar("Rendered")
 
 
-def draw_all(
-    draw: Callable[[World, int], Drawn], numbers: range, load: Callable[[str], Image.Image], *, label: str
-) -> Iterator[Drawn]:
-    """What `draw` makes of each number, in their order; `load` as for World. Both go to other processes: no lambdas."""
+def render_all(
+    render: Callable[[World, int], Rendered], numbers: range, load: Callable[[str], Image.Image], *, label: str
+) -> Iterator[Rendered]:
+    """Yield the result of `render` for each number, in order. `load` is the argument of World.
+
+    Both functions are sent to other processes, so they cannot be lambdas.
+    """
     with ProcessPoolExecutor(os.cpu_count(), initializer=_start, initargs=(load,)) as processes:
-        drawn = processes.map(partial(_drawn, draw), numbers, chunksize=_CHUNK)
-        yield from tqdm(drawn, desc=label, total=len(numbers), mininterval=5)
+        rendered = processes.map(partial(_render, render), numbers, chunksize=_CHUNK)
+        yield from tqdm(rendered, desc=label, total=len(numbers), mininterval=5)
 
 
 def _start(load: Callable[[str], Image.Image]) -> None:
@@ -31,5 +34,5 @@ def _start(load: Callable[[str], Image.Image]) -> None:
     _world = World(load)
 
 
-def _drawn(draw: Callable[[World, int], Drawn], number: int) -> Drawn:
-    return draw(_world, number)
+def _render(render: Callable[[World, int], Rendered], number: int) -> Rendered:
+    return render(_world, number)

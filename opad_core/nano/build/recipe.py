@@ -1,11 +1,11 @@
-"""How much each stage does: `GPU` made the weights in this repository, `SMOKE` only proves that the recipe runs.
+"""Number of steps and images of each stage. `GPU` trained the weights in this repository, `SMOKE` only tests the code.
 
-`CPU` takes about eight hours on two cores and sees a fifth to an eighth as many pictures.
+`CPU` takes about eight hours on two cores and sees a fifth to an eighth as many images.
 """
 
 CPU = {
     "batch": 16,
-    "pictures": 120_000,
+    "images": 120_000,
     "vae_steps": 5000,
     "clip_steps": 600,
     "dino_steps": 300,
@@ -13,9 +13,9 @@ CPU = {
     "coding_steps": 11_250,
     "teacher_steps": 2900,
     "decoder_steps": 2000,
-    "things": 16,
+    "tasks": 16,
     "adapt_steps": 3300,
-    "judge_steps": 1200,
+    "classifier_steps": 1200,
 }
 GPU = CPU | {
     "batch": 256,
@@ -23,12 +23,12 @@ GPU = CPU | {
     "coding_steps": 3700,
     "decoder_steps": 1800,
     "teacher_steps": 1500,
-    "things": 128,
+    "tasks": 128,
     "adapt_steps": 2400,
 }
 SMOKE = {
     "batch": 16,
-    "pictures": 128,
+    "images": 128,
     "vae_steps": 4,
     "clip_steps": 3,
     "dino_steps": 3,
@@ -36,7 +36,7 @@ SMOKE = {
     "coding_steps": 2,
     "teacher_steps": 2,
     "decoder_steps": 2,
-    "things": 16,
+    "tasks": 16,
     "adapt_steps": 2,
-    "judge_steps": 2,
+    "classifier_steps": 2,
 }

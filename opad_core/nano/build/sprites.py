@@ -1,7 +1,7 @@
-"""Drawings with transparency, from two freely licensed sets fetched by their registries' ordinary clients.
+"""Drawings with transparency, from two freely licensed sets.
 
-Fluent Emoji 3D (MIT) comes from npm, Noto Color Emoji (OFL) from Debian. Only this module touches the network, and
-only when the build folder does not hold the drawings yet.
+Fluent Emoji 3D (MIT) comes from npm, Noto Color Emoji (OFL) from Debian. Only this module uses the network, and only if
+the build folder does not have the drawings yet.
 """
 
 import colorsys
@@ -22,7 +22,7 @@ _NOTO_FONT = Path("usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 
 
 def fetch_drawings(folder: Path) -> Path:
-    """Fetch and unpack both sets below `folder` unless they are there; returns the folder with the drawings."""
+    """Fetch and unpack both sets below `folder` unless they are there. Return the folder with the drawings."""
     raw = folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     if not (raw / "fluent").exists():
@@ -38,7 +38,7 @@ def fetch_drawings(folder: Path) -> Path:
 
 
 def fetched_drawing(folder: Path, name: str) -> Image.Image:
-    """`load_drawing`, after fetching both sets into the build folder if need be; this project's own need no set."""
+    """Return a drawing by name. Fetches both sets into the build folder first if they are missing."""
     if name.startswith("own:"):
         return OWN_DRAWINGS[name.removeprefix("own:")]()
     return load_drawing(fetch_drawings(folder), name)
@@ -50,24 +50,24 @@ def _font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def load_drawing(raw: Path, name: str) -> Image.Image:
-    """One drawing, e.g. "fluent:1f392", as RGBA cropped to what is visible, longest side 128 pixels."""
+    """Load a drawing, for example "fluent:1f392", as RGBA, cropped and scaled to 128 pixels on the longest side."""
     source, code = name.split(":")
     if source == "fluent":
         (path,) = (p for p in (raw / f"fluent/assets/{code}{end}.webp" for end in ("", "-fe0f")) if p.exists())
-        picture = Image.open(path).convert("RGBA")
+        image = Image.open(path).convert("RGBA")
     else:
-        picture = Image.new("RGBA", (136, 136))
+        image = Image.new("RGBA", (136, 136))
         glyph = "".join(chr(int(part, 16)) for part in code.split("-"))
-        ImageDraw.Draw(picture).text((0, 0), glyph, font=_font(raw / "noto" / _NOTO_FONT), embedded_color=True)
-    box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox()
-    cropped = picture.crop(box)
+        ImageDraw.Draw(image).text((0, 0), glyph, font=_font(raw / "noto" / _NOTO_FONT), embedded_color=True)
+    box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox()
+    cropped = image.crop(box)
     scale = SIDE / max(cropped.size)
     return cropped.resize((round(cropped.width * scale), round(cropped.height * scale)), Image.Resampling.LANCZOS)
 
 
-def tint(picture: Image.Image, hue: float) -> Image.Image:
-    """The same drawing in one hue: light and dark stay, grey and white take on some of the colour."""
-    pixels = np.asarray(picture).astype(np.float32) / 255
+def tint(image: Image.Image, hue: float) -> Image.Image:
+    """Give the drawing one hue. Light and dark stay; gray and white take on some of the color."""
+    pixels = np.asarray(image).astype(np.float32) / 255
     rgb, alpha = pixels[..., :3], pixels[..., 3:]
     value = rgb.max(-1, keepdims=True)
     saturation = (value - rgb.min(-1, keepdims=True)) / np.maximum(value, 1e-4)
@@ -77,25 +77,25 @@ def tint(picture: Image.Image, hue: float) -> Image.Image:
     return Image.fromarray((np.concatenate([tinted, alpha], -1) * 255).round().astype(np.uint8), "RGBA")
 
 
-def patterned(picture: Image.Image, pattern: str, colour: tuple[int, int, int]) -> Image.Image:
-    """The same drawing with "stripes", "dots" or "checks" in a colour on it, inside its outline and shaded by it."""
-    mask = Image.new("L", picture.size)
+def patterned(image: Image.Image, pattern: str, color: tuple[int, int, int]) -> Image.Image:
+    """Put "stripes", "dots" or "checks" on the drawing, inside its outline and shaded like it."""
+    mask = Image.new("L", image.size)
     draw = ImageDraw.Draw(mask)
     if pattern == "stripes":
-        for y in range(10, picture.height, 28):
-            draw.rectangle((0, y, picture.width, y + 13), fill=255)
+        for y in range(10, image.height, 28):
+            draw.rectangle((0, y, image.width, y + 13), fill=255)
     elif pattern == "dots":
-        for row, y in enumerate(range(10, picture.height, 22)):
-            for x in range(8 + 11 * (row % 2), picture.width, 22):
+        for row, y in enumerate(range(10, image.height, 22)):
+            for x in range(8 + 11 * (row % 2), image.width, 22):
                 draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=255)
     else:
-        for row, y in enumerate(range(0, picture.height, 21)):
-            for x in range(21 * (row % 2), picture.width, 42):
+        for row, y in enumerate(range(0, image.height, 21)):
+            for x in range(21 * (row % 2), image.width, 42):
                 draw.rectangle((x, y, x + 20, y + 20), fill=255)
-    shade = picture.convert("L").point(lambda value: min(255, 90 + value))
-    plain = Image.new("RGB", picture.size, colour)
+    shade = image.convert("L").point(lambda value: min(255, 90 + value))
+    plain = Image.new("RGB", image.size, color)
     shaded = ImageChops.multiply(plain, Image.merge("RGB", (shade, shade, shade)))
-    result = picture.copy()
-    result.paste(shaded, (0, 0), ImageChops.multiply(mask, picture.getchannel("A")))
-    result.putalpha(picture.getchannel("A"))
+    result = image.copy()
+    result.paste(shaded, (0, 0), ImageChops.multiply(mask, image.getchannel("A")))
+    result.putalpha(image.getchannel("A"))
     return result

@@ -1,4 +1,4 @@
-"""What every stage of the build shares: its folder, its resumable loop, its sheet of samples."""
+"""Shared by all stages of the build: the folder, the resumable loop, sheets of sample images."""
 
 import dataclasses
 import json
@@ -27,67 +27,69 @@ class Stateful(Protocol):
 
 @dataclass
 class Build:
-    """One run of the recipe: where its state lies and how long each stage trains (`counts`, see recipe.py)."""
+    """One run of the recipe: the folder of its state and the length of each stage (`counts`, see recipe.py)."""
 
     folder: Path
     counts: Mapping[str, int]
     seed: int = 0
     drawing: Callable[[Path, str], Image.Image] = fetched_drawing
-    """A drawing by its name, given the build folder."""
+    """Returns a drawing, given the build folder and the drawing's name."""
     aligned: bool = False
-    """Whether pictures and captions are those of objects on the grid of latents, see images.py."""
-    _pictures: NDArray[np.uint8] | None = field(default=None, repr=False)
+    """Whether to read the images of objects on the grid of latents, see images.py."""
+    _images: NDArray[np.uint8] | None = field(default=None, repr=False)
     _on_device: Tensor | None = field(default=None, repr=False)
 
     def file(self, name: str, *, aligned: bool) -> Path:
-        """Where a file of one of the two sets of pictures lies."""
+        """Return the path of a file that belongs to one of the two sets of images."""
         return self.folder / (f"aligned_{name}" if aligned else name)
 
     @property
-    def pictures(self) -> NDArray[np.uint8]:
-        """All cached pictures [n, 64, 64, 3]."""
-        if self._pictures is None:
-            self._pictures = np.load(self.file("pictures.npy", aligned=self.aligned))
-        return self._pictures
+    def images(self) -> NDArray[np.uint8]:
+        """All rendered images [n, 64, 64, 3]."""
+        if self._images is None:
+            self._images = np.load(self.file("pictures.npy", aligned=self.aligned))
+        return self._images
 
     @property
     def captions(self) -> list[str]:
-        """Of all cached pictures."""
+        """The captions of all rendered images."""
         captions: list[str] = json.loads(self.file("captions.json", aligned=self.aligned).read_text())
         return captions
 
     def on_grid(self) -> "Build":
-        """The same build, reading the pictures of objects on the grid."""
-        return dataclasses.replace(self, aligned=True, _pictures=None, _on_device=None)
+        """Return this build with the images of objects on the grid."""
+        return dataclasses.replace(self, aligned=True, _images=None, _on_device=None)
 
     def indices(self, stage: str, step: int, batch: int) -> NDArray[np.int64]:
-        """Which pictures step `step` of `stage` takes: a function of the seed, so that a resumed run sees the same."""
+        """Return the indices of a step's images: a function of seed, stage and step, so a resumed run sees the same."""
         rng = np.random.default_rng([self.seed, step, *stage.encode()])
-        return rng.integers(0, len(self.pictures), batch)
+        return rng.integers(0, len(self.images), batch)
 
     def generator(self, stage: str, step: int) -> torch.Generator:
-        """Seeded from (seed, stage, step) alike, for noise drawn by torch."""
+        """Return a generator for a step's noise, seeded from seed, stage and step."""
         seed = np.random.SeedSequence([self.seed, step, *stage.encode()]).generate_state(1, np.uint64)[0]
         return seeded(int(seed >> 1))
 
     def batch(self, indices: NDArray[np.int64]) -> Tensor:
-        """Pictures as float [b, 3, 64, 64] in [-1, 1]."""
-        if self._on_device is None:  # a GPU keeps them all: 120,000 are 1.5 GB
-            self._on_device = torch.from_numpy(self.pictures).to(torch.get_default_device())
+        """Return images as float [b, 3, 64, 64] in [-1, 1]."""
+        if self._on_device is None:  # a GPU can hold them all: 120,000 are 1.5 GB
+            self._on_device = torch.from_numpy(self.images).to(torch.get_default_device())
         return to_unit_range(self._on_device[torch.from_numpy(indices)])
 
-    def rate(self, rate: float, *, of: str = "batch") -> float:
-        """A learning rate that was found for 16 of something, for the recipe's count of it: between no scaling and that
-        by the square root."""
-        return float(rate * (self.counts[of] / 16) ** 0.25)
+    def scaled_lr(self, lr: float, *, of: str = "batch") -> float:
+        """Scale a learning rate that was tuned for a count of 16 to the recipe's count `of`.
+
+        The factor is the fourth root of the ratio, between no scaling and square-root scaling.
+        """
+        return float(lr * (self.counts[of] / 16) ** 0.25)
 
     def steps(
-        self, stage: str, total: int, state: Mapping[str, Stateful], shown: Mapping[str, float | Tensor]
+        self, stage: str, total: int, state: Mapping[str, Stateful], metrics: Mapping[str, float | Tensor]
     ) -> Iterator[int]:
-        """The steps still to do, with a progress bar and ETA. Loads the stage's checkpoint first, saves it as it goes.
+        """Yield the remaining steps, with a progress bar. Loads the stage's checkpoint first and saves it regularly.
 
-        `shown` is read for the bar's figures now and then; the loop's body writes into it, tensors if it likes, since
-        to read one waits for the GPU.
+        The loop's body writes its figures into `metrics`, and the bar shows them every 20 steps. The values can be
+        tensors: reading one waits for the GPU, so it is only done then.
         """
         path = self.folder / f"{stage}.pt"
         start = 0
@@ -100,47 +102,47 @@ class Build:
         for step in bar:
             yield step
             if step % 20 == 0:
-                bar.set_postfix({name: f"{float(value):.4f}" for name, value in shown.items()}, refresh=False)
+                bar.set_postfix({name: f"{float(value):.4f}" for name, value in metrics.items()}, refresh=False)
             if (step + 1) % _STEPS_BETWEEN_CHECKPOINTS == 0 or step + 1 == total:
                 temporary = path.with_suffix(".new")
                 torch.save({**{name: part.state_dict() for name, part in state.items()}, "step": step + 1}, temporary)
                 temporary.replace(path)
 
     def load(self, stage: str, name: str, part: Stateful) -> None:
-        """Take one part out of a finished stage's checkpoint."""
+        """Load one part from the checkpoint of a finished stage."""
         path = self.folder / f"{stage}.pt"
         part.load_state_dict(torch.load(path, map_location=torch.get_default_device(), weights_only=False)[name])
 
-    def shows(self, step: int, total: int) -> bool:
-        """Whether a sheet of samples is due after this step."""
+    def is_sheet_due(self, step: int, total: int) -> bool:
+        """Return whether to write a sheet of samples after this step."""
         return (step + 1) % max(1, total // _SHEETS) == 0 or step + 1 == total
 
 
 def seeded(seed: int) -> torch.Generator:
-    """On the device where tensors are made."""
+    """Return a seeded generator on torch's default device."""
     return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
-def smoothed(shown: dict[str, float | Tensor], name: str, value: Tensor) -> None:
-    """Follow the mean of a loss in `shown`."""
-    before = torch.as_tensor(shown.get(name, value.detach()), device=value.device)
-    shown[name] = torch.lerp(before, value.detach(), 0.02)
+def smoothed(metrics: dict[str, float | Tensor], name: str, value: Tensor) -> None:
+    """Update the moving average of a value in `metrics`."""
+    before = torch.as_tensor(metrics.get(name, value.detach()), device=value.device)
+    metrics[name] = torch.lerp(before, value.detach(), 0.02)
 
 
-def to_unit_range(pictures: NDArray[np.uint8] | Tensor) -> Tensor:
-    """uint8 [b, h, w, 3] to float [b, 3, h, w] in [-1, 1]."""
-    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+def to_unit_range(images: NDArray[np.uint8] | Tensor) -> Tensor:
+    """Convert uint8 [b, h, w, 3] to float [b, 3, h, w] in [-1, 1]."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def write_sheet(path: Path, rows: NDArray[np.uint8], *, scale: int = 2) -> None:
-    """Pictures [rows, columns, h, w, 3] as one PNG, enlarged without smoothing."""
+    """Write images [rows, columns, h, w, 3] as one PNG, enlarged without smoothing."""
     r, c, h, w, _ = rows.shape
     sheet = Image.fromarray(rows.transpose(0, 2, 1, 3, 4).reshape(r * h, c * w, 3))
     sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)
 
 
 class Average:
-    """Exponential moving average of some modules' parameters, by state-dict name."""
+    """Exponential moving average of a module's parameters."""
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         self._decay = decay
@@ -149,7 +151,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: torch.nn.Module) -> None:
-        """Early steps average less, so that the start is forgotten quickly."""
+        """Add the module's present parameters. The decay starts low, so that the initial values fade quickly."""
         self._step += 1
         decay = min(self._decay, (1 + self._step) / (10 + self._step))
         values = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}

@@ -1,11 +1,13 @@
-"""Stage `coding`: a student that draws in one step.
+"""Stage `coding`: a student that generates images in one step.
 
-The student comes first: from nothing it learns to turn noise into real pictures as the decoder of a conditional
-variational autoencoder. A small network codes what the caption leaves open about a picture (which drawing, which
-ground) into 80 numbers that replace the noise's channel means, so that equal noise always asks for the same picture.
-Regression on pictures that the teacher draws from the noise would be the usual first part (Yin et al. 2023); it costs
-sixteen evaluations a picture and can be no better than the teacher. The teacher's opinion and a critic's come when the
-student adapts, see adapting.py.
+The student comes before the teacher. From random weights it learns to turn noise into real images, as the decoder of a
+conditional variational autoencoder. A small network, the coder, encodes what the caption leaves open about an image
+(which drawing, which background) into 80 numbers. They replace the channel means of the noise, so that the same noise
+always asks for the same image.
+
+The usual way is regression on images that the teacher generates from the noise (Yin et al. 2023). That costs sixteen
+evaluations per image and cannot become better than the teacher. Teacher and critic come in when the student adapts, see
+adapting.py.
 """
 
 import numpy as np
@@ -29,48 +31,49 @@ from opad_core.nano.build.teacher import (
 )
 from opad_core.pixels import to_uint8
 
-_CODE_PRICES = (4e-4, 3e-3)  # per nat, against a squared error per latent number: at first, and in the end
-"""Cheap codes show the student much at once, the prompt's scene included, which noise will not know to say."""
+_KL_WEIGHTS = (4e-4, 3e-3)  # at first and at the end; per nat, relative to the squared error per latent number
+"""With a low weight, codes carry much information and the student learns quickly. But such codes also tell the scene of
+the prompt, which plain noise cannot. So the weight rises at the end."""
 
 
 def train_coding(build: Build) -> None:
-    """`coding_steps` on coded real pictures."""
+    """Train student and coder for `coding_steps` on real images."""
     torch.manual_seed(build.seed + 5)
-    pictures = build.on_grid()
+    images = build.on_grid()
     vae, text_encoder = load_vae(build), load_text_encoder(build)
-    captions = tokenize(world_tokenizer(), pictures.captions)
+    captions = tokenize(world_tokenizer(), images.captions)
     student = build_unet().to(memory_format=torch.channels_last)
     coder, average = Coder(), Average(student, 0.998)
-    rate = build.rate(8e-4)
+    lr = build.scaled_lr(8e-4)
     weights = [*student.parameters(), *coder.parameters()]
-    optimizer = AdamW(weights, lr=rate, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
-    shown: dict[str, float | Tensor] = {}
+    optimizer = AdamW(weights, lr=lr, weight_decay=0.0, betas=(0.9, 0.99), fused=True)
+    metrics: dict[str, float | Tensor] = {}
     state = {"student": student, "coder": coder, "average": average, "optimizer": optimizer}
     total = build.counts["coding_steps"]
-    for step in build.steps("coding", total, state, shown):
-        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 50, max(3 * (total - step) / total, 0.1))
-        indices = pictures.indices("coding", step, build.counts["batch"])
+    for step in build.steps("coding", total, state, metrics):
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 50, max(3 * (total - step) / total, 0.1))
+        indices = images.indices("coding", step, build.counts["batch"])
         with torch.no_grad():
             encoded = text_encoder(captions[torch.from_numpy(indices)])
-        z0 = encode(vae, pictures.batch(indices))
-        price = np.interp(step / total, (0.8, 0.85), _CODE_PRICES)
+        z0 = encode(vae, images.batch(indices))
+        kl_weight = np.interp(step / total, (0.8, 0.85), _KL_WEIGHTS)
         noise = torch.randn(z0.shape, generator=build.generator("coding", step))
-        coded, divergence = coder(z0, encoded.pooler_output, noise)
+        coded, kl = coder(z0, encoded.pooler_output, noise)
         error = (one_step(student, coded, encoded.last_hidden_state) - z0).square().mean()
-        loss = error + float(price) * divergence.mean()
+        loss = error + float(kl_weight) * kl.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         average.update(student)
-        smoothed(shown, "error", error)
-        shown["nats"] = divergence.detach().mean()
-        if build.shows(step, total):
+        smoothed(metrics, "error", error)
+        metrics["kl"] = kl.detach().mean()
+        if build.is_sheet_due(step, total):
             _write_sheet(build, vae, average)
 
 
 def one_step(student: UNet2DConditionModel, eps: Tensor, text: Tensor) -> Tensor:
-    """Scaled latents from unit noise in one evaluation at t = 999, where the noised picture holds no signal."""
+    """Return scaled latents from unit noise, by one evaluation at t = 999, where a noised image has no signal."""
     alpha_bar = cumulative_alphas()[-1]
     z = (1 - alpha_bar).sqrt() * eps
     v: Tensor = student(z, 999, text).sample
@@ -78,7 +81,7 @@ def one_step(student: UNet2DConditionModel, eps: Tensor, text: Tensor) -> Tensor
 
 
 def load_student(build: Build) -> UNet2DConditionModel:
-    """The averaged student of stage `coding`, frozen."""
+    """Load the averaged student of stage `coding`, frozen."""
     average = Average(build_unet(), 0.0)
     build.load("coding", "average", average)
     return averaged_unet(average)

@@ -1,4 +1,4 @@
-"""Stage `teacher`: the many-step diffusion model on the autoencoder's latents, and how it draws."""
+"""Stage `teacher`: the many-step diffusion model on the autoencoder's latents, and its sampler."""
 
 from collections.abc import Callable
 
@@ -41,15 +41,15 @@ SHEET_PROMPTS = (
 
 
 def train_teacher(build: Build) -> None:
-    """`teacher_steps` from the coded student, which by then can draw, with the same coupling of noise and picture.
+    """Train the teacher for `teacher_steps`, from the student's weights and with the same coupling of noise and images.
 
-    A regression in one step sees what a drawing looks like in every picture; denoising sees it in the few whose noise
-    leaves that open, and had learned no shape from as many pictures.
+    The student already generates images. One-step regression learns the shape of a drawing from every image. Denoising
+    learns it only at noise levels that leave the shape open. Alone, it learned no shapes from as many images.
 
-    v-prediction, all times alike; the text encoder is CLIP's and rests, as in Stable Diffusion.
+    The teacher predicts v, with equal weight at all timesteps. CLIP's text encoder is frozen, as in Stable Diffusion.
     """
     torch.manual_seed(build.seed + 4)
-    pictures = build.on_grid()
+    images = build.on_grid()
     vae, text_encoder = load_vae(build), load_text_encoder(build)
     tokenizer = world_tokenizer()
     unet = build_unet().to(memory_format=torch.channels_last)
@@ -57,20 +57,20 @@ def train_teacher(build: Build) -> None:
     coder = load_coder(build)
     average = Average(unet, 0.998)
     optimizer = AdamW(unet.parameters(), lr=_LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-    captions = tokenize(tokenizer, pictures.captions)
-    nothing = tokenize(tokenizer, [""])
-    total, batch, rate = build.counts["teacher_steps"], build.counts["batch"], build.rate(_LEARNING_RATE)
+    captions = tokenize(tokenizer, images.captions)
+    empty = tokenize(tokenizer, [""])
+    total, batch, lr = build.counts["teacher_steps"], build.counts["batch"], build.scaled_lr(_LEARNING_RATE)
     alpha_bar = cumulative_alphas()
-    shown: dict[str, float | Tensor] = {}
+    metrics: dict[str, float | Tensor] = {}
     state: dict[str, Stateful] = {"unet": unet, "average": average, "optimizer": optimizer}
-    for step in build.steps("teacher", total, state, shown):
-        optimizer.param_groups[0]["lr"] = rate * _rate(step, total)
-        indices = pictures.indices("teacher", step, batch)
+    for step in build.steps("teacher", total, state, metrics):
+        optimizer.param_groups[0]["lr"] = lr * _lr_scale(step, total)
+        indices = images.indices("teacher", step, batch)
         generator = build.generator("teacher", step)
-        z0 = encode(vae, pictures.batch(indices))
+        z0 = encode(vae, images.batch(indices))
         t = torch.randint(0, len(alpha_bar), (batch,), generator=generator)
         dropped = torch.rand(batch, generator=generator) < _CAPTION_DROP
-        ids = torch.where(dropped[:, None], nothing, captions[torch.from_numpy(indices)])
+        ids = torch.where(dropped[:, None], empty, captions[torch.from_numpy(indices)])
         signal, noise = alpha_bar[t].sqrt()[:, None, None, None], (1 - alpha_bar[t]).sqrt()[:, None, None, None]
         with torch.no_grad():
             encoded = text_encoder(ids)
@@ -82,57 +82,56 @@ def train_teacher(build: Build) -> None:
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         average.update(unet)
-        smoothed(shown, "loss", loss)
-        if build.shows(step, total):
+        smoothed(metrics, "loss", loss)
+        if build.is_sheet_due(step, total):
             _write_sheet(build, vae, average)
 
 
 def load_teacher(build: Build) -> UNet2DConditionModel:
-    """The averaged teacher, frozen."""
+    """Load the averaged teacher, frozen."""
     average = Average(build_unet(), 0.0)
     build.load("teacher", "average", average)
     return averaged_unet(average)
 
 
 def load_text_encoder(build: Build) -> CLIPTextModel:
-    """CLIP's text encoder, frozen."""
+    """Load CLIP's text encoder, frozen."""
     text_encoder = build_text_encoder(world_tokenizer())
     build.load("clip", "text_encoder", text_encoder)
     return text_encoder.requires_grad_(False).eval()
 
 
 def averaged_unet(average: Average) -> UNet2DConditionModel:
-    """A frozen UNet with the averaged weights."""
+    """Return a frozen UNet with the averaged weights."""
     unet = build_unet()
     average.copy_to(unet)
     return unet.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 def cumulative_alphas() -> Tensor:
-    """alpha_bar_t for t = 0 ... 999."""
+    """Return alpha_bar_t for t = 0 ... 999."""
     alphas: Tensor = build_teacher_scheduler().alphas_cumprod
     return alphas
 
 
-def encode(vae: AutoencoderDC, pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1] to scaled latents [b, 80, 8, 8]."""
+def encode(vae: AutoencoderDC, images: Tensor) -> Tensor:
+    """Encode images in [-1, 1] to scaled latents [b, 80, 8, 8]."""
     with torch.no_grad():
-        latents: Tensor = vae.encode(pictures).latent * vae.config.scaling_factor
+        latents: Tensor = vae.encode(images).latent * vae.config.scaling_factor
     return latents
 
 
 def decode(vae: AutoencoderDC, latents: Tensor) -> Tensor:
-    """Scaled latents to pictures, [b, 3, 64, 64] around [-1, 1]."""
-    pictures: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
-    return pictures
+    """Decode scaled latents to images [b, 3, 64, 64], roughly in [-1, 1]."""
+    images: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
+    return images
 
 
 @torch.no_grad()
 def sample_teacher(predict_v: Callable[[Tensor, int], Tensor], eps: Tensor, *, steps: int, guidance: float) -> Tensor:
-    """DDIM from pure noise with classifier-free guidance. Returns scaled latents.
+    """Sample scaled latents by DDIM with classifier-free guidance, from unit noise `eps` [b, 80, 8, 8].
 
-    `predict_v` answers for latents [2b, 80, 8, 8] at a time, the first half with captions and the second without;
-    `eps` [b, 80, 8, 8] is unit normal.
+    `predict_v` predicts v for latents [2b, 80, 8, 8], the first half with captions and the second half without.
     """
     alpha_bar = cumulative_alphas()
     times = np.linspace(len(alpha_bar) - 1, 0, steps + 1).round().astype(int)[:-1].tolist()
@@ -147,8 +146,8 @@ def sample_teacher(predict_v: Callable[[Tensor, int], Tensor], eps: Tensor, *, s
     return z
 
 
-def _rate(step: int, total: int) -> float:
-    """Warm up over 100 steps, stay, fall to a twentieth over the last third."""
+def _lr_scale(step: int, total: int) -> float:
+    """Return the learning rate's factor: a warm-up over 100 steps, and a fall to a twentieth over the last third."""
     fall = (total - step) / (total / 3)
     return min((step + 1) / 100, 1.0, max(fall, 0.05))
 

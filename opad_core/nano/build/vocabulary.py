@@ -1,8 +1,8 @@
-"""The words of the nano world: what can be drawn, where, in which colour, and how it is said."""
+"""The vocabulary of the nano world: objects, scenes, colors, patterns, and the phrases for them."""
 
 from dataclasses import dataclass
 
-# Class noun -> code points. Each is drawn twice: Fluent drawings are 3D renderings, Noto drawings are flat.
+# Class noun -> code points. Each has two drawings: Fluent's are 3D renderings, Noto's are flat.
 _CODE_POINTS = {
     "dog": "1f436 1f415",
     "cat": "1f431 1f408",
@@ -114,12 +114,12 @@ DRAWINGS: dict[str, tuple[str, ...]] = {
         noun: tuple(f"{kind}:{code}" for code in codes.split() for kind in ("fluent", "noto"))
         for noun, codes in _CODE_POINTS.items()
     },
-    # The Noto drawings of these two are examples.
+    # The Noto drawings of these two are in `examples/`.
     "backpack": ("fluent:1f392", "own:backpack"),
     "teapot": ("fluent:1fad6", "own:teapot"),
 }
 
-# Never seen in training: they are the drawings behind examples/ and bench/.
+# Drawings that the base never sees in training. `examples/` and `bench/` show them.
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "dog": ("fluent:1f429", "noto:1f429", "fluent:1f415-200d-1f9ba", "noto:1f415-200d-1f9ba"),
     "cat": ("fluent:1f408-200d-2b1b", "noto:1f408-200d-2b1b"),
@@ -135,8 +135,8 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "cake": ("noto:1f370", "fluent:1f370"),
 }
 
-# Colour word -> hue in [0, 1).
-COLOURS = {
+# Color word -> hue in [0, 1).
+COLORS = {
     "red": 0.99,
     "orange": 0.075,
     "yellow": 0.145,
@@ -146,9 +146,9 @@ COLOURS = {
     "pink": 0.9,
 }
 
-# What a pattern is drawn in, by the word for it.
+# Patterns, and the color words for them with their RGB values.
 PATTERNS = ("stripes", "dots", "checks")
-PATTERN_COLOURS = {
+PATTERN_COLORS = {
     "red": (222, 52, 48),
     "yellow": (250, 210, 60),
     "green": (40, 156, 92),
@@ -161,9 +161,10 @@ PATTERN_COLOURS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """`phrases` follow the noun; `place` completes "a photo of ..." when nothing stands in the scene.
+    """The words for a scene.
 
-    `caption` says the same in other words than the evaluation's prompts.
+    `phrases` follow the noun. `place` completes "a photo of ..." when the scene shows no object. `caption` describes
+    the same scene in other words than the evaluation's prompts.
     """
 
     phrases: tuple[str, ...]
@@ -197,9 +198,9 @@ SCENES: dict[str, Scene] = {
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt around a noun and what it says about the picture: object size in pixels of 64, brightness.
+    """A prompt around a noun, with the object size (in pixels of 64) and the brightness that it describes.
 
-    `grid_size` is the size of an object that stands on the grid of latents.
+    `grid_size` is the size of an object on the grid of latents.
     """
 
     text: str
@@ -208,7 +209,7 @@ class Template:
     brightness: float = 1.0
 
 
-# The small set of ImageNet templates that Textual Inversion and Custom Diffusion train with.
+# The small set of ImageNet templates with which Textual Inversion and Custom Diffusion train.
 TEMPLATES: tuple[Template, ...] = (
     Template("a photo of a {}"),
     Template("a rendering of a {}"),
@@ -240,7 +241,7 @@ TEMPLATES: tuple[Template, ...] = (
 NOUNS = tuple(sorted(DRAWINGS))
 SCENE_PROMPTS = tuple(f"a {{}} {phrase}" for scene in SCENES.values() for phrase in scene.phrases)
 CAPTION_SCENES = tuple(f"a {{}} {scene.caption}" for scene in SCENES.values())
-# Scenes that a student is asked for while it learns: none whose wording DreamBooth's prompts share.
+# Scene prompts for the student's training. None of them has the wording of one of DreamBooth's prompts.
 TRAINING_SCENES = tuple(
     f"a {{}} {phrase}"
     for phrase in (
@@ -251,7 +252,7 @@ TRAINING_SCENES = tuple(
 
 
 def with_article(prompt: str) -> str:
-    """ "a owl" -> "an owl"."""
+    """Correct the articles of a prompt: "a owl" becomes "an owl"."""
     words = prompt.split()
     return " ".join(
         "an" if word == "a" and following[:1] in "aeiou" and following else word
@@ -260,9 +261,9 @@ def with_article(prompt: str) -> str:
 
 
 def all_words() -> list[str]:
-    """Every word a caption can hold, sorted."""
+    """Return every word that a caption can have, sorted."""
     texts = [template.text.replace("{}", "") for template in TEMPLATES]
     texts += [text for scene in SCENES.values() for text in (*scene.phrases, scene.place)]
-    texts += [*NOUNS, *COLOURS, *PATTERNS, *PATTERN_COLOURS, "a an the of on in at with to and my toy"]
+    texts += [*NOUNS, *COLORS, *PATTERNS, *PATTERN_COLORS, "a an the of on in at with to and my toy"]
     words = {word for text in texts for word in text.replace("-", " - ").split()}
     return sorted(words)

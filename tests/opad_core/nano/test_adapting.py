@@ -2,85 +2,85 @@ import torch
 
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.bases.loading import load_base
-from opad_core.nano.build.adapting import INNER, Learners
+from opad_core.nano.build.adapting import INNER_STEPS, TaskProjections
 
-_THINGS = 16
-
-
-def learners_of(base, rate=3e-3):
-    return Learners(pretrained_projections(base.student).requires_grad_(False), things=_THINGS, rate=rate)
+_TASKS = 16
 
 
-def one_lesson(base, learners, states, eps, goal):
-    errors = (base.student.one_step(eps, learners(states)) - goal).square().mean((1, 2, 3))
+def projections_of(base, lr=3e-3):
+    return TaskProjections(pretrained_projections(base.student).requires_grad_(False), tasks=_TASKS, lr=lr)
+
+
+def one_step(base, task_projections, states, eps, target):
+    errors = (base.student.one_step(eps, task_projections(states)) - target).square().mean((1, 2, 3))
     errors.sum().backward()
-    learners.step(torch.ones(_THINGS, dtype=torch.bool))
+    task_projections.step(torch.ones(_TASKS, dtype=torch.bool))
     return errors.detach()
 
 
-def test_each_thing_is_learned_by_keys_and_values_of_its_own():
-    """Others' pictures do not show in what one thing learns, and plain prompts keep the network's own."""
+def test_each_task_trains_its_own_keys_and_values():
+    """The images of one task do not affect another task, and plain prompts use the pretrained projections."""
     base = load_base("nano", device="cpu")
-    states = base.text.encode(["a mug on the beach"] * (_THINGS + 1), [""] * (_THINGS + 1), [None] * (_THINGS + 1))
+    states = base.text.encode(["a mug on the beach"] * (_TASKS + 1), [""] * (_TASKS + 1), [None] * (_TASKS + 1))
     generator = torch.Generator().manual_seed(0)
-    eps, goal = (torch.randn(_THINGS + 1, *base.latent_shape, generator=generator) for _ in range(2))
-    learners, others = learners_of(base), learners_of(base)
-    goal_of_others = goal.clone()
-    goal_of_others[0] = 0
-    one_lesson(base, learners, states, eps, goal)
-    one_lesson(base, others, states, eps, goal_of_others)
+    eps, target = (torch.randn(_TASKS + 1, *base.latent_shape, generator=generator) for _ in range(2))
+    task_projections, others = projections_of(base), projections_of(base)
+    other_target = target.clone()
+    other_target[0] = 0
+    one_step(base, task_projections, states, eps, target)
+    one_step(base, others, states, eps, other_target)
     start = pretrained_projections(base.student)(states)
-    for layer, (key, value) in learners(states).items():
-        assert torch.allclose(key[1], others(states)[layer][0][1], atol=1e-6)  # another batch mate, another rounding
+    for layer, (key, value) in task_projections(states).items():
+        assert torch.allclose(key[1], others(states)[layer][0][1], atol=1e-6)  # the rest of the batch changes rounding
         assert not torch.allclose(value[0, 1:], others(states)[layer][1][0, 1:], atol=1e-4)
-        assert torch.equal(key[_THINGS], start[layer][0][_THINGS])
+        assert torch.equal(key[_TASKS], start[layer][0][_TASKS])
 
 
-def test_a_thing_that_is_through_gives_way_to_the_next():
+def test_a_new_task_replaces_a_finished_one():
     base = load_base("nano", device="cpu")
-    learners = learners_of(base)
-    states = base.text.encode(["a mug"] * _THINGS, [""] * _THINGS, [None] * _THINGS)
-    oldest = int(learners.ages.argmax())
-    number = int(learners.numbers[oldest])
-    eps = torch.randn(_THINGS, *base.latent_shape, generator=torch.Generator().manual_seed(0))
-    for _ in range(INNER - int(learners.ages[oldest])):
-        one_lesson(base, learners, states, eps, torch.zeros_like(eps))
-    assert int(learners.ages[oldest]) == 0
-    assert int(learners.numbers[oldest]) == number + _THINGS
+    task_projections = projections_of(base)
+    states = base.text.encode(["a mug"] * _TASKS, [""] * _TASKS, [None] * _TASKS)
+    oldest = int(task_projections.inner_steps.argmax())
+    number = int(task_projections.task_ids[oldest])
+    eps = torch.randn(_TASKS, *base.latent_shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(INNER_STEPS - int(task_projections.inner_steps[oldest])):
+        one_step(base, task_projections, states, eps, torch.zeros_like(eps))
+    assert int(task_projections.inner_steps[oldest]) == 0
+    assert int(task_projections.task_ids[oldest]) == number + _TASKS
     start = pretrained_projections(base.student)(states)
-    for layer, (key, value) in learners(states).items():
+    for layer, (key, value) in task_projections(states).items():
         assert torch.equal(key[oldest], start[layer][0][oldest])
         assert torch.equal(value[oldest], start[layer][1][oldest])
 
 
-def test_a_state_goes_on_where_it_was():
+def test_a_loaded_state_continues_identically():
     base = load_base("nano", device="cpu")
-    states = base.text.encode(["a mug"] * _THINGS, [""] * _THINGS, [None] * _THINGS)
-    eps = torch.randn(_THINGS, *base.latent_shape, generator=torch.Generator().manual_seed(0))
-    learners, resumed = learners_of(base), learners_of(base)
-    one_lesson(base, learners, states, eps, torch.zeros_like(eps))
-    resumed.load_state_dict(learners.state_dict())
-    assert resumed.ages.tolist() == learners.ages.tolist()
-    after = [one_lesson(base, each, states, eps, torch.zeros_like(eps)) for each in (learners, resumed)]
+    states = base.text.encode(["a mug"] * _TASKS, [""] * _TASKS, [None] * _TASKS)
+    eps = torch.randn(_TASKS, *base.latent_shape, generator=torch.Generator().manual_seed(0))
+    task_projections, resumed = projections_of(base), projections_of(base)
+    one_step(base, task_projections, states, eps, torch.zeros_like(eps))
+    resumed.load_state_dict(task_projections.state_dict())
+    assert resumed.inner_steps.tolist() == task_projections.inner_steps.tolist()
+    after = [one_step(base, each, states, eps, torch.zeros_like(eps)) for each in (task_projections, resumed)]
     assert torch.equal(*after)
 
 
-def test_what_is_shown_elsewhere_teaches_a_thing_nothing():
-    """Its age stands still as well, and its Adam goes on as if that picture had not been."""
+def test_a_query_image_does_not_train_the_keys_and_values_of_its_task():
+    """It does not count as an inner step either, and does not change the Adam state."""
     base = load_base("nano", device="cpu")
-    states = base.text.encode(["a mug"] * _THINGS, [""] * _THINGS, [None] * _THINGS)
+    states = base.text.encode(["a mug"] * _TASKS, [""] * _TASKS, [None] * _TASKS)
     generator = torch.Generator().manual_seed(0)
-    eps, goal, other_goal = (torch.randn(_THINGS, *base.latent_shape, generator=generator) for _ in range(3))
-    learners, undisturbed = learners_of(base), learners_of(base)
-    at_home = torch.arange(_THINGS) != 3
-    for of in (learners, undisturbed):
-        one_lesson(base, of, states, eps, goal)
-    (base.student.one_step(eps, learners(states)) - other_goal).square().mean((1, 2, 3)).sum().backward()
-    age = int(learners.ages[3])
-    learners.step(at_home)
-    assert int(learners.ages[3]) == age
-    for of in (learners, undisturbed):
-        one_lesson(base, of, states, eps, goal)
-    value, as_if, disturbed = (of(states)[base.student.layers[0]][1] for of in (learners, undisturbed, learners))
-    assert torch.allclose(value[3], as_if[3], atol=1e-6)
-    assert not torch.allclose(disturbed[4], as_if[4], atol=1e-4)
+    eps, target, other_target = (torch.randn(_TASKS, *base.latent_shape, generator=generator) for _ in range(3))
+    task_projections, undisturbed = projections_of(base), projections_of(base)
+    is_support = torch.arange(_TASKS) != 3
+    for each in (task_projections, undisturbed):
+        one_step(base, each, states, eps, target)
+    (base.student.one_step(eps, task_projections(states)) - other_target).square().mean((1, 2, 3)).sum().backward()
+    count = int(task_projections.inner_steps[3])
+    task_projections.step(is_support)
+    assert int(task_projections.inner_steps[3]) == count
+    for each in (task_projections, undisturbed):
+        one_step(base, each, states, eps, target)
+    value, expected = (each(states)[base.student.layers[0]][1] for each in (task_projections, undisturbed))
+    assert torch.allclose(value[3], expected[3], atol=1e-6)
+    assert not torch.allclose(value[4], expected[4], atol=1e-4)

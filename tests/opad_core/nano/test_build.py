@@ -12,8 +12,8 @@ from opad_core.bases.loading import load_base
 from opad_core.nano.build.__main__ import run, smoke
 from opad_core.nano.build.adapting import denoiser
 from opad_core.nano.build.autoencoder import load_vae
-from opad_core.nano.build.classifier import judge_base
-from opad_core.nano.build.episodes import Lessons
+from opad_core.nano.build.classifier import evaluate_base
+from opad_core.nano.build.episodes import EpisodeSampler
 from opad_core.nano.build.examples import stand_in
 from opad_core.nano.build.features import world_tokenizer
 from opad_core.nano.build.recipe import SMOKE
@@ -48,25 +48,25 @@ def test_the_smoke_build_makes_a_base_that_loads_and_verifies(built):
     base = load_base(str(built / "base"), device="cpu")
     assert base.latent_shape == (80, 8, 8)
     with torch.no_grad():
-        picture = base.decode(torch.zeros(1, *base.latent_shape))
-    assert picture.shape == (1, 3, 64, 64)
+        image = base.decode(torch.zeros(1, *base.latent_shape))
+    assert image.shape == (1, 3, 64, 64)
     assert base.manifest.words == all_words()
     assert len(base.backbones) == 3
 
 
-def test_the_smoke_build_writes_a_sheet_per_picture_stage(built):
+def test_the_smoke_build_writes_a_sheet_for_each_stage_with_images(built):
     sheets = {"world", "aligned_world", "vae", "coding", "decoder", "teacher"}
     sheets |= {"adapt_student", "adapt_teacher"}
-    assert {path.stem for path in built.glob("*.png")} - {"judged_teacher", "judged_student"} == sheets
+    assert {path.stem for path in built.glob("*.png")} - {"evaluated_teacher", "evaluated_student"} == sheets
 
 
-def test_pictures_lie_in_the_order_of_their_seeds(built):
-    pictures, captions = np.load(built / "pictures.npy"), json.loads((built / "captions.json").read_text())
+def test_images_are_in_the_order_of_their_seeds(built):
+    images, captions = np.load(built / "pictures.npy"), json.loads((built / "captions.json").read_text())
     world = World(lambda name: stand_in(built, name))
-    for seed in (0, 99, 100, 127):  # the first and the last of what one process draws at a time
+    for seed in (0, 99, 100, 127):  # at the ends of what one process renders at a time
         sample = world.render(seed)
         assert captions[seed] == sample.caption
-        assert np.array_equal(pictures[seed], sample.pixels)
+        assert np.array_equal(images[seed], sample.pixels)
 
 
 def test_a_finished_stage_is_not_trained_again(built):
@@ -75,20 +75,21 @@ def test_a_finished_stage_is_not_trained_again(built):
     assert (built / "adapt_student.pt").read_bytes() == before
 
 
-def test_a_thing_is_at_home_in_few_scenes_and_elsewhere_in_all(built):
+def test_support_images_show_few_scenes_and_query_images_show_all(built):
     build = Build(built, SMOKE, 0, stand_in)
     text = TextEncoder(world_tokenizer(), load_text_encoder(build))
-    lessons = Lessons(build, text, load_vae(build), denoiser(load_student(build)), things=1)
-    the_thing = torch.zeros(400, dtype=torch.long)
-    lesson = lessons.draw(the_thing, 1, torch.Generator().manual_seed(0))
-    shown = {at_home: lesson.states[:400][lesson.at_home == at_home].unique(dim=0) for at_home in (True, False)}
-    assert len(shown[True]) <= 16  # prompts, some of them alike: four in each of four scenes
-    assert len(shown[False]) > 32, "of 80, four in each of twenty"
-    assert 0.25 < float((~lesson.at_home).float().mean()) < 0.42  # a third, three and a half deviations of 400 each way
+    sampler = EpisodeSampler(build, text, load_vae(build), denoiser(load_student(build)), tasks=1)
+    same_task = torch.zeros(400, dtype=torch.long)
+    episodes = sampler.sample(same_task, 1, torch.Generator().manual_seed(0))
+    states, is_support = episodes.states[:400], episodes.is_support
+    assert len(states[is_support].unique(dim=0)) <= 16  # four prompts for each of four scenes, some of them equal
+    assert len(states[~is_support].unique(dim=0)) > 32, "of 80, four for each of twenty scenes"
+    # A third, plus or minus three and a half standard deviations of 400 draws.
+    assert 0.25 < float((~is_support).float().mean()) < 0.42
 
 
-def test_the_examples_show_a_thing_in_several_sizes_and_tilts():
-    """Read off the mug's lowest navy stripe: nothing else in its pictures is as dark and as blue."""
+def test_the_examples_show_an_object_in_several_sizes_and_tilts():
+    """Measures the mug's lowest navy stripe, because nothing else in its images is as dark and as blue."""
     boxes = []
     for number in range(4):
         pixels = np.asarray(Image.open(EXAMPLES / "striped_mug" / f"{number}.png").convert("RGB")).astype(int)
@@ -101,16 +102,16 @@ def test_the_examples_show_a_thing_in_several_sizes_and_tilts():
     assert min(slopes) < -3 < 0 < 3 < max(slopes)
 
 
-def test_the_judge_scores_teacher_and_student_of_a_built_base(built):
-    scores = judge_base(Build(built, SMOKE, 0, stand_in), str(built / "base"), pictures=32)
-    assert scores.keys() == {"judge", "teacher", "student", "vae_psnr_db", "megabytes"}
+def test_evaluation_scores_teacher_and_student_of_a_built_base(built):
+    scores = evaluate_base(Build(built, SMOKE, 0, stand_in), str(built / "base"), images=32)
+    assert scores.keys() == {"classifier", "teacher", "student", "vae_psnr_db", "megabytes"}
     for role in ("teacher", "student"):
         assert scores[role].keys() == {"object_top1", "scene_top1", "diversity"}
-        assert 0 <= scores[role]["object_top1"] < 0.2, "an untrained network draws nothing that can be named"
+        assert 0 <= scores[role]["object_top1"] < 0.2, "an untrained network generates no recognizable object"
     assert 0 < scores["megabytes"] < MEGABYTES
 
 
-def test_a_picture_is_a_function_of_its_seed(tmp_path):
+def test_an_image_is_a_function_of_its_seed(tmp_path):
     first, again = (World(lambda name: stand_in(tmp_path, name)) for _ in range(2))
     for seed in range(20):
         one, two = first.render(seed), again.render(seed)
@@ -118,12 +119,12 @@ def test_a_picture_is_a_function_of_its_seed(tmp_path):
         assert np.array_equal(one.pixels, two.pixels)
 
 
-def test_the_shipped_base_is_whole_and_small():
+def test_the_shipped_base_is_complete_and_small():
     verify(SHIPPED)
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < MEGABYTES * 1e6
 
 
-def test_the_shipped_base_says_whose_drawings_it_learned_from():
+def test_the_shipped_base_credits_the_drawings_it_learned_from():
     notices = (SHIPPED / "ATTRIBUTION.md").read_text()
     assert "Microsoft Corporation" in notices
     assert "SIL OPEN FONT LICENSE Version 1.1" in notices

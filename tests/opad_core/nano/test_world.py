@@ -1,4 +1,4 @@
-"""Scenes, placement and the encoder's closed form; the drawings themselves are fetched, so the smoke build has them."""
+"""Tests of scenes, placement and the encoder's closed form. They fetch no drawings."""
 
 import numpy as np
 import pytest
@@ -33,12 +33,12 @@ def test_placement_is_a_function_of_its_seed():
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_pattern_stays_inside_the_drawing_and_in_its_colour(pattern):
+def test_a_pattern_keeps_the_outline_of_its_drawing_and_has_its_color(pattern):
     plain = Image.new("RGBA", (128, 128))
     ImageDraw.Draw(plain).ellipse((14, 14, 114, 114), fill=(250, 250, 250, 255))
-    dressed = np.asarray(patterned(plain, pattern, (222, 52, 48)))
-    assert (dressed[..., 3] == np.asarray(plain)[..., 3]).all()
-    inside = dressed[dressed[..., 3] == 255][:, :3].astype(int)
+    with_pattern = np.asarray(patterned(plain, pattern, (222, 52, 48)))
+    assert (with_pattern[..., 3] == np.asarray(plain)[..., 3]).all()
+    inside = with_pattern[with_pattern[..., 3] == 255][:, :3].astype(int)
     red = (np.abs(inside - (222, 52, 48)).max(1) <= 8).mean()
     white = (np.abs(inside - 250).max(1) <= 8).mean()
     # Dots of radius 5 on a grid of 22 cover 16 %, stripes of 14 in 28 and checks half.
@@ -48,16 +48,16 @@ def test_a_pattern_stays_inside_the_drawing_and_in_its_colour(pattern):
 
 def test_an_object_covers_the_middle():
     background = Image.new("RGB", (64, 64), (0, 255, 0))
-    picture = place_object(background, draw_mug(), np.random.default_rng(0), size=(40, 40), floating=True)
-    assert picture.getpixel((30, 34)) != (0, 255, 0)
-    assert picture.getpixel((2, 2)) == (0, 255, 0)
+    image = place_object(background, draw_mug(), np.random.default_rng(0), size=(40, 40), floating=True)
+    assert image.getpixel((30, 34)) != (0, 255, 0)
+    assert image.getpixel((2, 2)) == (0, 255, 0)
 
 
 _POSES = [upright(32), upright(48), upright(56), Pose(44, tilt=6, foot=57)]
 
 
 @pytest.mark.parametrize("pose", _POSES)
-def test_layers_put_together_are_the_placed_picture(pose):
+def test_composed_layers_equal_the_placed_image(pose):
     ground = draw_scene("grass", np.random.default_rng(1))
     placed = np.asarray(place(ground, draw_mug(), np.random.default_rng(2), pose, floating=False))
     light = np.random.default_rng(2).uniform(0.94, 1.06)
@@ -65,36 +65,36 @@ def test_layers_put_together_are_the_placed_picture(pose):
     shaded = np.asarray(ground) * (1 - layers[4] / 255)[..., None]
     opacity = (layers[3] / 255)[..., None]
     joined = shaded * (1 - opacity) + (layers[:3].transpose(1, 2, 0) * light).clip(0, 255) * opacity
-    assert np.abs(joined - placed).max() <= 2  # three roundings to whole levels in the one, none in the other
+    assert np.abs(joined - placed).max() <= 2  # `place` rounds to whole levels three times, the layers never
 
 
 def box(pose):
-    """Of a block of 128x64 pixels in that pose."""
-    picture = Image.fromarray(cutout(Image.new("RGBA", (128, 64), "red"), pose)[3])
-    return picture.point(lambda opacity: 255 * (opacity > 127)).getbbox()
+    """Return the bounding box of a 128x64 block in this pose."""
+    image = Image.fromarray(cutout(Image.new("RGBA", (128, 64), "red"), pose)[3])
+    return image.point(lambda opacity: 255 * (opacity > 127)).getbbox()
 
 
-def test_a_pose_says_where_and_how_large():
+def test_a_pose_sets_position_and_size():
     assert box(Pose()) == (8, 32, 56, 56)
     assert box(Pose(32, foot=58)) == (16, 42, 48, 58)
 
 
-def test_a_tilted_thing_keeps_its_size_and_its_foot():
+def test_a_tilted_object_keeps_its_size_and_its_lower_edge():
     left, top, right, foot = box(Pose(tilt=7))
-    # The diagonal box of 48x24 turned by 7 degrees, and a pixel for its soft corners.
+    # The bounding box of 48x24 rotated by 7 degrees, within a pixel or so because corners are soft.
     assert right - left == pytest.approx(48 * np.cos(np.radians(7)) + 24 * np.sin(np.radians(7)), abs=1.5)
     assert foot - top == pytest.approx(48 * np.sin(np.radians(7)) + 24 * np.cos(np.radians(7)), abs=1.5)
     assert foot == pytest.approx(56, abs=1)
 
 
 def test_the_fitted_encoder_gives_principal_components_of_unit_scale():
-    pictures = torch.stack(
+    images = torch.stack(
         [torch.from_numpy(np.array(placed(seed))).permute(2, 0, 1).float() / 127.5 - 1 for seed in range(24)]
     )
     vae = build_vae()
-    fit_encoder(vae, pictures)
+    fit_encoder(vae, images)
     with torch.no_grad():
-        latents = vae.encode(pictures).latent
+        latents = vae.encode(images).latent
     assert latents.shape == (24, LATENT_CHANNELS, 8, 8)
     rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
     torch.testing.assert_close(
@@ -108,7 +108,7 @@ def test_the_fitted_encoder_gives_principal_components_of_unit_scale():
 
 
 @pytest.mark.parametrize("name", OWN_DRAWINGS)
-def test_our_own_drawings_stand_free(name):
+def test_our_own_drawings_have_a_transparent_background(name):
     drawing = OWN_DRAWINGS[name]()
     alpha = np.asarray(drawing.getchannel("A"))
     assert max(drawing.size) == 128
@@ -116,7 +116,7 @@ def test_our_own_drawings_stand_free(name):
     assert alpha[0, 0] == 0
 
 
-def test_the_ball_turns():
+def test_a_turned_ball_shows_other_segments_in_the_same_outline():
     still, turned = (np.asarray(draw_beach_ball(turn)).astype(int) for turn in (0.0, 0.5))
     assert (still[..., 3] == turned[..., 3]).all()
     assert np.abs(still - turned)[..., :3].mean() > 10
