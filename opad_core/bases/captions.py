@@ -28,14 +28,14 @@ augmented photos contradict."""
 
 
 @torch.no_grad()
-def scenes_of(base: Base, photos: Tensor, class_noun: str) -> list[str]:
+def scenes_of(base: Base, references: Tensor, class_noun: str) -> list[str]:
     """Which of the base's `caption_scenes` its own CLIP sees on each of `photos` [k, 3, r, r] in [-1, 1].
 
     Returns words that follow the thing's name, such as " on the grass"; empty where the base has no captions or
     cannot compare pictures with words.
     """
-    best = _best_fit(base, base.manifest.caption_scenes, photos, class_noun)
-    return [""] * len(photos) if best is None else [scene.partition("{}")[2] for scene in best]
+    best = _best_fit(base, base.manifest.caption_scenes, references, class_noun)
+    return [""] * len(references) if best is None else [scene.partition("{}")[2] for scene in best]
 
 
 def held_out_scenes(base: Base, references: list[Image.Image], class_noun: str) -> list[str]:
@@ -43,17 +43,17 @@ def held_out_scenes(base: Base, references: list[Image.Image], class_noun: str) 
 
     Where the references show all of these, as a hundred may, return all that no training asks for.
     """
-    photos = reference_pixels(references, base.manifest.resolution, keep_aspect=True).to(base.device)
-    shown = _best_fit(base, base.manifest.scene_prompts, photos, class_noun) or []
-    captions = [f"a {{}}{scene}" for scene in scenes_of(base, photos, class_noun)]
+    pixels = reference_pixels(references, base.manifest.resolution, keep_aspect=True).to(base.device)
+    shown = _best_fit(base, base.manifest.scene_prompts, pixels, class_noun) or []
+    captions = [f"a {{}}{scene}" for scene in scenes_of(base, pixels, class_noun)]
     trained = {*base.manifest.training_scenes, *captions}
     untrained = [scene for scene in base.manifest.scene_prompts if scene not in trained]
     return [scene for scene in untrained if scene not in shown] or untrained
 
 
-def _best_fit(base: Base, scenes: list[str], photos: Tensor, class_noun: str) -> list[str] | None:
+def _best_fit(base: Base, scenes: list[str], references: Tensor, class_noun: str) -> list[str] | None:
     """The scene that fits each photo best; None where the base cannot tell."""
     words = base.embedded_prompts([scene.format(class_noun) for scene in scenes]) if scenes else None
     if words is None:
         return None
-    return [scenes[k] for k in (base.embedded_pictures(photos) @ words.T).argmax(1).tolist()]
+    return [scenes[k] for k in (base.embedded_images(references) @ words.T).argmax(1).tolist()]

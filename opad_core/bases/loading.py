@@ -119,14 +119,14 @@ class Base:
         return F.normalize(self.text.pooled_embedding(prompts, self.last_text_layer) @ self.text_projection.T, dim=-1)
 
     @torch.no_grad()
-    def embedded_pictures(self, x: Tensor) -> Tensor:
+    def embedded_images(self, x: Tensor) -> Tensor:
         """CLIP's image embeddings of pixels [b, 3, r, r] in [-1, 1], unit length [b, d]."""
         return F.normalize(self.identity.embedding(x), dim=-1)
 
     def text_fit(self, x: Tensor, prompts: list[str]) -> Tensor | None:
         """How well pixels [b, 3, r, r] in [-1, 1] fit prompts that name no concept: cosines [b]; None as above."""
         words = self.embedded_prompts(prompts)
-        return None if words is None else (self.embedded_pictures(x) * words).sum(-1)
+        return None if words is None else (self.embedded_images(x) * words).sum(-1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

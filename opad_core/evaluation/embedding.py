@@ -68,7 +68,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Normalised pictures [b, 3, 224, 224] to pooled features [b, 1280]; `_fc` gives the 1,000 ImageNet scores."""
+    """Normalized images [b, 3, 224, 224] to pooled features [b, 1280]; `_fc` gives the 1,000 ImageNet scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,14 +86,14 @@ class EfficientNetLite0(nn.Module):
         self._bn1 = _norm(FEATURES)
         self._fc = nn.Linear(FEATURES, 1000)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        x = F.relu6(self._bn0(self._conv_stem(pictures)))
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu6(self._bn0(self._conv_stem(images)))
         x = F.relu6(self._bn1(self._conv_head(self._blocks(x))))
         return x.mean((2, 3))
 
-    def classify(self, pictures: Tensor) -> Tensor:
+    def classify(self, images: Tensor) -> Tensor:
         """ImageNet scores [b, 1000]."""
-        scores: Tensor = self._fc(self(pictures))
+        scores: Tensor = self._fc(self(images))
         return scores
 
 
@@ -121,6 +121,6 @@ def prepare(images: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def embed(images: NDArray[np.uint8], network: EfficientNetLite0 | None = None) -> Tensor:
-    """Unit-length features [b, 1280] of uint8 pictures [b, h, w, 3]; loads the network unless one is given."""
+    """Unit-length features [b, 1280] of uint8 images [b, h, w, 3]; loads the network unless one is given."""
     network = network or load_embedding()
     return F.normalize(torch.cat([network(part) for part in prepare(images).split(32)]), dim=-1)

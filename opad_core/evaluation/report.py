@@ -82,17 +82,18 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
     prompts = [text.format(PLACEHOLDER) for text in scenes]
     plain = [prompt.replace(PLACEHOLDER, bundle.class_noun) for prompt in prompts]
     seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS))
-    personalised = _drawn(generator, bundle, prompts, seeds)
-    untouched = _drawn(generator, None, plain, seeds)
+    personalised = _generated(generator, bundle, prompts, seeds)
+    untouched = _generated(generator, None, plain, seeds)
     side = base.manifest.resolution
-    photos = np.stack(
+    reference_images = np.stack(
         [np.asarray(squared(r, keep_aspect=True).resize((side, side), Image.Resampling.LANCZOS)) for r in references]
     )
     before, after = (
-        _scores(base, network, pictures, photos, plain, bundle.class_noun) for pictures in (untouched, personalised)
+        _scores(base, network, images, reference_images, plain, bundle.class_noun)
+        for images in (untouched, personalised)
     )
     rows = [
-        Row(prompt, _images(left), _images(right))
+        Row(prompt, _pil_images(left), _pil_images(right))
         for prompt, left, right in zip(prompts, untouched, personalised, strict=True)
     ]
     subtitle = f"identity {before.identity:.2f} before, {after.identity:.2f} after   one diffusion step a picture"
@@ -107,34 +108,37 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
 
 @torch.no_grad()
 def _scores(
-    base: Base, network: EfficientNetLite0, pictures: NDArray[np.uint8], photos: NDArray[np.uint8],
+    base: Base, network: EfficientNetLite0, images: NDArray[np.uint8], references: NDArray[np.uint8],
     prompts: list[str], class_noun: str,
 ) -> Scores:  # fmt: skip
     """Pictures [prompts, seeds, r, r, 3] against references [k, r, r, 3] and prompts that name the class noun."""
-    flat = pictures.reshape(-1, *pictures.shape[2:])
+    flat = images.reshape(-1, *images.shape[2:])
     independent = embed(flat, network)
-    likeness = independent @ embed(photos, network).T
-    x, x_photos = (torch.stack([to_pixels(p) for p in _images(group)]).to(base.device) for group in (flat, photos))
-    images = base.embedded_pictures(x)
-    dino, dino_photos = (
-        F.normalize(base.backbones[0](part, resize_mode="bicubic", normalize=True), dim=-1) for part in (x, x_photos)
+    likeness = independent @ embed(references, network).T
+    x, x_references = (
+        torch.stack([to_pixels(p) for p in _pil_images(group)]).to(base.device) for group in (flat, references)
+    )
+    clip = base.embedded_images(x)
+    dino, dino_references = (
+        F.normalize(base.backbones[0](part, resize_mode="bicubic", normalize=True), dim=-1)
+        for part in (x, x_references)
     )
     text_fit = scene_accuracy = None
     scenes = [text.format(class_noun) for text in base.manifest.scene_prompts]
     words = base.embedded_prompts(scenes)
     if words is not None:
-        fit = images @ words.T
+        fit = clip @ words.T
         asked = torch.tensor([scenes.index(prompt) for prompt in prompts], device=fit.device)
-        asked = asked.repeat_interleave(pictures.shape[1])
+        asked = asked.repeat_interleave(images.shape[1])
         text_fit = float(fit.gather(1, asked[:, None]).mean())
         scene_accuracy = float((fit.argmax(1) == asked).float().mean())
     return Scores(
         identity=float(likeness.mean()),
         text_fit=text_fit,
         scene_accuracy=scene_accuracy,
-        clip_image=float((images @ base.embedded_pictures(x_photos).T).mean()),
-        dino=float((dino @ dino_photos.T).mean()),
-        diversity=_diversity(independent.unflatten(0, pictures.shape[:2])),
+        clip_image=float((clip @ base.embedded_images(x_references).T).mean()),
+        dino=float((dino @ dino_references.T).mean()),
+        diversity=_diversity(independent.unflatten(0, images.shape[:2])),
         closest=float(likeness.max()),
         copies=float((likeness.max(1).values > COPIED).float().mean()),
     )
@@ -147,12 +151,12 @@ def _diversity(features: Tensor) -> float:
     return float(distances[:, first, second].mean())
 
 
-def _drawn(
+def _generated(
     generator: OneStepGenerator, bundle: Bundle | None, prompts: list[str], seeds: list[int]
 ) -> NDArray[np.uint8]:
     """[prompts, seeds, r, r, 3]."""
     return np.stack([generator.generate([ImageRequest(bundle, p, seed) for seed in seeds]) for p in prompts])
 
 
-def _images(pictures: NDArray[np.uint8]) -> list[Image.Image]:
-    return [Image.fromarray(picture) for picture in pictures]
+def _pil_images(images: NDArray[np.uint8]) -> list[Image.Image]:
+    return [Image.fromarray(image) for image in images]

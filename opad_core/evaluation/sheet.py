@@ -24,8 +24,8 @@ def draw_sheet(title: str, subtitle: str, references: list[Image.Image], rows: l
     count = len(rows[0].untouched)
     step = TILE + GAP
     top = MARGIN + 100
-    photos = _reference_tiles(references, len(rows))
-    right = MARGIN + max(x + tile.width for x, _, tile in photos)
+    tiles = _reference_tiles(references, len(rows))
+    right = MARGIN + max(x + tile.width for x, _, tile in tiles)
     lefts = [MARGIN, right + GAP * 4, right + step * count + GAP * 7]
     width = lefts[2] + step * count - GAP + MARGIN
     height = top + (step + LABEL) * len(rows) + MARGIN
@@ -36,13 +36,13 @@ def draw_sheet(title: str, subtitle: str, references: list[Image.Image], rows: l
     for left, heading in zip(lefts, ("references", "before: the untouched student", "after: one step, your concept"),
                              strict=True):  # fmt: skip
         pen.text((left, top - 30), heading, INK, ImageFont.load_default(17))
-    for x, y, tile in photos:
+    for x, y, tile in tiles:
         sheet.paste(tile, (MARGIN + x, top + y))
     for i, row in enumerate(rows):
         y = top + i * (step + LABEL)
-        for left, pictures in zip(lefts[1:], (row.untouched, row.personalised), strict=True):
-            for j, picture in enumerate(pictures):
-                sheet.paste(_tile(picture, TILE), (left + j * step, y))
+        for left, images in zip(lefts[1:], (row.untouched, row.personalised), strict=True):
+            for j, image in enumerate(images):
+                sheet.paste(_tile(image, TILE), (left + j * step, y))
             pen.text((left, y + TILE + 3), row.prompt, FAINT, ImageFont.load_default(15))
     return sheet
 
@@ -58,14 +58,18 @@ def _reference_tiles(references: list[Image.Image], rows: int) -> list[tuple[int
     columns = math.ceil(len(references) / (rows * halves))
     places = [divmod(i, columns) for i in range(len(references))]
     return [
-        (column * (side + GAP), row // halves * (TILE + GAP + LABEL) + row % halves * (side + GAP), _tile(photo, side))
-        for (row, column), photo in zip(places, references, strict=True)
+        (
+            column * (side + GAP),
+            row // halves * (TILE + GAP + LABEL) + row % halves * (side + GAP),
+            _tile(reference, side),
+        )
+        for (row, column), reference in zip(places, references, strict=True)
     ]
 
 
-def _tile(picture: Image.Image, side: int) -> Image.Image:
+def _tile(image: Image.Image, side: int) -> Image.Image:
     """A square of `side` pixels, the whole picture in it."""
-    fitted = picture.convert("RGB")
+    fitted = image.convert("RGB")
     scale = side / max(fitted.size)
     fitted = fitted.resize([max(1, round(length * scale)) for length in fitted.size], Image.Resampling.BICUBIC)
     tile = Image.new("RGB", (side, side), "white")

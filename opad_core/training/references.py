@@ -8,7 +8,7 @@ from opad_core.errors import OpadError
 
 MIN_REFERENCES, MAX_REFERENCES = 1, 100
 """One photo is one-shot personalization; DreamBooth's sets have 4-6 photos. We recommend 3-5."""
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def read_references(folder: Path) -> list[Image.Image]:
@@ -16,16 +16,16 @@ def read_references(folder: Path) -> list[Image.Image]:
 
     Raises OpadError that names the file at fault, or says how many photos there are.
     """
-    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES) if folder.is_dir() else []
+    files = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
     if not MIN_REFERENCES <= len(files) <= MAX_REFERENCES:
         raise OpadError(
             f"needs {MIN_REFERENCES}-{MAX_REFERENCES} reference images (JPEG, PNG or WebP); {folder} holds {len(files)}"
         )
-    pictures = []
+    images = []
     for file in files:
         try:
-            with Image.open(file) as picture:
-                pictures.append(picture.convert("RGB"))
+            with Image.open(file) as image:
+                images.append(image.convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
-            raise OpadError(f"{file} cannot be read as a picture: {error}") from error
-    return pictures
+            raise OpadError(f"{file} cannot be read as an image: {error}") from error
+    return images

@@ -5,7 +5,7 @@ from PIL import Image
 from torch import Tensor
 
 from opad_core.generation.bundle import Bundle
-from opad_core.methods.opad.collaboration import draw_samples
+from opad_core.methods.opad.collaboration import generate_samples
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.discriminator import Discriminator, DiscriminatorInputs
 from opad_core.networks.resampling import random_crop
@@ -49,7 +49,7 @@ class OpadBatches:
         config = self._config
         if not self.samples:
             with step.part("samples"):
-                self._draw(step.average(), step)
+                self._generate_samples(step.average(), step)
         canvas = config.canvas_for_discriminators
         samples = self.of("samples", step.number)
         if config.collaboration == "strict":
@@ -97,10 +97,10 @@ class OpadBatches:
             else []
         )
 
-    def _draw(self, average: Bundle, step: Step) -> None:
+    def _generate_samples(self, average: Bundle, step: Step) -> None:
         count, examples = self._config.samples, self._data.examples
         chosen = indices_at(len(examples), 0, batch_size=count, seed=self._seed)
-        images, kept = draw_samples(
+        images, kept = generate_samples(
             self._data.base,
             average,
             self._config,

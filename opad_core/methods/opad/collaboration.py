@@ -12,7 +12,7 @@ from opad_core.pixels import uint8_to_pixels
 
 
 @torch.no_grad()
-def draw_samples(
+def generate_samples(
     base: Base, bundle: Bundle, config: OpadConfig, *, prompts: list[str], seeds: list[int], references: Tensor
 ) -> tuple[Tensor, list[int]]:
     """Return images of the concept, [n, r, r, 3] uint8, and which of the prompts they are of.

@@ -8,7 +8,7 @@ from torch import nn
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
-from opad_core.methods.opad.collaboration import draw_samples
+from opad_core.methods.opad.collaboration import generate_samples
 from opad_core.methods.opad.config import preset
 from opad_core.pixels import reference_pixels, uint8_to_pixels
 
@@ -35,7 +35,7 @@ def bundle(base, references):
 def drawn(base, bundle, references, **changes):
     config = dataclasses.replace(preset("default", base.manifest.presets), **changes)
     photos = reference_pixels(references, 64, keep_aspect=True)
-    return draw_samples(base, bundle, config, prompts=PROMPTS, seeds=SEEDS, references=photos), photos, config
+    return generate_samples(base, bundle, config, prompts=PROMPTS, seeds=SEEDS, references=photos), photos, config
 
 
 def pictures_of(base, bundle, prompts):
