@@ -1,7 +1,7 @@
 """OPAD: adversarial concept distillation for one-step diffusion personalization.
 
-The names in `__all__` are what README and the service use. Each is imported from its module when it is first asked for,
-so that one that needs no torch does not load it.
+README and the service use only the names in `__all__`. Each is imported on first access, so names that need no torch do
+not load it.
 """
 
 from importlib import import_module
@@ -74,7 +74,7 @@ _MODULES = {
     "training.references": ("read_references",),
 }
 
-if not TYPE_CHECKING:  # a type checker would take it for a module that has every name
+if not TYPE_CHECKING:  # with it, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         for module, names in _MODULES.items():

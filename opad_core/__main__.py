@@ -1,4 +1,4 @@
-"""The method without any server: learn a concept, draw it, judge it, take it elsewhere."""
+"""The method without any server: train a concept, generate images of it, evaluate it, export it."""
 
 import argparse
 import dataclasses
@@ -42,92 +42,92 @@ from opad_core.training.references import MAX_REFERENCES, MIN_REFERENCES, read_r
 BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"
 LOSSES, CURVES, REPORT, SHEET = "losses.jsonl", "loss.png", "report.json", "report.png"
 SHOWN = ("rec", "id", "mse", "swd")
-"""Losses on the progress bar."""
+"""Losses that the progress bar shows."""
 CHECKPOINT_EVERY = 50
-"""Iterations; what an interrupted power supply may cost."""
-PRESET = "settings as published, or ours: `presets` prints both"
-PHOTOS = f"{MIN_REFERENCES}-{MAX_REFERENCES} photos (JPEG, PNG, WebP), 3-5 recommended"
+"""Iterations between two checkpoints, which is what a power failure can cost."""
+PRESET_HELP = "the published settings, or ours; `presets` prints both"
+REFERENCES_HELP = f"{MIN_REFERENCES}-{MAX_REFERENCES} photos (JPEG, PNG, WebP), 3-5 recommended"
 
 
 def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m opad_core", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
-    learn = commands.add_parser("train", help="learn a concept from photos of it; run it again to go on after a stop")
-    learn.add_argument("--images", type=Path, required=True, help=f"folder of {PHOTOS}")
-    learn.add_argument("--class", dest="class_noun", required=True, help="what the thing is, for instance dog")
-    learn.add_argument("--out", type=Path, required=True, help="folder for the bundle, previews and checkpoints")
-    learn.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET)
-    learn.add_argument("--ablation", choices=list(ABLATIONS), help="take one part of the method away")
-    learn.add_argument("--iterations", type=int, help="of the distillation stage")
-    learn.add_argument(
-        "--collaborative-iterations", type=int, help="of the second stage; 0 is the training of the paper's tables"
+    train_ = commands.add_parser("train", help="learn a concept from photos; continues a training that was stopped")
+    train_.add_argument("--images", type=Path, required=True, help=f"folder of {REFERENCES_HELP}")
+    train_.add_argument("--class", dest="class_noun", required=True, help="what the photos show, for instance dog")
+    train_.add_argument("--out", type=Path, required=True, help="folder for the bundle, previews and checkpoints")
+    train_.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
+    train_.add_argument("--ablation", choices=list(ABLATIONS), help="remove one part of the method")
+    train_.add_argument("--iterations", type=int, help="iterations of the distillation stage")
+    train_.add_argument(
+        "--collaborative-iterations",
+        type=int,
+        help="iterations of the collaborative stage; 0 is the training of the paper's tables",
     )
-    learn.add_argument(
+    train_.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting that `presets` prints"
     )
-    learn.add_argument("--seed", type=int, default=0, help="the same one gives the same bundle on the same machine")
-    learn.set_defaults(run=_train)
+    train_.add_argument("--seed", type=int, default=0, help="the same seed gives the same bundle on the same machine")
+    train_.set_defaults(run=_train)
 
-    draw = commands.add_parser("generate", help="pictures of a learned concept, one diffusion step each")
-    draw.add_argument(
-        "--concept", type=Path, help="folder that `train` wrote; without it the untouched student answers"
-    )
-    draw.add_argument("--prompt", required=True, help='for instance "a <concept> on the beach"')
-    draw.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    draw.add_argument("--count", type=int, default=1, help="number of pictures")
-    draw.add_argument("--seed", type=int, default=0, help="of the first picture; the next take the next numbers")
-    draw.set_defaults(run=_generate)
+    generate = commands.add_parser("generate", help="generate images of a learned concept, one diffusion step each")
+    generate.add_argument("--concept", type=Path, help="folder that `train` wrote; default: the untouched student")
+    generate.add_argument("--prompt", required=True, help='for instance "a <concept> on the beach"')
+    generate.add_argument("--out", type=Path, required=True, help="folder for the images")
+    generate.add_argument("--count", type=int, default=1, help="number of images")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the first image; the others count up from it")
+    generate.set_defaults(run=_generate)
 
-    judge = commands.add_parser("evaluate", help="the report card of a learned concept, beside the untouched student")
-    judge.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
-    judge.add_argument("--images", type=Path, required=True, help=f"folder of {PHOTOS}")
-    judge.add_argument("--out", type=Path, help="folder for report.json and report.png; the concept's own by default")
-    judge.set_defaults(run=_evaluate)
+    evaluate = commands.add_parser("evaluate", help="score a learned concept beside the untouched student")
+    evaluate.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
+    evaluate.add_argument("--images", type=Path, required=True, help=f"folder of {REFERENCES_HELP}")
+    evaluate.add_argument("--out", type=Path, help="folder for report.json and report.png; default: the concept's")
+    evaluate.set_defaults(run=_evaluate)
 
-    take = commands.add_parser("export", help="files that diffusers, ComfyUI and kohya's tools load")
-    take.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
-    take.add_argument("--out", type=Path, required=True, help="folder for the files")
-    take.add_argument("--rank", type=int, default=DEFAULT_RANK, help="of the LoRA; export.json tells what it lost")
-    take.set_defaults(run=_export, precision="float32")
+    export = commands.add_parser("export", help="write files that diffusers, ComfyUI and kohya's tools load")
+    export.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
+    export.add_argument("--out", type=Path, required=True, help="folder for the files")
+    export.add_argument("--rank", type=int, default=DEFAULT_RANK, help="LoRA rank; export.json has its relative error")
+    export.set_defaults(run=_export, precision="float32")
 
-    prove = commands.add_parser("doctor", help="run the whole method once on a base and tell what each part costs")
-    prove.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, nothing downloaded")
-    prove.add_argument("--resolution", type=int, help="with random weights: pixels; 512 on a GPU, else 256")
-    prove.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET)
-    prove.set_defaults(run=_doctor, precision="float32")
+    doctor_ = commands.add_parser("doctor", help="run the whole method once on a base and report what each part costs")
+    doctor_.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, without any download")
+    doctor_.add_argument("--resolution", type=int, help="pixels of random weights; default: 512 on a GPU, else 256")
+    doctor_.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
+    doctor_.set_defaults(run=_doctor, precision="float32")
 
-    for command in (learn, draw, judge, take, prove):
+    for command in (train_, generate, evaluate, export, doctor_):
         command.add_argument("--base", default="nano", help="name of a base or path of its folder")
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    for command in (learn, draw, judge):
+    for command in (train_, generate, evaluate):
         command.add_argument(
-            "--precision", default="float32", choices=get_args(Precision), help="half wants two thirds of the memory"
+            "--precision", default="float32", choices=get_args(Precision), help="half needs two thirds of the memory"
         )
 
-    install = commands.add_parser("fetch", help="download a base from the hub or a mirror; again to go on after a stop")
-    install.add_argument("base", choices=list(FETCHED), help="the second has SD 2.1-base for its teacher")
-    install.add_argument("--to", type=Path, help="folder of the base; by default where --base NAME looks")
-    install.add_argument(
+    fetch = commands.add_parser("fetch", help="download a base from the hub or a mirror; continues a stopped download")
+    fetch.add_argument("base", choices=list(FETCHED), help="the second has SD 2.1-base as its teacher")
+    fetch.add_argument("--to", type=Path, help="folder of the base; default: where --base NAME finds it")
+    fetch.add_argument(
         "--from",
         dest="mirror",
         help="folder or s3://bucket/prefix with <owner>/<name>/<files>, or another hub's address",
     )
-    install.add_argument(
-        "--like", type=Path, help="folder with the manifest.json of an earlier fetch; its hashes must come again"
+    fetch.add_argument(
+        "--like", type=Path, help="folder with the manifest.json of an earlier fetch; the hashes must be equal"
     )
-    install.set_defaults(run=_fetch)
+    fetch.set_defaults(run=_fetch)
 
-    show = commands.add_parser("presets", help="every value that a training would use, its source, and who set it")
-    show.add_argument("--base", default="nano", help="name of a base or path of its folder")
-    show.set_defaults(run=_presets)
+    presets = commands.add_parser("presets", help="print every setting of a training, its source, and who set it")
+    presets.add_argument("--base", default="nano", help="name of a base or path of its folder")
+    presets.set_defaults(run=_presets)
 
-    flops = commands.add_parser("flops", help="what one iteration costs at full size, counted without weights")
+    flops = commands.add_parser("flops", help="count the operations of one iteration at full size, without weights")
     flops.add_argument("--base", default="sd-turbo", choices=["sd-turbo"], help="whose networks are counted")
-    flops.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET)
-    flops.add_argument("--ablation", choices=list(ABLATIONS), help="take one part of the method away")
+    flops.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
+    flops.add_argument("--ablation", choices=list(ABLATIONS), help="remove one part of the method")
     flops.add_argument("--resolution", type=int, default=512, help="pixels")
-    flops.add_argument("--json", action="store_true", help="for programs")
+    flops.add_argument("--json", action="store_true", help="print JSON")
     flops.set_defaults(run=_flops)
 
     return parser
@@ -186,7 +186,7 @@ def _train(arguments: argparse.Namespace) -> int:
             bar.update(progress.step - bar.n)
             shown = {name: f"{progress.losses[name]:.3f}" for name in SHOWN if name in progress.losses}
             bar.set_postfix(stage=progress.stage, **shown)
-            losses[progress.step - 1 :] = [progress.losses]  # a checkpoint may be behind what was written
+            losses[progress.step - 1 :] = [progress.losses]  # the losses written may be ahead of the checkpoint
             if progress.preview is not None:
                 progress.preview.save(arguments.out / PREVIEW)
                 _write_losses(arguments.out, losses)
@@ -215,7 +215,7 @@ def _train(arguments: argparse.Namespace) -> int:
         except TrainingStopped as stopped:
             _replace(checkpoint, stopped.state)
             _write_losses(arguments.out, losses)
-            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            print("\nstopped; run the same command to continue", file=sys.stderr)
             return 130
         finally:
             for number, handler in before.items():
@@ -228,7 +228,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _set_by_hand(assignments: list[str]) -> dict[str, Any]:
-    """The fields of `--set FIELD=JSON`; a value that is no JSON is taken as text."""
+    """Parse `--set FIELD=VALUE`: a value is JSON, or text where it is not valid JSON."""
     changes: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
@@ -256,7 +256,7 @@ def _write_report(folder: Path, base: Base, bundle: Bundle, references: list[Ima
         after = getattr(card.personalised, name)
         if before is not None:
             print(f"{name:<16}{before:>10.3f}{after:>10.3f}")
-    print(f"look at {folder / SHEET}")
+    print(f"before and after: {folder / SHEET}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -276,7 +276,7 @@ def _export(arguments: argparse.Namespace) -> int:
         _replace(arguments.out / name, content)
         print(f"{arguments.out / name} ({len(content) / 1e3:.0f} kB)")
     about = json.loads(files["export.json"])
-    print(f"rank {about['rank']} loses {about['relative_error']:.1%} of what was learned; write {about['trigger']!r}")
+    print(f"rank {about['rank']} loses {about['relative_error']:.1%} of what was learned; prompt: {about['trigger']!r}")
     return 0
 
 
@@ -294,9 +294,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     generator = OneStepGenerator(_base_of(arguments))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seed, arguments.seed + arguments.count):
-        [picture] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])
+        [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])
         file = arguments.out / f"{seed}.png"
-        Image.fromarray(picture).save(file)
+        Image.fromarray(image).save(file)
         print(file)
     return 0
 
@@ -314,7 +314,7 @@ def _flops(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    # Its HTTP client is nothing that a machine without a network needs.
+    # Imported here because only this command needs an HTTP client.
     from opad_core.bases.fetch.assemble import fetch, open_mirror
     from opad_core.bases.fetch.recipes import RECIPES
 
@@ -334,7 +334,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
             device = device_named(arguments.device)
             base = doctor.random_base(Path(folder), device, resolution=arguments.resolution)
         else:
-            raise OpadError(f"random weights are made for --base sd-turbo, not for {arguments.base}")
+            raise OpadError(f"--random-weights needs --base sd-turbo, got {arguments.base}")
         config = preset(arguments.preset, base.manifest.presets)
         if base.device.type == "cpu":
             config = override(config, {"batch_size": 1})
@@ -345,10 +345,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _presets(arguments: argparse.Namespace) -> int:
-    of_base, templates = _described(arguments.base)
+    base_presets, templates = _described(arguments.base)
     columns = []
     for name in PRESETS:
-        settings = settings_of(name, of_base)
+        settings = settings_of(name, base_presets)
         cells = [f"{_shown(setting, templates)} ({setting.set_by})" for setting in settings]
         columns.append((name, settings, cells, max(map(len, cells))))
     first = max(len(constant.name) for constant in dataclasses.fields(OpadConfig))
@@ -360,13 +360,13 @@ def _presets(arguments: argparse.Namespace) -> int:
         sources = dict.fromkeys(settings[row].source for _, settings, _, _ in columns)
         print(f"{setting.name:<{first}}  {values}  {'; '.join(sources)}")
     for name in PRESETS:
-        prompts = preset(name, of_base).templates or templates
+        prompts = preset(name, base_presets).templates or templates
         print(f"\ntemplates of {name}: {'; '.join(prompts)}")
     return 0
 
 
 def _shown(setting: Setting, templates: list[str]) -> str:
-    """A value in few words."""
+    """Format a value for the table."""
     value = setting.value
     if setting.name == "templates":
         return f"{len(value or templates)} prompts, below"
@@ -378,7 +378,7 @@ def _shown(setting: Setting, templates: list[str]) -> str:
 
 
 def _described(name: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """A base's own presets and templates; for one that is still to be fetched, what its manifest will say."""
+    """Return a base's presets and templates; a base that is not fetched yet has those of its future manifest."""
     if name in FETCHED and not (bases_folder() / name / "manifest.json").is_file():
         return {}, list(TEMPLATES)
     manifest = read_manifest(base_folder(name, bases_folder()))
@@ -386,7 +386,7 @@ def _described(name: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    """Whole or not at all: a stop in the middle leaves the file as it was."""
+    """Write a file atomically: an interruption leaves the old content."""
     partial = file.with_suffix(".partial")
     partial.write_bytes(data)
     partial.replace(file)

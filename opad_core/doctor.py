@@ -1,7 +1,7 @@
-"""Run the whole method once on a base: both stages, an image and a bundle's round trip, and what each of them costs.
+"""Run the whole method once on a base and measure each part: both stages, an image, and a bundle's round trip.
 
-It takes a base's own weights, or random ones at the full size of SD-Turbo (`random_base`). What is learned then means
-nothing, but every network, loss, optimizer and file has its real shape.
+The base has its own weights, or random ones at the full size of SD-Turbo (`random_base`). Random weights learn nothing
+useful, but every network, loss, optimizer and file has its real shape.
 """
 
 import tempfile
@@ -31,19 +31,19 @@ from opad_core.training.loop import Training
 
 GIB = 2**30
 NEEDED_GIB = 16.5
-"""Free memory that the full size needs on a CPU at 256 pixels and batch 1; it held 15.6 at most."""
+"""Free memory that the full size needs on a CPU at 256 pixels and batch 1; the measured peak is 15.6."""
 SAMPLE_EVERY = 0.02
 """Seconds between two readings of the process's memory."""
 IMAGES = 3
 """Images whose mean time is reported."""
-SAMPLES = "drawing samples"
+SAMPLES = "generating samples"
 PARTS = {
     "teacher": "teacher's step",
     "student": "student's step",
     "discriminators": "discriminators' step",
     "samples": SAMPLES,
 }
-"""Rows by the parts of an iteration that OPAD names."""
+"""Names of the rows, by the name of the part in OPAD's iteration."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Row:
     trainable: int = 0
     seconds: float = 0.0
     peak_gib: float = 0.0
-    """Peak memory while it ran, networks included: the process's on a CPU, the allocator's on a GPU."""
+    """Peak memory during the part, networks included: of the process on a CPU, of the allocator on a GPU."""
 
     def line(self) -> str:
         """Return a row of a Markdown table under HEADER."""
@@ -68,16 +68,16 @@ HEADER = "| part | parameters | trained | peak memory | time |\n|---|---:|---:|-
 
 
 def random_base(folder: Path, device: torch.device, *, resolution: int | None) -> Base:
-    """SD-Turbo's architectures with random weights; None is 512 pixels on a GPU, else 256.
+    """Return SD-Turbo's architectures with random weights. A resolution of None means 512 on a GPU, else 256.
 
-    On a CPU blocks of the UNets and the autoencoder are computed again in the backward pass instead of kept.
-    Raises OpadError where memory is short or the resolution odd.
+    On a CPU the UNets and the autoencoder use gradient checkpointing. Raises OpadError if memory is too short or the
+    resolution is not a multiple of 64.
     """
     resolution = resolution or (512 if device.type == "cuda" else 256)
     if resolution % 64:
         raise OpadError(f"--resolution must be a multiple of 64, got {resolution}")
     if device.type == "cpu" and (free := psutil.virtual_memory().available / GIB) < NEEDED_GIB:
-        raise OpadError(f"the full size needs {NEEDED_GIB} GiB of free memory, {free:.1f} are; stop other programs")
+        raise OpadError(f"the full size needs {NEEDED_GIB} GiB of free memory, got {free:.1f}; stop other programs")
     base = FullSizeBase(folder, device, resolution=resolution)
     if device.type == "cpu":
         for network in (base.vae, base.teacher.unet, base.student.unet):
@@ -86,10 +86,10 @@ def random_base(folder: Path, device: torch.device, *, resolution: int | None) -
 
 
 def examine(base: Base, config: OpadConfig, *, report: Callable[[Row], None]) -> list[Row]:
-    """Run an iteration of each stage, generate images, write and read a bundle; report each row as soon as it is known.
+    """Run an iteration of each stage, generate images, write and read a bundle; report each row when it is measured.
 
-    On a GPU an untimed iteration goes first. Raises DivergedError for losses that are not numbers, OpadError for a
-    bundle that does not come back as it was written.
+    On a GPU an iteration that is not timed runs first. Raises DivergedError for losses that are not finite, OpadError
+    for a bundle that differs after it is written and read.
     """
     rows: list[Row] = []
 
@@ -98,7 +98,7 @@ def examine(base: Base, config: OpadConfig, *, report: Callable[[Row], None]) ->
         report(row)
 
     def measured(part: str, run: Callable[[], Any], *, times: int = 1) -> Any:
-        """Return the result of `run`; the row has the time of one of `times` runs."""
+        """Return the result of `run`, and add a row with the mean time of `times` runs."""
         with _measured(base.device) as cost:
             for _ in range(times):
                 answer = run()
@@ -148,7 +148,7 @@ def examine(base: Base, config: OpadConfig, *, report: Callable[[Row], None]) ->
 
 
 def _networks(base: Base) -> dict[str, Callable[[], list[nn.Module]]]:
-    """Return what builds each network, in this order. Of the backbones the third is the identity network."""
+    """Return functions that build the networks, in this order. The third backbone is the identity network."""
     return {
         "text encoder": lambda: [base.text.encoder],
         "autoencoder": lambda: [base.vae],
@@ -160,7 +160,7 @@ def _networks(base: Base) -> dict[str, Callable[[], list[nn.Module]]]:
 
 
 def _parameters(answer: Any) -> dict[str, int]:
-    """Count all parameters of networks, and those of a training that learn."""
+    """Count the parameters of networks, or the trainable parameters of a training."""
     if isinstance(answer, Training):
         optimizers = answer.method.optimizers.values()
         return {"trainable": sum(p.numel() for optimizer in optimizers for p in optimizer.parameters)}
@@ -171,11 +171,11 @@ def _parameters(answer: Any) -> dict[str, int]:
 
 def _check(losses: dict[str, Tensor]) -> None:
     if wrong := [name for name, loss in losses.items() if not torch.isfinite(loss)]:
-        raise DivergedError(f"the loss {wrong[0]} is not a number on this machine")
+        raise DivergedError(f"the loss {wrong[0]} is not finite on this machine")
 
 
 def _round_trip(training: Training) -> Bundle:
-    """Write the trained bundle to a file and read it."""
+    """Write the trained bundle to a file and read it back."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "concept.safetensors"
         file.write_bytes(training.bundle())
@@ -183,7 +183,7 @@ def _round_trip(training: Training) -> Bundle:
     read = bundle.adapter.tensors()
     for name, written in training.average.tensors().items():
         if not torch.equal(read[name], written.cpu()):
-            raise OpadError(f"the bundle's {name} did not come back as it was written")
+            raise OpadError(f"the bundle's {name} changed when it was written and read")
     return bundle
 
 

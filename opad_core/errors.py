@@ -1,4 +1,4 @@
-"""What can go wrong through a user's doing; each message is a sentence that a person can act on."""
+"""Errors that a user can cause. Each message says what is wrong and how to fix it."""
 
 
 class OpadError(Exception):
@@ -10,8 +10,8 @@ class DivergedError(OpadError):
 
 
 class OtherTrainingError(OpadError):
-    """The state to resume from belongs to other images, settings, another method, seed or base."""
+    """The state to resume from belongs to a training with other images, settings, method, seed or base."""
 
 
 class OldCheckpointError(OtherTrainingError):
-    """The state to resume from was written by an older version; the training can only start again."""
+    """The state to resume from was written by an older version; the training has to start again."""

@@ -1,4 +1,4 @@
-"""How many floating-point operations one iteration costs, counted on the very code that trains, without weights."""
+"""Count the floating-point operations of one iteration by running the training code without weights."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,17 +19,17 @@ TERA = 1e12
 
 
 def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, Any]:
-    """TFLOP of one distillation iteration and its three steps at the full size of SD-Turbo, on average over times.
+    """Return the TFLOP of an average distillation iteration and of its three steps, at the full size of SD-Turbo.
 
-    A multiplication and an addition count as two; operations other than matrix products, convolutions and attention
-    are left out, as is usual.
+    A multiplication and an addition count as two. Only matrix products, convolutions and attention are counted, as is
+    usual.
     """
     config = override(
         config, {"augmentation_cache": min(config.augmentation_cache, config.batch_size)}
-    )  # drawn before any iteration, not counted
+    )  # filled before the first iteration, not counted
     parts = dict.fromkeys(("teacher", "student", "discriminators", "prompts"), 0.0)
-    for share, sort in iterations_by_share(config):
-        for part, tera in _iteration(sort, resolution).items():
+    for share, kind in iterations_by_share(config):
+        for part, tera in _iteration(kind, resolution).items():
             parts[part] += share * tera
     return {
         "tflop_per_iteration": round(sum(parts.values()), 2),
@@ -38,8 +38,11 @@ def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, A
 
 
 def iterations_by_share(config: OpadConfig) -> list[tuple[float, OpadConfig]]:
-    """Return the two kinds of iteration, each with how often it occurs: one compares all its images with a target, the
-    other none. Weighted so, their costs sum to the cost of an average iteration."""
+    """Return the two kinds of iteration, each with the share of iterations that are of this kind.
+
+    One compares all its images with a target, the other none. The costs weighted by the shares sum to the cost of an
+    average iteration.
+    """
     low, high = config.target_timestep_range
     compared = min(1.0, max(0.0, (config.max_target_timestep - low) / (high - low)))
     kinds = (

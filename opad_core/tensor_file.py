@@ -1,4 +1,4 @@
-"""The header of safetensors bytes, read before the library is trusted with the rest."""
+"""Read the header of safetensors bytes, as a check before the library parses the file."""
 
 import json
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from typing import Any
 def read_header(read: Callable[[int, int], bytes], *, max_bytes: int) -> tuple[dict[str, Any], int]:
     """Return the header and the offset at which the tensors begin.
 
-    `read(start, end)` returns these bytes of the file, fewer where it ends. Raises ValueError for a header that is
-    missing, longer than `max_bytes`, cut off, or no JSON object.
+    `read(start, end)` returns these bytes of the file, fewer at its end. Raises ValueError for a header that is
+    missing, longer than `max_bytes`, cut off, or not a JSON object.
     """
     length = read(0, 8)
     size = int.from_bytes(length, "little")
@@ -18,7 +18,7 @@ def read_header(read: Callable[[int, int], bytes], *, max_bytes: int) -> tuple[d
     text = read(8, 8 + size)
     header = json.loads(text)
     if not isinstance(header, dict):
-        raise ValueError("its safetensors header is no object")
+        raise ValueError("its safetensors header is not a JSON object")
     return header, 8 + size
 
 

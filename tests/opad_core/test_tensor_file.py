@@ -27,7 +27,7 @@ def test_the_tensors_begin_behind_it():
         ((1 << 40).to_bytes(8, "little") + DATA[8:], "missing or too large"),
         (DATA[:20], "missing or too large"),
         ((4).to_bytes(8, "little") + b"nope", "Expecting value"),
-        ((2).to_bytes(8, "little") + json.dumps([]).encode(), "is no object"),
+        ((2).to_bytes(8, "little") + json.dumps([]).encode(), "is not a JSON object"),
     ],
 )
 def test_bytes_without_a_header_are_refused(data, reason):
