@@ -1,4 +1,4 @@
-"""What learns when a concept is learned, apart from how it learns."""
+"""What an adapter is: the parameters that learn a concept, independent of the method that trains them."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol, Self
@@ -12,7 +12,7 @@ from opad_core.networks.text_encoder import TextEncoder
 class Adapter(Protocol):
     """The learned parameters, what the frozen networks receive from them, and how a bundle stores them.
 
-    Implementations are `nn.Module`s: `KeyValueAdapter`, `TokenAdapter`. All of a concept enters a UNet as keys and
+    Implementations are `nn.Module`s: `KeyValueAdapter`, `TokenAdapter`. A concept enters a UNet only as keys and
     values, so one batch may mix adapters.
     """
 
@@ -25,7 +25,7 @@ class Adapter(Protocol):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
-        """Reverse `tensors`. Raises OpadError for tensors that are not those of this kind."""
+        """Reverse `tensors`. Raises OpadError for tensors of another kind of adapter."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what a bundle stores, float16 or float32, detached."""
@@ -44,5 +44,8 @@ class Adapter(Protocol):
 
 
 def initial_token_row(text: TextEncoder, word: str, lookup: str) -> Tensor:
-    """Return the embedding [d] where V* starts: the vocabulary's entry spelled `word`, or that of the word as text."""
+    """Return the embedding [d] where V* starts.
+
+    A `lookup` of "entry" takes the vocabulary's entry spelled `word`; "word" tokenizes `word` as text.
+    """
     return text.entry_of(word) if lookup == "entry" else text.embedding_of(word)

@@ -1,6 +1,7 @@
 """The adapter of OPAD and Custom Diffusion: key and value projections of cross-attention (16 layers in SD 2.1), and V*.
 
-The projections are taken out of the UNet, which receives the keys and values that they compute from the text.
+The adapter holds copies of the UNet's projections. It computes keys and values from the text, and the UNet takes them
+as inputs.
 """
 
 from typing import ClassVar, Self
@@ -23,10 +24,10 @@ class KeyValueProjections(nn.Module):
         self.to_v = nn.ParameterList(nn.Parameter(v.clone()) for _, v in weights.values())
 
     def forward(self, text_states: Tensor) -> KeysValues:
-        """Text states [b, tokens, d] to keys and values of every layer.
+        """Return the keys and values of every layer for text states [b, tokens, d].
 
-        The first (BOS) token teaches the projections nothing: its keys and values are detached, as diffusers'
-        Custom Diffusion processor does, which the authors used.
+        Keys and values of the first (BOS) token are detached, as in diffusers' Custom Diffusion processor, which the
+        authors used: this token does not train the projections.
         """
         keys_values = {}
         for layer, to_k, to_v in zip(self.layers, self.to_k, self.to_v, strict=True):
@@ -35,7 +36,7 @@ class KeyValueProjections(nn.Module):
         return keys_values
 
     def tensors(self) -> dict[str, Tensor]:
-        """Named as in the UNet's own state: `<layer>.to_k.weight`, [inner, d]."""
+        """Return the weights [inner, d], named as in the UNet's state: `<layer>.to_k.weight`."""
         named = {}
         for layer, to_k, to_v in zip(self.layers, self.to_k, self.to_v, strict=True):
             named[f"{layer}.to_k.weight"] = to_k.detach()
@@ -61,7 +62,7 @@ class KeyValueAdapter(nn.Module):
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
         layers = {name.rpartition(".to_")[0] for name in tensors if name != "token_row"}
         if set(tensors) != {"token_row"} | {f"{layer}.to_{x}.weight" for layer in layers for x in "kv"}:
-            raise OpadError("the bundle's tensors are not one token row and pairs of to_k and to_v")
+            raise OpadError("the bundle must hold one token row and pairs of to_k and to_v; it holds other tensors")
         single = {name: tensor.float() for name, tensor in tensors.items()}
         row = nn.Parameter(single.pop("token_row"))
         return cls(projections_of(single), row)
@@ -89,7 +90,7 @@ def projections_of(tensors: dict[str, Tensor]) -> KeyValueProjections:
 
 
 def pretrained_projections(denoiser: Denoiser) -> KeyValueProjections:
-    """Copy the UNet's own projections, trainable and in float32."""
+    """Return a trainable float32 copy of the UNet's projections."""
     weights = {}
     for layer in denoiser.layers:
         attention = denoiser.unet.get_submodule(layer)

@@ -1,4 +1,4 @@
-"""One learned word and nothing else (Textual Inversion, Gal et al. 2022): the UNet's own keys and values stay."""
+"""The adapter of Textual Inversion (Gal et al. 2022): one learned word; the UNet keeps its own projections."""
 
 from typing import ClassVar, Self
 
@@ -25,7 +25,7 @@ class TokenAdapter(nn.Module):
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
         if set(tensors) != {"token_row"}:
-            raise OpadError("the bundle's tensors are not one token row")
+            raise OpadError("the bundle must hold one token row; it holds other tensors")
         return cls(nn.Parameter(tensors["token_row"].float()))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
-"""Scenes in prompts: what captions say about the photos' grounds, and which scenes are trained and which only judged.
+"""Scenes in prompts: captions that name the references' backgrounds, and scenes held out for evaluation.
 
-A base's manifest keeps three lists. `scene_prompts` are what evaluation chooses from. `caption_scenes` are what a
-photo's prompt may say, `training_scenes` what `scene_share` asks the student for. Neither repeats a DreamBooth prompt.
+A base's manifest has three lists. Evaluation chooses from `scene_prompts`. The caption of a reference may name one of
+`caption_scenes`. `scene_share` asks the student for `training_scenes`. Neither of the last two repeats a DreamBooth
+prompt.
 
-A prompt that names only the thing makes a one-step student pay for every ground it was photographed on: on the nano
-base a mug learned from 560 iterations of "a photo of a <concept>" had neither handle nor edges, and 300 of
-"a <concept> on the grass" gave it both.
+Captions matter to a one-step student. If prompts name only the object, the student has to reproduce the backgrounds,
+too, and the object suffers: on the nano base, 560 iterations of "a photo of a <concept>" gave a mug without handle or
+edges, and 300 of "a <concept> on the grass" gave it both.
 """
 
 import torch
@@ -24,24 +25,24 @@ TEMPLATES = (
     "a photo of the weird {}", "a photo of the large {}", "a photo of a cool {}", "a photo of a small {}",
 )  # fmt: skip
 """The published training prompts: CLIP's 27 short ImageNet templates without the two that say "close-up", which
-augmented photos contradict."""
+augmentation contradicts."""
 
 
 @torch.no_grad()
 def scenes_of(base: Base, references: Tensor, class_noun: str) -> list[str]:
-    """Which of the base's `caption_scenes` its own CLIP sees on each of `photos` [k, 3, r, r] in [-1, 1].
+    """Return the base's `caption_scenes` that its CLIP finds in each of `references` [k, 3, r, r] in [-1, 1].
 
-    Returns words that follow the thing's name, such as " on the grass"; empty where the base has no captions or
-    cannot compare pictures with words.
+    A scene is the text that follows the name of the concept, such as " on the grass". It is empty where the base has
+    no captions or cannot compare images with text.
     """
     best = _best_fit(base, base.manifest.caption_scenes, references, class_noun)
     return [""] * len(references) if best is None else [scene.partition("{}")[2] for scene in best]
 
 
 def held_out_scenes(base: Base, references: list[Image.Image], class_noun: str) -> list[str]:
-    """Return the scene prompts that no training asks for, without the scenes that the references show.
+    """Return the scene prompts that no training asks for and that no reference shows.
 
-    Where the references show all of these, as a hundred may, return all that no training asks for.
+    If the references show all of them, as a hundred may, return all that no training asks for.
     """
     pixels = reference_pixels(references, base.manifest.resolution, keep_aspect=True).to(base.device)
     shown = _best_fit(base, base.manifest.scene_prompts, pixels, class_noun) or []
@@ -52,7 +53,7 @@ def held_out_scenes(base: Base, references: list[Image.Image], class_noun: str) 
 
 
 def _best_fit(base: Base, scenes: list[str], references: Tensor, class_noun: str) -> list[str] | None:
-    """The scene that fits each photo best; None where the base cannot tell."""
+    """Return the scene that fits each reference best; None if the base cannot compare images with text."""
     words = base.embedded_prompts([scene.format(class_noun) for scene in scenes]) if scenes else None
     if words is None:
         return None

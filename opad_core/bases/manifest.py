@@ -1,4 +1,4 @@
-"""What a base says of itself: `manifest.json` in its folder."""
+"""The manifest of a base: `manifest.json` in its folder."""
 
 import hashlib
 import json
@@ -9,21 +9,21 @@ from typing import Any
 from opad_core.errors import OpadError
 
 FORMAT = 2
-"""2 renamed fields of the presets and `licences`."""
+"""Format 2 renamed fields of the presets, and `licenses`."""
 
 
 @dataclass(frozen=True)
 class Manifest:
     name: str
     resolution: int
-    """Side of a picture in pixels."""
+    """Side of an image in pixels."""
     nouns: list[str] | None
-    """Class nouns the base knows; None when it reads any."""
+    """Class nouns that the base knows; None if it accepts any."""
     words: list[str] | None
     templates: list[str]
     """Training prompts with one `{}` and no scene."""
     scene_prompts: list[str]
-    """Prompts that name a scene, each with one `{}`; the evaluation asks for those that no training asks for."""
+    """Prompts that name a scene, each with one `{}`. Evaluation uses those that no training asks for."""
     presets: dict[str, dict[str, Any]]
     identity_tokens: int
     backbones: dict[str, dict[str, Any]]
@@ -31,20 +31,20 @@ class Manifest:
     files: dict[str, str]
     """SHA-256 of every file of the base, by its path in the folder."""
     sources: dict[str, str | None] = field(default_factory=dict)
-    """Of a fetched base, the commit of each repository it was assembled from; None where a mirror did not note it."""
+    """The commit of each repository that a fetched base comes from; None if the mirror did not record it."""
     caption_scenes: list[str] = field(default_factory=list)
-    """What a photo's caption may say of its scene, each with one `{}`; empty: photos have no scene in their prompts."""
+    """Scenes that the caption of a reference may name, each with one `{}`; empty: captions name no scene."""
     training_scenes: list[str] = field(default_factory=list)
-    """What `scene_share` asks the student for, each with one `{}`."""
+    """Scenes that `scene_share` asks the student for, each with one `{}`."""
 
     @property
     def sha256(self) -> str:
-        """Names the base in bundles; changes with any weight."""
+        """Identifies the base in bundles; changes with any weight."""
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
 
 def hash_of(file: Path) -> str:
-    """SHA-256, read piece by piece: a network may be larger than what memory is left beside the others."""
+    """Return a file's SHA-256. It is read in pieces, because a network may be larger than the free memory."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

@@ -1,7 +1,7 @@
-"""The UNet with its schedule, whose text comes in as keys and values.
+"""A UNet with its noise schedule that takes the text as keys and values.
 
-Text reaches a UNet through cross-attention and nowhere else. Here the keys and values of every layer are inputs, so one
-frozen UNet serves all concepts, mixed in one batch.
+Text reaches a UNet only through cross-attention. Here the keys and values of every layer are inputs, so one frozen UNet
+serves all concepts, mixed in one batch.
 """
 
 import torch
@@ -17,7 +17,7 @@ KeysValues = dict[str, tuple[Tensor, Tensor]]
 
 
 class _CrossAttention:
-    """Cross-attention of one layer whose keys and values are given from outside."""
+    """Cross-attention of one layer that takes its keys and values as input."""
 
     def __init__(self, layer: str) -> None:
         self.layer = layer
@@ -40,7 +40,7 @@ class _CrossAttention:
 
 
 class Denoiser:
-    """A frozen UNet with its schedule; text comes in as keys and values."""
+    """A frozen UNet with its noise schedule. Text enters as keys and values."""
 
     def __init__(self, unet: UNet2DConditionModel, abar: Tensor, prediction_type: str) -> None:
         self.unet = unet.eval()
@@ -62,7 +62,7 @@ class Denoiser:
         return (self.unet.config.in_channels, size, size)
 
     def keys_values(self, text_states: Tensor) -> KeysValues:
-        """Keys and values of the pretrained projections, from text states [b, tokens, d]; float32."""
+        """Apply the pretrained projections to text states [b, tokens, d]; float32."""
         keys_values = {}
         for layer in self.layers:
             attention = self.unet.get_submodule(layer)
@@ -71,18 +71,18 @@ class Denoiser:
         return keys_values
 
     def predict(self, z_t: Tensor, t: Tensor, keys_values: KeysValues) -> Tensor:
-        """The raw prediction (epsilon or v) for latents [b, 4, h, w] at integer times [b]."""
-        # The UNet hands what it takes for the text unread to each cross-attention.
+        """Return the raw prediction (epsilon or v) for latents [b, 4, h, w] at integer timesteps [b]."""
+        # The UNet passes this argument unchanged to each cross-attention.
         prediction: Tensor = self.unet(
             z_t.to(self.unet.dtype), t, encoder_hidden_states=keys_values, return_dict=False
         )[0]
         return prediction
 
     def denoise(self, z_t: Tensor, t: Tensor, keys_values: KeysValues) -> Tensor:
-        """x0 in one query, float32."""
+        """Predict x0 in one evaluation, float32."""
         return predict_x0(self.predict(z_t, t, keys_values), z_t, t, self.abar, self.prediction_type)
 
     def one_step(self, eps: Tensor, keys_values: KeysValues) -> Tensor:
-        """The student's picture: noise [b, 4, h, w] ~ N(0, 1) to clean latents, float32."""
+        """Generate in one step: noise [b, 4, h, w] ~ N(0, 1) to clean latents, float32."""
         t = torch.full((eps.shape[0],), T_MAX, device=eps.device)
         return self.denoise(first_latents(eps, self.abar), t, keys_values)

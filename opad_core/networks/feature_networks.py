@@ -1,4 +1,4 @@
-"""Frozen pretrained networks that turn images into features: for the discriminators, and for the identity loss."""
+"""Frozen pretrained networks that compute image features for the discriminators and the identity loss."""
 
 from typing import Self
 
@@ -9,9 +9,9 @@ from opad_core.networks.resampling import resize
 
 
 class Backbone(nn.Module):
-    """A frozen feature network with its input treatment: pixels [-1, 1], [b, 3, r, r], to pooled features [b, ...].
+    """A frozen feature network with its preprocessing: pixels [b, 3, r, r] in [-1, 1] to pooled features [b, ...].
 
-    Gradients flow to the pixels and never to the weights: `train()` and `requires_grad_()` cannot thaw it.
+    Gradients flow to the pixels, never to the weights: `train()` and `requires_grad_()` do nothing.
     """
 
     def __init__(self, network: nn.Module, *, input_size: int, mean: list[float], std: list[float]) -> None:
@@ -32,15 +32,15 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, x: Tensor, *, resize_mode: str, normalize: bool, size: int = 0) -> Tensor:
-        """`resize_mode` as in `resize`; `normalize=False` feeds [-1, 1] as it is, which is what the authors ran.
+        """`resize_mode` as in `resize`; `normalize=False` feeds [-1, 1] unchanged, as the authors did.
 
-        `size` in pixels replaces the network's own, for those that take any (DINOv2).
+        `size` in pixels replaces the network's input size, for networks that accept any (DINOv2).
         """
         features: Tensor = self.network(self._prepared(x, size or self.input_size, resize_mode, normalize=normalize))
         return features
 
     def embedding(self, x: Tensor) -> Tensor:
-        """CLIP's image embedding [b, d] of the identity network, its input treated as it was in its training."""
+        """Return CLIP's image embedding [b, d] of the identity network, with the preprocessing that CLIP expects."""
         assert isinstance(self.network, IdentityTokens)
         prepared = self._prepared(x, self.input_size, "bicubic", normalize=True)
         embedding: Tensor = self.network.clip(pixel_values=prepared).image_embeds
@@ -64,7 +64,7 @@ class ClassToken(nn.Module):
 
 
 class IdentityTokens(nn.Module):
-    """IP-Adapter's front end phi: CLIP image embedding -> Linear -> `tokens` x d -> LayerNorm, [b, tokens, d]."""
+    """IP-Adapter's projection phi: CLIP image embedding -> Linear -> `tokens` x d -> LayerNorm, [b, tokens, d]."""
 
     def __init__(self, clip: nn.Module, projection: nn.Linear, norm: nn.LayerNorm, tokens: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Resizing as fixed matrix products: R_h X R_w^T.
+"""Resize with fixed matrix products: R_h X R_w^T.
 
-`interpolate` and reflection padding have no deterministic backward on CUDA; two constant products have, so a
-resumed training can equal an undisturbed one bit for bit.
+`interpolate` and reflection padding have no deterministic backward on CUDA. Matrix products have, so a resumed training
+can equal an uninterrupted one bit for bit.
 """
 
 from functools import lru_cache
@@ -17,7 +17,7 @@ PYRAMID_KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 @lru_cache(maxsize=64)
 def _interpolation(size: int, new_size: int, mode: str) -> Tensor:
-    """[new_size, size]: the columns are what `interpolate` makes of the unit vectors, so both agree by construction."""
+    """Return the matrix [new_size, size] whose columns are `interpolate` of the unit vectors, so both agree."""
     unit = torch.eye(size, dtype=torch.float64)[None, None]
     if mode == "area":
         resized = F.adaptive_avg_pool2d(unit, (new_size, size))
@@ -27,7 +27,7 @@ def _interpolation(size: int, new_size: int, mode: str) -> Tensor:
 
 
 def resize(x: Tensor, size: int, mode: str) -> Tensor:
-    """[b, c, h, w] to [b, c, size, size]; mode is "area", "bilinear" or "bicubic", antialiased."""
+    """Resize [b, c, h, w] to [b, c, size, size], antialiased; `mode` is "area", "bilinear" or "bicubic"."""
     if x.shape[-2:] == (size, size):
         return x
     rows = _interpolation(x.shape[-2], size, mode).to(x)
@@ -43,7 +43,7 @@ def _reflection(size: int, margin: int) -> Tensor:
 
 
 def reflect_pad(x: Tensor, margin: int) -> Tensor:
-    """[b, c, h, w] to [b, c, h + 2 margin, w + 2 margin], mirrored without repeating the edge."""
+    """Pad [b, c, h, w] to [b, c, h + 2 margin, w + 2 margin] by reflection, without repeating the edge."""
     return _reflection(x.shape[-2], margin).to(x) @ x @ _reflection(x.shape[-1], margin).to(x).T
 
 
@@ -56,12 +56,12 @@ def _pyramid_level(size: int) -> Tensor:
 
 
 def pyramid_down(x: Tensor) -> Tensor:
-    """Next level of a Gaussian pyramid: 5x5 binomial blur, reflected edges, every second pixel."""
+    """Return the next level of a Gaussian pyramid: 5x5 binomial blur, reflected edges, every second pixel."""
     return _pyramid_level(x.shape[-2]).to(x) @ x @ _pyramid_level(x.shape[-1]).to(x).T
 
 
 def random_crop(size: int, share: float, generator: torch.Generator) -> tuple[EllipsisType, slice, slice]:
-    """Return a square crop as an index: its side is that share of `size`, its place random. A share of 1 is all."""
+    """Return an index that crops a random square; its side is this share of `size`. A share of 1 keeps all."""
     side = max(1, round(share * size))
     top, left = torch.randint(size - side + 1, (2,), generator=generator).tolist()
     return ..., slice(top, top + side), slice(left, left + side)

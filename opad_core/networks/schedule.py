@@ -1,8 +1,8 @@
-"""The noise schedule and the one step, as pure functions (paper, section 3; DDPM notation).
+"""The noise schedule, as pure functions (paper, section 3; DDPM notation).
 
     z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps
 
-`abar` is the whole table of cumulative alpha products, [1000]; `t` holds one integer time per sample, [b].
+`abar` is the table of cumulative alpha products, [1000]; `t` holds one integer timestep per sample, [b].
 """
 
 from typing import Any, cast
@@ -15,22 +15,20 @@ from torch import Tensor
 from opad_core.errors import OpadError
 
 T_MAX = 999
-"""The time of pure noise, at which the student makes its one step."""
-
-
+"""The timestep of pure noise, from which the student generates in one step."""
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 def read_schedule(config: dict[str, Any]) -> tuple[Tensor, str]:
-    """Read a scheduler's configuration by the diffusers class that it names.
+    """Return abar [steps], float32, and the prediction type of a scheduler's configuration.
 
-    Returns abar [steps], float32, and the prediction type. Raises OpadError for a class without a discrete noise
-    schedule and for other prediction types.
+    The configuration names its diffusers class. Raises OpadError for a class without a discrete noise schedule, and for
+    an unknown prediction type.
     """
     name = str(config.get("_class_name"))
     kind: Any = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-        raise OpadError(f"the base's scheduler is {name!r}, which diffusers does not have")
+        raise OpadError(f"the base's scheduler is {name!r}, but diffusers has no such scheduler")
     scheduler = cast(Any, kind).from_config(config)
     abar, prediction_type = getattr(scheduler, "alphas_cumprod", None), config.get("prediction_type", "epsilon")
     if abar is None:
@@ -50,7 +48,7 @@ def add_noise(z0: Tensor, eps: Tensor, t: Tensor, abar: Tensor) -> Tensor:
 
 
 def training_target(z0: Tensor, eps: Tensor, t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
-    """What a network of this type should say about z_t: the noise, or v = sqrt(abar) eps - sqrt(1-abar) z0."""
+    """Return the training target of a prediction type: the noise, or v = sqrt(abar) eps - sqrt(1-abar) z0."""
     if prediction_type == "epsilon":
         return eps
     a = _at(abar, t)
@@ -58,9 +56,9 @@ def training_target(z0: Tensor, eps: Tensor, t: Tensor, abar: Tensor, prediction
 
 
 def predict_x0(prediction: Tensor, z_t: Tensor, t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
-    """The clean latents that a prediction stands for, computed in float32.
+    """Convert a prediction to clean latents, in float32.
 
-    At t = 999 an epsilon prediction is multiplied by sqrt((1-abar)/abar) = 14.6: half precision here is visible grain.
+    At t = 999 an epsilon prediction is multiplied by sqrt((1-abar)/abar) = 14.6, so half precision would show as grain.
     """
     prediction, z_t, a = prediction.float(), z_t.float(), _at(abar, t)
     if prediction_type == "epsilon":
@@ -69,14 +67,14 @@ def predict_x0(prediction: Tensor, z_t: Tensor, t: Tensor, abar: Tensor, predict
 
 
 def first_latents(eps: Tensor, abar: Tensor) -> Tensor:
-    """What the student sees: z_999 without a signal, sqrt(1 - abar_999) eps.
+    """Return the student's input: z_999 without a signal, sqrt(1 - abar_999) eps.
 
-    The same input as an Euler scheduler with "trailing" spacing gives: sigma eps / sqrt(sigma^2 + 1).
+    An Euler scheduler with "trailing" spacing gives the same input: sigma eps / sqrt(sigma^2 + 1).
     """
     return (1 - abar[T_MAX]).sqrt() * eps
 
 
 def random_timesteps(count: int, steps: int, share: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Draw integer timesteps [count] on the CPU, uniform over a share (from, to) of a schedule of `steps`."""
+    """Sample timesteps [count] on the CPU, uniformly from a share (from, to) of a schedule of `steps`."""
     low, high = share
     return torch.randint(round(low * steps), round(high * steps), (count,), generator=generator)

@@ -1,4 +1,4 @@
-"""Prompts to text states: the tokenizer and text encoder that teacher and student share, and V* among the words."""
+"""Encode prompts, in which a learned token V* may stand among the words."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from opad_core.errors import OpadError
 
 PLACEHOLDER = "<concept>"
-"""In a prompt it stands for the learned thing; it expands to V* followed by the class noun."""
+"""Stands for the concept in a prompt. It expands to V* followed by the class noun."""
 
 
 @dataclass(frozen=True)
@@ -21,22 +21,22 @@ class TextEncoder:
     encoder: CLIPTextModel
 
     def embedding_of(self, word: str) -> Tensor:
-        """Mean input embedding of a word's tokens (with the end-of-word mark), [d]: where V* starts."""
+        """Return the mean input embedding [d] of a word's tokens, tokenized as a whole word."""
         ids = self.tokenizer(word, add_special_tokens=False).input_ids
         return self.encoder.get_input_embeddings().weight[ids].detach().float().mean(0)
 
     def entry_of(self, word: str) -> Tensor:
-        """Input embedding of the vocabulary's entry spelled exactly so, else of the end token, [d].
+        """Return the input embedding [d] of the vocabulary's entry with exactly this spelling, else of the end token.
 
-        In CLIP's vocabulary such an entry is the beginning of longer words; whole words carry an end-of-word mark.
+        In CLIP's vocabulary such an entry is the beginning of longer words; whole words have an end-of-word mark.
         """
         entry = self.tokenizer.get_vocab().get(word, self.tokenizer.eos_token_id)
         return self.encoder.get_input_embeddings().weight[entry].detach().float()
 
     def token_ids(self, prompt: str, class_noun: str) -> tuple[list[int], int | None]:
-        """Padded ids of a prompt and the position of V* in them; None for a prompt without the placeholder.
+        """Return a prompt's padded ids and the position of V* in them, or None without a placeholder.
 
-        Raises OpadError for more than one placeholder, or one beyond the encoder's length.
+        Raises OpadError for more than one placeholder, and for one beyond the encoder's length.
         """
         if prompt.count(PLACEHOLDER) > 1:
             raise OpadError(f"the prompt names {PLACEHOLDER} {prompt.count(PLACEHOLDER)} times; name it once")
@@ -47,7 +47,7 @@ class TextEncoder:
             head = [tokenizer.bos_token_id, *tokenizer(before.strip(), add_special_tokens=False).input_ids]
             tail = tokenizer(f"{class_noun} {after.strip()}", add_special_tokens=False).input_ids
             position = len(head)
-            ids = [*head, tokenizer.bos_token_id, *tail]  # the id under V* is never read
+            ids = [*head, tokenizer.bos_token_id, *tail]  # the embedding replaces the id at V*
             if position >= length - 1:
                 raise OpadError(f"{PLACEHOLDER} comes after {position} words; it must be among the first {length - 2}")
         else:
@@ -57,15 +57,15 @@ class TextEncoder:
         return ids + [tokenizer.pad_token_id] * (length - len(ids)), position
 
     def encode(self, prompts: list[str], class_nouns: list[str], rows: list[Tensor | None]) -> Tensor:
-        """Text states [b, tokens, d]; `rows[i]` is V* of prompt i, [d], or None where it has no placeholder.
+        """Return text states [b, tokens, d]. `rows[i]` is V* of prompt i, [d], or None if it has no placeholder.
 
-        The gradient reaches the rows and nothing else.
+        Gradients reach only the rows.
         """
         text_states: Tensor = self.encoder.final_layer_norm(self._hidden(prompts, class_nouns, rows))
         return text_states.float()
 
     def _hidden(self, prompts: list[str], class_nouns: list[str], rows: list[Tensor | None]) -> Tensor:
-        """What the encoder's last layer makes of the prompts, before the final norm."""
+        """Return the output of the encoder's last layer, before the final norm."""
         encoder = self.encoder
         embedded = []
         for prompt, class_noun, row in zip(prompts, class_nouns, rows, strict=True):
@@ -84,9 +84,9 @@ class TextEncoder:
 
     @torch.no_grad()
     def pooled_embedding(self, prompts: list[str], last_layer: nn.Module | None = None) -> Tensor:
-        """The text state at the end of each prompt, [b, d], float32; prompts without a placeholder.
+        """Return the text state at the end token of each prompt, [b, d], float32. Prompts have no placeholder.
 
-        `last_layer` goes between the encoder and its final norm.
+        `last_layer` is applied between the encoder and its final norm.
         """
         hidden = self._hidden(prompts, [""] * len(prompts), [None] * len(prompts)).float()
         if last_layer is not None:

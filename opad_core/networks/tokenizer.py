@@ -1,4 +1,4 @@
-"""A tokenizer of given words, for bases whose vocabulary is ours: nano's, and the stand-ins without weights."""
+"""Build a tokenizer from a list of words, for the nano base and the full-size base without weights."""
 
 import json
 from collections.abc import Sequence
@@ -9,11 +9,10 @@ from transformers import CLIPTokenizer
 
 
 def build_tokenizer(words: Sequence[str], folder: Path, *, length: int) -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer in which each of `words` is exactly one token; other words fall into pieces.
+    """Return a CLIP byte-pair tokenizer in which each of `words` is one token; other words have several tokens.
 
-    Each word in turn appends the merges that join its present pieces. Later merges rank lower, so they never
-    disturb a word that is whole already. Writes vocab.json and merges.txt into `folder`. A prompt has
-    at most `length` tokens.
+    Each word appends the merges that join its current pieces. Later merges rank lower, so they do not affect earlier
+    words. Writes vocab.json and merges.txt to `folder`. A prompt has at most `length` tokens.
     """
     letters = [*map(chr, range(33, 127)), *map(chr, range(161, 173)), *map(chr, range(174, 256))]
     letters += [chr(256 + index) for index in range(256 - len(letters))]

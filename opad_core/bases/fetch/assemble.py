@@ -1,4 +1,4 @@
-"""Fetch a base: download its parts, put them into the layout that `bases` reads, and hash what came."""
+"""Fetch a base: download its parts, arrange them in the layout that `bases.loading` reads, and hash them."""
 
 import json
 import shutil
@@ -19,11 +19,11 @@ from opad_core.tensor_file import read_header
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 MAX_HEADER_BYTES = 100 << 20
-"""What the safetensors library itself reads at most."""
+"""The limit of the safetensors library itself."""
 
 
 def open_mirror(address: str | None) -> Mirror:
-    """huggingface.co for None, another hub for https://..., a bucket for s3://..., else a folder that must be there."""
+    """Return huggingface.co for None, another hub for https://..., a bucket for s3://..., else an existing folder."""
     if address is None or address.startswith(("https://", "http://")):
         return Hub(address)
     if address.startswith("s3://"):
@@ -36,13 +36,13 @@ def open_mirror(address: str | None) -> Mirror:
 def fetch(
     recipe: Recipe, mirror: Mirror, folder: Path, *, like: Manifest | None = None, say: Callable[[str], None]
 ) -> Manifest:
-    """Assembles the base in `folder`, which appears only when it is whole; run it again to go on after a stop.
+    """Assemble the base in `folder`, which appears only when it is complete. Another call continues a stopped fetch.
 
-    With `like`, the manifest of an earlier fetch, the files must be the same. Raises OpadError for a base that is
-    there already, files that are missing, pickled, damaged or of another revision, and parts that do not fit.
+    `like` is the manifest of an earlier fetch; the files must be the same. Raises OpadError for a folder that is not
+    empty, files that are missing, pickled, damaged or of another revision, and parts that do not fit together.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OpadError(f"{folder} is there already; remove it, or choose another place with --to")
+        raise OpadError(f"{folder} already exists; remove it, or choose another folder with --to")
     available = {repository: mirror.files(repository) for repository in recipe.repositories}
     noted: dict[str, set[str | None]] = {repository.name: set() for repository in recipe.repositories}
     for repository, path in recipe.files:
@@ -80,7 +80,7 @@ def fetch(
     manifest = {**describe(recipe, partial), "sources": sources, "files": dict(sorted(hashes.items()))}
     if like is not None and hashes != like.files:
         differing = sorted(name for name in hashes.keys() | like.files if hashes.get(name) != like.files.get(name))
-        raise OpadError(f"{differing[0]} is not as the given manifest has it; {len(differing)} files differ")
+        raise OpadError(f"{len(differing)} files differ from the given manifest; the first is {differing[0]}")
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     shutil.rmtree(downloads)
     if folder.exists():
@@ -90,7 +90,7 @@ def fetch(
 
 
 def read_tensors(mirror: Mirror, item: Picked) -> dict[str, Tensor]:
-    """The wanted tensors of a safetensors file of which nothing else is read."""
+    """Read some tensors of a safetensors file, and nothing else of it."""
 
     def refuse(reason: str) -> NoReturn:
         raise OpadError(f"{item.repository.name}: {item.file} {reason}")
@@ -122,24 +122,24 @@ def _check_listed(repository: Repository, path: str, files: dict[str, Listed]) -
         stem = path.rpartition(".")[0].rpartition("/")[0]
         pickled = [name for name in files if name.rpartition("/")[0] == stem and name.endswith(PICKLES)]
         if path.endswith(".safetensors") and pickled:
-            raise OpadError(f"{place} holds {pickled[0]} but no {path}; a pickle can run any code and is never read")
+            raise OpadError(f"{place} has {pickled[0]} but no {path}; pickles can run any code and are never read")
         raise OpadError(f"{place} has no {path} here")
     found = files[path].revision
     if found not in (None, repository.revision):
-        raise OpadError(f"{repository.name}/{path} here is of the commit {found}, not {repository.revision}")
+        raise OpadError(f"{repository.name}/{path} here is from the commit {found}, not {repository.revision}")
 
 
 def _checked(repository: Repository, path: str, listed: Listed, file: Path) -> str:
-    """The file's SHA-256, once it is what was listed and, for weights, a whole safetensors file."""
+    """Return the file's SHA-256. Raises OpadError if it is not the listed file or not a complete safetensors file."""
     found = hash_of(file)
-    sound = listed.sha256 in (None, found)
-    if sound and file.suffix == ".safetensors":
+    intact = listed.sha256 in (None, found)
+    if intact and file.suffix == ".safetensors":
         try:
             with safe_open(file, "pt"):
                 pass
         except SafetensorError:
-            sound = False
-    if not sound:
+            intact = False
+    if not intact:
         file.unlink()
-        raise OpadError(f"{repository.name}: {path} came damaged; run it again to fetch that file anew")
+        raise OpadError(f"{repository.name}: {path} is damaged; run the command again to download it anew")
     return found

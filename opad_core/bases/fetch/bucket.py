@@ -1,6 +1,6 @@
-"""A mirror in a bucket of an S3 store: `s3://bucket/prefix`, laid out like one in a folder.
+"""A mirror in a bucket of an S3 store: `s3://bucket/prefix`, with the layout of a mirror in a folder.
 
-Where the store is and who asks is boto3's own business: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE and so on.
+boto3 reads the address and the credentials from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE and so on.
 """
 
 from collections.abc import Iterator

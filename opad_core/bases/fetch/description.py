@@ -1,4 +1,4 @@
-"""The manifest of an assembled base: sizes out of its own configurations, words and treatments out of ours."""
+"""Write the manifest of an assembled base: sizes come from its configuration files, prompts and presets from us."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from opad_core.errors import OpadError
 
 MODEL_TYPES = {"dino": "vit", "dinov2": "dinov2", "clip": "clip_vision_model"}
 STATISTICS = {"dino": IMAGENET, "dinov2": IMAGENET, "clip": CLIP}
-# The scenes of DreamBooth's prompts for objects: what previews and scores ask for, and no training.
+# The scenes of DreamBooth's prompts for objects. Previews and evaluation ask for them, training does not.
 SCENE_PROMPTS = tuple(
     f"a {{}} {scene}"
     for scene in (
@@ -30,9 +30,9 @@ SCENE_PROMPTS = tuple(
 
 
 def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """What `bases.read_manifest` reads, but for the files and where they are from.
+    """Return the manifest without `files` and `sources`.
 
-    Raises OpadError where two parts do not fit, as in a mirror of mixed files.
+    Raises OpadError for parts that do not fit together, as in a mirror of mixed files.
     """
     unets = {role: _config(folder, f"{role}/unet/config.json") for role in ("teacher", "student")}
     schedules = {role: _config(folder, f"{role}/scheduler/scheduler_config.json") for role in unets}
@@ -44,7 +44,7 @@ def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
     fits = {
         **{f"the {role} reads text of the encoder's width": unet.get("cross_attention_dim") == text.get("hidden_size")
            for role, unet in unets.items()},
-        **{f"the {role} draws the autoencoder's latents": unet.get("in_channels") == vae.get("latent_channels")
+        **{f"the {role} denoises the autoencoder's latents": unet.get("in_channels") == vae.get("latent_channels")
            for role, unet in unets.items()},
         **{f"the {role}'s prediction type is known": s.get("prediction_type") in ("epsilon", "v_prediction")
            for role, s in schedules.items()},
@@ -65,7 +65,7 @@ def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "scene_prompts": list(SCENE_PROMPTS),
         "presets": {},  # the method's own numbers are for this size
         "identity_tokens": identity["proj.weight"][0] // identity["norm.weight"][0],
-        # 224 is the default of all three classes, which a configuration may leave out.
+        # A configuration may omit the size; 224 is the default of all three classes.
         "backbones": {
             name: {"input": network.get("image_size", 224), **STATISTICS[name]} for name, network in networks.items()
         },
@@ -79,7 +79,7 @@ def _config(folder: Path, path: str) -> dict[str, Any]:
     except ValueError as error:
         raise OpadError(f"{folder / path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise OpadError(f"{folder / path} is no configuration")
+        raise OpadError(f"{folder / path} is not a JSON object")
     return content
 
 

@@ -1,11 +1,11 @@
-"""Where files of published repositories come from: the hub, or a mirror in a folder.
+"""Sources of published repositories: the hub, or a mirror in a folder.
 
-A mirror keeps each repository under its own name, `<owner>/<name>/<files>`, as this writes it:
+A mirror keeps each repository under its name, `<owner>/<name>/<files>`, as this command writes it:
 
     hf download <owner>/<name> --revision <commit> --local-dir <mirror>/<owner>/<name>
 
-The notes that the command leaves in `.cache/huggingface/download` say which commit a file is from and, of large
-files, its SHA-256; where they are, they are believed and checked.
+The command also writes metadata to `.cache/huggingface/download`: the commit of each file and the SHA-256 of large
+files. Where it exists, files are checked against it.
 """
 
 import re
@@ -32,7 +32,7 @@ NOTES, NOTE = ".cache/huggingface/download/", ".metadata"
 
 @dataclass(frozen=True)
 class Listed:
-    """A file that a mirror has, and what it knows of it."""
+    """What a mirror knows about one of its files."""
 
     size: int
     sha256: str | None = None
@@ -41,17 +41,17 @@ class Listed:
 
 class Mirror(Protocol):
     def files(self, repository: Repository) -> dict[str, Listed]:
-        """By path in the repository; empty where the mirror has none of it."""
+        """Return the files by path; empty if the mirror does not have the repository."""
 
     def download(self, repository: Repository, path: str, into: Path) -> None:
-        """The whole file, to `into / path`; may go on from an earlier try that was cut short."""
+        """Download a file to `into / path`; may continue an earlier try that was cut short."""
 
     def read(self, repository: Repository, path: str, start: int, end: int) -> bytes:
-        """The file's bytes from `start` to before `end`."""
+        """Return the bytes from `start` to before `end`."""
 
 
 class Hub:
-    """huggingface.co (or what HF_ENDPOINT names, HF_TOKEN signs in), or another hub at its address, without a token."""
+    """huggingface.co, where HF_ENDPOINT and HF_TOKEN apply; or another hub by its address, without a token."""
 
     def __init__(self, endpoint: str | None = None) -> None:
         self._endpoint, self._token = endpoint, None if endpoint is None else False
@@ -87,7 +87,7 @@ class Hub:
 
 
 class Folder:
-    """A mirror on a disk."""
+    """A mirror on disk."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -110,7 +110,7 @@ class Folder:
 
 
 def noted(sizes: dict[str, int], read: Callable[[str], bytes]) -> dict[str, Listed]:
-    """The files of a mirror's repository with what `hf download` noted of each."""
+    """Return a mirror's files with the metadata that `hf download` wrote for each."""
     listed = {}
     for path, size in sizes.items():
         if path.startswith(NOTES):
@@ -125,9 +125,9 @@ def noted(sizes: dict[str, int], read: Callable[[str], bytes]) -> dict[str, List
 def _answering(repository: Repository) -> Iterator[None]:
     try:
         yield
-    except (OSError, HTTPError) as error:  # the hub's own errors are both, a broken connection is the latter
+    except (OSError, HTTPError) as error:  # hub errors are both; a broken connection is an HTTPError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OpadError(
             f"the hub did not give {repository.name} at {repository.revision[:7]}: {reason}; "
-            "run it again to go on, or name a mirror with --from"
+            "run the command again to continue, or name a mirror with --from"
         ) from error

@@ -1,4 +1,4 @@
-"""What the bases that are fetched are assembled from: published repositories, each at one commit."""
+"""Recipes of the bases that can be fetched: published repositories, each at a fixed commit."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from opad_core.bases.loading import FETCHED
 
 @dataclass(frozen=True)
 class Repository:
-    """Of the Hugging Face hub, or of a mirror that keeps it under the same name."""
+    """A repository of the Hugging Face hub; mirrors keep it under the same name."""
 
     name: str
     revision: str
-    """A commit, so that the same files come every time."""
+    """A commit, so that every fetch gets the same files."""
     license: str
 
 
 @dataclass(frozen=True)
 class Part:
-    """Whole files: `files` of the repository's `folder` become those of the base's `place`."""
+    """Whole files: `files` in the repository's `folder` go to the base's folder `place`."""
 
     place: str
     repository: Repository
@@ -30,7 +30,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Picked:
-    """Some tensors of one large file, under other names: theirs -> ours. Nothing else of the file is read."""
+    """Some tensors of one large file, renamed from theirs to ours. Nothing else of the file is read."""
 
     place: str
     repository: Repository
@@ -46,7 +46,7 @@ class Recipe:
 
     @property
     def files(self) -> list[tuple[Repository, str]]:
-        """Every file that is read, whole or in part."""
+        """All files that are read, whole or in part."""
         whole = [(part.repository, part.path(name)) for part in self.parts for name in part.files]
         return whole + [(item.repository, item.file) for item in self.picked]
 
@@ -64,7 +64,7 @@ SD_TURBO = Repository(
     "b261bac6fd2cf515557d5d0707481eafa0485ec2",
     "Stability AI's (its LICENSE file); for commercial use see https://stability.ai/license",
 )
-# The main branch holds a pickle alone; this commit of pull request 1 adds the same weights as safetensors.
+# The main branch has only a pickle; this commit of pull request 1 adds the same weights as safetensors.
 DINO = Repository("facebook/dino-vits16", "a7a4d161f5c0bd70478c05ca5777ec7cd8848021", "Apache-2.0")
 DINOV2 = Repository("facebook/dinov2-large", "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c", "Apache-2.0")
 IP_ADAPTER = Repository("h94/IP-Adapter", "018e402774aeeddd60609b4ecdb7e298259dc729", "Apache-2.0")
@@ -87,7 +87,7 @@ _LAYER_TENSORS = [
 
 
 def _recipe(name: str, teacher: Repository) -> Recipe:
-    """The teacher brings text encoder, tokenizer and autoencoder, which the student shares (paper, section 3)."""
+    """Return a recipe with the teacher's text encoder, tokenizer and autoencoder, as in the paper (section 3)."""
     return Recipe(
         name,
         parts=(
@@ -109,9 +109,9 @@ def _recipe(name: str, teacher: Repository) -> Recipe:
                 "models/ip-adapter_sd15.safetensors",
                 {f"image_proj.{tensor}": tensor for tensor in ("proj.weight", "proj.bias", "norm.weight", "norm.bias")},
             ),
-            # SD 2.1's text encoder is this CLIP's text tower without its last, 24th layer, and the projection to where
-            # images lie belongs behind that layer: with both (and the final norm, which SD 2.1 kept) a prompt is
-            # embedded as CLIP does it, for 55 MB out of a file of 3.9 GB.
+            # SD 2.1's text encoder is this CLIP's text encoder without its last (24th) layer. That layer and the text
+            # projection, together with the final norm that SD 2.1 kept, embed a prompt as CLIP does. They are 55 MB
+            # of a file of 3.9 GB.
             Picked(
                 "text_projection/projection.safetensors",
                 CLIP,
