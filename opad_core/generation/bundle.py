@@ -1,13 +1,13 @@
-"""The concept bundle: what a training leaves behind. One safetensors file; its header carries a JSON manifest.
+"""The concept bundle, the result of a training: one safetensors file whose header carries a JSON manifest.
 
-The tensors are those of the adapter that the manifest names. For "key_value":
+The manifest names the adapter, and the tensors are the adapter's. For "key_value":
 
     token_row                 [d] float32            V*
     <layer>.to_k.weight       [inner, d] float16     student's key projection, named as in the UNet
     <layer>.to_v.weight       [inner, d] float16
 
-The method's settings are stored as plain data for people to read; nothing here depends on them. There are no time
-stamps: the same training gives the same bytes, so a repeated upload is the same object.
+The method's settings are stored as plain data for people to read; no code depends on them. There are no timestamps, so
+the same training gives the same bytes, and a repeated upload is the same object.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def write_bundle(
     config: dict[str, Any],
     seed: int,
 ) -> bytes:
-    """Return the file's bytes; `config` is what the method was set to, `base_sha256` the hash of the base."""
+    """Return the file's bytes. `config` are the method's settings, `base_sha256` is the hash of the base."""
     manifest = {
         "format": FORMAT,
         "adapter": adapter.kind,
@@ -72,9 +72,9 @@ def write_bundle(
 
 
 def read_bundle(data: bytes, *, adapters: Mapping[str, type[Adapter]] = ADAPTERS) -> Bundle:
-    """Read a bundle from bytes that nobody vouches for. Raises OpadError that says what is wrong with them.
+    """Read a bundle from untrusted bytes. Raises OpadError that says what is wrong with them.
 
-    A manifest without an adapter is from before there were several and means "key_value".
+    A manifest that names no adapter is from an early version and means "key_value".
     """
     try:
         header = header_of(data, max_bytes=MAX_HEADER_BYTES)
@@ -91,7 +91,7 @@ def read_bundle(data: bytes, *, adapters: Mapping[str, type[Adapter]] = ADAPTERS
         raise OpadError(f"the bundle's adapter is {kind!r}; this version knows {', '.join(sorted(adapters))}")
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES or not tensor.isfinite().all():
-            raise OpadError(f"the bundle's tensor {name} is not made of finite half or single precision numbers")
+            raise OpadError(f"the bundle's tensor {name} must hold finite numbers in half or single precision")
     return Bundle(
         id=hashlib.sha256(data).hexdigest(),
         class_noun=manifest["class_noun"],

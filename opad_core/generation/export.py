@@ -1,14 +1,14 @@
-"""A bundle in the layouts that stock tools load.
+"""Export a bundle to formats that other tools load.
 
-The bundle itself holds whole key and value projections. Stock tools take differences of low rank (LoRA), so an export
-is the truncated singular value decomposition of (learned - pretrained), beside V* as a textual inversion:
+A bundle holds whole key and value projections. Other tools load low-rank differences (LoRA), so an export is the
+truncated singular value decomposition of (learned - pretrained), with V* as a textual inversion:
 
     unet_lora.safetensors     diffusers (PEFT) names; `pipeline.load_lora_weights`
     kohya_lora.safetensors    the names and `ss_*` metadata of sd-scripts; ComfyUI, AUTOMATIC1111, InvokeAI
     embedding.safetensors     V*; `pipeline.load_textual_inversion(..., token="<concept>")`, ComfyUI's `embedding:`
-    export.json               rank, what the truncation lost, trigger words, where it all came from
+    export.json               rank, relative error of the truncation, trigger words, concept and base
 
-In every tool the trigger is the embedding followed by the class noun, as `<concept>` expands here.
+In every tool the trigger is the embedding followed by the class noun, which is what `<concept>` stands for.
 """
 
 import json
@@ -29,16 +29,16 @@ DEFAULT_RANK = 32
 
 @dataclass(frozen=True)
 class LowRank:
-    """`up` [inner, r] times `down` [r, d] stands for one projection's difference."""
+    """`up` [inner, r] times `down` [r, d] approximates the difference of one projection."""
 
     up: Tensor
     down: Tensor
 
 
 def export_bundle(bundle: Bundle, base: Base, *, rank: int = DEFAULT_RANK) -> dict[str, bytes]:
-    """File name -> content. Raises OpadError for a bundle of another base and for a rank below 1.
+    """Return the content of each file by name. Raises OpadError for a bundle of another base and for a rank below 1.
 
-    A rank beyond a projection's smaller side is that side: nothing is lost then but half precision.
+    The rank of a projection is at most its smaller side. At that rank only rounding to half precision is lost.
     """
     if rank < 1:
         raise OpadError(f"the rank must be at least 1, got {rank}")
@@ -77,7 +77,10 @@ def export_bundle(bundle: Bundle, base: Base, *, rank: int = DEFAULT_RANK) -> di
 
 
 def truncated(difference: Tensor, rank: int) -> LowRank:
-    """The best approximation of a matrix [inner, d] by rank (Eckart and Young 1936); singular values shared evenly."""
+    """Return the best approximation of a matrix [inner, d] of this rank (Eckart and Young 1936).
+
+    Both factors are scaled by the square roots of the singular values.
+    """
     u, sizes, v = torch.linalg.svd(difference.float(), full_matrices=False)
     share = sizes[:rank].sqrt()
     return LowRank(up=(u[:, :rank] * share).contiguous(), down=(share[:, None] * v[:rank]).contiguous())
@@ -97,7 +100,7 @@ def _kohya(low_rank: dict[str, LowRank], bundle: Bundle, rank: int) -> bytes:
         module = f"lora_unet_{name.replace('.', '_')}"
         tensors[f"{module}.lora_down.weight"] = x.down
         tensors[f"{module}.lora_up.weight"] = x.up
-        tensors[f"{module}.alpha"] = torch.tensor(float(len(x.down)))  # a scale of alpha / rank = 1
+        tensors[f"{module}.alpha"] = torch.tensor(float(len(x.down)))  # the scale alpha / rank is 1
     metadata = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),

@@ -1,4 +1,4 @@
-"""Pictures in one step: one UNet for all concepts, whose keys and values are inputs."""
+"""Generate images in one step, with one UNet for all concepts that takes keys and values as inputs."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One picture. Without a bundle the untouched student answers, and the prompt must not name a concept."""
+    """One image. Without a bundle the untouched student generates it, and the prompt must not name a concept."""
 
     bundle: Bundle | None
     prompt: str
@@ -27,10 +27,10 @@ class ImageRequest:
 
 
 class OneStepGenerator:
-    """Load once, ask often; not thread-safe: one thread owns the model.
+    """Generates images from a loaded base. Not thread-safe: only one thread may use it.
 
-    Keys and values are kept per (concept, prompt): 3.84 MB in half precision for SD-Turbo, so `cached_prompts`
-    bounds the memory. A request that finds its own costs one UNet pass and one decode.
+    Keys and values are cached per (concept, prompt): 3.84 MB in half precision for SD-Turbo. `cached_prompts` bounds
+    the memory. A cached request costs one UNet pass and one decode.
     """
 
     def __init__(self, base: Base, *, cached_prompts: int = 256) -> None:
@@ -43,20 +43,20 @@ class OneStepGenerator:
         return _cache_key(request) in self._keys_values
 
     def forget(self, bundle_id: str) -> None:
-        """Drop a concept's keys and values of every prompt."""
+        """Drop the cached keys and values of a concept."""
         for cache_key in [key for key in self._keys_values if key[0] == bundle_id]:
             del self._keys_values[cache_key]
 
     @torch.no_grad()
     def prepare(self, request: ImageRequest) -> None:
-        """The text side alone: have the request's keys and values in the cache. Raises OpadError as `generate` does."""
+        """Compute and cache the keys and values of a request. Raises OpadError as `generate` does."""
         self._keys_and_values(request)
 
-    @torch.no_grad()  # not inference_mode: a part of the base that loads inside could not train later
+    @torch.no_grad()  # not inference_mode: a network that loads inside could not be used for training later
     def generate(self, requests: list[ImageRequest]) -> np.ndarray:
-        """[b, r, r, 3] uint8, in the order of the requests; concepts and prompts may be mixed.
+        """Return images [b, r, r, 3] uint8 in the order of the requests, which may mix concepts and prompts.
 
-        Raises OpadError for a bundle of another base and for prompts that name no or too many concepts.
+        Raises OpadError for a bundle of another base, and for a prompt that names no concept or more than one.
         """
         if not requests:
             raise OpadError("needs at least one image request")
@@ -71,7 +71,7 @@ class OneStepGenerator:
         return to_uint8(self.base.decode(z_student))
 
     def _keys_and_values(self, request: ImageRequest) -> KeysValues:
-        """Of one request, each [1, tokens, inner]; from the cache or the text side."""
+        """Return the keys and values of one request, each [1, tokens, inner], from the cache or computed."""
         cache_key = _cache_key(request)
         if cache_key in self._keys_values:
             self._keys_values.move_to_end(cache_key)
@@ -88,7 +88,7 @@ class OneStepGenerator:
                 )
             self._check_shapes(bundle)
             if PLACEHOLDER not in request.prompt:
-                raise OpadError(f"the prompt does not name {PLACEHOLDER}: say where the concept goes")
+                raise OpadError(f"the prompt does not name {PLACEHOLDER}; add it where the concept belongs")
             adapter = bundle.adapter.to(self.base.device)
             text_states = adapter.text_states(self.base.text, [request.prompt], bundle.class_noun)
             keys_values = adapter.keys_values(text_states, self.base.student)
@@ -98,13 +98,13 @@ class OneStepGenerator:
         return keys_values
 
     def _check_shapes(self, bundle: Bundle) -> None:
-        """Raise OpadError for tensors that do not fit the UNet: among others they would spoil a whole batch."""
+        """Raise OpadError for tensors that do not fit the UNet, because they would fail a whole batch."""
         kind = type(bundle.adapter)
         if kind not in self._shapes:
             row = torch.zeros(self.base.text.encoder.config.hidden_size, device=self.base.device)
             self._shapes[kind] = _shapes_of(kind.initial(self.base.student, row))
         if _shapes_of(bundle.adapter) != self._shapes[kind]:
-            raise OpadError(f"the bundle's tensors have not the shapes of the base {self.base.manifest.name}")
+            raise OpadError(f"the shapes of the bundle's tensors do not fit the base {self.base.manifest.name}")
 
 
 def _shapes_of(adapter: Adapter) -> dict[str, torch.Size]:
@@ -116,7 +116,7 @@ def _cache_key(request: ImageRequest) -> tuple[str | None, str]:
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """The picture's starting noise, drawn on the CPU so that a seed means the same on every device."""
+    """Return the starting noise of an image, generated on the CPU so that a seed means the same on every device."""
     if not 0 <= seed <= MAX_SEED:
         raise OpadError(f"the seed must be in 0..{MAX_SEED}, got {seed}")
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
