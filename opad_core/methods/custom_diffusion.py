@@ -1,8 +1,8 @@
 """Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488) on the one-step student.
 
-Key and value projections and V* learn to denoise the references (section 3.2), and beside them images of the class
-that the untouched model generated, so that the class's name keeps its meaning (section 3.2, "regularization dataset").
-Published are real images of the class from LAION-400M or generated ones; here they are generated, in one step.
+Key and value projections and V* learn to denoise the references (section 3.2). They also learn to denoise images of the
+class, so that its name keeps its meaning (section 3.2, "regularization dataset"). The paper takes these images from
+LAION-400M or generates them; here the untouched student generates them in one step.
 """
 
 import dataclasses
@@ -27,21 +27,21 @@ from opad_core.training.method import Method, Step
 from opad_core.training.optimizer import Optimizer
 
 AT_ONCE = 8
-"""Class images that are generated in one batch."""
+"""Class images generated in one batch."""
 
 
 @dataclass(frozen=True)
 class CustomDiffusionConfig(TrainingConfig):
-    """The published setting; augmentation and the bounds of its scales are those of the published code."""
+    """The published settings. Augmentation, with the bounds of its scales, is that of the published code."""
 
     iterations: int = constant(250, "Kumari et al., section 4")
     batch_size: int = constant(8, "Kumari et al., section 4")
     templates: tuple[str, ...] = constant(("photo of a {}",), "Kumari et al., section 4")
-    lr: float = constant(8e-5, "Kumari et al., section 4")  # of the projections: 1e-5 scaled by the batch
+    lr: float = constant(8e-5, "Kumari et al., section 4")  # of the projections: 1e-5 times the batch size
     lr_token: float = constant(8e-5, "Kumari et al., section 4")
-    class_images: int = constant(200, "Kumari et al., section 4")  # 0: nothing is preserved
+    class_images: int = constant(200, "Kumari et al., section 4")  # 0: no prior preservation
     class_prompt: str = constant("photo of a {}", "Kumari et al., section 4")
-    lambda_prior: float = constant(1.0, "Kumari et al., section 3.2")  # of the loss on class images
+    lambda_prior: float = constant(1.0, "Kumari et al., section 3.2")  # weight of the loss on class images
     timestep_range: tuple[float, float] = constant((0.0, 1.0), "Kumari et al., eq. 1")  # shares of the schedule
     lambda_kv_preservation: float = constant(0.0, "ours")  # relative squared change of other words' K/V
 
@@ -71,7 +71,7 @@ class CustomDiffusion(Method):
         self.other_words = other_words(self.base, data.class_noun)
 
     def step(self, step: Step) -> dict[str, Tensor]:
-        """Denoise references and class images (eq. 1), each at its own random timesteps."""
+        """Learn to denoise references and class images (eq. 1), each at its own random timesteps."""
         config = self.config
         references = self.batches.batch(self.data.examples, "photos", step.number)
         losses = {"rec": self._reconstruction(step, references, "references")}
@@ -85,7 +85,7 @@ class CustomDiffusion(Method):
             total = total + config.lambda_prior * losses["prior"]
         if config.lambda_kv_preservation:
             preservation = kv_preservation_loss(self.other_words, self.student.projections, self.base.student)
-            # The reconstruction loss sums over the latents' channels, this one is a mean.
+            # The reconstruction loss is a sum over latent channels, this one a mean.
             total = total + self.base.latent_shape[0] * config.lambda_kv_preservation * preservation
         with step.part("student"):
             self.optimizers["student"].step(total, lr_scale=step.lr_scale)
@@ -102,7 +102,7 @@ class CustomDiffusion(Method):
         return reconstruction(base.student, latents, eps, t, keys_values, batch.mask).mean()
 
     def _generated_class_images(self) -> Tensor:
-        """[n, r, r, 3] uint8, by the untouched student."""
+        """Generate images [n, r, r, 3] uint8 of the class with the untouched student."""
         generator, prompt = OneStepGenerator(self.base), self.config.class_prompt.format(self.data.class_noun)
         requests = [ImageRequest(None, prompt, seed) for seed in range(self.config.class_images)]
         parts = [generator.generate(requests[i : i + AT_ONCE]) for i in range(0, len(requests), AT_ONCE)]

@@ -1,4 +1,4 @@
-"""Prior preservation of keys and values: those of other words stay what they were while a concept is learned."""
+"""Prior preservation of keys and values: those of other words should not change while a concept is learned."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from opad_core.networks.denoiser import Denoiser
 
 @torch.no_grad()
 def other_words(base: Base, class_noun: str) -> Tensor:
-    """Text states [n, d] of words that are not the concept: of each word the base knows, else of its prompts."""
+    """Return text states [n, d] of words other than the concept: of all words of the base, or of its prompts."""
     manifest = base.manifest
     prompts = manifest.words or [text.format(class_noun) for text in manifest.templates]
     states = base.text.encode(prompts, [""] * len(prompts), [None] * len(prompts))
@@ -19,10 +19,10 @@ def other_words(base: Base, class_noun: str) -> Tensor:
 
 
 def kv_preservation_loss(states: Tensor, projections: KeyValueProjections, denoiser: Denoiser) -> Tensor:
-    """Relative squared change of the keys and values of text states [n, d]; a scalar, the mean over layers.
+    """Return the relative squared change of keys and values for text states [n, d], a scalar, mean over layers.
 
-    Custom Diffusion constrains captions in this way when it merges concepts (Kumari et al. 2023, eq. 4). Here it keeps
-    scenes that are asked for beside the concept.
+    Custom Diffusion constrains captions in this way when it merges concepts (Kumari et al. 2023, eq. 4). Here it
+    preserves the scenes that prompts name beside the concept.
     """
     changes = []
     for layer, to_k, to_v in zip(projections.layers, projections.to_k, projections.to_v, strict=True):

@@ -1,4 +1,4 @@
-"""Learn a concept by the method that a config belongs to."""
+"""Learn a concept with the method of a config."""
 
 from collections.abc import Callable
 
@@ -26,13 +26,13 @@ def train(
     should_stop: Callable[[], bool],
     resume: bytes | None = None,
 ) -> bytes:
-    """Learn a concept from 1-100 references and return its bundle, as bytes; the config's class chooses the method.
+    """Learn a concept from 1-100 references and return its bundle as bytes. The config's class chooses the method.
 
-    `report` is called after every iteration, `should_stop` before each. The result depends on the other arguments
-    alone: a training that was stopped and resumed ends, on the CPU, bit for bit like one that was not.
+    `report` is called after every iteration, `should_stop` before each. The result depends only on the other
+    arguments. On the CPU, a training that was stopped and resumed gives the same bytes as an uninterrupted one.
 
-    Raises OpadError for a class noun that the base does not know, OtherTrainingError for a foreign state,
-    DivergedError when it diverges a second time (the first is rolled back), TrainingStopped when asked to stop.
+    Raises OpadError for a class noun that the base does not know, OtherTrainingError for the state of another training,
+    DivergedError at the second divergence (the first is rolled back), TrainingStopped when `should_stop` returns True.
     """
     training = new_training(base, references, class_noun, config, seed=seed)
     return run(training, report=report, should_stop=should_stop, resume=resume)
@@ -47,7 +47,7 @@ def new_training(
     seed: int,
     hook: Hook = no_hook,
 ) -> Training:
-    """Prepare a training to go through iteration by iteration; `hook` hears of each part of them."""
+    """Return a training to run iteration by iteration. `hook` is called for each part of an iteration."""
     data = prepare_data(base, references, class_noun, config)
     return Training(_method(data, config, seed=seed), data, config, seed=seed, hook=hook)
 
@@ -58,4 +58,4 @@ def _method(data: TrainingData, config: TrainingConfig, *, seed: int) -> Method:
             return Opad(data, config, seed=seed)
         case CustomDiffusionConfig():
             return CustomDiffusion(data, config, seed=seed)
-    raise OpadError(f"no method has the settings of a {type(config).__name__}")
+    raise OpadError(f"no method takes a {type(config).__name__}")

@@ -1,4 +1,4 @@
-"""What training sees of the references: (image, prompt) pairs in a seeded order, augmented (supplement, 9)."""
+"""Augment the references: (image, prompt) pairs in a seeded order (supplement, section 9)."""
 
 from dataclasses import dataclass, field
 
@@ -17,14 +17,14 @@ from opad_core.training.config import AugmentationConfig
 @dataclass(frozen=True)
 class Example:
     image: Image.Image
-    """Square, RGB."""
+    """A square RGB image."""
     prompt: str
-    """With the placeholder."""
+    """A prompt with the placeholder."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of images: their pixels, or what the frozen networks made of those (`augmentation_cache`)."""
+    """Augmented images: their pixels or, from the augmentation cache, their latents and features."""
 
     mask: Tensor
     """[b, 1, h, w] on the latent grid: 1 where the image is, 0 on the canvas."""
@@ -34,10 +34,10 @@ class Batch:
     latents: Tensor | None = None
     """[b, c, h, w], scaled."""
     features: dict[str, Tensor] = field(default_factory=dict)
-    """By discriminator, [b, ...]."""
+    """Features [b, ...] by discriminator."""
 
     def rows(self, indices: list[int]) -> "Batch":
-        """The views at these places."""
+        """Return the images at these indices."""
         return Batch(
             self.mask[indices],
             [self.prompts[i] for i in indices],
@@ -47,7 +47,7 @@ class Batch:
         )
 
     def latents_on(self, base: Base, generator: torch.Generator) -> Tensor:
-        """Return the latents [b, c, h, w], scaled: those of the cache, else the pixels encoded now."""
+        """Return scaled latents [b, c, h, w], from the cache or encoded from the pixels."""
         if self.latents is not None:
             return self.latents
         assert self.pixels is not None
@@ -55,7 +55,7 @@ class Batch:
             return base.encode(self.pixels.to(base.device), generator)
 
     def mixed(self, other: "Batch", own: list[bool]) -> "Batch":
-        """Another batch of this size and kind, with this one's views where `own` says so."""
+        """Return a batch with this batch's images where `own` is True, else those of `other`, of equal size."""
 
         def chosen(mine: Tensor, theirs: Tensor) -> Tensor:
             return torch.stack([a if keep else b for a, b, keep in zip(mine, theirs, own, strict=True)])
@@ -73,7 +73,7 @@ class Batch:
 
 
 def indices_at(count: int, step: int, *, batch_size: int, seed: int) -> list[int]:
-    """Which of `count` examples one step takes: all in a fresh seeded order per epoch, across epoch borders."""
+    """Return the indices of one step's examples. Each epoch has all `count` of them in a new seeded order."""
     chosen = []
     for position in range(step * batch_size, (step + 1) * batch_size):
         epoch, place = divmod(position, count)
@@ -90,9 +90,9 @@ def augmented(
     generator: torch.Generator,
     canvas: bool = True,
 ) -> Batch:
-    """Custom Diffusion's augmentation: flip; shrink onto a gray canvas, or enlarge and crop; prompts tell the size.
+    """Augment as Custom Diffusion does: flip, shrink onto a gray canvas or enlarge and crop, add size words to prompts.
 
-    Without `canvas` an image that would be shrunk is shown whole, so that as many views are whole as with it.
+    Without `canvas`, an image that would be shrunk is shown whole, so the share of uncropped images stays the same.
     """
     views = [
         _view(e, config, resolution=resolution, latent=latent, generator=generator, canvas=canvas) for e in examples
@@ -128,16 +128,16 @@ def _view(
     mask = torch.ones(1, latent, latent)
     if size <= resolution:
         left, top = round(across * (resolution - size)), round(down * (resolution - size))
-        ground = torch.zeros(3, resolution, resolution)
-        ground[:, top : top + size, left : left + size] = pixels
+        background = torch.zeros(3, resolution, resolution)
+        background[:, top : top + size, left : left + size] = pixels
         if size < resolution:
-            # One cell smaller than the image on each side: a cell at the border mixes image and canvas.
+            # One cell less than the image on each side, because a cell at the border mixes image and canvas.
             cell = resolution / latent
             first = [int(np.ceil(edge / cell)) + (edge > 0) for edge in (top, left)]
             last = [int((edge + size) / cell) - (edge + size < resolution) for edge in (top, left)]
             mask = torch.zeros(1, latent, latent)
             mask[:, first[0] : max(last[0], first[0] + 1), first[1] : max(last[1], first[1] + 1)] = 1
-        pixels = ground
+        pixels = background
         if config.size_words and scale < config.far_below:
             prompt = _with_size_words(prompt, "a far away" if word else "very small")
     else:
@@ -149,14 +149,14 @@ def _view(
 
 
 def _with_size_words(prompt: str, words: str) -> str:
-    """The words after the first one, as in Custom Diffusion: "a photo of ..." -> "a very small photo of ..."."""
+    """Insert words after the first word, as in Custom Diffusion: "a photo of ..." -> "a very small photo of ..."."""
     first, _, rest = prompt.partition(" ")
     return f"{first} {words} {rest}"
 
 
 def reference_examples(references: list[Image.Image], scenes: list[str], templates: list[str], *, keep_aspect: bool
                    ) -> list[Example]:  # fmt: skip
-    """Every reference with every template and its scene's words: 4 references and 25 templates make 100 examples."""
+    """Combine every reference, with its scene, with every template: 4 references and 25 templates are 100 examples."""
     squares = [squared(image, keep_aspect=keep_aspect) for image in references]
     return [
         Example(square, template.format(PLACEHOLDER) + scene)

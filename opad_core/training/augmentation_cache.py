@@ -1,7 +1,7 @@
-"""Batches of augmented images: drawn fresh, or from a cache of views that were drawn once.
+"""Batches of augmented images, new ones in every step or from a cache.
 
-Augmentation has few really different outcomes. `config.augmentation_cache` views stand for all of them, with what the
-frozen networks make of each: those results are computed once instead of in every iteration.
+Augmentation has few really different outcomes. A cache of `config.augmentation_cache` images represents them. It holds
+what the frozen networks compute from each image, so these results are computed once instead of in every iteration.
 """
 
 import dataclasses
@@ -16,18 +16,18 @@ from opad_core.training.augmentation import Batch, Example, augmented, indices_a
 from opad_core.training.config import AugmentationConfig
 
 Features = Callable[[Tensor, torch.Generator], dict[str, Tensor]]
-"""Takes pixels [b, 3, r, r] in [-1, 1] and random numbers; returns features [b, ...] by name, for the cache to keep."""
+"""Maps pixels [b, 3, r, r] in [-1, 1] and a generator to features [b, ...] by name, which the cache keeps."""
 
 
 class AugmentedBatches:
-    """Batches by (seed, step, name). A cache is filled when first asked for, and depends on no step."""
+    """Batches by (seed, step, name). A cache is filled on first use and does not depend on the step."""
 
     def __init__(self, base: Base, config: AugmentationConfig, *, seed: int, features: Features) -> None:
         self._base, self._config, self._seed, self._features = base, config, seed, features
         self._caches: dict[str, Batch] = {}
 
     def batch(self, examples: list[Example], name: str, step: int, *, canvas: bool = True) -> Batch:
-        """Return `batch_size` views; without `canvas` an image that would be shrunk onto one is shown whole."""
+        """Return `batch_size` augmented images. Without `canvas`, an image that would be shrunk is whole."""
         size, count = self._config.batch_size, self._config.augmentation_cache
         if not count:
             chosen = [examples[i] for i in indices_at(len(examples), step, batch_size=size, seed=self._seed)]
@@ -53,7 +53,7 @@ class AugmentedBatches:
 
     @torch.no_grad()
     def _filled(self, examples: list[Example], name: str, *, canvas: bool) -> Batch:
-        """Draw the views, every example as often as any other, and pass them through the networks in small batches."""
+        """Augment every example equally often and compute latents and features in small batches."""
         indices = indices_at(len(examples), 0, batch_size=self._config.augmentation_cache, seed=self._seed)
         views = self._augmented([examples[i] for i in indices], stream(self._seed, 0, f"bank-{name}"), canvas=canvas)
         assert views.pixels is not None
@@ -69,5 +69,5 @@ class AugmentedBatches:
 
 
 def no_features(pixels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """For a method that needs the latents alone."""
+    """Return no features, for a method that needs only the latents."""
     return {}

@@ -1,4 +1,4 @@
-"""What a concept is learned from: its references, once prepared for a base and a config."""
+"""Prepare the references of a concept for a base and a config."""
 
 import hashlib
 import json
@@ -26,11 +26,11 @@ class TrainingData:
     examples: list[Example]
     """Every reference with every training prompt."""
     sha256: str
-    """Of the references, as they were given."""
+    """Hash of the references as they were given."""
 
 
 def prepare_data(base: Base, references: list[Image.Image], class_noun: str, config: TrainingConfig) -> TrainingData:
-    """Raises OpadError for a class noun that the base does not know."""
+    """Prepare references for training. Raises OpadError for a class noun that the base does not know."""
     if base.manifest.nouns is not None and class_noun not in base.manifest.nouns:
         raise OpadError(f"the base {base.manifest.name!r} does not know the class noun {class_noun!r}")
     references = references[: config.max_references or len(references)]
@@ -45,6 +45,6 @@ def prepare_data(base: Base, references: list[Image.Image], class_noun: str, con
 
 
 def fingerprint(method: str, data: TrainingData, config: TrainingConfig, *, seed: int) -> str:
-    """Name a training by everything that its result depends on."""
+    """Return a hash of everything that the result of a training depends on."""
     what = [method, asdict(config), seed, data.class_noun, data.base.manifest.sha256, data.sha256]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()

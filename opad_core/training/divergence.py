@@ -1,4 +1,4 @@
-"""Noticing that a training diverges before its checkpoints do."""
+"""Detect divergence early, before checkpoints hold a diverged state."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from torch import Tensor
 WINDOW = 10
 """Iterations in a running mean. A divergence is detected within one window."""
 EXPLODED = 10.0
-"""How many times its lowest value a mean may reach. In a training that goes well the mean of the noisiest loss, L_rec,
-changes threefold."""
+"""A running mean above this multiple of its lowest value is a divergence. In a normal training the mean of the
+noisiest loss, L_rec, changes by a factor of three."""
 _WATCHED = ("rec", "mse", "swd")
-"""Losses that fall. The adversarial ones rise and fall as the two sides get ahead of each other."""
+"""Losses that should fall. Adversarial losses rise and fall in a normal training."""
 
 
 class DivergenceCheck:
@@ -22,7 +22,7 @@ class DivergenceCheck:
         self._lowest: dict[str, float] = {}
 
     def trouble(self, losses: Mapping[str, Tensor]) -> str | None:
-        """Take the losses of one more iteration; return what is wrong, or None."""
+        """Add the losses of one iteration; return what is wrong, or None."""
         broken = [name for name, loss in losses.items() if not loss.isfinite()]
         if broken:
             return f"{', '.join(broken)} is not a finite number"
@@ -34,5 +34,5 @@ class DivergenceCheck:
                     mean = sum(recent) / WINDOW
                     lowest = self._lowest[name] = min(mean, self._lowest.get(name, mean))
                     if mean > EXPLODED * lowest:
-                        return f"{name} rose to {mean / lowest:.0f} times what it was"
+                        return f"{name} rose to {mean / lowest:.0f} times its lowest value"
         return None

@@ -1,4 +1,4 @@
-"""The loop that runs any method: reports, stops, resumes, rolls back, averages, evaluates and draws previews."""
+"""The training loop for any method: report, stop, resume, roll back, average, evaluate, preview."""
 
 import copy
 import dataclasses
@@ -24,11 +24,11 @@ from opad_core.training.selection import Selection
 from opad_core.training.state import named, part_of, read_checkpoint, write_checkpoint
 
 PREVIEW_EVERY = 25
-"""Iterations between two previews; four images cost about a tenth of an iteration."""
+"""Iterations between two previews. A preview costs about a tenth of an iteration."""
 GOOD_STATE_EVERY = 50
-"""Iterations between two states that a divergence is rolled back to."""
+"""Iterations between two states that a divergence can roll back to."""
 ROLLBACK_LR_SCALE = 0.5
-"""Factor on every learning rate after that."""
+"""Factor on every learning rate after a rollback."""
 PREVIEW_SEED = 7
 PREVIEW_IMAGES = 4
 
@@ -38,16 +38,16 @@ class Progress:
     """One finished iteration."""
 
     step: int
-    """Iterations done, of all stages."""
+    """Number of finished iterations in all stages."""
     total_steps: int
     stage: str
     """The method's name for the stage: OPAD's are "distillation" and "collaborative"."""
     losses: dict[str, float]
     seconds_per_step: float
     preview: Image.Image | None
-    """Images of the averaged adapter at fixed seeds, side by side; every PREVIEW_EVERY iterations."""
+    """Images of the averaged adapter at fixed seeds, side by side; None between previews."""
     save: Callable[[], bytes]
-    """Returns the state after this iteration, for `train(resume=...)`; call it before returning."""
+    """Returns the state after this iteration, for `train(resume=...)`. Call it only inside `report`."""
 
 
 class TrainingStopped(Exception):
@@ -65,14 +65,14 @@ def run(
     should_stop: Callable[[], bool],
     resume: bytes | None = None,
 ) -> bytes:
-    """Run a training to its end and return the bundle, as bytes.
+    """Run a training to its end and return the bundle as bytes.
 
-    `report` is called after every iteration, `should_stop` before each. The result depends on the training's arguments
-    alone: one that was stopped and resumed ends, on the CPU, bit for bit like one that was not. With
-    `config.eval_every` the bundle holds the best of the evaluated averages, else the last one.
+    `report` is called after every iteration, `should_stop` before each. The result depends only on the training. On the
+    CPU, a training that was stopped and resumed gives the same bytes as an uninterrupted one. With `config.eval_every`
+    the bundle holds the averaged adapter with the best score, else the last one.
 
-    Raises OtherTrainingError for a foreign state, DivergedError when the training diverges a second time (the first is
-    rolled back), TrainingStopped when asked to stop.
+    Raises OtherTrainingError for the state of another training, DivergedError at the second divergence (the first is
+    rolled back), TrainingStopped when `should_stop` returns True.
     """
     config, method = training.config, training.method
     if resume is not None:
@@ -87,7 +87,9 @@ def run(
         if trouble := check.trouble(losses) or training.overflow_trouble():
             diverged = f"the training diverged at iteration {training.step}: {trouble}"
             if training.lr_scale < 1:
-                raise DivergedError(f"{diverged}, also at lower rates; try other photos, or lower learning rates")
+                raise DivergedError(
+                    f"{diverged}, also at lower learning rates; try other photos or lower learning rates"
+                )
             training.load(last_good_state)
             training.lr_scale, check = ROLLBACK_LR_SCALE, DivergenceCheck()
             continue
@@ -111,7 +113,7 @@ def run(
 
 
 class Training:
-    """One method on one concept, and all that changes while it learns; `iterate` is one iteration."""
+    """The state of one training: a method on one concept. `iterate` runs one iteration."""
 
     def __init__(
         self, method: Method, data: TrainingData, config: TrainingConfig, *, seed: int, hook: Hook = no_hook
@@ -119,21 +121,21 @@ class Training:
         self.method, self.data, self.config, self.seed = method, data, config, seed
         self._hook = hook
         self.step = 0
-        """Iterations done."""
+        """Number of finished iterations."""
         self.lr_scale = 1.0
-        """Factor on every learning rate; less than 1 once a divergence was rolled back."""
+        """Factor on every learning rate; below 1 after a rollback."""
         self.average: Adapter = copy.deepcopy(method.adapter).requires_grad_(False)
-        """EMA of the adapter."""
+        """Exponential moving average of the adapter."""
         self.best: Adapter | None = None
-        """The average that scored best in an evaluation."""
+        """The average with the best score so far."""
         self.best_score = -math.inf
         self.num_bad_evals = 0
-        """Evaluations since then."""
+        """Evaluations since the best score."""
         self._selection = Selection(data.base, data.pixels, data.class_noun)
         self._fingerprint = fingerprint(method.name, data, config, seed=seed)
 
     def iterate(self) -> dict[str, Tensor]:
-        """Do one iteration in place and return its mean losses by name, those that have a weight."""
+        """Run one iteration in place and return its mean losses by name. Losses of weight 0 are omitted."""
         losses = self.method.step(
             Step(self.step, self.seed, self._scheduled_lr_scale(), lambda: self._read(self.bundle()), self._hook)
         )
@@ -142,7 +144,7 @@ class Training:
         return losses
 
     def bundle(self, adapter: Adapter | None = None) -> bytes:
-        """Return the bundle of the average as it is, or of an adapter that was kept."""
+        """Return the bundle of an adapter, by default the current average, as bytes."""
         manifest = self.data.base.manifest
         return write_bundle(
             adapter or self.average,
@@ -155,7 +157,7 @@ class Training:
         )
 
     def preview(self) -> Image.Image:
-        """Draw the average on the base's first scene prompts at fixed seeds, side by side."""
+        """Generate images for the base's first scene prompts at fixed seeds, side by side."""
         base, bundle = self.data.base, self._read(self.bundle())
         prompts = [p.format(PLACEHOLDER) for p in base.manifest.scene_prompts[:PREVIEW_IMAGES]]
         requests = [ImageRequest(bundle, prompt, PREVIEW_SEED + i) for i, prompt in enumerate(prompts)]
@@ -172,14 +174,14 @@ class Training:
         return bool(self.config.patience) and self.num_bad_evals >= self.config.patience
 
     def evaluate(self) -> None:
-        """Score the average, and keep it if it is the best so far."""
+        """Score the average, and keep it if the score is the best so far."""
         score = self._selection.score(self._read(self.bundle()))
         self.num_bad_evals += 1
         if score > self.best_score:
             self.best, self.best_score, self.num_bad_evals = copy.deepcopy(self.average), score, 0
 
     def overflow_trouble(self) -> str | None:
-        """Say what is wrong when half precision overflows again and again; None when nothing is."""
+        """Describe repeated overflows of half precision; None if there are none."""
         return next(filter(None, (optimizer.trouble() for optimizer in self.method.optimizers.values())), None)
 
     def save(self) -> bytes:
@@ -198,7 +200,7 @@ class Training:
         return write_checkpoint(header, tensors, fingerprint=self._fingerprint)
 
     def load(self, state: bytes) -> None:
-        """Reverse `save`, in place. Raises OpadError for damaged bytes, OtherTrainingError for a foreign state."""
+        """Restore a state. Raises OpadError for damaged bytes, OtherTrainingError for the state of another training."""
         header, tensors = read_checkpoint(state, fingerprint=self._fingerprint)
         try:
             for name, optimizer in self.method.optimizers.items():
@@ -227,7 +229,7 @@ class Training:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """EMA with a warm-up, so that the first iterations do not hold the average at the pretrained weights."""
+        """Update the EMA, with a warm-up so that the average leaves the pretrained weights quickly."""
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         for average, parameter in zip(self.average.parameters(), self.method.adapter.parameters(), strict=True):
             average.lerp_(parameter, 1 - decay)

@@ -1,4 +1,4 @@
-"""What a method of learning a concept is, for the loop that runs it."""
+"""The interface between the training loop and a method."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +14,7 @@ from opad_core.random_streams import stream
 from opad_core.training.optimizer import Optimizer
 
 Hook = Callable[[str], AbstractContextManager[Any]]
-"""Given the name of a part of an iteration, returns a context in which that part runs: it may time or count it."""
+"""Maps the name of a part of an iteration to a context in which it runs, for instance to time it."""
 
 
 def no_hook(part: str) -> AbstractContextManager[None]:
@@ -26,52 +26,52 @@ class Step:
     """One iteration, as a method sees it."""
 
     number: int
-    """Iterations done before this one."""
+    """Number of iterations before this one."""
     seed: int
     lr_scale: float
     """Factor on every learning rate."""
     average: Callable[[], Bundle]
-    """The averaged adapter as it is now."""
+    """Returns the current averaged adapter."""
     hook: Hook = no_hook
 
     def stream(self, name: str) -> torch.Generator:
-        """Return the random numbers of one purpose in this iteration; a resumed training draws the same ones."""
+        """Return the generator of one purpose in this iteration. A resumed training gets the same numbers."""
         return stream(self.seed, self.number, name)
 
     def part(self, name: str) -> AbstractContextManager[Any]:
-        """Return the context to run a named part in, so that hooks notice it."""
+        """Return the context in which a named part must run, so that hooks see it."""
         return self.hook(name)
 
 
 class Method(Protocol):
-    """A way to learn a concept: what learns, and one iteration of it.
+    """A way to learn a concept: the adapter, the optimizers, and one iteration.
 
-    Everything that learns belongs to an optimizer; checkpoints, the average and the loss scale follow from that.
-    Subclass it explicitly to inherit the defaults.
+    All trained parameters belong to one of the optimizers, so checkpoints and rollbacks include them. Subclass it
+    explicitly to inherit the defaults.
     """
 
     name: str
     """Names the method in bundles and checkpoints."""
     adapter: Adapter
-    """What the bundle stores; the loop averages, evaluates and previews it."""
+    """The adapter that the bundle stores. The loop averages, evaluates and previews it."""
     optimizers: dict[str, Optimizer]
 
     def step(self, step: Step) -> dict[str, Tensor]:
-        """Do one iteration in place and return its mean losses by name, detached."""
+        """Run one iteration in place and return its mean losses by name, detached."""
         ...
 
     def stage(self, number: int) -> str:
-        """Return the name of the stage that iteration `number`, counted from 0, belongs to."""
+        """Return the name of the stage of iteration `number`, counted from 0."""
         return "training"
 
     def prepare(self) -> None:
-        """Do what would make the first iteration slower than the others."""
+        """Do slow preparations before the first iteration."""
         return None
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a resumed training needs beside the optimizers' parameters."""
+        """Return the state that a resumed training needs in addition to the optimizers'."""
         return {}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Reverse `state`."""
+        """Restore what `state` returned."""
         return None

@@ -1,4 +1,4 @@
-"""AdamW with what a step of it needs here: a scaled learning rate, clipping, and a loss scale in half precision."""
+"""AdamW with a scaled learning rate, gradient clipping, and a loss scale for half precision."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 FIRST_SCALE = 1024.0
-"""Factor on the losses where the networks they go through are in half precision: a pixel's share of a mean over
-512 x 512 of them is 1.3e-6, and float16 has nothing between 6e-8 and 0. It halves with each overflow."""
+"""Initial loss scale for networks in half precision. The gradient of a mean over 512 x 512 pixels is 1.3e-6 per pixel,
+and the smallest number in float16 is 6e-8. Each overflow halves the scale."""
 SCALE_GROWS_AFTER = 200
-"""Steps without an overflow after which the factor doubles."""
+"""Steps without an overflow after which the loss scale doubles."""
 MAX_OVERFLOWS = 20
-"""Overflows in a row that are a divergence: by then the factor is 2^-10, and no gradient overflows for its sake."""
-_OF_SCALER = ("scale", "_growth_tracker")
-"""What changes in a `GradScaler`: the factor, and its steps without an overflow."""
+"""Overflows in a row that count as a divergence. By then the scale is 2^-10, so it cannot be the cause."""
+_SCALER_STATE = ("scale", "_growth_tracker")
+"""The state of a `GradScaler`: the scale, and the steps since it last changed."""
 
 
 class Optimizer:
@@ -28,12 +28,15 @@ class Optimizer:
         clip_norm: float | None = None,
         scales_loss_on: torch.device | None = None,
     ) -> None:
-        """`groups` are (parameters, learning rate, weight decay). `clip_norm` bounds the norm of the gradient of all
-        of them. `scales_loss_on` names the device where half precision asks for a loss scale; None: never."""
+        """Create an optimizer of `groups`, each (parameters, learning rate, weight decay).
+
+        `clip_norm` bounds the norm of the gradient of all groups together. `scales_loss_on` is the device of networks
+        in half precision; None: no loss scale.
+        """
         trained: list[dict[str, Any]] = [
             {"params": list(p), "lr": lr, "initial_lr": lr, "weight_decay": decay} for p, lr, decay in groups
         ]
-        # Fused takes a third of the time on a CPU. Tensors without data, whose operations `flops` counts, have none.
+        # The fused step takes a third of the time on a CPU. Tensors without data (`flops`) do not support it.
         fused = not any(parameter.is_meta for group in trained for parameter in group["params"])
         self._adamw = torch.optim.AdamW(trained, betas=(0.9, 0.999), eps=1e-8, fused=fused)
         self._clip_norm = clip_norm
@@ -44,7 +47,7 @@ class Optimizer:
             enabled=scales_loss_on is not None,
         )
         self.overflows = 0
-        """Steps in a row, the last ones, that were skipped because the gradient overflowed."""
+        """Number of most recent steps that were skipped because the gradient overflowed."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -55,7 +58,7 @@ class Optimizer:
         return self._scaler.get_scale()
 
     def step(self, loss: Tensor, *, lr_scale: float) -> None:
-        """Descend on a scalar loss; with a loss scale a gradient that overflows skips the step."""
+        """Minimize a scalar loss. With a loss scale, the step is skipped if the gradient overflows."""
         self._adamw.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._adamw)
@@ -70,11 +73,11 @@ class Optimizer:
             self.overflows = self.overflows + 1 if self._scaler.get_scale() < scale else 0
 
     def trouble(self) -> str | None:
-        """Say what is wrong when half precision overflows again and again; None when nothing is."""
+        """Describe repeated overflows of half precision; None if there are none."""
         return f"{self.overflows} steps in a row overflowed half precision" if self.overflows >= MAX_OVERFLOWS else None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return parameters, moments and loss scale by name."""
+        """Return parameters, AdamW's state and the loss scale by name."""
         tensors: dict[str, Tensor] = {}
         for i, parameter in enumerate(self.parameters):
             tensors[f"{i}"] = parameter
@@ -82,21 +85,21 @@ class Optimizer:
                 tensors[f"{i}.{key}"] = value
         if self._scaler.is_enabled():
             scaler = self._scaler.state_dict()
-            values = [*(scaler[name] for name in _OF_SCALER), self.overflows]
+            values = [*(scaler[name] for name in _SCALER_STATE), self.overflows]
             tensors["loss_scale"] = torch.tensor(values, dtype=torch.float64)
         return tensors
 
     def load(self, saved: dict[str, Tensor]) -> None:
-        """Reverse `tensors`. Raises KeyError for one that is missing."""
+        """Restore what `tensors` returned. Raises KeyError if one is missing."""
         with torch.no_grad():
             for i, parameter in enumerate(self.parameters):
                 parameter.copy_(saved[f"{i}"])
-                # AdamW makes its state at the first step.
+                # AdamW has no state before the first step.
                 names = [name for name in ("step", "exp_avg", "exp_avg_sq") if f"{i}.{name}" in saved]
                 self._adamw.state[parameter] = {
                     name: saved[f"{i}.{name}"].to(parameter.device, copy=True) for name in names
                 }
         if self._scaler.is_enabled():
             *scaler, overflows = saved["loss_scale"].tolist()
-            self._scaler.load_state_dict(self._scaler.state_dict() | dict(zip(_OF_SCALER, scaler, strict=True)))
+            self._scaler.load_state_dict(self._scaler.state_dict() | dict(zip(_SCALER_STATE, scaler, strict=True)))
             self.overflows = int(overflows)

@@ -1,4 +1,4 @@
-"""The photos of a thing, read from a folder."""
+"""Read the references of a concept from a folder."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from PIL import Image, UnidentifiedImageError
 from opad_core.errors import OpadError
 
 MIN_REFERENCES, MAX_REFERENCES = 1, 100
-"""One photo is one-shot personalization; DreamBooth's sets have 4-6 photos. We recommend 3-5."""
+"""One reference is one-shot personalization; DreamBooth's sets have 4-6. We recommend 3-5."""
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def read_references(folder: Path) -> list[Image.Image]:
-    """Read the 1-100 photos of a folder as RGB, in the order of their names.
+    """Read the 1-100 references in a folder as RGB, in the order of their names.
 
-    Raises OpadError that names the file at fault, or says how many photos there are.
+    Raises OpadError for a file that cannot be read, and for another number of files.
     """
     files = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
     if not MIN_REFERENCES <= len(files) <= MAX_REFERENCES:

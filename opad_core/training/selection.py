@@ -1,8 +1,8 @@
-"""Which iterate becomes the bundle: the averaged adapter is evaluated while it learns.
+"""Select the iteration that becomes the bundle: the averaged adapter is evaluated during training.
 
-Likeness to the references rises first, then prompts are forgotten, and where the best of both lies differs by concept.
-An evaluation asks for scenes that students learn from. Those that the report card asks for stay unseen, and its
-identity score is another network's.
+Likeness to the references rises first, then the prompts have less and less effect. The best iteration differs by
+concept. An evaluation uses the training scenes. The report card uses other scenes, and its identity score another
+network.
 """
 
 import torch
@@ -16,12 +16,12 @@ from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import uint8_to_pixels
 
 IMAGES = 8
-"""Images of one evaluation; on the nano base they cost a third of an iteration."""
+"""Images per evaluation. On the nano base they cost a third of an iteration."""
 FIRST_SEED = 1_000
 
 
 class Selection:
-    """Scores a bundle by DINO likeness to the references plus, where the base can tell, CLIP's fit to the prompts."""
+    """Scores a bundle by DINO likeness to the references plus, if the base has text projection, CLIP fit to prompts."""
 
     def __init__(self, base: Base, references: Tensor, class_noun: str) -> None:
         """`references` [k, 3, r, r] in [-1, 1]."""
@@ -31,7 +31,7 @@ class Selection:
 
     @torch.no_grad()
     def score(self, bundle: Bundle) -> float:
-        """Mean cosine to the references, in [-1, 1], plus mean cosine to the prompts."""
+        """Return the mean cosine with the references plus the mean cosine with the prompts, each in [-1, 1]."""
         requests = [
             ImageRequest(bundle, prompt.format(PLACEHOLDER), FIRST_SEED + k) for k, prompt in enumerate(self._prompts)
         ]

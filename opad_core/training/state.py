@@ -1,6 +1,6 @@
 """The checkpoint of a training: safetensors bytes with a JSON header, no pickle.
 
-Randomness is not in it: it is derived from the seed and the step (`random_streams`).
+It holds no random state, because random numbers are derived from the seed and the step (`random_streams`).
 """
 
 import json
@@ -19,7 +19,7 @@ MAX_HEADER_BYTES = 16 << 20
 
 
 def write_checkpoint(header: dict[str, Any], tensors: dict[str, Tensor], *, fingerprint: str) -> bytes:
-    """Return the bytes; `fingerprint` names what they belong to: method, base, settings, references and seed."""
+    """Return the checkpoint as bytes. `fingerprint` identifies the training (`training.data.fingerprint`)."""
     whole = header | {"format": FORMAT, "fingerprint": fingerprint}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return save(tensors, metadata={"state": json.dumps(whole)})
@@ -28,8 +28,8 @@ def write_checkpoint(header: dict[str, Any], tensors: dict[str, Tensor], *, fing
 def read_checkpoint(data: bytes, *, fingerprint: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return header and tensors.
 
-    Raises OpadError for damaged bytes, OldCheckpointError for those of an older version, and OtherTrainingError for
-    those of another training.
+    Raises OpadError for damaged bytes, OldCheckpointError for a checkpoint of an older version, and OtherTrainingError
+    for one of another training.
     """
     try:
         header = json.loads(header_of(data, max_bytes=MAX_HEADER_BYTES)["__metadata__"]["state"])

@@ -1,4 +1,4 @@
-"""What pulls the student towards the teacher: the corrected image, and distances to it (Algorithm 1, lines 15-19)."""
+"""Align the student with the teacher: the teacher's target and the distances to it (Algorithm 1, lines 15-19)."""
 
 from types import EllipsisType
 
@@ -17,7 +17,7 @@ Crop = tuple[EllipsisType, slice, slice]
 
 
 def alignment_weight(config: OpadConfig, abar: Tensor) -> Tensor:
-    """c(t) of timesteps with these cumulative alphas, [b]."""
+    """Return the weight c(t) [b] of timesteps with cumulative alphas `abar` [b]."""
     return abar if config.target_weight == "abar" else torch.ones_like(abar)
 
 
@@ -33,12 +33,13 @@ def teacher_target(
     null_states: Tensor,
     guidance: float,
 ) -> Tensor:
-    """z_tc: the student's latents re-noised with the student's own noise, denoised once with guidance.
+    """Return z_tc: the student's latents, noised again and denoised once by the teacher with guidance.
 
-    The same noise keeps z_t on the student's own line from noise to image: the teacher corrects, not re-invents.
+    `eps` is the noise that the student started from. It keeps z_t on the student's line from noise to image, so the
+    teacher corrects the image instead of inventing another.
     """
     z_t = add_noise(z_student, eps, t, teacher.abar)
-    if guidance == 1:  # the prediction without text would count nothing
+    if guidance == 1:  # the prediction without text has weight 0
         return teacher.denoise(z_t, t, projections(text_states))
     both = torch.cat([null_states.expand_as(text_states), text_states])
     x0_null, x0_text = teacher.denoise(torch.cat([z_t, z_t]), torch.cat([t, t]), projections(both)).chunk(2)
@@ -46,7 +47,7 @@ def teacher_target(
 
 
 def identity_tokens(base: Base, config: OpadConfig, x: Tensor) -> Tensor:
-    """phi(x) of pixels in [-1, 1], [b, tokens, d]."""
+    """Return phi(x) [b, tokens, d] of pixels x in [-1, 1]."""
     tokens: Tensor = base.identity(x, resize_mode=config.identity_resize, normalize=config.normalize_backbones)
     return tokens
 
@@ -65,11 +66,11 @@ def aligned(
     text_states: Tensor,
     null_states: Tensor,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return L_id, L_mse and L_swd, those that have a weight: the mean and the weighted mean, c(t) included.
+    """Return the mean of L_id, L_mse and L_swd, and their weighted mean with c(t). Losses of weight 0 are omitted.
 
-    `projections` are the teacher's, `text_states` [b, tokens, d] those it reads, `identity` the student's identity
-    tokens or None without L_id. The teacher corrects only images whose timestep is below `max_target_timestep`; the
-    others count as 0 in the weighted mean and not at all in the mean.
+    `projections` and `text_states` [b, tokens, d] are the teacher's. `identity` are the student's identity tokens, or
+    None without L_id. Only images with a timestep below `max_target_timestep` get a target. The others count as 0 in
+    the weighted mean, and not at all in the mean.
     """
     if not (config.lambda_id or config.lambda_mse or config.lambda_swd):
         return {}
@@ -110,9 +111,9 @@ def alignment_losses(
     x_target: Tensor,
     filters: torch.Generator,
 ) -> dict[str, tuple[float, Tensor]]:
-    """Return the weight and the value [b] of L_id, L_mse and L_swd, those that have a weight.
+    """Return the weight and the value [b] of L_id, L_mse and L_swd. Losses of weight 0 are omitted.
 
-    `filters` draws MS-SWD's. The targets carry no gradient.
+    `filters` generates the filters of MS-SWD. The targets carry no gradient.
     """
     losses: dict[str, tuple[float, Tensor]] = {}
     if identity is not None:

@@ -1,4 +1,4 @@
-"""What the teacher learns from and what the discriminators call real, in each stage of OPAD."""
+"""The batches of each stage of OPAD: what the teacher learns from, and what the discriminators see as real."""
 
 import torch
 from PIL import Image
@@ -23,29 +23,30 @@ class OpadBatches:
         self, data: TrainingData, config: OpadConfig, discriminators: list[Discriminator], *, seed: int
     ) -> None:
         def features(pixels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-            seen = pixels[random_crop(pixels.shape[-1], config.decode_crop, generator)]
-            return {discriminator.name: discriminator.network(seen) for discriminator in discriminators}
+            crop = pixels[random_crop(pixels.shape[-1], config.decode_crop, generator)]
+            return {discriminator.name: discriminator.network(crop) for discriminator in discriminators}
 
         self._data, self._config, self._seed = data, config, seed
         self._batches = AugmentedBatches(data.base, config, seed=seed, features=features)
         self.samples: list[Example] = []
-        """Of the collaborative stage; empty before it."""
+        """The samples of the collaborative stage; empty before it."""
         self._state: dict[str, Tensor] = {}
 
     def prepare(self) -> None:
-        """Fill the caches of the distillation stage, where the config keeps some."""
+        """Fill the augmentation caches of the distillation stage, if the config has any."""
         if self._config.augmentation_cache:
             self.of("photos", 0)
             self.of("real", 0, canvas=False)
 
     def distillation(self, step: Step) -> tuple[Batch, Batch]:
+        """Return the teacher's batch and the discriminators' real batch."""
         references = self.of("photos", step.number)
         if self._config.canvas_for_discriminators:
             return references, references
         return references, self.of("real", step.number, canvas=False)
 
     def collaborative(self, step: Step) -> tuple[Batch, Batch]:
-        """Draw the samples first, if that is still to be done."""
+        """Return the teacher's batch and the real batch. The first call generates the samples."""
         config = self._config
         if not self.samples:
             with step.part("samples"):
@@ -59,7 +60,7 @@ class OpadBatches:
         return learned, self.of("real", step.number, canvas=canvas)
 
     def with_scenes(self, prompts: list[str], step: Step) -> list[str]:
-        """Replace the first of a batch's prompts, as many as the config asks for, by ones that name a scene."""
+        """Replace the first prompts of a batch, `config.scene_prompts` of them, by prompts that name a scene."""
         count = self._config.scene_prompts
         if not count:
             return prompts
@@ -68,7 +69,7 @@ class OpadBatches:
         return [scenes[k].format(PLACEHOLDER) for k in chosen] + prompts[count:]
 
     def discriminator_inputs(self, batch: Batch, step: Step) -> DiscriminatorInputs:
-        """Return the features that the cache kept, else the pixels of a random crop."""
+        """Return the cached features, or a random crop of the pixels."""
         if batch.pixels is None:
             return DiscriminatorInputs(None, batch.features)
         pixels = batch.pixels.to(self._data.base.device)
@@ -77,12 +78,12 @@ class OpadBatches:
         )
 
     def of(self, name: str, number: int, *, canvas: bool = True) -> Batch:
-        """Return a batch by the name of its random numbers: references, or samples where the name says so."""
+        """Return a batch by its random stream: of samples if the name contains "samples", else of references."""
         examples = self.samples if "samples" in name else self._data.examples
         return self._batches.batch(examples, name, number, canvas=canvas)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the samples, and by number the examples whose prompts they have."""
+        """Return the samples, and the indices of the examples that gave their prompts."""
         return self._state
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:

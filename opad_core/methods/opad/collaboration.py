@@ -1,4 +1,4 @@
-"""The student's own images, which both networks learn from in the collaborative stage (section 10)."""
+"""Generate the student's samples, from which both networks learn in the collaborative stage (section 10)."""
 
 import torch
 from torch import Tensor
@@ -15,11 +15,11 @@ from opad_core.pixels import uint8_to_pixels
 def generate_samples(
     base: Base, bundle: Bundle, config: OpadConfig, *, prompts: list[str], seeds: list[int], references: Tensor
 ) -> tuple[Tensor, list[int]]:
-    """Return images of the concept, [n, r, r, 3] uint8, and which of the prompts they are of.
+    """Return images of the concept, [n, r, r, 3] uint8, and the indices of their prompts.
 
-    `references` [k, 3, r, r] in [-1, 1]. "strict" keeps an image of every prompt. "gated" keeps, of those that fit
-    their prompt at least as well as the untouched student's median image, the best share by identity to the references
-    (inferred: the paper names no selection).
+    `references` [k, 3, r, r] in [-1, 1]. "strict" keeps one image per prompt. "gated" prefers images that fit their
+    prompt at least as well as the untouched student's median image. It ranks them by identity to the references and
+    keeps the best share (inferred: the paper names no selection).
     """
     generator = OneStepGenerator(base)
     images = _generated(generator, bundle, prompts, seeds)
@@ -34,7 +34,9 @@ def generate_samples(
     if fit is not None:
         usual = base.text_fit(uint8_to_pixels(_generated(generator, None, plain, seeds), base.device), plain)
         assert usual is not None
-        likeness = likeness - 2 * (fit < usual.median())  # behind every image that fits
+        likeness = likeness - 2 * (
+            fit < usual.median()
+        )  # cosines are at most 1, so these rank below all images that fit
     kept = max(1, round(config.kept_share * len(prompts)))
     best = likeness.argsort(descending=True)[:kept].sort().values.cpu()
     return images[best].contiguous(), best.tolist()
@@ -46,7 +48,7 @@ def _identity(base: Base, config: OpadConfig, x: Tensor) -> Tensor:
 
 
 def _generated(generator: OneStepGenerator, bundle: Bundle | None, prompts: list[str], seeds: list[int]) -> Tensor:
-    """[b, r, r, 3] uint8, eight at a time."""
+    """Generate images [b, r, r, 3] uint8, eight at a time."""
     requests = [ImageRequest(bundle, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     parts = [torch.from_numpy(generator.generate(requests[i : i + 8])) for i in range(0, len(requests), 8)]
     return torch.cat(parts)

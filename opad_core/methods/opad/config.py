@@ -1,7 +1,7 @@
-"""Every constant of OPAD, in one table with its source; two presets and nothing hidden.
+"""All settings of OPAD in one table with their sources, and the two presets.
 
-`python -m opad_core presets --base NAME` prints what a training would use. See `training.config` for the settings that
-all methods share and for the sources' names.
+`python -m opad_core presets --base NAME` prints the values that a training uses. `training.config` has the settings
+that all methods share, and the meaning of the sources.
 """
 
 import dataclasses
@@ -11,19 +11,19 @@ from typing import Any, Literal
 from opad_core.errors import OpadError
 from opad_core.training.config import TrainingConfig, check_timestep_range, constant, override
 
-PUBLISHED, OF_PRESET, OF_BASE = "published", "preset", "base"
-"""Who set a value: nobody (the published one), the preset, or the base's manifest."""
+PUBLISHED, PRESET, BASE = "published", "preset", "base"
+"""Who set a value: the published setting, the preset, or the base's manifest."""
 
 
 @dataclass(frozen=True)
 class OpadConfig(TrainingConfig):
     """All settings of OPAD. `iterations` is the length of the distillation stage."""
 
-    # The stage is in the paper's text; whether its headline figures include it is unknown, and they probably do not:
-    # `--collaborative-iterations 0` is the training that they describe.
+    # The paper describes this stage. Its main results probably do not include it; `--collaborative-iterations 0`
+    # reproduces the training that they describe.
     collaborative_iterations: int = constant(300, "inferred: unpublished")
-    lr_student: float = constant(2e-5, "setting")  # student K/V: 1e-5 scaled by the batch
-    lr_teacher: float = constant(1e-5, "setting")  # teacher K/V, not scaled
+    lr_student: float = constant(2e-5, "setting")  # student K/V: 1e-5 times the batch size
+    lr_teacher: float = constant(1e-5, "setting")  # teacher K/V, not multiplied
     lr_token: float = constant(1e-5, "setting")  # the V* row
     lr_discriminator: float = constant(1e-4, "setting")  # heads
 
@@ -41,33 +41,33 @@ class OpadConfig(TrainingConfig):
     teacher_timestep_range: tuple[float, float] = constant((0.0, 1.0), "setting")  # shares of the schedule: t of L_rec
     target_timestep_range: tuple[float, float] = constant((0.0, 1.0), "setting")  # t of the target
     target_weight: Literal["abar", "uniform"] = constant("abar", "setting")  # c(t): abar_t, or 1
-    max_target_timestep: float = constant(1.0, "ours")  # share of the schedule; an image with a later t has no target
+    max_target_timestep: float = constant(1.0, "ours")  # share of the schedule; images with a later t get no target
 
-    # What the paper's ablations take away (tables 6, 8 and 9); `ABLATIONS` names them. False: the student reads the
-    # row where V* started, as if its text encoder were another one that never learned V*.
+    # Parts that the paper's ablations remove (tables 6, 8 and 9); see `ABLATIONS`. False: the student's V* stays at
+    # its initial value, as if the student had another text encoder that never learned V*.
     shared_text_encoder: bool = constant(True, "paper; what False means is inferred")
-    # True: the teacher learns alone for `iterations`, then the student learns from it while it rests.
+    # True: the teacher learns alone for `iterations`, then the student learns from the fixed teacher.
     teacher_first: bool = constant(False, "paper; what True means is inferred")
 
-    scene_share: float = constant(0.0, "ours")  # student's prompts that name a scene; discriminators skip them
-    canvas_for_discriminators: bool = constant(True, "setting")  # the reals carry the canvas's gray border
+    scene_share: float = constant(0.0, "ours")  # share of prompts that name a scene; discriminators skip them
+    canvas_for_discriminators: bool = constant(True, "setting")  # real images may have the canvas's gray border
 
     # Feature networks
-    normalize_backbones: bool = constant(False, "setting")  # False feeds [-1, 1] to networks that expect mean/std
+    normalize_backbones: bool = constant(False, "setting")  # False feeds [-1, 1] where normalized input is expected
     # how images are resized for the discriminators
     discriminator_resize: Literal["area", "bilinear", "bicubic"] = constant("area", "setting")
     identity_resize: Literal["area", "bilinear", "bicubic"] = constant("bilinear", "setting")  # equal: one shared pass
     reuse_features: bool = constant(False, "setting")  # True: discriminators reuse the features of the student's step
-    decode_crop: float = constant(1.0, "ours")  # side of the random crop that is decoded for the pixel losses
-    dinov2_size: int = constant(0, "setting")  # pixels of D2's input; 0 takes the network's own, 518
+    decode_crop: float = constant(1.0, "ours")  # share of the side that is decoded, a random crop, for pixel losses
+    dinov2_size: int = constant(0, "setting")  # pixels of D2's input; 0: the network's own, 518
     swd_unit_range: bool = constant(False, "setting")  # False gives MS-SWD [-1, 1] where it expects [0, 1]
 
     # Collaborative stage
     collaboration: Literal["strict", "gated"] = constant(
         "strict", "paper, sec. 10"
     )  # strict: samples replace references
-    samples: int = constant(100, "inferred: unpublished")  # student's images generated for the stage
-    kept_share: float = constant(0.5, "inferred: unpublished")  # gated: best share by identity to the references
+    samples: int = constant(100, "inferred: unpublished")  # images that the student generates for the stage
+    kept_share: float = constant(0.5, "inferred: unpublished")  # gated: share kept, by identity to the references
     reference_share: float = constant(0.5, "inferred: unpublished")  # gated: references in the teacher's batches
 
     def __post_init__(self) -> None:
@@ -95,34 +95,36 @@ class OpadConfig(TrainingConfig):
 
     @property
     def scene_prompts(self) -> int:
-        """How many prompts of a batch, its first, name a scene. No reference shows the thing there, so the teacher
-        alone corrects these images."""
+        """Number of prompts, the first of a batch, that name a scene.
+
+        No reference shows the concept in such a scene, so only the teacher corrects these images.
+        """
         return int(self.scene_share * self.batch_size)
 
 
 @dataclass(frozen=True)
 class Departure:
-    """A value of a preset that is not the published one."""
+    """A value of a preset that differs from the published one."""
 
     value: Any
     reason: str
 
 
 PRESETS: dict[str, dict[str, Departure]] = {
-    # the published setting, its accidents included
+    # The published setting, including its accidents.
     "paper": {},
-    # The published setting, plus what arithmetic or counted draws justify at 512 pixels. What only a training with the
-    # published weights could show is off; a base for which it was shown sets it in its manifest.
+    # The published setting, plus changes that arithmetic or counting justifies at 512 pixels. Changes that need
+    # evidence from a training with the published weights are off; a base with such evidence sets them in its manifest.
     "default": {
         "reuse_features": Departure(
-            True, "the same pictures through the same frozen networks: the features are equal, a pass is saved"
+            True, "the same images through the same frozen networks give equal features, and one pass is saved"
         ),
         "canvas_for_discriminators": Departure(
             False,
-            "66 % of the published reals have a grey border, and no fake has; without it as many are whole photos",
+            "66 % of the published real images have a gray border and no generated image has; these are shown whole",
         ),
         "initializer_lookup": Departure(
-            "word", "the published lookup gives many words the end token's row, and no word its own"
+            "word", "the published lookup finds the end token's row for many words, and the right row for none"
         ),
     },
 }
@@ -140,42 +142,42 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "teacher-first": {"teacher_first": True},
     "one-shot": {"max_references": 1},
 }
-"""The paper's ablations by name, as changes of a preset. A term of weight 0 is not computed.
+"""The paper's ablations by name, as changes to a preset. A loss of weight 0 is not computed.
 
-Three are inferred, since the paper only names them. "no-teacher": nothing aligns the student, and the teacher still
-learns, because V* comes from L_rec alone. "no-shared-text-encoder": the student reads the row where V* started.
+Three are inferred, because the paper only names them. "no-teacher": the student has no alignment losses; the teacher
+still learns, because only L_rec trains V*. "no-shared-text-encoder": the student's V* stays at its initial value.
 "teacher-first": see `teacher_first`.
 """
 
 
 def preset(name: str, base_presets: dict[str, dict[str, Any]]) -> OpadConfig:
-    """A preset with the base's own values (`manifest.presets`), where a number means nothing at its size."""
+    """Return a preset with the base's own values (`manifest.presets`) for settings that depend on its size."""
     if name not in PRESETS:
-        raise OpadError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+        raise OpadError(f"unknown preset {name!r}; known presets are {', '.join(PRESETS)}")
     departures = {name: departure.value for name, departure in PRESETS[name].items()}
     return override(OpadConfig(), departures | base_presets.get(name, {}))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One value that a training would use, and who set it."""
+    """One value that a training uses, and who set it."""
 
     name: str
     value: Any
     set_by: str
-    """PUBLISHED, OF_PRESET or OF_BASE."""
+    """PUBLISHED, PRESET or BASE."""
     source: str
 
 
 def settings_of(name: str, base_presets: dict[str, dict[str, Any]]) -> list[Setting]:
-    """Every field of a preset on a base, in the order of the table."""
-    config, of_base = preset(name, base_presets), base_presets.get(name, {})
+    """Return every setting of a preset on a base, in the order of the fields."""
+    config, base_values = preset(name, base_presets), base_presets.get(name, {})
     settings = []
     for field in dataclasses.fields(OpadConfig):
         set_by, source = PUBLISHED, str(field.metadata["source"])
-        if field.name in of_base:
-            set_by, source = OF_BASE, "the base's manifest"
+        if field.name in base_values:
+            set_by, source = BASE, "the base's manifest"
         elif field.name in PRESETS[name]:
-            set_by, source = OF_PRESET, f"ours: {PRESETS[name][field.name].reason}"
+            set_by, source = PRESET, f"ours: {PRESETS[name][field.name].reason}"
         settings.append(Setting(field.name, getattr(config, field.name), set_by, source))
     return settings

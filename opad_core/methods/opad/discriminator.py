@@ -1,4 +1,4 @@
-"""Three discriminators: a frozen feature network, a small trainable head (method of the paper, section 3.3)."""
+"""The three discriminators, each a frozen feature network with a small trainable head (paper, section 3.3)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,25 +14,25 @@ from opad_core.random_streams import stream
 
 HEAD_WIDTH = 512
 NAMES = ("dino", "dinov2", "clip")
-"""Of D1, D2 and D3, in the order of `Base.backbones` and `lambda_adv`."""
+"""Names of D1, D2 and D3, in the order of `Base.backbones` and `lambda_adv`."""
 
 
 @dataclass(frozen=True)
 class Discriminator:
     name: str
     network: Callable[[Tensor], Tensor]
-    """Frozen: pixels [b, 3, h, w] in [-1, 1] to features [b, ...]; gradients flow to the pixels."""
+    """Frozen; maps pixels [b, 3, h, w] in [-1, 1] to features [b, ...]. Gradients flow to the pixels."""
     head: nn.Sequential
-    """Trained: flat features to two logits (fake, real)."""
+    """Trained; maps flat features to two logits (fake, real)."""
     weight: float
-    """Of its loss for the student."""
+    """Weight of the adversarial loss in the student's loss."""
 
     def generator_loss(self, fakes: "DiscriminatorInputs") -> Tensor:
-        """Return L_adv of images that the student wants taken for real, [b]."""
+        """Return the student's L_adv of generated images, [b]."""
         return generator_loss(self.head(fakes.feature(self).flatten(1)))
 
     def loss(self, reals: "DiscriminatorInputs", fakes: "DiscriminatorInputs") -> Tensor:
-        """Return what the head minimizes, [b]."""
+        """Return the loss [b] of the head."""
         with torch.no_grad():
             features = [images.feature(self).flatten(1) for images in (reals, fakes)]
         return discriminator_loss(*map(self.head, features))
@@ -40,26 +40,26 @@ class Discriminator:
 
 @dataclass(frozen=True)
 class DiscriminatorInputs:
-    """Images for the discriminators: pixels [b, 3, h, w] in [-1, 1] and features by discriminator, made when needed."""
+    """Images for the discriminators: pixels [b, 3, h, w] in [-1, 1], and features by discriminator, computed lazily."""
 
     pixels: Tensor | None
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def feature(self, discriminator: Discriminator) -> Tensor:
-        """Return the frozen network's features; computed once and kept."""
+        """Return the frozen network's features, which are computed once."""
         if discriminator.name not in self.features:
             assert self.pixels is not None
             self.features[discriminator.name] = discriminator.network(self.pixels)
         return self.features[discriminator.name]
 
     def detached(self, *, features: bool) -> "DiscriminatorInputs":
-        """Return them without gradients, and without the features where those are to be computed anew."""
+        """Return a copy without gradients; `features` keeps the computed features."""
         kept = {name: feature.detach() for name, feature in self.features.items()} if features else {}
         return DiscriminatorInputs(None if self.pixels is None else self.pixels.detach(), kept)
 
 
 def discriminators_of(base: Base, config: OpadConfig, *, seed: int) -> list[Discriminator]:
-    """Build those that have a weight; the heads start from the seed."""
+    """Build the discriminators that have a weight, with heads initialized from the seed."""
     resolution = base.manifest.resolution
     probe = torch.zeros(1, 3, resolution, resolution, device=base.device)
     discriminators = []
@@ -79,7 +79,7 @@ def discriminators_of(base: Base, config: OpadConfig, *, seed: int) -> list[Disc
 
 
 def discriminator_head(features: int, *, generator: torch.Generator) -> nn.Sequential:
-    """Linear -> ReLU -> Linear to two logits (fake, real), drawn from `generator` by PyTorch's own default law."""
+    """Return Linear -> ReLU -> Linear to two logits (fake, real), with PyTorch's default initialization."""
     head = nn.Sequential(nn.Linear(features, HEAD_WIDTH), nn.ReLU(), nn.Linear(HEAD_WIDTH, 2))
     for layer in (head[0], head[2]):
         assert isinstance(layer, nn.Linear)

@@ -1,4 +1,4 @@
-"""What learns in OPAD, and what it learns from: everything around the iteration of `methods.opad.method`."""
+"""The parts of an OPAD training that the iteration in `methods.opad.method` uses: adapters, optimizers, batches."""
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +18,19 @@ from opad_core.training.optimizer import Optimizer
 
 
 class OpadLearners(Method):
-    """Two adapters that share the row of V*, the discriminators' heads, their optimizers and their batches."""
+    """Two adapters that share the row of V*, the discriminators, the optimizers and the batches."""
 
     name = "opad"
 
     def __init__(self, data: TrainingData, config: OpadConfig, *, seed: int) -> None:
-        """Start from the pretrained projections and the class noun. Raises OpadError for settings that do not fit."""
+        """Start from pretrained weights and the class noun. Raises OpadError for settings that do not fit the base."""
         base = data.base
         _check_fits(config, base)
         self.base, self.config, self.class_noun = base, config, data.class_noun
         word = config.initializer_word or data.class_noun
         start = initial_token_row(base.text, word, config.initializer_lookup).to(base.device)
         self.teacher = KeyValueAdapter.initial(base.teacher, start)
-        # Without a shared text encoder the student reads the row where V* started.
+        # Without a shared text encoder the student's V* stays at its initial value.
         row = self.teacher.token_row if config.shared_text_encoder else nn.Parameter(start.clone(), requires_grad=False)
         self.adapter = self.student = KeyValueAdapter(pretrained_projections(base.student), row)
         self.discriminators = discriminators_of(base, config, seed=seed)
@@ -62,7 +62,7 @@ class OpadLearners(Method):
         self.batches.load_state(tensors)
 
     def preservation(self, adapter: KeyValueAdapter, denoiser: Denoiser) -> Tensor:
-        """Return the weighted preservation loss of an adapter's projections, a scalar; 0 without a weight."""
+        """Return the weighted preservation loss of an adapter, a scalar; 0 if it has no weight."""
         if not self.config.lambda_kv_preservation:
             return self.other_words.new_zeros(())
         loss = kv_preservation_loss(self.other_words, adapter.projections, denoiser)
@@ -76,9 +76,9 @@ def _check_fits(config: OpadConfig, base: Base) -> None:
     if coarsest <= config.swd_patch // 2:
         raise OpadError(
             f"swd_levels={config.swd_levels} leaves {coarsest} pixels of {decoded}, too few for "
-            f"patches of {config.swd_patch}; take fewer levels or a smaller swd_patch"
+            f"patches of {config.swd_patch}; use fewer levels or a smaller swd_patch"
         )
     if config.scene_share and not base.manifest.training_scenes:
         raise OpadError(
-            f"scene_share={config.scene_share} asks for training scenes; the base {base.manifest.name!r} names none"
+            f"scene_share={config.scene_share} needs training scenes, and the base {base.manifest.name!r} has none"
         )

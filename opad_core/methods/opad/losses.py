@@ -34,7 +34,7 @@ _LAB_OF_F = torch.tensor([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, 
 
 
 def identity_loss(features: Tensor, target_features: Tensor) -> Tensor:
-    """L_id (paper, eq. 2): 1 - mean cosine over the identity tokens; both [b, tokens, d], the target detached."""
+    """L_id (paper, eq. 2): 1 - mean cosine over identity tokens. Both [b, tokens, d]; the target is detached."""
     return 1 - F.cosine_similarity(features, target_features, dim=-1).mean(1)
 
 
@@ -44,8 +44,8 @@ def latent_loss(z_student: Tensor, z_target: Tensor) -> Tensor:
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """sRGB to CIELAB (D65), L in 0..100 for input in [0, 1]; values outside that range go along the linear pieces."""
-    bend = rgb.clamp(min=0.04045)  # keeps the unused branch of `where` finite, and so its gradient
+    """Convert sRGB to CIELAB (D65). Input in [0, 1] gives L in 0..100; values outside are extrapolated."""
+    bend = rgb.clamp(min=0.04045)  # keeps the unused branch of `where` and its gradient finite
     linear = torch.where(rgb > 0.04045, ((bend + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     xyz = torch.einsum("ij,bjhw->bihw", _XYZ_OF_RGB.to(rgb), linear)
     f = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
@@ -54,10 +54,11 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def ms_swd(x: Tensor, y: Tensor, *, levels: int, projections: int, patch: int, generator: torch.Generator) -> Tensor:
-    """Multi-scale sliced Wasserstein distance of colours and textures (He et al., arXiv 2407.10181).
+    """Multi-scale sliced Wasserstein distance of colors and textures (He et al., arXiv 2407.10181).
 
-    A Gaussian pyramid in RGB; on each level CIELAB, `projections` fresh unit filters of 3 x patch x patch, shared by
-    both images, and the mean distance of the sorted responses; then the mean over levels. `generator` is on the CPU.
+    Each level of a Gaussian pyramid in RGB is converted to CIELAB and filtered with `projections` new unit filters of
+    3 x patch x patch, the same for both images. The distance is the mean difference of the sorted responses, averaged
+    over levels. `generator` is on the CPU.
     """
     distance = x.new_zeros(x.shape[0])
     for level in range(levels):
@@ -72,12 +73,12 @@ def ms_swd(x: Tensor, y: Tensor, *, levels: int, projections: int, patch: int, g
 
 
 def generator_loss(logits_fake: Tensor) -> Tensor:
-    """The student's adversarial term (supplement, Alg. 1 line 20): cross-entropy of its image being real. [b, 2] in."""
+    """The student's L_adv (supplement, Alg. 1 line 20): cross-entropy of logits [b, 2] with "real"."""
     return F.cross_entropy(logits_fake.float(), torch.full_like(logits_fake[:, 0], REAL).long(), reduction="none")
 
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """A discriminator's term (Alg. 1 line 24), with the half of the authors' setting; the student's image detached."""
+    """A discriminator's L_adv (Alg. 1 line 24), halved as in the authors' setting. Generated images are detached."""
     loss_real = F.cross_entropy(logits_real.float(), torch.full_like(logits_real[:, 0], REAL).long(), reduction="none")
     loss_fake = F.cross_entropy(logits_fake.float(), torch.full_like(logits_fake[:, 0], FAKE).long(), reduction="none")
     return 0.5 * (loss_real + loss_fake)

@@ -1,8 +1,8 @@
 """OPAD (supplement, Algorithm 1): a multi-step teacher and a one-step student learn a concept together.
 
-In each iteration the teacher learns from the references (L_rec). The student generates images in one step; it is
-pulled towards what the teacher makes of them (L_id, L_mse, L_swd, weighted by c(t) = abar_t), and by three
-discriminators towards the references (L_adv). The discriminators learn to tell references from the student's images.
+In each iteration the teacher learns from the references (L_rec). The student generates images in one step. It learns
+from the teacher's corrections of these images (L_id, L_mse, L_swd, weighted by c(t) = abar_t) and from three
+discriminators (L_adv). The discriminators learn to tell references from the student's images.
 """
 
 import torch
@@ -19,7 +19,7 @@ from opad_core.training.method import Step
 
 
 class Opad(OpadLearners):
-    """The paper's lines are named in each step."""
+    """Algorithm 1. Each function names the lines of the paper that it implements."""
 
     def step(self, step: Step) -> dict[str, Tensor]:
         config, losses = self.config, {}
@@ -27,8 +27,7 @@ class Opad(OpadLearners):
         learned, real = self.batches.distillation(step) if distilling else self.batches.collaborative(step)
         eps = torch.randn((config.batch_size, *self.base.latent_shape), generator=step.stream("noise"))
         eps = eps.to(self.base.device)
-        # The student is asked for the framing that the discriminators call real, with V* as it was before the
-        # teacher's step, as published.
+        # As published, the student gets the prompts of the real batch, and V* as it is before the teacher's step.
         prompts = self.batches.with_scenes(real.prompts, step)
         with torch.no_grad():
             student_text = self.student.text_states(self.base.text, prompts, self.class_noun)
@@ -51,14 +50,14 @@ class Opad(OpadLearners):
         return losses
 
     def step_teacher(self, step: Step, batch: Batch, eps: Tensor, text_states: Tensor) -> Tensor:
-        """Lines 6-11: the teacher's K/V and V* learn from the batch (L_rec). The gradient of V* ends here."""
+        """Lines 6-11: the teacher's K/V and V* learn from the batch (L_rec). Only this step trains V*."""
         config, base = self.config, self.base
         z_real = batch.latents_on(base, step.stream("vae"))
         steps, share = len(base.teacher.abar), config.teacher_timestep_range
         times = random_timesteps(len(eps), steps, share, step.stream("teacher-time"))
         keys_values = self.teacher.keys_values(text_states, base.teacher)
         loss = reconstruction(base.teacher, z_real, eps, times.to(base.device), keys_values, batch.mask).mean()
-        # L_rec sums over the latents' channels, every other loss is a mean.
+        # L_rec is a sum over latent channels, every other loss a mean.
         total = loss + base.latent_shape[0] * self.preservation(self.teacher, base.teacher)
         self.optimizers["teacher"].step(total, lr_scale=step.lr_scale)
         return loss.detach()
@@ -66,10 +65,10 @@ class Opad(OpadLearners):
     def step_student(
         self, step: Step, eps: Tensor, student_text: Tensor, teacher_text: Tensor
     ) -> tuple[dict[str, Tensor], DiscriminatorInputs]:
-        """Lines 14-21: the student's K/V learn from the discriminators and from the teacher's correction.
+        """Lines 14-21: the student's K/V learn from the discriminators and the teacher's target.
 
-        The text states [b, tokens, d] carry no gradient. Returns the losses, and the images for the discriminators'
-        own step, detached.
+        The text states [b, tokens, d] carry no gradient. Returns the losses, and the detached images for the
+        discriminators' step.
         """
         config, base = self.config, self.base
         z_student = base.student.one_step(eps, self.student.keys_values(student_text, base.student))
@@ -95,7 +94,7 @@ class Opad(OpadLearners):
         return losses, fakes.detached(features=config.reuse_features)
 
     def step_discriminators(self, step: Step, batch: Batch, fakes: DiscriminatorInputs) -> dict[str, Tensor]:
-        """Lines 22-25: the heads learn to tell the batch from the student's images."""
+        """Lines 22-25: the heads learn to tell the real batch from the student's images."""
         reals, losses = self.batches.discriminator_inputs(batch, step), {}
         for discriminator in self.discriminators:
             loss = discriminator.loss(reals, fakes).mean()
