@@ -1,10 +1,10 @@
-"""`python bench/ablate.py`: what each departure of the preset `default` costs or gains, and `default` beside `paper`.
+"""`python bench/ablate.py`: measure each change of the preset `default`, and compare `default` with `paper`.
 
-Every run learns one concept with one seed under one setting, and draws the scenes it was never asked for at every
-`SCORED_EVERY` iterations; that is not counted in its time, which is the processor's, so that a busy machine tells the
-same. At its end stands the report card: a setting that gains identity by painting the photos' ground behind the thing
-shows that in the scenes' column. A switch is the preset with some of its fields as published. Each run is kept in
-OUT/SETTING-CONCEPT-SEED.json when it ends: a bench that was cut off goes on with the next one.
+Every run learns one concept with one seed and one setting. Every `SCORED_EVERY` iterations it generates held-out scenes
+and scores them. The time of a run is processor time without this scoring, so that a busy machine gives the same result.
+The run ends with the report card. If a setting gains identity by copying the references' backgrounds, the column of the
+scenes shows it. A switch is the preset with some fields as published. A run is kept in OUT/SETTING-CONCEPT-SEED.json,
+so an interrupted benchmark continues with the next run.
 """
 
 import argparse
@@ -57,11 +57,11 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "reuse_features": ("reuse_features",),
     "eval_every": ("eval_every", "patience"),
 }
-"""Fields that go back to what the authors ran, by the name of the switch."""
+"""Fields that get the published values, by the name of the switch."""
 
 
 def settings_of(base: Base) -> dict[str, OpadConfig]:
-    """All settings by name, at the length of `default`."""
+    """Return all settings by name, with the iterations of `default`."""
     default = preset("default", base.manifest.presets)
     published = OpadConfig()
     paper = override(
@@ -72,12 +72,12 @@ def settings_of(base: Base) -> dict[str, OpadConfig]:
         f"without-{name}": override(default, {field: getattr(published, field) for field in fields})
         for name, fields in SWITCHES.items()
     }
-    window = override(default, {"decode_crop": 0.5})
-    return {"default": default, "paper": paper, "with-decode_crop": window, **switched}
+    crop = override(default, {"decode_crop": 0.5})
+    return {"default": default, "paper": paper, "with-decode_crop": crop, **switched}
 
 
 def learn(base: Base, folder: Path, config: OpadConfig, *, seed: int, label: str) -> dict[str, Any]:
-    """Identity over iterations and seconds of training."""
+    """Run one training; return identity by iterations and seconds, and the final scores."""
     references, noun = read_references(folder), (folder / "class.txt").read_text().strip()
     training = new_training(base, references, noun, config, seed=seed)
     scenes = held_out_scenes(base, references, noun)[:SCENES]
@@ -89,25 +89,31 @@ def learn(base: Base, folder: Path, config: OpadConfig, *, seed: int, label: str
             training.evaluate()
         seconds += time.process_time() - began
         if (step + 1) % SCORED_EVERY == 0 or step + 1 == config.total_iterations:
-            pictures = draw(base, training, scenes)
-            curve.append((step + 1, round(seconds, 1), round(identity_score(pictures, references), 4)))
+            images = generate(base, training, scenes)
+            curve.append((step + 1, round(seconds, 1), round(identity_score(images, references), 4)))
     scores = report_card(read_bundle(training.bundle(training.best)), base, references).personalised
     return {"curve": curve, "seconds": curve[-1][1], **asdict(scores)}
 
 
-def draw(base: Base, training: Training, scenes: list[str]) -> list[Image.Image]:
+def generate(base: Base, training: Training, scenes: list[str]) -> list[Image.Image]:
     bundle = read_bundle(training.bundle())
     requests = [ImageRequest(bundle, scene.format(PLACEHOLDER), seed) for scene in scenes for seed in range(SEEDS)]
     return [Image.fromarray(pixels) for pixels in OneStepGenerator(base).generate(requests)]
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown, one line a setting: means of the report card, the identity's difference to `default` on the same runs
-    with its standard error, and seconds of processor time."""
+    """Return a Markdown table with one line per setting: mean scores and seconds of processor time.
+
+    The difference of the identity from `default` is taken on the same runs, with its standard error.
+    """
     lines = ["| setting | runs | identity | against default | scenes | diversity | seconds |", "|---|" + "---|" * 6]
-    of_default = {(run["concept"], run["seed"]): run["identity"] for run in results.get("default", [])}
+    default_identity = {(run["concept"], run["seed"]): run["identity"] for run in results.get("default", [])}
     for name, runs in results.items():
-        by = [run["identity"] - of_default[key] for run in runs if (key := (run["concept"], run["seed"])) in of_default]
+        by = [
+            run["identity"] - default_identity[key]
+            for run in runs
+            if (key := (run["concept"], run["seed"])) in default_identity
+        ]
         error = f" ± {stdev(by) / len(by) ** 0.5:.3f}" if len(by) > 1 else ""
         means = {key: fmean(run[key] for run in runs) for key in ("identity", "scene_accuracy", "diversity", "seconds")}
         lines.append(
@@ -118,7 +124,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def race(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
-    """A line per concept: after what share of `paper`'s time `default` shows the thing as well as `paper` in the end.
+    """Return a line per concept: the share of `paper`'s time after which `default` has `paper`'s final identity.
 
     Curves are means over seeds.
     """
@@ -135,7 +141,7 @@ def race(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
         reached = next((seconds for _, seconds, identity in curve if identity >= goal), None)
         lines.append(
             f"{concept}: paper ends at {goal:.3f} after {whole:.0f} s; default "
-            + (f"is there after {reached:.0f} s ({reached / whole:.2f})" if reached else "does not get there")
+            + (f"reaches it after {reached:.0f} s ({reached / whole:.2f})" if reached else "does not reach it")
         )
     return "\n".join(lines)
 
@@ -144,7 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concepts", type=Path, nargs="+", default=[Path("examples/striped_mug")])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="in every setting alike")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=JSON", help="change a field of every setting"
+    )
     parser.add_argument(
         "--only", nargs="+", metavar="SETTING", help="for instance: default paper without-augmentation_cache"
     )

@@ -1,12 +1,12 @@
-"""`python -m bench.compare`: OPAD beside what it has to beat, with several seeds.
+"""`python -m bench.compare`: compare OPAD with Custom Diffusion, with several seeds.
 
-Five ways to learn a concept on the one-step student: OPAD by the preset, OPAD without discriminators, and three times
-Custom Diffusion with OPAD's batch, rates and iterations. "custom-diffusion" is complete, with its own prompts,
-augmentation and class images. "custom-diffusion-stripped" has OPAD's prompts without scenes and no class images.
-"custom-diffusion-informed" adds what OPAD is told: captions, and preservation of other words' keys and values.
+Five ways to learn a concept on the one-step student: OPAD by the preset, OPAD without discriminators, and three
+versions of Custom Diffusion with OPAD's batch size, learning rates and iterations. "custom-diffusion" is complete, with
+its own prompts, augmentation and class images. "custom-diffusion-stripped" has OPAD's prompts without scenes, and no
+class images. "custom-diffusion-informed" adds OPAD's captions and preservation of other words' keys and values.
 
-Each run ends with the report card, whose prompts name scenes that no photo and no training prompt showed. A run is kept
-in OUT/METHOD-CONCEPT-SEED.json: a bench that was cut off continues with the next.
+Each run ends with the report card, whose prompts name scenes that no reference and no training prompt shows. A run is
+kept in OUT/METHOD-CONCEPT-SEED.json, so an interrupted benchmark continues with the next run.
 """
 
 import argparse
@@ -45,7 +45,7 @@ T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 8: 2.36, 12: 2.20}
 
 
 def custom_diffusion(config: OpadConfig) -> CustomDiffusionConfig:
-    """Complete: the published setting at OPAD's batch, rates and iterations."""
+    """Return the published setting with OPAD's batch size, learning rates and iterations."""
     stripped = custom_diffusion_stripped(config)
     published = CustomDiffusionConfig()
     own = ("templates", "class_images", "class_prompt", "lambda_prior", "flip_probability", "canvas_probability")
@@ -53,7 +53,7 @@ def custom_diffusion(config: OpadConfig) -> CustomDiffusionConfig:
 
 
 def custom_diffusion_stripped(config: OpadConfig) -> CustomDiffusionConfig:
-    """L_rec on the references alone, with OPAD's prompts but for the scenes."""
+    """Return L_rec on the references alone, with OPAD's prompts without scenes."""
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainingConfig)}
     changes = {
         "iterations": config.total_iterations, "lr": config.lr_teacher, "lr_token": config.lr_token, "ema_decay": 0.0,
@@ -63,7 +63,7 @@ def custom_diffusion_stripped(config: OpadConfig) -> CustomDiffusionConfig:
 
 
 def custom_diffusion_informed(config: OpadConfig) -> CustomDiffusionConfig:
-    """The same with OPAD's captions and its preservation of other words' keys and values."""
+    """Return the stripped config with OPAD's captions and its preservation of other words' keys and values."""
     told = ("scene_captions", "lambda_kv_preservation")
     return override(custom_diffusion_stripped(config), {name: getattr(config, name) for name in told})
 
@@ -75,7 +75,7 @@ METHODS: dict[str, Callable[[OpadConfig], TrainingConfig]] = {
     "custom-diffusion-informed": custom_diffusion_informed,
     "custom-diffusion-stripped": custom_diffusion_stripped,
 }
-"""Each makes its own config from OPAD's."""
+"""Functions that make each method's config from OPAD's."""
 
 
 def learn(base: Base, references: list[Image.Image], noun: str, config: TrainingConfig, *, seed: int = 0) -> Bundle:
@@ -89,7 +89,7 @@ def learn(base: Base, references: list[Image.Image], noun: str, config: Training
 
 
 def measure(base: Base, folder: Path, method: str, changes: dict[str, Any], *, seed: int) -> dict[str, Any]:
-    """One run: the report card's scores of the untouched student and of the concept, and processor seconds."""
+    """Return the scores of the untouched student and of the concept, and the processor seconds of one run."""
     references, noun = read_references(folder), (folder / "class.txt").read_text().strip()
     config = METHODS[method](override(preset("default", base.manifest.presets), changes))
     began = time.process_time()
@@ -103,7 +103,7 @@ def measure(base: Base, folder: Path, method: str, changes: dict[str, Any], *, s
 
 
 def interval(values: list[float]) -> str:
-    """Return the mean and the half width of its 95 % interval (Student's t); empty without values."""
+    """Format a mean with the half width of its 95 % interval (Student's t); empty without values."""
     if not values:
         return ""
     if len(values) not in T_95:
@@ -112,10 +112,9 @@ def interval(values: list[float]) -> str:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown: identity / scene accuracy of each concept, mean over seeds; then means over concepts.
+    """Return a Markdown table of identity / scene accuracy by concept, mean over seeds, and means over concepts.
 
-    The difference to `opad` pairs runs of one concept and averages its seeds first, so that the interval is over
-    concepts.
+    The difference from `opad` is taken by concept, averaged over its seeds, so the interval is over concepts.
     """
     concepts = list(dict.fromkeys(run["concept"] for run in runs))
     lines = [
@@ -151,7 +150,9 @@ def main() -> None:
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS), metavar="NAME", help="folders of examples/")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="change a setting, for all")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=JSON", help="change a setting of all methods"
+    )
     parser.add_argument("--base", default="nano")
     parser.add_argument("--out", type=Path, default=Path("build/compare"))
     arguments = parser.parse_args()

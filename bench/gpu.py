@@ -1,11 +1,11 @@
-"""`python -m bench.gpu`: what pictures and training cost on a GPU, at the full size of SD-Turbo with random weights.
+"""`python -m bench.gpu`: measure images and training on a GPU, at the full size of SD-Turbo with random weights.
 
-Nothing is downloaded; `--base` takes a base with its own weights instead. Each group of figures is a line of JSON as
-soon as it is measured, and all of them are a Markdown table in the end. The most telling parts come first; one that
-fails, or would begin after `--seconds`, says so, and the next goes on.
+Nothing is downloaded; `--base` takes a base with its own weights instead. Each group of figures is printed as a line of
+JSON when it is measured, and all of them as a Markdown table at the end. The most important parts come first. A part
+that fails, or would begin after `--seconds`, says so, and the next part runs.
 
-The service computes in float32. With "half" in its name a part has the teacher in bfloat16 and the other networks of
-a picture in float16; with "tf32" matrix products may round to TF32, as PyTorch's convolutions do anyway.
+The service computes in float32. Parts with "half" in the name have the teacher in bfloat16 and the networks of the
+student in float16. With "tf32" matrix products may round to TF32, as PyTorch's convolutions do by default.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import diffusers
 import torch
 import transformers
 
-from bench.gpu_parts import GIB, Figures, compiled, graph, picture, switching, training
+from bench.gpu_parts import GIB, Figures, compiled, graph, image, switching, training
 from opad_core import (
     Base,
     load_base,
@@ -38,7 +38,7 @@ from opad_core.bases.loading import Precision, device_named
 
 
 class TimeUp(BaseException):
-    """No Exception: what compiles or retries must not take it for one of its own."""
+    """Not an Exception, so that code that catches all exceptions does not catch it."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,29 @@ class Part:
 
 HALF = torch.float16
 PARTS = {
-    "picture-half": Part(picture, HALF),
+    "image-half": Part(image, HALF),
     "switching-half": Part(switching, HALF),
-    "picture": Part(picture),
-    "picture-tf32": Part(picture, tf32=True),
+    "image": Part(image),
+    "image-tf32": Part(image, tf32=True),
     "train-default": Part(partial(training, name="default")),
     "train-default-tf32": Part(partial(training, name="default"), tf32=True),
     "train-paper": Part(partial(training, name="paper")),
-    "train-window-tf32": Part(partial(training, name="window"), tf32=True),
+    "train-crop-tf32": Part(partial(training, name="crop"), tf32=True),
     "graph-half": Part(graph, HALF),
     "train-default-half": Part(partial(training, name="default"), HALF, tf32=True),
-    "train-window-half": Part(partial(training, name="window"), HALF, tf32=True),
+    "train-crop-half": Part(partial(training, name="crop"), HALF, tf32=True),
     "compile-half": Part(compiled, HALF),
     "train-paper-tf32": Part(partial(training, name="paper"), tf32=True),
-    "train-window": Part(partial(training, name="window")),
+    "train-crop": Part(partial(training, name="crop")),
 }
-"""The most telling first, those of one precision together: networks are built anew when it changes."""
+"""The most important first; parts of one precision are together, because a change rebuilds the networks."""
 
 
 class Bases:
-    """One base at a time: what the card holds belongs to the part that runs."""
+    """Holds one base at a time, so that memory figures belong to the part that runs."""
 
     def __init__(self, name: str | None, device: torch.device, folder: Path, *, resolution: int) -> None:
-        """A name of None stands for random weights; `folder` receives their stand-in tokenizer."""
+        """A name of None means random weights, whose stand-in tokenizer is written to `folder`."""
         self._name, self.device, self._folder, self._resolution = name, device, folder, resolution
         self._held: Base | None = None
 
@@ -90,7 +90,7 @@ class Bases:
         return self._held
 
     def sweep(self) -> None:
-        """Give back what no part holds any more."""
+        """Free memory that is no longer used."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -98,16 +98,16 @@ class Bases:
 
 
 def measure(names: list[str], bases: Bases, *, seconds: float, late: float) -> list[tuple[str, Figures]]:
-    """Every part's figures, each printed as it comes; of a part that failed its error among them.
+    """Run the parts, print their figures as they come, and return them. A part that fails has an error among them.
 
-    No part begins after `seconds`, and one that is still running `late` seconds later is ended.
+    No part begins after `seconds`. A part that is still running `late` seconds later is stopped.
     """
     started = perf_counter()
-    told: list[tuple[str, Figures]] = []
+    results: list[tuple[str, Figures]] = []
 
     def tell(part: str, figures: Figures) -> None:
         rounded = {key: float(f"{x:.4g}") if isinstance(x, float) else x for key, x in figures.items()}
-        told.append((part, rounded))
+        results.append((part, rounded))
         print(json.dumps({"part": part, "at_s": round(perf_counter() - started, 1), **rounded}), flush=True)
 
     def time_is_up(number: int, frame: FrameType | None) -> None:
@@ -127,7 +127,7 @@ def measure(names: list[str], bases: Bases, *, seconds: float, late: float) -> l
                 bases.sweep()
                 for figures in part.run(bases.at(part.dtype)):
                     tell(name, figures)
-            except (Exception, TimeUp) as error:  # noqa: BLE001  # the next part may well succeed
+            except (Exception, TimeUp) as error:  # noqa: BLE001  # the next part may succeed
                 traceback.print_exc()
                 tell(name, {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"})
     finally:
@@ -135,7 +135,7 @@ def measure(names: list[str], bases: Bases, *, seconds: float, late: float) -> l
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, *timer)
         torch.set_float32_matmul_precision("highest")
-    return told
+    return results
 
 
 def machine(device: torch.device) -> Figures:
@@ -151,10 +151,10 @@ def machine(device: torch.device) -> Figures:
     return facts
 
 
-def table(told: list[tuple[str, Figures]]) -> str:
-    """Markdown; figures that came in several lines stand together."""
-    rows = dict.fromkeys((part, key) for part, figures in told for key in figures)
-    latest = {(part, key): value for part, figures in told for key, value in figures.items()}
+def table(results: list[tuple[str, Figures]]) -> str:
+    """Return a Markdown table in which the figures of a part are together."""
+    rows = dict.fromkeys((part, key) for part, figures in results for key in figures)
+    latest = {(part, key): value for part, figures in results for key, value in figures.items()}
     lines = [f"| {part} | {key} | {latest[part, key]} |" for part, key in rows]
     return "\n".join(["| part | figure | value |", "|---|---|---:|", *lines])
 
@@ -164,21 +164,23 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART",
-                        help=f"of {', '.join(PARTS)}")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=200, help="no part begins after these")
-    parser.add_argument("--late", type=float, default=30, help="so much later a part that still runs is ended")
-    parser.add_argument("--base", help="a base's name or folder; without it SD-Turbo's networks with random weights")
-    parser.add_argument("--resolution", type=int, default=512, help="of random weights: pixels, a multiple of 64")
+                        help=f"any of {', '.join(PARTS)}")  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=200, help="no part begins later than this")
+    parser.add_argument(
+        "--late", type=float, default=30, help="a part that still runs this many seconds later is stopped"
+    )
+    parser.add_argument("--base", help="a base's name or folder; default: SD-Turbo's networks with random weights")
+    parser.add_argument("--resolution", type=int, default=512, help="pixels of random weights, a multiple of 64")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     arguments = parser.parse_args(argv)
     device = device_named(arguments.device)
     if arguments.device == "auto" and device.type == "cpu":
-        parser.error("PyTorch finds no GPU here; --device cpu measures the CPU")
+        parser.error("PyTorch finds no GPU; use --device cpu to measure the CPU")
     with tempfile.TemporaryDirectory() as folder:
         bases = Bases(arguments.base, device, Path(folder), resolution=arguments.resolution)
-        told = measure(arguments.parts, bases, seconds=arguments.seconds, late=arguments.late)
-    print("\n" + table(told))
-    return 1 if any("error" in figures for _, figures in told) else 0
+        results = measure(arguments.parts, bases, seconds=arguments.seconds, late=arguments.late)
+    print("\n" + table(results))
+    return 1 if any("error" in figures for _, figures in results) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The parts of `bench.gpu`: each measures one thing on a base and yields its figures."""
+"""The parts of `bench.gpu`. Each measures one aspect of a base and yields its figures."""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -31,41 +31,41 @@ from opad_core.pixels import to_uint8
 from opad_core.training.loop import GOOD_STATE_EVERY, PREVIEW_EVERY, PREVIEW_IMAGES, Training
 
 GIB = 2**30
-PICTURES = 30
+IMAGES = 30
 BATCHES = (2, 4, 8)
 CONCEPTS = 4
 WARM_UP, ITERATIONS = 2, 5
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default", {}),
     "paper": ("paper", {}),
-    "window": ("default", {"decode_crop": 0.5}),
+    "crop": ("default", {"decode_crop": 0.5}),
 }
-"""A preset and changes to it."""
-TFLOP = {"default": 38.4, "paper": 41.1, "window": 26.8}
-"""Of an iteration at full size and 512 pixels, as `python -m opad_core flops` counts them in a minute on a CPU."""
+"""A preset and changes to it, by name."""
+TFLOP = {"default": 38.4, "paper": 41.1, "crop": 26.8}
+"""TFLOP of an iteration at full size and 512 pixels, as counted by `python -m opad_core flops`."""
 
 Figures = dict[str, Any]
-Draw = Callable[[Tensor, KeysValues], Tensor]
-"""Noise [b, 4, h, w], keys and values to pixels [b, 3, r, r]."""
+Generate = Callable[[Tensor, KeysValues], Tensor]
+"""Maps noise [b, 4, h, w] and keys and values to pixels [b, 3, r, r]."""
 
 
-def picture(base: Base) -> Iterator[Figures]:
-    """One-step pictures as an engine draws them, concepts and prompts known; then what one consists of."""
+def image(base: Base) -> Iterator[Figures]:
+    """Measure one-step images with cached prompts, as an engine generates them, and then their parts."""
     built = milliseconds(base, lambda: (base.text, base.student, base.vae)) / 1000
     generator, bundle = OneStepGenerator(base), read_bundle(bundle_bytes(base, seed=0))
     one = requests_of(base, [bundle])
     first = milliseconds(base, lambda: generator.generate(one))
-    times = sorted(milliseconds(base, lambda: generator.generate(one)) for _ in range(PICTURES))
+    times = sorted(milliseconds(base, lambda: generator.generate(one)) for _ in range(IMAGES))
     yield {
         "networks_built_s": built,
         "first_ms": first,
         "p50_ms": statistics.median(times),
-        "p95_ms": times[int(0.95 * PICTURES)],
+        "p95_ms": times[int(0.95 * IMAGES)],
     } | memory(base, "peak_gib")
     for size in BATCHES:
         batch = requests_of(base, [bundle] * size)
         median = median_ms(base, lambda batch=batch: generator.generate(batch), times=5)
-        yield {f"batch_{size}_ms_per_picture": median / size} | memory(base, f"batch_{size}_peak_gib")
+        yield {f"batch_{size}_ms_per_image": median / size} | memory(base, f"batch_{size}_peak_gib")
 
     eps, keys_values = inputs_of(base, 1)
     z = base.student.one_step(eps, keys_values)
@@ -79,7 +79,7 @@ def picture(base: Base) -> Iterator[Figures]:
 
 
 def switching(base: Base) -> Iterator[Figures]:
-    """Pictures of the same concept and of another one each time, in turns; then a concept that was never seen."""
+    """Measure images of one concept and of alternating concepts, in turns; then of a new concept."""
     generator = OneStepGenerator(base)
     files = [bundle_bytes(base, seed=seed) for seed in range(CONCEPTS + 1)]
     bundles = [read_bundle(data) for data in files[:CONCEPTS]]
@@ -88,11 +88,11 @@ def switching(base: Base) -> Iterator[Figures]:
         generator.prepare(request)
     times: dict[str, list[float]] = {"same": [], "others": [], "batch_same": [], "batch_others": []}
     generator.generate(same)
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         turn = number % CONCEPTS
         times["same"].append(milliseconds(base, lambda: generator.generate(same[:1])))
         times["others"].append(milliseconds(base, lambda turn=turn: generator.generate(others[turn : turn + 1])))
-        if number < PICTURES // 3:
+        if number < IMAGES // 3:
             times["batch_same"].append(milliseconds(base, lambda: generator.generate(same)))
             times["batch_others"].append(milliseconds(base, lambda: generator.generate(others)))
     median = {name: statistics.median(values) for name, values in times.items()}
@@ -115,18 +115,18 @@ def switching(base: Base) -> Iterator[Figures]:
 
 
 def graph(base: Base) -> Iterator[Figures]:
-    """An experiment: UNet and decoder replayed as one CUDA graph instead of launched kernel by kernel."""
-    draw = drawn_by(base)
+    """Experiment: replay UNet and decoder as one CUDA graph instead of launching each kernel."""
+    generate = generate_function(base)
     for size in (1, 4):
-        yield from replayed(base, draw, size, name=f"batch_{size}")
+        yield from replayed(base, generate, size, name=f"batch_{size}")
     networks = (base.student.unet, base.vae)
     try:
         for network in networks:
             network.to(memory_format=torch.channels_last)
         for size in (1, 4):
-            yield from replayed(base, draw, size, name=f"channels_last_batch_{size}")
+            yield from replayed(base, generate, size, name=f"channels_last_batch_{size}")
         torch.backends.cudnn.benchmark = True
-        yield from replayed(base, draw, 1, name="channels_last_searched")
+        yield from replayed(base, generate, 1, name="channels_last_searched")
     finally:
         torch.backends.cudnn.benchmark = False
         for network in networks:
@@ -134,11 +134,11 @@ def graph(base: Base) -> Iterator[Figures]:
 
 
 def compiled(base: Base) -> Iterator[Figures]:
-    """An experiment: the same through torch.compile, alone and as a CUDA graph."""
-    draw = drawn_by(base)
+    """Experiment: torch.compile, alone and as a CUDA graph."""
+    generate = generate_function(base)
     eps, keys_values = inputs_of(base, 1)
-    eager = median_ms(base, lambda: to_uint8(draw(eps, keys_values)))
-    fused = torch.compile(draw, dynamic=False)
+    eager = median_ms(base, lambda: to_uint8(generate(eps, keys_values)))
+    fused = torch.compile(generate, dynamic=False)
     seconds = milliseconds(base, lambda: fused(eps, keys_values)) / 1000
     yield {"eager_ms": eager, "compile_s": seconds}
     yield {"compiled_ms": median_ms(base, lambda: to_uint8(fused(eps, keys_values)))}
@@ -147,9 +147,9 @@ def compiled(base: Base) -> Iterator[Figures]:
 
 
 def training(base: Base, *, name: str) -> Iterator[Figures]:
-    """Iterations of the distillation stage, and what they and everything around them make of a whole job.
+    """Measure iterations of the distillation stage, and predict the time of a whole job.
 
-    An iteration costs by how many of its images are compared with a target: both kinds are timed and weighted.
+    The cost of an iteration depends on how many of its images have a target. Both kinds are timed and weighted.
     """
     chosen, changes = TRAININGS[name]
     whole = override(preset(chosen, base.manifest.presets), changes)
@@ -164,7 +164,7 @@ def training(base: Base, *, name: str) -> Iterator[Figures]:
     built = milliseconds(base, lambda: (base.text, base.vae, base.teacher, base.student, base.backbones)) / 1000
     started = perf_counter()
     learning = new_training(base, references, noun_of(base), few, seed=0)
-    begun = perf_counter() - started
+    setup = perf_counter() - started
     caches = milliseconds(base, learning.method.prepare) / 1000
     seconds, finite = 0.0, True
     kinds: Figures = {}
@@ -199,17 +199,17 @@ def training(base: Base, *, name: str) -> Iterator[Figures]:
     evaluation = median_ms(base, learning.evaluate, times=1) / 1000 if whole.eval_every else 0.0
     save = median_ms(base, learning.save, times=1) / 1000
     view = caches / (2 * few.augmentation_cache) if few.augmentation_cache else 0.0
-    around = begun + 3 * whole.augmentation_cache * view + whole.samples * preview / PREVIEW_IMAGES
-    around += whole.total_iterations * (preview / PREVIEW_EVERY + save / GOOD_STATE_EVERY)
+    overhead = setup + 3 * whole.augmentation_cache * view + whole.samples * preview / PREVIEW_IMAGES
+    overhead += whole.total_iterations * (preview / PREVIEW_EVERY + save / GOOD_STATE_EVERY)
     if whole.eval_every:
-        around += whole.total_iterations / whole.eval_every * evaluation
+        overhead += whole.total_iterations / whole.eval_every * evaluation
     yield {
-        "start_s": begun,
+        "start_s": setup,
         "cached_view_s": view,
         "preview_s": preview,
         "evaluation_s": evaluation,
         "state_s": save,
-        "job_min": minutes + around / 60,
+        "job_min": minutes + overhead / 60,
     } | memory(base, "job_peak_gib")
 
 
@@ -218,23 +218,23 @@ def iterate(learning: Training, losses: dict[str, Tensor]) -> None:
 
 
 class Replay:
-    """A function of noise and keys and values, captured once as a CUDA graph for one batch size."""
+    """A function of noise, keys and values, captured as a CUDA graph for one batch size."""
 
-    def __init__(self, draw: Draw, eps: Tensor, keys_values: KeysValues) -> None:
+    def __init__(self, generate: Generate, eps: Tensor, keys_values: KeysValues) -> None:
         self._eps = eps.clone()
         self._keys_values = {layer: (key.clone(), value.clone()) for layer, (key, value) in keys_values.items()}
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # what is chosen and allocated at a first call may not be captured
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # first calls select kernels and allocate memory, which must not be captured
             for _ in range(3):
-                draw(self._eps, self._keys_values)
-        torch.cuda.current_stream().wait_stream(aside)
+                generate(self._eps, self._keys_values)
+        torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._pixels = draw(self._eps, self._keys_values)
+            self._pixels = generate(self._eps, self._keys_values)
 
     def __call__(self, eps: Tensor, keys_values: KeysValues) -> Tensor:
-        """The pixels; the next call writes over them."""
+        """Return the pixels, which the next call overwrites."""
         self._eps.copy_(eps)
         for layer, pair in keys_values.items():
             for place, given in zip(self._keys_values[layer], pair, strict=True):
@@ -243,34 +243,34 @@ class Replay:
         return self._pixels
 
 
-def replayed(base: Base, draw: Draw, size: int, *, name: str) -> Iterator[Figures]:
-    """Milliseconds per picture launched and replayed, and whether both draw the same."""
+def replayed(base: Base, generate: Generate, size: int, *, name: str) -> Iterator[Figures]:
+    """Measure milliseconds per image launched and replayed, and the largest difference of their pixels."""
     if base.device.type != "cuda":
         raise OpadError("CUDA graphs need a GPU")
     eps, keys_values = inputs_of(base, size)
-    expected = to_uint8(draw(eps, keys_values)).astype(int)
-    launched = median_ms(base, lambda: to_uint8(draw(eps, keys_values)))
+    expected = to_uint8(generate(eps, keys_values)).astype(int)
+    launched = median_ms(base, lambda: to_uint8(generate(eps, keys_values)))
     started = perf_counter()
-    replay = Replay(draw, eps, keys_values)
+    replay = Replay(generate, eps, keys_values)
     torch.cuda.synchronize()
     captured = perf_counter() - started
     difference = int(abs(to_uint8(replay(eps, keys_values)).astype(int) - expected).max())
     median = median_ms(base, lambda: to_uint8(replay(eps, keys_values)))
     yield {
-        f"{name}_launched_ms_per_picture": launched / size,
-        f"{name}_replayed_ms_per_picture": median / size,
+        f"{name}_launched_ms_per_image": launched / size,
+        f"{name}_replayed_ms_per_image": median / size,
         f"{name}_capture_s": captured,
         f"{name}_largest_difference": difference,
     }
 
 
-def drawn_by(base: Base) -> Draw:
-    """What `generate` does once it has keys and values, but for the copy to the CPU."""
+def generate_function(base: Base) -> Generate:
+    """Return what `OneStepGenerator.generate` does with keys and values, without the copy to the CPU."""
 
-    def draw(eps: Tensor, keys_values: KeysValues) -> Tensor:
+    def generate(eps: Tensor, keys_values: KeysValues) -> Tensor:
         return base.decode(base.student.one_step(eps, keys_values))
 
-    return draw
+    return generate
 
 
 def noun_of(base: Base) -> str:
@@ -278,7 +278,7 @@ def noun_of(base: Base) -> str:
 
 
 def bundle_bytes(base: Base, *, seed: int) -> bytes:
-    """The untouched student as if it were a concept; each seed's is another one."""
+    """Return a bundle of the untouched student. Each seed gives another bundle."""
     noun = noun_of(base)
     return write_bundle(
         KeyValueAdapter.initial(base.student, base.text.embedding_of(noun)),
@@ -292,18 +292,18 @@ def bundle_bytes(base: Base, *, seed: int) -> bytes:
 
 
 def requests_of(base: Base, bundles: list[Bundle]) -> list[ImageRequest]:
-    """A picture of each, all of one prompt."""
+    """Return a request for each bundle, all with one prompt."""
     prompt = base.manifest.scene_prompts[0].format(PLACEHOLDER)
     return [ImageRequest(bundle, prompt, seed) for seed, bundle in enumerate(bundles)]
 
 
 def numbered(request: ImageRequest, number: int) -> ImageRequest:
-    """With a prompt that was not asked for yet."""
+    """Return the request with a new prompt."""
     return ImageRequest(request.bundle, f"{request.prompt} {number}", request.seed)
 
 
 def inputs_of(base: Base, size: int) -> tuple[Tensor, KeysValues]:
-    """What the student is given for a batch of one concept."""
+    """Return the student's inputs for a batch of one concept: noise, keys and values."""
     requests = requests_of(base, [read_bundle(bundle_bytes(base, seed=0))] * size)
     eps = torch.stack([noise_of(request.seed, base.latent_shape) for request in requests]).to(base.device)
     row = base.text.embedding_of(noun_of(base))
@@ -312,27 +312,27 @@ def inputs_of(base: Base, size: int) -> tuple[Tensor, KeysValues]:
 
 
 def milliseconds(base: Base, run: Callable[[], Any]) -> float:
-    """Of one call, until the device has done all of it."""
-    synchronise(base.device)
+    """Return the duration of one call, including work that the device still has to finish."""
+    synchronize(base.device)
     started = perf_counter()
     run()
-    synchronise(base.device)
+    synchronize(base.device)
     return 1000 * (perf_counter() - started)
 
 
 def median_ms(base: Base, run: Callable[[], Any], *, times: int = 10) -> float:
-    """After one call that is not counted."""
+    """Return the median duration after a call that is not counted."""
     run()
     return statistics.median(milliseconds(base, run) for _ in range(times))
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def memory(base: Base, name: str) -> Figures:
-    """Most that PyTorch's allocator held since the part began, networks included; nothing on a CPU."""
+    """Return the peak memory of PyTorch's allocator in this part, networks included; nothing on a CPU."""
     return {name: torch.cuda.max_memory_allocated(base.device) / GIB} if base.device.type == "cuda" else {}
 
 

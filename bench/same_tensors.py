@@ -1,8 +1,8 @@
-"""`python -m bench.same_tensors COMMIT`: whether the present code learns the same tensors as an earlier commit.
+"""`python -m bench.same_tensors COMMIT`: check that the current code learns the same tensors as an earlier commit.
 
-Both train `examples/striped_mug` on this machine, with one thread and the same seed, the earlier one in a worktree of
-its own. Names, shapes and bytes of all tensors of the two bundles are hashed, the header left out. The hash depends on
-the processor and on torch's version, so that only two runs on one machine compare.
+Both train `examples/striped_mug` with one thread and the same seed, the earlier commit in its own worktree. The hash
+covers names, shapes and bytes of all tensors of a bundle, but not its header. It depends on the processor and the torch
+version, so compare only runs on one machine.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def learned(tree: Path, out: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("commit", help="an earlier one")
+    parser.add_argument("commit", help="the earlier commit")
     commit = parser.parse_args().commit
     here = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory() as folder:
