@@ -1,10 +1,10 @@
-"""`python -m bench.personalise`: how well concepts are learned, beside stripped Custom Diffusion.
+"""`python -m bench.personalize`: compare OPAD with stripped Custom Diffusion on many concepts.
 
-For every concept three students draw scene prompts that none of them learned from, from the same seeds: the untouched
-one, OPAD's by the preset, and one whose K/V and V* learned from the reconstruction loss alone, with prompts that name
-the thing only, for as many iterations of the same batch (`bench.compare.custom_diffusion_stripped`). Identity is
-`opad_core.evaluation.identity`; scenes are named by the build's judge.
-Results are kept per concept in OUT/NAME.json and OUT/NAME.png: a run that was cut off goes on with the next concept.
+For every concept three students generate images of held-out scenes from the same seeds: the untouched student, OPAD by
+the preset, and a student whose K/V and V* learned from the reconstruction loss alone, with prompts without scenes and
+as many iterations of the same batch size (`bench.compare.custom_diffusion_stripped`). Identity is
+`opad_core.evaluation.identity`; the build's classifier recognizes the scenes. Results are kept per concept in
+OUT/NAME.json and OUT/NAME.png, so an interrupted benchmark continues with the next concept.
 """
 
 import argparse
@@ -45,29 +45,29 @@ SEEDS = (0, 1)
 
 
 def measure(base: Base, folder: Path, config: OpadConfig, build: Build, out: Path) -> dict[str, Any]:
-    """One concept: the figures, and its strip of the contact sheet in OUT/NAME.png."""
+    """Return the figures of one concept, and save its strip of the contact sheet to OUT/NAME.png."""
     references, noun = read_references(folder), (folder / "class.txt").read_text().strip()
     started = time.monotonic()
     bundle = learn(base, references, noun, config)
     seconds = time.monotonic() - started
-    naive = learn(base, references, noun, custom_diffusion_stripped(config))
+    stripped = learn(base, references, noun, custom_diffusion_stripped(config))
     generator = OneStepGenerator(base)
     scenes = held_out_scenes(base, references, noun)
     result: dict[str, Any] = {"concept": folder.name, "class": noun, "train_seconds": round(seconds)}
     columns = []
-    for name, learned in (("untouched", None), ("opad", bundle), ("custom_diffusion_stripped", naive)):
-        drawn = draw(generator, learned, scenes, noun)
+    for name, learned in (("untouched", None), ("opad", bundle), ("custom_diffusion_stripped", stripped)):
+        images = generate(generator, learned, scenes, noun)
         result[name] = {
-            "identity": round(identity_score([Image.fromarray(p) for p in drawn], references), 4),
-            "scene_top1": round(scene_accuracy(build, drawn, scenes), 3),
+            "identity": round(identity_score([Image.fromarray(p) for p in images], references), 4),
+            "scene_top1": round(scene_accuracy(build, images, scenes), 3),
         }
-        columns.append([Image.fromarray(drawn[k]) for k in (0, 4, 9, 15)])
+        columns.append([Image.fromarray(images[k]) for k in (0, 4, 9, 15)])
     strip(folder.name, references, columns, result).save(out / f"{folder.name}.png")
     return result
 
 
-def draw(generator: OneStepGenerator, bundle: Bundle | None, scenes: list[str], noun: str) -> NDArray[np.uint8]:
-    """Every scene prompt with every seed, seeds outermost."""
+def generate(generator: OneStepGenerator, bundle: Bundle | None, scenes: list[str], noun: str) -> NDArray[np.uint8]:
+    """Generate every scene prompt with every seed; seeds are the outer order."""
     placeholder = noun if bundle is None else "<concept>"
     requests = [
         ImageRequest(bundle, scene.format(placeholder), 1000 * seed + index)
@@ -77,37 +77,37 @@ def draw(generator: OneStepGenerator, bundle: Bundle | None, scenes: list[str], 
     return np.concatenate([generator.generate(requests[i : i + 16]) for i in range(0, len(requests), 16)])
 
 
-def scene_accuracy(build: Build, drawn: NDArray[np.uint8], scenes: list[str]) -> float:
-    """Share of the pictures whose scene the judge names as the prompt does."""
+def scene_accuracy(build: Build, images: NDArray[np.uint8], scenes: list[str]) -> float:
+    """Return the share of the images in which the classifier finds the scene of the prompt."""
     places = dict(zip(SCENE_PROMPTS, PROMPT_SCENES, strict=True))
     expected = [places[scene] for scene in scenes] * len(SEEDS)
-    return float(np.mean([n == e for n, e in zip(classify_scenes(build, drawn), expected, strict=True)]))
+    return float(np.mean([n == e for n, e in zip(classify_scenes(build, images), expected, strict=True)]))
 
 
 def strip(name: str, references: list[Image.Image], columns: list[list[Image.Image]], result: dict[str, Any]
           ) -> Image.Image:  # fmt: skip
-    """references | untouched | OPAD | Custom Diffusion, stripped; one row of tiles with a line of figures below."""
+    """Return a row of tiles with figures below: references, untouched, OPAD, stripped Custom Diffusion."""
     groups = [[squared(r, keep_aspect=True) for r in references[:3]], *columns]
     step = TILE + GAP // 2
     width = 2 * MARGIN + sum(len(group) * step + 2 * GAP for group in groups) - 2 * GAP
-    picture = Image.new("RGB", (width, TILE + 34), PAPER)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, TILE + 34), PAPER)
+    pen = ImageDraw.Draw(image)
     labels = [name] + [f"identity {result[k]['identity']:.2f}, scene {result[k]['scene_top1']:.2f}"
                        for k in ("untouched", "opad", "custom_diffusion_stripped")]  # fmt: skip
     left = MARGIN
     for number, (group, label) in enumerate(zip(groups, labels, strict=True)):
         for tile in group:
-            picture.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), (left, 4))
+            image.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), (left, 4))
             left += step
         pen.text((left - len(group) * step, TILE + 8), label, FAINT if number else INK, ImageFont.load_default(15))
         left += 2 * GAP
-    return picture
+    return image
 
 
 def contact_sheet(strips: list[Path]) -> Image.Image:
-    pictures = [Image.open(path) for path in strips]
-    width = max(p.width for p in pictures)
-    sheet = Image.new("RGB", (width, sum(p.height for p in pictures) + MARGIN + 30), PAPER)
+    images = [Image.open(path) for path in strips]
+    width = max(p.width for p in images)
+    sheet = Image.new("RGB", (width, sum(p.height for p in images) + MARGIN + 30), PAPER)
     pen = ImageDraw.Draw(sheet)
     step, left = TILE + GAP // 2, MARGIN
     for heading, count in (
@@ -119,7 +119,7 @@ def contact_sheet(strips: list[Path]) -> Image.Image:
         pen.text((left, 14), heading, INK, ImageFont.load_default(17))
         left += count * step + 2 * GAP
     top = MARGIN + 14
-    for p in pictures:
+    for p in images:
         sheet.paste(p, (0, top))
         top += p.height
     return sheet
@@ -127,9 +127,11 @@ def contact_sheet(strips: list[Path]) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--concepts", type=Path, default=Path("examples"), help="folder of folders of pictures")
-    parser.add_argument("--out", type=Path, default=Path("build/personalise"))
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these concepts of the folder")
+    parser.add_argument(
+        "--concepts", type=Path, default=Path("examples"), help="folder with a folder of photos per concept"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/personalize"))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these concepts of the folder")
     parser.add_argument("--base", default="nano")
     parser.add_argument("--preset", default="default")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="change a setting")
