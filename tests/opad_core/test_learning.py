@@ -1,17 +1,17 @@
-"""Whether a training teaches the concept and leaves the student able to draw the scenes it is asked for.
+"""Check that a training teaches the concept, and that the student still generates the scenes of the prompts.
 
-Identity / scene accuracy of the report card, three seeds on a CPU; the untouched student has .383 / .75:
+Identity / scene accuracy of the report card for three seeds on a CPU. The untouched student has .383 / .75:
 
 |                                         | seed 0      | seed 1      | seed 2      |
 |-----------------------------------------|-------------|-------------|-------------|
-| sound                                   | .519 / .75  | .506 / .75  | .522 / .75  |
+| correct                                 | .519 / .75  | .506 / .75  | .522 / .75  |
 | no alignment                            | .485 / .00  | .419 / .38  | .411 / .75  |
 | target on the wrong side of the student | .265 / .12  | .294 / .12  | .418 / .00  |
-| student pleases no discriminator        | .401 / .53  | .403 / .47  | .416 / .38  |
+| reversed adversarial loss               | .401 / .53  | .403 / .47  | .416 / .38  |
 
-Neither figure is enough alone: without alignment, seed 0 gains identity and loses every scene, and seed 2 keeps the
-scenes and gains little identity. With the rounding of AVX2 instead of AVX-512, seed 0 gives .520 / .75, .434 / .00,
-.267 / .12 and .407 / .50: the broken trainings depend on rounding, but the verdicts do not.
+One score is not enough: without alignment, seed 0 gains identity and loses every scene, and seed 2 keeps the scenes and
+gains little identity. With the rounding of AVX2 instead of AVX-512, seed 0 gives .520 / .75, .434 / .00, .267 / .12 and
+.407 / .50: the broken trainings depend on rounding, but the results of these tests do not.
 """
 
 from pathlib import Path
@@ -40,29 +40,32 @@ def reversed_generator_loss(logits_fake):
     return -generator_loss(logits_fake)
 
 
-SOUND = ({}, {})
-"""Changes of the configuration, and what replaces which names of `opad_core.training.loop`."""
+CORRECT = ({}, {})
+"""Changes to the config, and replacements of functions in `opad_core.methods.opad`."""
 BROKEN = {
     "no alignment": ({"lambda_id": 0.0, "lambda_mse": 0.0, "lambda_swd": 0.0, "lambda_adv": (1.0, 1.0, 1.0)}, {}),
-    "target on the wrong side of the student": ({}, {"teacher_target": mirrored_target}),
-    "student pleases no discriminator": ({"lambda_adv": (1.0, 1.0, 1.0)}, {"generator_loss": reversed_generator_loss}),
+    "target on the wrong side of the student": ({}, {"alignment.teacher_target": mirrored_target}),
+    "reversed adversarial loss": (
+        {"lambda_adv": (1.0, 1.0, 1.0)},
+        {"discriminator.generator_loss": reversed_generator_loss},
+    ),
 }
 
 MUG = Path(__file__).parents[2] / "examples" / "striped_mug"
 LENGTH = {"iterations": 130, "collaborative_iterations": 20}
 SEED = 0
 IDENTITY_GAIN = 0.08
-"""Midway between .123, the smallest gain of a sound training, and .036, the largest of a broken one that kept any
-scene. The sound gains lie within .016 of each other, so other rounding has room on either side."""
+"""Midway between .123, the smallest gain of a correct training, and .036, the largest of a broken one that kept any
+scene. The gains of correct trainings differ by at most .016, so the threshold tolerates other rounding."""
 SCENE_LOSS = 0.1
-"""Three of the report card's 32 images. Sound trainings lost none; the broken one that gained enough identity lost all
-24 that the untouched student gets right. The other eight miss the identity gain, whatever their scenes."""
+"""Three of the report card's 32 images. Correct trainings lost none. The broken one that gained enough identity lost
+all 24 that the untouched student gets right. The other eight do not reach the identity gain."""
 
 
 def shortfalls(monkeypatch, changes, replaced):
-    """Train with these changes and return where the student falls short; empty if it learned the mug."""
+    """Train with these changes and return the scores that are too low; empty if the student learned the mug."""
     for name, replacement in replaced.items():
-        monkeypatch.setattr(f"opad_core.training.loop.{name}", replacement)
+        monkeypatch.setattr(f"opad_core.methods.opad.{name}", replacement)
     base, references = load_base("nano", device="cpu"), read_references(MUG)
     config = override(preset("default", base.manifest.presets), {**LENGTH, **changes})
     try:
@@ -80,7 +83,7 @@ def shortfalls(monkeypatch, changes, replaced):
 
 
 def test_the_mug_is_learned_and_the_scenes_are_kept(monkeypatch):
-    assert shortfalls(monkeypatch, *SOUND) == []
+    assert shortfalls(monkeypatch, *CORRECT) == []
 
 
 @pytest.mark.parametrize("fault", BROKEN)
