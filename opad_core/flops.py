@@ -24,9 +24,8 @@ def count_iteration(config: OpadConfig, *, resolution: int = 512) -> dict[str, A
     A multiplication and an addition count as two. Only matrix products, convolutions and attention are counted, as is
     usual.
     """
-    config = override(
-        config, {"augmentation_cache": min(config.augmentation_cache, config.batch_size)}
-    )  # filled before the first iteration, not counted
+    # The cache is filled before the first iteration and not counted.
+    config = override(config, {"augmentation_cache": min(config.augmentation_cache, config.batch_size)})
     parts = dict.fromkeys(("teacher", "student", "discriminators", "prompts"), 0.0)
     for share, kind in iterations_by_share(config):
         for part, tera in _iteration(kind, resolution).items():

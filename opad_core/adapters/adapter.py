@@ -1,4 +1,4 @@
-"""What an adapter is: the parameters that learn a concept, independent of the method that trains them."""
+"""The interface of adapters: the parameters that learn a concept, whichever method trains them."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol, Self

@@ -80,7 +80,7 @@ def fetch(
     manifest = {**describe(recipe, partial), "sources": sources, "files": dict(sorted(hashes.items()))}
     if like is not None and hashes != like.files:
         differing = sorted(name for name in hashes.keys() | like.files if hashes.get(name) != like.files.get(name))
-        raise OpadError(f"{len(differing)} files differ from the given manifest; the first is {differing[0]}")
+        raise OpadError(f"files that differ from the given manifest: {', '.join(differing)}")
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     shutil.rmtree(downloads)
     if folder.exists():

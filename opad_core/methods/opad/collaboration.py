@@ -34,9 +34,7 @@ def generate_samples(
     if fit is not None:
         usual = base.text_fit(uint8_to_pixels(_generated(generator, None, plain, seeds), base.device), plain)
         assert usual is not None
-        likeness = likeness - 2 * (
-            fit < usual.median()
-        )  # cosines are at most 1, so these rank below all images that fit
+        likeness = likeness - 2 * (fit < usual.median())  # ranks them below all images that fit
     kept = max(1, round(config.kept_share * len(prompts)))
     best = likeness.argsort(descending=True)[:kept].sort().values.cpu()
     return images[best].contiguous(), best.tolist()
