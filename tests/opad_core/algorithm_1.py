@@ -1,7 +1,7 @@
 """Algorithm 1 of the paper's supplement, plain and slow, in float64.
 
-The networks are the base's own, copied and doubled in precision. Losses, text encoding, attention and optimizer
-arithmetic are written here. Of the code under test it knows the names of random streams, and what its caller passes.
+The networks are copies of the base's in double precision. Losses, text encoding, attention and optimizer arithmetic are
+written here. From the code under test it takes only the names of random streams, and what its caller passes.
 """
 
 import copy
@@ -41,11 +41,11 @@ class Networks:
         self.backbones = [copy.deepcopy(backbone.network).double() for backbone in base.backbones]
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         self.abar = base.teacher.abar.double()
-        # The code's table, since the one step multiplies its rounding; a thousand factors in float32 are off by 1e-6.
+        # The code's own table is used, because the one step multiplies its rounding errors. They reach 1e-6 in float32.
         torch.testing.assert_close(self.abar, torch.cumprod(1 - betas, 0), rtol=5e-6, atol=0)
 
     def encode(self, prompts, row):
-        """Text states [b, tokens, d]; V* is a new entry of the vocabulary, before the noun."""
+        """Return text states [b, tokens, d]; V* is a new entry of the vocabulary, before the noun."""
         table = self.text.get_input_embeddings().weight
         length, ids = self.text.config.max_position_embeddings, []
         for prompt in prompts:
@@ -64,7 +64,7 @@ class Networks:
         return self.vae.decode(z).sample  # its scaling factor is 1
 
     def feature(self, k, x, config, resize):
-        """What the k-th frozen network makes of pixels, [b, ...]."""
+        """Return the features [b, ...] of the k-th frozen network."""
         if x.shape[-1] != 64:
             x = F.interpolate(x, (64, 64), mode=resize, antialias=resize != "area")
         if not config.normalize_backbones:
@@ -73,7 +73,7 @@ class Networks:
 
 
 def swd(x, y, config, generator):
-    """MS-SWD per sample: colours and textures at each level of a pyramid, through random filters."""
+    """MS-SWD per sample: colors and textures at each level of a pyramid, through random filters."""
     to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
     to_xyz = torch.tensor(to_xyz).double() / torch.tensor([0.95047, 1, 1.08883]).double()[:, None]
     kernel = torch.tensor([1, 4, 6, 4, 1]).double() / 16
@@ -102,10 +102,10 @@ def swd(x, y, config, generator):
 class Iteration:
     losses: dict[str, float]
     gradients: dict[str, list]
-    """By network, as its optimizer should receive them."""
+    """Gradients by network, as the optimizer should receive them."""
 
 
-def window(share, size, generator):
+def random_crop(share, size, generator):
     side = max(1, round(share * size))
     top, left = torch.randint(size - side + 1, (2,), generator=generator).tolist()
     return ..., slice(top, top + side), slice(left, left + side)
@@ -117,7 +117,7 @@ def clipped(gradients, norm):
 
 
 def descended(parameters, gradients, moments, *, lr, decay):
-    """AdamW's step from what it received, in float64."""
+    """Return the parameters after a step of AdamW, in float64."""
     after = []
     for parameter, gradient, moment in zip(parameters, gradients, moments, strict=True):
         count = float(moment["step"]) + 1 if moment else 1.0
@@ -129,7 +129,7 @@ def descended(parameters, gradients, moments, *, lr, decay):
 
 
 def algorithm_1(run, nets, before, teacher_after):
-    """Losses and gradients of one iteration from the state `before`; the target asks the teacher `teacher_after`."""
+    """Return the losses and gradients of one iteration from the state `before`; `teacher_after` makes the target."""
     c, abar, base, step = run.config, nets.abar, run.base, run.step
     b, layers = c.batch_size, run.layers()
 
@@ -173,8 +173,8 @@ def algorithm_1(run, nets, before, teacher_after):
     losses, gradients = {}, {}
 
     # lines 6-11: the teacher
-    teacher_rests = c.teacher_first and c.iterations <= step < 2 * c.iterations
-    if not teacher_rests:
+    teacher_is_fixed = c.teacher_first and c.iterations <= step < 2 * c.iterations
+    if not teacher_is_fixed:
         kv, row = ([p.requires_grad_() for p in before[name]] for name in ("teacher", "token"))
         z_real = (
             nets.vae.encode(learned.pixels.double()).latent if learned.latents is None else learned.latents.double()
@@ -190,7 +190,7 @@ def algorithm_1(run, nets, before, teacher_after):
     if c.teacher_first and step < c.iterations:
         return Iteration({name: loss.item() for name, loss in losses.items()}, gradients)
 
-    # lines 14-21: the student; text as it was before the teacher's step
+    # lines 14-21: the student; with the text from before the teacher's step
     scenes = int(c.scene_share * b)
     asked = torch.randint(len(base.manifest.training_scenes), (scenes,), generator=draw("scenes")).tolist()
     prompts = [base.manifest.training_scenes[k].format("<concept>") for k in asked] + real.prompts[scenes:]
@@ -203,7 +203,7 @@ def algorithm_1(run, nets, before, teacher_after):
     z_in = at(1 - abar, last).sqrt() * eps
     predicted = nets.predict(nets.student, named(kv), z_in, last, own_states)
     z_student = at(abar, last).sqrt() * z_in - at(1 - abar, last).sqrt() * predicted
-    place = window(c.decode_crop, z_student.shape[-1], draw("window"))
+    place = random_crop(c.decode_crop, z_student.shape[-1], draw("window"))
     x_student = nets.decode(z_student[place])
     total = preservation(kv, nets.student) if any((*c.lambda_adv, c.lambda_id, c.lambda_mse, c.lambda_swd)) else None
 
@@ -211,13 +211,13 @@ def algorithm_1(run, nets, before, teacher_after):
         w1, b1, w2, b2 = before[f"d_{DISCRIMINATORS[k]}"]
         return F.linear(F.relu(F.linear(feature.flatten(1), w1, b1)), w2, b2)
 
-    def called(verdict, answer):
-        return -verdict.log_softmax(-1)[:, answer]  # 1 is real
+    def cross_entropy(logits, label):
+        return -logits.log_softmax(-1)[:, label]  # 1 is real
 
     for k, name in enumerate(DISCRIMINATORS):
         if c.lambda_adv[k]:
             feature = nets.feature(k, x_student[scenes:], c, c.discriminator_resize)
-            losses[f"adv_{name}"] = called(logits(k, feature), 1).mean()
+            losses[f"adv_{name}"] = cross_entropy(logits(k, feature), 1).mean()
             total = total + c.lambda_adv[k] * losses[f"adv_{name}"]
     t2 = times("student-time", c.target_timestep_range)
     rows = [row for row in range(b) if t2[row] < 1000 * c.max_target_timestep]
@@ -252,12 +252,14 @@ def algorithm_1(run, nets, before, teacher_after):
         if c.lambda_adv[k]:
             head = [p.requires_grad_() for p in before[f"d_{name}"]]
             if real.pixels is None:
-                seen = real.features[name][scenes:].double()
+                real_feature = real.features[name][scenes:].double()
             else:
-                place = window(c.decode_crop, 64, draw("real-window"))
-                seen = nets.feature(k, real.pixels[scenes:].double()[place], c, c.discriminator_resize)
-            fake = nets.feature(k, x_student[scenes:].detach(), c, c.discriminator_resize)
-            loss = (called(logits(k, seen.detach()), 1) + called(logits(k, fake.detach()), 0)).mean() / 2
+                place = random_crop(c.decode_crop, 64, draw("real-window"))
+                real_feature = nets.feature(k, real.pixels[scenes:].double()[place], c, c.discriminator_resize)
+            fake_feature = nets.feature(k, x_student[scenes:].detach(), c, c.discriminator_resize)
+            loss = (
+                cross_entropy(logits(k, real_feature.detach()), 1) + cross_entropy(logits(k, fake_feature.detach()), 0)
+            ).mean() / 2
             losses[f"d_{name}"] = loss
             gradients[f"d_{name}"] = list(torch.autograd.grad(loss, head))
     return Iteration({name: loss.item() for name, loss in losses.items()}, gradients)

@@ -13,6 +13,6 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def references():
-    """Four smooth pictures of different sizes, none of them square."""
-    drawn = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
-    return [Image.fromarray(p).resize((90 + 10 * i, 80), Image.Resampling.BICUBIC) for i, p in enumerate(drawn)]
+    """Four smooth images of different sizes, none of them square."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    return [Image.fromarray(p).resize((90 + 10 * i, 80), Image.Resampling.BICUBIC) for i, p in enumerate(pixels)]

@@ -13,11 +13,11 @@ PARTS = [
     "text encoder", "autoencoder", "teacher", "student", "CLIP with identity projection", "DINO and DINOv2",
     "training state", "1 views of the augmentation cache", "teacher's step", "student's step", "discriminators' step",
     "distillation iteration",
-    "drawing samples", "collaborative iteration", "bundle, written and read", "first image", "each next image",
+    "generating samples", "collaborative iteration", "bundle, written and read", "first image", "each next image",
 ]  # fmt: skip
 
 
-def test_a_whole_run_tells_what_each_part_costs(base):
+def test_a_whole_run_reports_what_each_part_costs(base):
     reported = []
     config = override(preset("default", base.manifest.presets), {"batch_size": 1})
     rows = {row.part: row for row in examine(base, config, report=reported.append)}
@@ -45,17 +45,17 @@ def test_the_command_prints_a_table(base, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--random-weights"], "random weights are made for --base sd-turbo, not for nano"),
+        (["--random-weights"], "--random-weights needs --base sd-turbo, got nano"),
         (["--random-weights", "--base", "sd-turbo", "--resolution", "100"], "must be a multiple of 64, got 100"),
     ],
 )
-def test_what_has_no_random_weights_is_said(arguments, sentence, capsys):
+def test_invalid_options_of_random_weights_are_refused(arguments, sentence, capsys):
     assert main(["doctor", "--device", "cpu", *arguments]) == 1
     assert sentence in capsys.readouterr().err
 
 
-def test_it_asks_for_nothing_that_a_machine_without_a_network_need_not_have():
-    """On a lent GPU there may be neither a library for curves nor a client for downloads."""
+def test_it_imports_no_library_for_curves_and_no_client_for_downloads():
+    """A machine with a GPU may have neither."""
     command = (
         "import sys, opad_core.__main__; print(*{'matplotlib', 'opad_core.bases.fetch.mirrors'} & sys.modules.keys())"
     )

@@ -9,13 +9,13 @@ from opad_core.training.config import override
 CONFIGS = {
     "paper": preset("paper", {}),
     "default": preset("default", {}),
-    "window": override(preset("default", {}), {"decode_crop": 0.5}),
+    "cropped": override(preset("default", {}), {"decode_crop": 0.5}),
 }
 
 
 @pytest.fixture(scope="module")
 def counted() -> dict[str, dict[str, Any]]:
-    """At 256 pixels, where the decoder's share of the work is what it is at 512."""
+    """Counts at 256 pixels, where the decoder has the same share of the operations as at 512."""
     return {name: count_iteration(config, resolution=256) for name, config in CONFIGS.items()}
 
 
@@ -28,14 +28,14 @@ def test_an_iteration_at_full_size_is_counted_without_weights(counted):
     assert parts["student"] > 3 * parts["teacher"]
 
 
-def test_the_default_makes_the_discriminators_features_of_a_picture_once(counted):
-    """Reals and fakes cost the same; the fakes' features come from the student's step."""
+def test_the_default_computes_the_discriminators_features_of_an_image_once(counted):
+    """Real and generated images cost the same. The features of generated ones come from the student's step."""
     paper, default = (dict(counted[name]["parts"]) for name in ("paper", "default"))
     assert default.pop("discriminators") == pytest.approx(paper.pop("discriminators") / 2, abs=0.02)  # rounded
     assert default == paper
 
 
-def test_a_random_crop_costs_less_of_the_students_step_alone(counted):
-    default, window = (dict(counted[name]["parts"]) for name in ("default", "window"))
-    assert window.pop("student") < 0.8 * default.pop("student")
-    assert window == default
+def test_a_random_crop_makes_only_the_students_step_cheaper(counted):
+    default, cropped = (dict(counted[name]["parts"]) for name in ("default", "cropped"))
+    assert cropped.pop("student") < 0.8 * default.pop("student")
+    assert cropped == default

@@ -1,6 +1,6 @@
-"""One iteration of the method beside a plain, slow one: Algorithm 1 of the paper's supplement, in float64.
+"""Compare iterations of the method with a plain, slow Algorithm 1 of the paper's supplement in float64.
 
-`Run` is all that the slow one knows of the code under test, besides the names of random streams.
+The slow one uses the code under test only through `Run` and the names of random streams.
 """
 
 import pytest
@@ -15,12 +15,12 @@ from tests.opad_core.algorithm_1 import Networks, algorithm_1, descended
 from tests.random_base import SHORT
 
 AGREE = 2e-4
-"""Relative; the code computes in float32, whose rounding the one step multiplies by 14.6 on its way to a loss."""
+"""Relative tolerance. The code computes in float32, and the one step multiplies rounding errors by 14.6."""
 MEASURED = {
-    # So that a network that moved differs from one that did not by more than the tolerance.
+    # Large enough that a trained network differs from an untrained one by more than the tolerance.
     "lr_student": 1e-3, "lr_teacher": 1e-2, "lr_token": 1e-2, "lr_discriminator": 1e-3,
-    # Its gradient is a sign for each of thousands of sorted pairs, and float32 turns some that nearly tie: 5e-4 of it.
-    # At this weight it is a hundredth of the student's gradient, so that the whole agrees and no part goes unnoticed.
+    # Its gradient is a sum of signs of sorted pairs. float32 flips some near ties, which changes it by 5e-4. With this
+    # weight it is a hundredth of the student's gradient, so the whole agrees and a missing part would be noticed.
     "lambda_swd": 1e-3,
     "iterations": 2, "collaborative_iterations": 2,
 }  # fmt: skip
@@ -29,7 +29,7 @@ STAGES = 2 + 2
 
 
 class Run:
-    """The adapter: a training under test, what enters an iteration, and what came out of it."""
+    """A training under test, with the inputs and results of its iterations."""
 
     def __init__(self, base, references, config, seed):
         self.base, self.config, self.seed = base, config, seed
@@ -58,7 +58,7 @@ class Run:
         return moments
 
     def averages(self):
-        """Keys, values and V*, as `parameters` has the student's and the token."""
+        """Return the averaged projections and V*, in the order of `parameters`."""
         average = self.training.average
         return [x.clone().double() for x in (*average.projections.parameters(), average.token_row)]
 
@@ -66,21 +66,21 @@ class Run:
         return self.training.method.student.projections.layers
 
     def start_row(self):
-        look_up = {"entry": self.base.text.entry_of, "word": self.base.text.embedding_of}
-        return look_up[self.config.initializer_lookup]("dog").double()
+        lookups = {"entry": self.base.text.entry_of, "word": self.base.text.embedding_of}
+        return lookups[self.config.initializer_lookup]("dog").double()
 
     def other_words(self):
         return self.training.method.other_words.double()
 
     def views(self, name, *, canvas=True):
-        """The batch of this step: "photos" and "real" show references, "samples" and "real-samples" the student's."""
+        """Return this step's batch of a stream: samples for "samples" and "real-samples", else references."""
         return self.training.method.batches.of(name, self.step, canvas=canvas)
 
     def go_to(self, step):
         self.training.step = step
 
     def iterate(self):
-        """The losses; gradients stay where the optimizers received them."""
+        """Run an iteration and return its losses. Gradients stay in the parameters."""
         for parameters in self.parameters().values():
             for parameter in parameters:
                 parameter.grad = None
@@ -92,7 +92,7 @@ def joined(tensors):
 
 
 def assert_iterations_agree(run, nets, iterations):
-    """Each iteration of the code beside one of Algorithm 1 from the same state."""
+    """Compare each iteration with one of Algorithm 1 from the same state."""
     c = run.config
     rates = {"teacher": c.lr_teacher, "token": c.lr_token, "student": c.lr_student}
     total = c.iterations * (1 + c.teacher_first) + c.collaborative_iterations
@@ -118,7 +118,7 @@ def assert_iterations_agree(run, nets, iterations):
             assert error < AGREE, f"{name} received another gradient at step {step}, by {error:.1e}"
             lr = decayed * rates.get(name, c.lr_discriminator)
             decay = c.token_weight_decay if name == "token" else c.weight_decay
-            # From what was received: Adam's first step takes the sign of a gradient, also of one that is rounding.
+            # Uses the received gradients: Adam's first step takes the sign even of a gradient that is only rounding.
             moved = descended(before[name], received, moments[name], lr=lr, decay=decay)
             torch.testing.assert_close(joined(parameters), joined(moved), atol=2e-6, rtol=2e-6)  # float32 at about 1
         if "student" in expected.gradients:
@@ -130,8 +130,10 @@ def assert_iterations_agree(run, nets, iterations):
 
 @pytest.fixture(scope="module")
 def base(base):
-    """With SiLU in the decoder's last activation: of 130,000 ReLUs one or two are so near 0 that float32 and float64
-    take different sides, and each is 3e-3 of the gradient."""
+    """A base with SiLU as the decoder's last activation.
+
+    Of 130,000 ReLUs, one or two are so near 0 that float32 and float64 differ, and each is 3e-3 of the gradient.
+    """
     smooth = load_base(str(base.folder), device="cpu")
     assert isinstance(smooth.vae.decoder.conv_act, nn.ReLU)
     smooth.vae.decoder.conv_act = nn.SiLU()
@@ -152,7 +154,7 @@ def ours(base):
 
 
 def at_full_size(base):
-    """What `default` is on a base whose manifest sets nothing, but for lengths and rates."""
+    """Return `default` for a base whose manifest sets nothing, with short stages and high learning rates."""
     return override(preset("default", {}), SHORT | MEASURED)
 
 
@@ -165,15 +167,18 @@ def test_both_stages_of_each_preset_are_algorithm_1(base, nets, references, of, 
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"collaboration": "gated"}, id="gated, reals on the canvas"),
-        pytest.param({"max_target_timestep": 0.5}, id="late times have no target"),
+        pytest.param({"collaboration": "gated"}, id="gated, real images on the canvas"),
+        pytest.param({"max_target_timestep": 0.5}, id="late timesteps have no target"),
         pytest.param({"decode_crop": 0.5}, id="a random crop is decoded"),
-        pytest.param({"lr_decay": 0.8, "guidance": 1.0, "target_weight": "uniform"}, id="rates fall, no guidance"),
         pytest.param(
-            {"lambda_kv_preservation": 0.5, "ema_decay": 0.9, "clip_norm": 0.01}, id="anchor, average, short steps"
+            {"lr_decay": 0.8, "guidance": 1.0, "target_weight": "uniform"}, id="learning rates fall, no guidance"
         ),
         pytest.param(
-            {"teacher_timestep_range": (0.4, 1.0), "target_timestep_range": (0.6, 1.0)}, id="times of a share"
+            {"lambda_kv_preservation": 0.5, "ema_decay": 0.9, "clip_norm": 0.01},
+            id="preservation, average, short steps",
+        ),
+        pytest.param(
+            {"teacher_timestep_range": (0.4, 1.0), "target_timestep_range": (0.6, 1.0)}, id="timesteps of a share"
         ),
     ],
 )
@@ -183,6 +188,6 @@ def test_a_switch_does_what_it_says(base, nets, references, changes):
 
 
 @pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "one-shot"])
-def test_an_ablation_takes_its_part_out_of_the_gradient(base, nets, references, name):
+def test_an_ablation_removes_its_part_from_the_gradient(base, nets, references, name):
     config = override(published(base), ABLATIONS[name] | {"collaborative_iterations": 0})
     assert_iterations_agree(Run(base, references, config, seed=4), nets, config.distillation_iterations)

@@ -15,17 +15,17 @@ from tests.random_base import SHORT
 
 
 @pytest.fixture(scope="module")
-def photos(references, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for i, picture in enumerate(references):
-        picture.save(folder / f"{i}.jpg")
+def reference_folder(references, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("references")
+    for i, image in enumerate(references):
+        image.save(folder / f"{i}.jpg")
     return folder
 
 
-def test_train_then_generate_without_any_server(base, photos, tmp_path):
+def test_train_then_generate_without_any_server(base, reference_folder, tmp_path):
     concept, out = tmp_path / "my concept", tmp_path / "out"
     common = ["--base", str(base.folder)]
-    assert main(["train", "--images", str(photos), "--class", "dog", "--out", str(concept), *common]) == 0
+    assert main(["train", "--images", str(reference_folder), "--class", "dog", "--out", str(concept), *common]) == 0
     written = ["concept.safetensors", "loss.png", "losses.jsonl", "preview.png", "report.json", "report.png"]
     assert sorted(p.name for p in concept.iterdir()) == written
     assert len(read_losses(concept / "losses.jsonl")) == SHORT["iterations"] + SHORT["collaborative_iterations"]
@@ -38,25 +38,25 @@ def test_train_then_generate_without_any_server(base, photos, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 6])
-def test_one_photo_and_six_are_learned(base, references, tmp_path, count):
-    photos, concept = tmp_path / "photos", tmp_path / "concept"
-    photos.mkdir()
+def test_one_reference_and_six_are_learned(base, references, tmp_path, count):
+    reference_folder, concept = tmp_path / "references", tmp_path / "concept"
+    reference_folder.mkdir()
     for i in range(count):
-        references[i % 4].rotate(90 * (i // 4), expand=True).save(photos / f"{i}.png")
-    common = ["--images", str(photos), "--base", str(base.folder)]
+        references[i % 4].rotate(90 * (i // 4), expand=True).save(reference_folder / f"{i}.png")
+    common = ["--images", str(reference_folder), "--base", str(base.folder)]
     assert main(["train", "--class", "dog", "--out", str(concept), *common]) == 0
     report = (concept / "report.json").read_text()
     assert main(["evaluate", "--concept", str(concept), *common]) == 0
     assert (concept / "report.json").read_text() == report
 
 
-def test_an_interrupted_training_goes_on_where_it_was(base, photos, tmp_path):
-    arguments = ["--images", str(photos), "--class", "dog", "--base", str(base.folder), "--iterations", "12"]
-    assert main(["train", *arguments, "--out", str(tmp_path / "undisturbed")]) == 0
+def test_an_interrupted_training_continues(base, reference_folder, tmp_path):
+    arguments = ["--images", str(reference_folder), "--class", "dog", "--base", str(base.folder), "--iterations", "12"]
+    assert main(["train", *arguments, "--out", str(tmp_path / "uninterrupted")]) == 0
     command = [sys.executable, "-m", "opad_core", "train", *arguments, "--out", str(tmp_path / "stopped")]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True,
-        # as many threads as here: sums in another order differ in their last bit
+        # as many threads as here, because sums in another order differ in the last bit
         env=os.environ | {"TQDM_MININTERVAL": "0", "OMP_NUM_THREADS": str(torch.get_num_threads())},
     ) as run:  # fmt: skip
         seen = ""
@@ -66,34 +66,43 @@ def test_an_interrupted_training_goes_on_where_it_was(base, photos, tmp_path):
         seen += run.stderr.read()
     assert run.returncode == 130, seen
     assert main(["train", *arguments, "--out", str(tmp_path / "stopped")]) == 0
-    bundles = [(tmp_path / name / "concept.safetensors").read_bytes() for name in ("undisturbed", "stopped")]
+    bundles = [(tmp_path / name / "concept.safetensors").read_bytes() for name in ("uninterrupted", "stopped")]
     assert bundles[0] == bundles[1]
 
 
-def test_a_checkpoint_of_an_older_version_starts_the_training_again(base, photos, tmp_path, capsys):
+def test_a_checkpoint_of_an_older_version_starts_the_training_again(base, reference_folder, tmp_path, capsys):
     out = tmp_path / "concept"
     out.mkdir()
     old = save({"token_row": torch.zeros(4)}, metadata={"state": json.dumps({"format": 4, "step": 3, "rate": 1.0})})
     (out / "checkpoint.safetensors").write_bytes(old)
     (out / "losses.jsonl").write_text('{"rec": 1.0}\n' * 3)
-    arguments = ["--images", str(photos), "--class", "dog", "--base", str(base.folder), "--out", str(out)]
+    arguments = ["--images", str(reference_folder), "--class", "dog", "--base", str(base.folder), "--out", str(out)]
     assert main(["train", *arguments]) == 0
     assert "has format 4; this version reads format 5; the training starts again" in capsys.readouterr().err
     assert len(read_losses(out / "losses.jsonl")) == SHORT["iterations"] + SHORT["collaborative_iterations"]
 
 
-def test_a_learned_concept_is_judged_and_exported(base, photos, tmp_path, capsys):
+def test_a_learned_concept_is_evaluated_and_exported(base, reference_folder, tmp_path, capsys):
     concept, common = tmp_path / "concept", ["--base", str(base.folder)]
-    assert main(["train", "--images", str(photos), "--class", "dog", "--out", str(concept), *common]) == 0
+    assert main(["train", "--images", str(reference_folder), "--class", "dog", "--out", str(concept), *common]) == 0
     report = (concept / "report.json").read_text()
-    again = ["evaluate", "--concept", str(concept), "--images", str(photos), "--out", str(tmp_path / "again"), *common]
+    again = [
+        "evaluate",
+        "--concept",
+        str(concept),
+        "--images",
+        str(reference_folder),
+        "--out",
+        str(tmp_path / "again"),
+        *common,
+    ]
     assert main(again) == 0
     assert (tmp_path / "again" / "report.json").read_text() == report
     assert "identity" in capsys.readouterr().out
-    assert main(["export", "--concept", str(concept), "--out", str(tmp_path / "taken"), *common]) == 0
-    files = sorted(p.name for p in (tmp_path / "taken").iterdir())
+    assert main(["export", "--concept", str(concept), "--out", str(tmp_path / "exported"), *common]) == 0
+    files = sorted(p.name for p in (tmp_path / "exported").iterdir())
     assert files == ["embedding.safetensors", "export.json", "kohya_lora.safetensors", "unet_lora.safetensors"]
-    assert "write '<concept> dog'" in capsys.readouterr().out
+    assert "prompt: '<concept> dog'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,7 @@ def test_a_learned_concept_is_judged_and_exported(base, photos, tmp_path, capsys
         (["generate", "--base", "/nowhere", "--prompt", "a dog", "--out", "x"], "no base at /nowhere"),
     ],
 )
-def test_a_users_mistake_is_a_sentence(base, arguments, sentence, capsys):
+def test_a_users_mistake_is_a_clear_error(base, arguments, sentence, capsys):
     if "--base" not in arguments:
         arguments = [*arguments, "--base", str(base.folder)]
     assert main(arguments) == 1

@@ -1,4 +1,4 @@
-"""What README and the service may use of `opad_core`."""
+"""The names of `opad_core` that README and the service may use."""
 
 import ast
 import subprocess
@@ -20,11 +20,11 @@ def test_every_public_name_is_there_and_no_other():
 
 
 def test_a_name_that_needs_no_torch_does_not_load_it():
-    look = "import sys, opad_core; opad_core.preset, opad_core.OpadError; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True).stdout == "False\n"
+    command = "import sys, opad_core; opad_core.preset, opad_core.OpadError; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout == "False\n"
 
 
-def test_the_service_uses_public_names_alone():
+def test_the_service_uses_only_public_names():
     imported = set()
     for path in WORKER.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -14,7 +14,7 @@ def test_the_header_names_tensors_and_metadata():
     assert header == {"__metadata__": {"manifest": "{}"}, "a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}
 
 
-def test_the_tensors_begin_behind_it():
+def test_the_tensors_begin_after_it():
     _, first = read_header(lambda start, end: DATA[start:end], max_bytes=1000)
     assert DATA[first:] == bytes(12)
 

@@ -20,7 +20,7 @@ def bundle_of(base, row):
 
 
 def test_the_word_alone_changes_the_image(base):
-    """V* as "dog" beside the noun "dog" is the untouched student's "dog dog"; another row is another image."""
+    """V* with the row of "dog" gives the untouched student's "dog dog"; another row gives another image."""
     generator = OneStepGenerator(base)
     same = bundle_of(base, base.text.embedding_of("dog"))
     other = bundle_of(base, torch.ones_like(same.adapter.token_row))
@@ -66,10 +66,10 @@ def test_it_is_not_exported_as_a_lora(base):
 
 @pytest.mark.parametrize("tensors", [{}, {"token_row": torch.zeros(4), "other": torch.zeros(1)}])
 def test_other_tensors_are_refused(tensors):
-    with pytest.raises(OpadError, match="not one token row"):
+    with pytest.raises(OpadError, match="must hold one token row"):
         TokenAdapter.from_tensors(tensors)
 
 
 def test_a_row_of_another_base_is_refused(base):
-    with pytest.raises(OpadError, match="not the shapes of the base"):
+    with pytest.raises(OpadError, match="do not fit the base"):
         OneStepGenerator(base).generate([ImageRequest(bundle_of(base, torch.zeros(7)), "a <concept>", 1)])

@@ -19,16 +19,16 @@ from opad_core.training.references import read_references
 MUG = Path(__file__).parents[3] / "examples" / "striped_mug"
 
 
-def test_the_nano_base_sees_where_the_thing_was_photographed():
+def test_the_nano_base_recognizes_the_scenes_of_the_references():
     base = load_base("nano", device="cpu")
-    photos = reference_pixels(read_references(MUG), 64, keep_aspect=True)
-    white, grass, floor, beach = scenes_of(base, photos, "mug")
+    references = reference_pixels(read_references(MUG), 64, keep_aspect=True)
+    white, grass, floor, beach = scenes_of(base, references, "mug")
     assert (white, grass, floor, beach) == (
         " on a white background", " on the grass", " on a wooden floor", " on a beach",
     )  # fmt: skip
 
 
-def test_a_training_says_so_in_its_photos_prompts():
+def test_training_prompts_name_the_scenes_of_the_references():
     base = load_base("nano", device="cpu")
     references = read_references(MUG)
     config = preset("default", base.manifest.presets)
@@ -37,10 +37,10 @@ def test_a_training_says_so_in_its_photos_prompts():
     assert "a photo of a <concept>" not in prompts
 
 
-def test_a_base_without_scenes_has_nothing_to_say(base):
-    silent = copy.copy(base)
-    silent.manifest = dataclasses.replace(base.manifest, caption_scenes=[])
-    assert scenes_of(silent, torch.zeros(3, 3, 64, 64), "dog") == ["", "", ""]
+def test_a_base_without_scenes_gives_empty_captions(base):
+    without_scenes = copy.copy(base)
+    without_scenes.manifest = dataclasses.replace(base.manifest, caption_scenes=[])
+    assert scenes_of(without_scenes, torch.zeros(3, 3, 64, 64), "dog") == ["", "", ""]
 
 
 DREAMBOOTH = [
@@ -59,7 +59,7 @@ DREAMBOOTH = [
 
 
 def test_no_prompt_of_the_evaluation_is_trained_on():
-    """On either base: DreamBooth's prompts, and nano's shorter wordings of them."""
+    """Neither DreamBooth's prompts nor nano's shorter versions of them are trained on."""
     nano = load_base("nano", device="cpu").manifest
     shorter = {"a {} with autumn leaves in the background", "a {} on top of green grass", "a {} on top of a purple rug"}
     assert not {*DREAMBOOTH, *shorter} & {*nano.caption_scenes, *nano.training_scenes}
@@ -67,15 +67,15 @@ def test_no_prompt_of_the_evaluation_is_trained_on():
     assert not Manifest("", 512, None, None, [], DREAMBOOTH, {}, 4, {}, {}, {}).training_scenes
 
 
-def test_scene_prompts_need_a_base_that_names_some(base, references):
-    silent = copy.copy(base)
-    silent.manifest = dataclasses.replace(base.manifest, training_scenes=[])
+def test_scene_prompts_need_a_base_with_training_scenes(base, references):
+    without_scenes = copy.copy(base)
+    without_scenes.manifest = dataclasses.replace(base.manifest, training_scenes=[])
     config = override(preset("default", base.manifest.presets), {"scene_share": 0.5})
-    with pytest.raises(OpadError, match=r"scene_share=0\.5 asks for training scenes; the base 'nano' names none"):
-        new_training(silent, references, "dog", config, seed=0)
+    with pytest.raises(OpadError, match=r"scene_share=0\.5 needs training scenes, and the base 'nano' has none"):
+        new_training(without_scenes, references, "dog", config, seed=0)
 
 
-def test_scores_ask_for_scenes_that_no_student_was_asked_for():
+def test_evaluation_uses_scenes_that_no_training_asks_for():
     base = load_base("nano", device="cpu")
     references = read_references(MUG)
     held_out = held_out_scenes(base, references, "mug")

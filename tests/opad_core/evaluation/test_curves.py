@@ -5,12 +5,12 @@ from PIL import Image
 from opad_core.evaluation.curves import draw_losses, read_losses
 
 
-def test_the_curves_are_drawn_also_where_a_loss_is_missing(tmp_path):
+def test_curves_are_plotted_if_a_loss_is_missing(tmp_path):
     losses = [{"rec": 2.0 / step, "adv_dino": 0.1 * step} for step in range(1, 30)]
     draw_losses(losses, tmp_path / "loss.png")
-    picture = Image.open(tmp_path / "loss.png").convert("RGB")
-    colours = {colour for _, colour in picture.getcolors(maxcolors=1 << 24)}
-    assert (31, 119, 180) in colours  # matplotlib's first line colour, at full strength in the bold line
+    image = Image.open(tmp_path / "loss.png").convert("RGB")
+    colors = {color for _, color in image.getcolors(maxcolors=1 << 24)}
+    assert (31, 119, 180) in colors  # matplotlib's first line color, at full strength in the bold line
 
 
 def test_losses_are_read_back_line_by_line(tmp_path):

@@ -27,8 +27,8 @@ def untouched_bundle(base):
     )
 
 
-def test_a_picture_that_repeats_a_reference_is_called_a_copy(base, untouched_bundle):
-    """The references are the student's own pictures at the report's prompts and seeds."""
+def test_an_image_that_repeats_a_reference_counts_as_a_copy(base, untouched_bundle):
+    """The references are the student's own images at the report's prompts and seeds."""
     generator = OneStepGenerator(base)
     prompt = base.manifest.scene_prompts[0].format("<concept>")
     references = [
@@ -39,7 +39,7 @@ def test_a_picture_that_repeats_a_reference_is_called_a_copy(base, untouched_bun
     assert card.personalised.copies > 0
 
 
-def test_the_card_holds_every_figure_for_both_sides(base, untouched_bundle, references):
+def test_the_card_has_every_score_for_both_students(base, untouched_bundle, references):
     card = report_card(untouched_bundle, base, references)
     figures = card.figures()
     assert figures["personalised"].keys() == figures["untouched"].keys()
@@ -55,7 +55,7 @@ def test_the_sheet_shows_the_references_and_the_same_seeds_before_and_after(base
     sheet, generator = np.asarray(card.sheet), OneStepGenerator(base)
 
     def tile(column, row):
-        """Tiles of 160 pixels, 168 apart in a group and 194 from row to row; each group begins 24 further right."""
+        """Return a tile of 160 pixels. Columns are 168 apart, rows 194, and groups of columns 24 further."""
         left, top = 28 + 168 * column + 24 * ((column > 1) + (column > 5)), 128 + 194 * row
         return sheet[top : top + 160, left : left + 160]
 
@@ -63,8 +63,8 @@ def test_the_sheet_shows_the_references_and_the_same_seeds_before_and_after(base
     for row in (0, last):
         prompt = card.prompts[row]
         for first_column, asked, text in ((2, None, prompt.replace("<concept>", "dog")), (6, bundle, prompt)):
-            drawn = generator.generate([ImageRequest(asked, text, seed) for seed in card.seeds])
-            for i, pixels in enumerate(drawn):
+            generated = generator.generate([ImageRequest(asked, text, seed) for seed in card.seeds])
+            for i, pixels in enumerate(generated):
                 expected = Image.fromarray(pixels).resize((160, 160), Image.Resampling.BICUBIC)
                 assert np.array_equal(tile(first_column + i, row), expected)
     assert len(card.prompts) == 3  # so that four references take two columns
@@ -77,7 +77,7 @@ def test_the_sheet_shows_the_references_and_the_same_seeds_before_and_after(base
 
 
 def changed_bundle(base):
-    """A concept whose projections and token are none of the student's own, so that its pictures differ."""
+    """Return a concept with other projections and another token than the student's, so that its images differ."""
     random = torch.Generator().manual_seed(1)
     projections = pretrained_projections(base.student).requires_grad_(False)
     for parameter in projections.parameters():

@@ -7,21 +7,21 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 128, 0), (0, 0, 255)
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, 160), (4, 160), (5, 76), (30, 76), (100, 76)])
-def test_the_sheet_holds_every_picture(count, side):
-    """Two rows hold four references of the pictures' size (160); more are shown at (160 - 8) / 2 = 76."""
+def test_the_sheet_holds_every_image(count, side):
+    """Two rows hold four references as large as the images (160); more references have (160 - 8) / 2 = 76."""
     sheet = sheet_of(count)
-    pixels = {colour: n for n, colour in sheet.getcolors(1 << 20)}
+    pixels = {color: n for n, color in sheet.getcolors(1 << 20)}
     assert [pixels[RED], pixels[GREEN], pixels[BLUE]] == [6 * 160**2, 6 * 160**2, count * side**2]
 
 
 def test_references_make_the_sheet_wider_and_never_taller():
     sizes = [sheet_of(count).size for count in (1, 3, 30)]
-    # three take a second column of 160 + 8; thirty take eight columns of 76 + 8 in place of two of 168
+    # three need a second column of 160 + 8; thirty need eight columns of 76 + 8 instead of two of 168
     assert [width - sizes[0][0] for width, _ in sizes] == [0, 168, 504]
     assert len({height for _, height in sizes}) == 1
 
 
 def sheet_of(references: int) -> Image.Image:
-    before, after, reference = (Image.new("RGB", (64, 64), colour) for colour in (RED, GREEN, BLUE))
+    before, after, reference = (Image.new("RGB", (64, 64), color) for color in (RED, GREEN, BLUE))
     rows = [Row("a <concept> on the beach", [before] * 3, [after] * 3)] * 2
     return draw_sheet("title", "subtitle", [reference] * references, rows)

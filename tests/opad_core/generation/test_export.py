@@ -22,7 +22,7 @@ def bundle(base):
 
 
 def stock_pipeline(base):
-    """The base's student as diffusers' own pipeline; it knows no autoencoder of this kind and stops at the latents."""
+    """Return diffusers' pipeline with the base's student. It returns latents, since it does not support this VAE."""
     folder = base.folder
     return StableDiffusionPipeline(
         vae=None,
@@ -37,7 +37,7 @@ def stock_pipeline(base):
 
 
 @pytest.mark.parametrize("file", ["unet_lora.safetensors", "kohya_lora.safetensors"])
-def test_a_stock_pipeline_draws_the_same_picture(base, bundle, tmp_path, file):
+def test_a_stock_pipeline_generates_the_same_image(base, bundle, tmp_path, file):
     for name, content in export_bundle(bundle, base, rank=FULL_RANK).items():
         (tmp_path / name).write_bytes(content)
     pipeline = stock_pipeline(base)
@@ -54,7 +54,7 @@ def test_a_stock_pipeline_draws_the_same_picture(base, bundle, tmp_path, file):
     theirs = base.decode(latents)
     [ours] = OneStepGenerator(base).generate([ImageRequest(bundle, "a <concept> on the beach", 5)])
     pixels = theirs[0].clamp(-1, 1).add(1).mul(127.5).permute(1, 2, 0)
-    # The bundle is in half precision already and the factors are in single: what is left is rounding to a level.
+    # The bundle is in half precision and the factors in single, so only rounding to one of 256 levels remains.
     assert (pixels - torch.from_numpy(ours).float()).abs().max() <= 1
     [untouched] = OneStepGenerator(base).generate([ImageRequest(None, "a dog on the beach", 5)])
     assert abs(untouched.astype(int) - ours).max() > 20

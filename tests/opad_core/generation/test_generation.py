@@ -19,7 +19,7 @@ def random_bundle(base, seed, **changes):
     return write_bundle(KeyValueAdapter(projections, nn.Parameter(row)), method="opad", config={}, **fields)
 
 
-def test_a_mixed_batch_equals_single_pictures(base):
+def test_a_mixed_batch_equals_single_images(base):
     bundles = [read_bundle(random_bundle(base, seed)) for seed in (1, 2)]
     requests = [
         ImageRequest(bundles[0], "a <concept> on the beach", 5),
@@ -28,12 +28,12 @@ def test_a_mixed_batch_equals_single_pictures(base):
     ]
     together = OneStepGenerator(base).generate(requests)
     alone = np.concatenate([OneStepGenerator(base).generate([r]) for r in requests])
-    # Other kernels for other batch sizes: 1e-6 in floats, which may round to the next of 256 levels.
+    # Other batch sizes use other kernels, which differ by 1e-6. That may round to the next of 256 levels.
     assert np.abs(together.astype(int) - alone).max() <= 1
     assert together.shape == (3, 64, 64, 3)
 
 
-def test_the_seed_decides_the_picture(base):
+def test_the_seed_decides_the_image(base):
     generator = OneStepGenerator(base)
     same, again, other = (generator.generate([ImageRequest(None, "a dog", s)]) for s in (1, 1, 2))
     assert np.array_equal(same, again)
@@ -66,7 +66,7 @@ def test_a_bundle_survives_its_bytes(base):
         (lambda b: ImageRequest(None, "a dog", -1), "seed must be in"),
     ],
 )
-def test_a_request_that_makes_no_sense_says_why(base, request_of, message):
+def test_an_invalid_request_says_why(base, request_of, message):
     with pytest.raises(OpadError, match=message):
         OneStepGenerator(base).generate([request_of(read_bundle(random_bundle(base, 1)))])
 
@@ -78,7 +78,7 @@ def test_a_bundle_of_another_base_is_refused(base):
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda data: b"",
         lambda data: data[: len(data) // 2],
@@ -87,6 +87,6 @@ def test_a_bundle_of_another_base_is_refused(base):
         lambda data: data[:-4] + b"\x00\x00\xc0\x7f",  # a NaN in the last tensor
     ],
 )
-def test_spoilt_bytes_are_no_bundle(base, spoil):
+def test_damaged_bytes_are_refused(base, damage):
     with pytest.raises(OpadError, match="bundle"):
-        read_bundle(spoil(random_bundle(base, 1)))
+        read_bundle(damage(random_bundle(base, 1)))

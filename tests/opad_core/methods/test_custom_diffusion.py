@@ -1,4 +1,4 @@
-"""Custom Diffusion beside its equation, written here in float64 on the student's own UNet."""
+"""Compare Custom Diffusion with its equation, written here in float64 on the student's UNet."""
 
 import copy
 import dataclasses
@@ -67,7 +67,7 @@ def test_an_iteration_is_equation_1_with_prior_preservation(base, references, la
         target = eps if base.student.prediction_type == "epsilon" else abar[t].sqrt() * eps - (1 - abar[t]).sqrt() * z0
         squares = (mask * (predicted - target) ** 2).sum((1, 2, 3)) / mask.sum((1, 2, 3))
         expected[name] = squares.mean()
-    assert losses["rec"].item() == pytest.approx(expected["references"].item(), rel=1e-4)  # float32 beside float64
+    assert losses["rec"].item() == pytest.approx(expected["references"].item(), rel=1e-4)  # float32 against float64
     total = expected["references"]
     if lambda_prior:
         assert losses["prior"].item() == pytest.approx(expected["class-images"].item(), rel=1e-4)
@@ -86,17 +86,17 @@ def test_class_images_are_the_untouched_students(base, references):
     [first] = OneStepGenerator(base).generate([ImageRequest(None, "a photo of a dog", 0)])
     kept = training.method.state()["class_images"]
     assert kept.shape == (3, 64, 64, 3)
-    # Another batch size: a level of 256 now and then.
+    # Another batch size may change a pixel by one of 256 levels.
     assert int((kept[0].int() - torch.from_numpy(first).int()).abs().max()) <= 1
 
 
-def test_a_training_resumed_after_any_iteration_ends_like_an_undisturbed_one(base, references):
-    undisturbed, _ = learn(base, references, SHORT)
+def test_a_resumed_training_gives_the_same_bytes_as_an_uninterrupted_one(base, references):
+    uninterrupted, _ = learn(base, references, SHORT)
     for iterations in range(3):
         with pytest.raises(TrainingStopped) as stopped:
             learn(base, references, SHORT, stop_after=iterations)
-        assert learn(base, references, SHORT, resume=stopped.value.state)[0] == undisturbed
-    assert read_bundle(undisturbed).manifest["method"] == "custom_diffusion"
+        assert learn(base, references, SHORT, resume=stopped.value.state)[0] == uninterrupted
+    assert read_bundle(uninterrupted).manifest["method"] == "custom_diffusion"
 
 
 def test_without_class_images_nothing_is_preserved(base, references):
@@ -118,8 +118,8 @@ def test_kv_preservation_holds_other_words(base, references):
     assert change(100.0) < 0.7 * change(0.0)
 
 
-def test_settings_that_make_no_sense_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(OpadError, match="class_images must be at least 0, got -1"):
         CustomDiffusionConfig(class_images=-1)
-    with pytest.raises(OpadError, match=r"timestep_range must rise within \[0, 1\]"):
+    with pytest.raises(OpadError, match=r"timestep_range must be two increasing numbers in \[0, 1\]"):
         CustomDiffusionConfig(timestep_range=(0.5, 0.5))

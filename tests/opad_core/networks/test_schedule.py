@@ -48,15 +48,15 @@ def test_the_one_step_is_the_euler_schedulers(prediction_type):
     theirs = scheduler.step(prediction, scheduler.timesteps[0], noisy).prev_sample
     ours_in = first_latents(eps, ABAR)
     ours = predict_x0(prediction, ours_in, torch.tensor([T_MAX]), ABAR, prediction_type)
-    # init_noise_sigma of trailing spacing is sigma itself, so that input and result agree to rounding.
+    # With trailing spacing init_noise_sigma is sigma, so input and result agree up to rounding.
     torch.testing.assert_close(ours_in, theirs_in, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
 
 
 def test_timesteps_come_from_their_share_of_the_schedule():
-    drawn = random_timesteps(400, 1000, (0.6, 1.0), torch.Generator().manual_seed(0))
-    assert 600 <= int(drawn.min()) < 610
-    assert 990 < int(drawn.max()) <= 999
+    timesteps = random_timesteps(400, 1000, (0.6, 1.0), torch.Generator().manual_seed(0))
+    assert 600 <= int(timesteps.min()) < 610
+    assert 990 < int(timesteps.max()) <= 999
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler"])
@@ -69,12 +69,12 @@ def test_timesteps_come_from_their_share_of_the_schedule():
 )
 def test_the_schedule_is_the_one_that_the_base_names(name, beta_schedule, betas):
     abar, prediction_type = read_schedule(CONFIG | {"_class_name": name, "beta_schedule": beta_schedule})
-    # diffusers multiplies a thousand factors in float32: 1e-6.
+    # diffusers multiplies a thousand factors in float32, which is accurate to 1e-6.
     torch.testing.assert_close(abar.double(), (1 - betas).cumprod(0), rtol=5e-6, atol=0)
     assert prediction_type == "v_prediction"
 
 
-def test_without_a_prediction_type_it_is_the_noise():
+def test_the_default_prediction_type_is_epsilon():
     assert read_schedule({key: value for key, value in CONFIG.items() if key != "prediction_type"})[1] == "epsilon"
 
 
@@ -82,11 +82,11 @@ def test_without_a_prediction_type_it_is_the_noise():
     ("changes", "sentence"),
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "has no table of noise levels"),
-        ({"_class_name": "UNet2DConditionModel"}, "which diffusers does not have"),
-        ({"_class_name": "Nothing"}, "'Nothing', which diffusers does not have"),
+        ({"_class_name": "UNet2DConditionModel"}, "but diffusers has no such scheduler"),
+        ({"_class_name": "Nothing"}, "'Nothing', but diffusers has no such scheduler"),
         ({"prediction_type": "sample"}, "the base predicts 'sample'; known are epsilon and v_prediction"),
     ],
 )
-def test_a_schedule_that_is_not_understood_is_refused(changes, sentence):
+def test_an_unsupported_schedule_is_refused(changes, sentence):
     with pytest.raises(OpadError, match=sentence):
         read_schedule(CONFIG | changes)

@@ -22,8 +22,8 @@ def test_the_placeholder_becomes_the_learned_token_and_the_noun(base):
     assert ids[6:12] == plain[5:11]
 
 
-def test_a_prompt_is_filled_up_with_the_tokenizers_own_padding(base, tmp_path):
-    """SD 2.1 pads with "!", not with the end token as CLIP's own tokenizer does."""
+def test_a_prompt_is_padded_with_the_tokenizers_padding_token(base, tmp_path):
+    """SD 2.1 pads with "!", CLIP's tokenizer with the end token."""
     base.text.tokenizer.save_pretrained(tmp_path)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path, pad_token="!")
     pad = tokenizer.convert_tokens_to_ids("!")
@@ -33,7 +33,7 @@ def test_a_prompt_is_filled_up_with_the_tokenizers_own_padding(base, tmp_path):
     assert ids[3] == tokenizer.eos_token_id
 
 
-def test_a_prompt_that_is_too_long_loses_its_end_alone(base):
+def test_a_prompt_that_is_too_long_loses_only_its_end(base):
     ids, _ = base.text.token_ids("a photo of a dog " * 8, "")
     whole, _ = base.text.token_ids("a photo of a dog", "")
     assert len(ids) == 24
@@ -48,7 +48,7 @@ def test_the_concept_may_be_the_last_word_before_the_end(base):
 
 
 def test_an_exact_entry_is_a_words_beginning_or_the_end_token(base):
-    """Whole words end in a mark, so the entry "d" is another than the word "d", and "dog" is none."""
+    """Whole words have an end-of-word mark, so the entry "d" is not the word "d", and "dog" is not an entry."""
     rows = base.text.encoder.get_input_embeddings().weight
     vocabulary = base.text.tokenizer.get_vocab()
     assert torch.equal(base.text.entry_of("d"), rows[vocabulary["d"]])
@@ -57,7 +57,7 @@ def test_an_exact_entry_is_a_words_beginning_or_the_end_token(base):
     assert torch.equal(base.text.embedding_of("dog"), rows[vocabulary["dog</w>"]])
 
 
-def test_a_token_row_equal_to_a_word_reads_as_that_word(base):
+def test_a_token_row_equal_to_a_word_encodes_as_that_word(base):
     row = base.text.embedding_of("robot")
     learned = base.text.encode(["a <concept>"], ["dog"], [row])
     spelled = base.text.encode(["a robot dog"], [""], [None])
@@ -79,12 +79,12 @@ def test_the_gradient_reaches_the_token_row_but_no_weight(base):
         ("a " * 22 + "<concept>", "<concept> comes after 23 words; it must be among the first 22"),
     ],
 )
-def test_a_prompt_that_cannot_be_read_says_why(base, prompt, message):
+def test_an_invalid_prompt_says_why(base, prompt, message):
     with pytest.raises(OpadError, match=message):
         base.text.token_ids(prompt, "dog")
 
 
-def test_a_prompts_summary_is_what_the_text_encoder_pools(base):
+def test_a_pooled_embedding_is_the_text_encoders_pooler_output(base):
     prompts = ["a photo of a dog", "a robot in the snow"]
     tokenizer, encoder = base.text.tokenizer, base.text.encoder
     ids = tokenizer(prompts, padding="max_length", max_length=24, return_tensors="pt").input_ids
@@ -97,7 +97,7 @@ def test_text_fit_is_the_cosine_of_both_sides_of_clip(base):
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     prompts = ["a photo of a dog", "a robot in the snow"]
     with torch.no_grad():
-        pictures = base.identity.network.clip(pixel_values=(x * 0.5 + 0.5 - 0.5) / 0.5).image_embeds
+        images = base.identity.network.clip(pixel_values=(x * 0.5 + 0.5 - 0.5) / 0.5).image_embeds
     words = base.text.pooled_embedding(prompts) @ base.text_projection.T
-    expected = (pictures * words).sum(1) / pictures.norm(dim=1) / words.norm(dim=1)
+    expected = (images * words).sum(1) / images.norm(dim=1) / words.norm(dim=1)
     torch.testing.assert_close(base.text_fit(x, prompts), expected, atol=1e-6, rtol=0)  # cosines, in another order

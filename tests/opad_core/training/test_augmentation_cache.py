@@ -25,14 +25,14 @@ def examples(references):
 
 
 def features_by_hand(base):
-    """Features by discriminator of whole images."""
+    """Return a function that computes the features of whole images by discriminator."""
     return lambda pixels, _: {
         name: backbone(pixels, resize_mode="bicubic", normalize=True)
         for name, backbone in zip(NAMES, base.backbones, strict=True)
     }
 
 
-def test_a_cache_holds_what_the_networks_make_of_its_views(base, config, examples):
+def test_a_cache_holds_the_networks_results_for_its_images(base, config, examples):
     unmoved = dataclasses.replace(config, crop_scale=(1.0, 1.0))
     features = features_by_hand(base)
     batch = AugmentedBatches(base, unmoved, seed=3, features=features).batch(examples, "photos", 0)
@@ -40,14 +40,14 @@ def test_a_cache_holds_what_the_networks_make_of_its_views(base, config, example
     same = fresh.batch([examples[i] for i in indices_at(8, 0, batch_size=8, seed=3)], "photos", 0)
     assert (batch.pixels, same.latents) == (None, None)
     assert batch.prompts == same.prompts
-    # Unshrunk, unmoved and unflipped, a view is its reference: the cache kept what the networks compute now.
+    # Without shrinking, crops and flips, the cache must hold what the networks compute from the references now.
     now = base.encode(same.pixels, torch.Generator())
     torch.testing.assert_close(batch.latents, now, atol=1e-5, rtol=0)  # float32, another batch
     for name, now in features(same.pixels, None).items():
         torch.testing.assert_close(batch.features[name], now, atol=1e-5, rtol=0)  # as above
 
 
-def test_every_view_of_a_cache_comes_once_an_epoch(base, config, examples):
+def test_every_cached_image_comes_once_per_epoch(base, config, examples):
     batches = AugmentedBatches(base, config, seed=3, features=no_features)
     seen = [batches.batch(examples, "photos", step).latents for step in range(8 // config.batch_size)]
     assert len({tuple(latents.flatten().tolist()) for batch in seen for latents in batch}) == 8
@@ -67,10 +67,10 @@ def test_with_a_cache_no_iteration_encodes_a_reference_again(base, references, c
     for hook in hooks:
         hook.remove()
     assert {"d_dino", "d_dinov2", "d_clip"} <= set(losses)
-    assert shown.count(False) == 1  # of the teacher's target for L_id; the references would be three more
+    assert shown.count(False) == 1  # the teacher's target for L_id; the references would be three more
 
 
-def test_a_resumed_training_draws_the_same_cache(base, config, examples):
+def test_a_resumed_training_fills_the_same_cache(base, config, examples):
     first, again = (
         AugmentedBatches(base, config, seed=3, features=no_features).batch(examples, "photos", step=5) for _ in range(2)
     )

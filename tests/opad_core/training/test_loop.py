@@ -26,20 +26,20 @@ def learn(base, references, *, stop_after=None, resume=None, seed=1, name="defau
 
 
 @pytest.mark.parametrize("name", ["default", "paper"])
-def test_a_training_resumed_after_any_iteration_ends_like_an_undisturbed_one(base, references, name):
+def test_a_resumed_training_gives_the_same_bytes_as_an_uninterrupted_one(base, references, name):
     states = []
     evaluating = {"eval_every": 2} if name == "default" else {}
     config = override(preset(name, base.manifest.presets), evaluating)
-    undisturbed = train(
+    uninterrupted = train(
         base, references, "dog", config, seed=1,
         report=lambda progress: states.append(progress.save()), should_stop=lambda: False,
     )  # fmt: skip
-    for iteration, state in enumerate(states, start=1):  # within each stage and on their border, which lies at 4
+    for iteration, state in enumerate(states, start=1):  # within each stage and between them, after iteration 4
         resumed, _ = learn(base, references, name=name, resume=state, **evaluating)
-        assert resumed == undisturbed, f"differs when resumed after iteration {iteration}"
+        assert resumed == uninterrupted, f"differs when resumed after iteration {iteration}"
 
 
-def test_a_training_stopped_before_its_first_iteration_can_go_on(base, references):
+def test_a_training_stopped_before_its_first_iteration_can_continue(base, references):
     with pytest.raises(TrainingStopped) as stopped:
         learn(base, references, stop_after=0)
     assert learn(base, references, resume=stopped.value.state)[0] == learn(base, references)[0]
@@ -49,7 +49,7 @@ def test_another_seed_learns_something_else(base, references):
     assert learn(base, references, seed=1)[0] != learn(base, references, seed=2)[0]
 
 
-def test_progress_tells_stage_losses_and_shows_the_last_image(base, references):
+def test_progress_has_stage_and_losses_and_ends_with_a_preview(base, references):
     _, steps = learn(base, references)
     assert [p.stage for p in steps] == ["distillation"] * 4 + ["collaborative"] * 2
     assert set(steps[0].losses) == {
@@ -59,12 +59,12 @@ def test_progress_tells_stage_losses_and_shows_the_last_image(base, references):
 
 
 def test_a_divergence_is_an_error_that_names_the_loss(base, references):
-    with pytest.raises(DivergedError, match="not a finite number, also at lower rates"):
+    with pytest.raises(DivergedError, match="not a finite number, also at lower learning rates"):
         learn(base, references, lr_student=1e30, clip_norm=1e30, iterations=8)
 
 
-def test_a_first_divergence_is_rolled_back_and_goes_on_at_half_the_rates(base, references):
-    """One iteration reads a weight that is not a number, as a fault in a GPU's memory would have it."""
+def test_a_first_divergence_is_rolled_back_and_halves_the_learning_rates(base, references):
+    """One iteration reads a weight that is NaN, as after a fault in GPU memory."""
     config = preset("default", base.manifest.presets)
     weight, steps, faulty = base.student.unet.conv_in.bias, [], True
     whole = weight.detach().clone()
@@ -88,7 +88,7 @@ def test_a_first_divergence_is_rolled_back_and_goes_on_at_half_the_rates(base, r
 
 
 def test_a_later_divergence_is_rolled_back_to_the_last_good_state(base, references, monkeypatch):
-    """A state is kept every second iteration; the fourth reads a weight that is not a number."""
+    """A state is kept every second iteration. The fourth iteration reads a weight that is NaN."""
     monkeypatch.setattr("opad_core.training.loop.GOOD_STATE_EVERY", 2)
     own = load_base(str(base.folder), device="cpu")
     weight, steps, faults = own.student.unet.conv_in.bias, [], iter([False, False, False, True])
@@ -105,7 +105,7 @@ def test_a_later_divergence_is_rolled_back_to_the_last_good_state(base, referenc
 
 
 def test_samples_from_before_a_rollback_are_not_learned_from(base, references):
-    """The second collaborative iteration reads a weight that is not a number, so the samples are drawn anew."""
+    """The second collaborative iteration reads a weight that is NaN, so the samples are generated anew."""
     own = load_base(str(base.folder), device="cpu")
     weight, steps, states, faulty = own.student.unet.conv_in.bias, [], [], True
     whole = weight.detach().clone()
@@ -142,7 +142,7 @@ def test_seconds_per_step_are_those_of_this_run(base, references):
     assert all(0 < p.seconds_per_step * (p.step - 3) <= time.monotonic() - started for p in rest)
 
 
-def test_rates_fall_over_the_last_share_of_the_iterations(base, references):
+def test_learning_rates_fall_in_the_last_share_of_the_iterations(base, references):
     config = override(preset("default", base.manifest.presets), {"lr_decay": 0.5})
     training = new_training(base, references, "dog", config, seed=1)  # 4 + 2 iterations
     factors = []
@@ -165,7 +165,7 @@ def test_an_unknown_noun_is_refused(base, references):
         train(base, references, "unicorn", config, seed=1, report=lambda p: None, should_stop=lambda: False)
 
 
-def test_the_bundle_tells_how_it_was_made(base, references):
+def test_the_bundle_says_how_it_was_trained(base, references):
     data, _ = learn(base, references)
     bundle = read_bundle(data)
     assert (bundle.class_noun, bundle.base_sha256) == ("dog", base.manifest.sha256)
@@ -175,7 +175,7 @@ def test_the_bundle_tells_how_it_was_made(base, references):
 
 
 def evaluated(base, references, *, seed, every, steps, **changes):
-    """Score, bundle and iteration of each evaluation of a training's average, without the loop under test."""
+    """Return score, bundle and iteration of each evaluation, without the loop under test."""
     config = override(
         preset("default", base.manifest.presets), {"eval_every": every, "lr_student": 0.05, **changes}
     )  # fmt: skip
@@ -189,7 +189,7 @@ def evaluated(base, references, *, seed, every, steps, **changes):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_bundle_is_the_best_that_was_evaluated(base, references, seed):
+def test_the_bundle_is_the_one_with_the_best_score(base, references, seed):
     data, steps = learn(base, references, seed=seed, eval_every=2, lr_student=0.05)
     evaluations = evaluated(base, references, seed=seed, every=2, steps=len(steps))
     assert len({score for score, _, _ in evaluations}) == 3
@@ -214,14 +214,14 @@ def test_a_training_ends_after_as_many_bad_evaluations_as_patience_allows(base, 
         assert len(steps) == end
 
 
-def test_a_preview_is_drawn_every_few_iterations_and_at_the_end(base, references, monkeypatch):
+def test_a_preview_comes_every_few_iterations_and_at_the_end(base, references, monkeypatch):
     monkeypatch.setattr("opad_core.training.loop.PREVIEW_EVERY", 4)
     _, steps = learn(base, references)
     assert [p.preview is not None for p in steps] == [False, False, False, True, False, True]
 
 
 def test_a_checkpoint_of_an_older_version_is_refused_by_its_format(base, references):
-    """As format 4, the one before, had it: safetensors with the state as JSON."""
+    """Format 4 was safetensors with the state as JSON, too."""
     old = save({"token_row": torch.zeros(4)}, metadata={"state": json.dumps({"format": 4, "step": 3, "rate": 1.0})})
     with pytest.raises(OldCheckpointError, match="has format 4; this version reads format 5"):
         learn(base, references, resume=old)

@@ -1,4 +1,4 @@
-"""The loop runs any method on any adapter: here a gain on the UNet's own keys, and a method that learns it."""
+"""The loop runs any method with any adapter: here a factor on the UNet's keys, and a method that learns it."""
 
 import pytest
 import torch
@@ -65,13 +65,13 @@ def learn(base, references, *, stop_after=None, resume=None):
     )  # fmt: skip
 
 
-def test_a_method_and_an_adapter_of_ones_own_are_trained_resumed_bundled_and_evaluated(base, references):
-    undisturbed = learn(base, references)
+def test_a_new_method_and_adapter_are_trained_resumed_bundled_and_evaluated(base, references):
+    uninterrupted = learn(base, references)
     with pytest.raises(TrainingStopped) as stopped:
         learn(base, references, stop_after=2)
-    assert learn(base, references, resume=stopped.value.state) == undisturbed
+    assert learn(base, references, resume=stopped.value.state) == uninterrupted
 
-    bundle = read_bundle(undisturbed, adapters={Gain.kind: Gain})
+    bundle = read_bundle(uninterrupted, adapters={Gain.kind: Gain})
     assert (bundle.manifest["method"], bundle.manifest["adapter"]) == ("toy", "gain")
     assert float(bundle.adapter.gain) != 1.0
     card = report_card(bundle, base, references)
@@ -86,33 +86,33 @@ def test_a_method_and_an_adapter_of_ones_own_are_trained_resumed_bundled_and_eva
     ],
 )
 def test_a_hook_is_called_around_every_part_of_every_iteration(base, references, ablation, parts):
-    heard = []
+    calls = []
 
     class Hook:
         def __init__(self, part):
             self.part = part
 
         def __enter__(self):
-            heard.append(f"{self.part} begins")
+            calls.append(f"{self.part} begins")
 
         def __exit__(self, *_):
-            heard.append(f"{self.part} ends")
+            calls.append(f"{self.part} ends")
 
     config = override(preset("default", base.manifest.presets), ablation)
     training = new_training(base, references, "dog", config, seed=1, hook=Hook)
     around = [f"{part} {edge}" for part in parts for edge in ("begins", "ends")]
     for _ in range(2):
         training.iterate()
-    assert heard == 2 * around
-    heard.clear()
+    assert calls == 2 * around
+    calls.clear()
     training.step = config.distillation_iterations
     training.iterate()
     collaborative = ["samples", "teacher", "student", "discriminators"]
-    assert heard == [f"{part} {edge}" for part in collaborative for edge in ("begins", "ends")]
+    assert calls == [f"{part} {edge}" for part in collaborative for edge in ("begins", "ends")]
 
 
 def test_a_hook_sees_the_optimizers_step_of_its_part(base, references):
-    """The teacher's weights change inside the part called teacher, and nowhere else."""
+    """The teacher's weights change only in the part "teacher"."""
     states = {}
 
     class Hook:

@@ -10,7 +10,7 @@ from opad_core.training.method import Step
 
 
 def test_half_precision_learns_what_single_precision_learns(base, references):
-    """Of a loss so weak that its gradient, unscaled, is below what float16 can tell from nothing."""
+    """The loss is so small that its gradient, unscaled, underflows in float16."""
     weak = {
         "lambda_mse": 1e-3,
         "lambda_id": 0.0,
@@ -29,7 +29,7 @@ def test_half_precision_learns_what_single_precision_learns(base, references):
         method.step_student(Step(0, 1, 1.0, lambda: None), eps, text, text)
         gradients.append(torch.cat([p.grad.flatten() for p in method.student.projections.parameters()]))
     single, half = gradients
-    # Rounding of float16 and, in the teacher, bfloat16.
+    # The difference is rounding to float16 and, in the teacher, to bfloat16.
     assert torch.cosine_similarity(single, half, dim=0) > 0.99
     assert half.norm() == pytest.approx(float(single.norm()), rel=0.05)
 
@@ -38,8 +38,8 @@ def half(base):
     return load_base(str(base.folder), device="cpu", precision="half")
 
 
-def briefly(base):
-    """Half precision takes a CPU ten times as long."""
+def short_config(base):
+    """Return a short training, because half precision takes a CPU ten times as long."""
     changes = {
         "iterations": 3,
         "collaborative_iterations": 0,
@@ -51,10 +51,10 @@ def briefly(base):
 
 
 def test_a_gradient_that_overflows_skips_a_step_and_halves_the_loss_scale(base, references, monkeypatch):
-    scale = 2.0**40  # of a loss near 1; float16 ends at 2^16
+    scale = 2.0**40  # the loss is near 1, and float16 ends at 2^16
     monkeypatch.setattr("opad_core.training.optimizer.FIRST_SCALE", scale)
     at = half(base)
-    training = new_training(at, references, "dog", briefly(at), seed=1)
+    training = new_training(at, references, "dog", short_config(at), seed=1)
     optimizer = training.method.optimizers["student"]
     start = [p.detach().clone() for p in optimizer.parameters]
     losses = training.iterate()
@@ -63,8 +63,8 @@ def test_a_gradient_that_overflows_skips_a_step_and_halves_the_loss_scale(base, 
     assert (optimizer.loss_scale, optimizer.overflows) == (scale / 2, 1)
 
 
-def test_a_skipped_step_is_no_divergence(base, references):
-    """One iteration's pictures are no numbers, as when a network overflows half precision: nothing is rolled back."""
+def test_a_skipped_step_is_not_a_divergence(base, references):
+    """One iteration generates images that are not finite, as after an overflow. Nothing is rolled back."""
     at, steps = half(base), []
     weight, broken = at.student.unet.conv_in.bias, [False, True, False, False]
     whole = weight.detach().clone()
@@ -75,37 +75,37 @@ def test_a_skipped_step_is_no_divergence(base, references):
         return False
 
     train(
-        at, references, "dog", briefly(at), seed=1,
+        at, references, "dog", short_config(at), seed=1,
         report=steps.append, should_stop=before_each_iteration,
     )  # fmt: skip
     assert [p.step for p in steps] == [1, 2, 3]
     assert set(steps[1].losses) == {"rec"}
-    again = new_training(at, references, "dog", briefly(at), seed=1)
+    again = new_training(at, references, "dog", short_config(at), seed=1)
     again.load(steps[-1].save())
     optimizer = again.method.optimizers["student"]
     assert (again.lr_scale, optimizer.loss_scale, optimizer.overflows) == (1.0, 512.0, 0)
 
 
-def test_overflows_without_end_are_a_divergence(base, references, monkeypatch):
+def test_repeated_overflows_are_a_divergence(base, references, monkeypatch):
     monkeypatch.setattr("opad_core.training.optimizer.MAX_OVERFLOWS", 2)
     at = half(base)
     with torch.no_grad():
         at.student.unet.conv_in.bias.fill_(torch.inf)
     steps = []
-    with pytest.raises(DivergedError, match="2 steps in a row overflowed half precision, also at lower rates"):
+    with pytest.raises(DivergedError, match="2 steps in a row overflowed half precision, also at lower learning rates"):
         train(
-            at, references, "dog", briefly(at), seed=1,
+            at, references, "dog", short_config(at), seed=1,
             report=steps.append, should_stop=lambda: False,
         )  # fmt: skip
     assert [p.step for p in steps] == [1, 1]  # rolled back once, to the start
 
 
 def test_half_precision_resumes_with_its_loss_scale_bit_for_bit(base, references, monkeypatch):
-    """With a scale that overflows at first and grows back every second step."""
+    """The scale overflows at first, and doubles again after two steps."""
     monkeypatch.setattr("opad_core.training.optimizer.FIRST_SCALE", 2.0**20)
     monkeypatch.setattr("opad_core.training.optimizer.SCALE_GROWS_AFTER", 2)
     at, states = half(base), []
-    config = briefly(at)
+    config = short_config(at)
 
     def learn_from(state):
         training = new_training(at, references, "dog", config, seed=1)
@@ -116,7 +116,7 @@ def test_half_precision_resumes_with_its_loss_scale_bit_for_bit(base, references
             training.iterate()
         return training.save(), training.method.optimizers["student"].loss_scale
 
-    undisturbed, scale = learn_from(None)
+    uninterrupted, scale = learn_from(None)
     assert scale < 2.0**20
     for state in states[1:3]:
-        assert learn_from(state) == (undisturbed, scale)
+        assert learn_from(state) == (uninterrupted, scale)

@@ -12,12 +12,12 @@ def published(tmp_path_factory):
 
 @pytest.fixture
 def mirror(published, tmp_path):
-    """A copy that a test may spoil."""
+    """A copy that a test may modify."""
     return shutil.copytree(published, tmp_path / "mirror")
 
 
 @pytest.fixture
 def bases(tmp_path, monkeypatch):
-    """Where fetched bases go and are looked for, empty yet."""
+    """The folder of fetched bases, empty."""
     monkeypatch.setenv("OPAD_BASES_DIR", str(tmp_path / "bases"))
     return tmp_path / "bases"

@@ -31,7 +31,7 @@ def base(published, tmp_path_factory):
 
 
 def refusal(capsys, mirror):
-    """What `fetch` says when it refuses."""
+    """Return the message of a `fetch` that fails."""
     assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("opad: ")
@@ -39,16 +39,15 @@ def refusal(capsys, mirror):
 
 
 def note(mirror, repository, path, revision, sha256):
-    """What `hf download --local-dir` leaves beside a file."""
+    """Write the metadata that `hf download --local-dir` writes beside a file."""
     file = mirror / repository.name / f"{NOTES}{path}{NOTE}"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"{revision}\n{sha256}\n1700000000.0\n")
 
 
-def test_a_concept_is_learned_and_drawn_on_an_assembled_base(base, references):
-    config = override(
-        preset("default", base.manifest.presets), SHORT | {"max_target_timestep": 1.0}
-    )  # in every iteration
+def test_a_concept_is_learned_and_generated_on_an_assembled_base(base, references):
+    every_iteration_has_a_target = {"max_target_timestep": 1.0}
+    config = override(preset("default", base.manifest.presets), SHORT | every_iteration_has_a_target)
     losses = []
     bundle = train(
         base, references, "dog", config, seed=0, report=lambda p: losses.append(p.losses), should_stop=lambda: False
@@ -65,7 +64,7 @@ def test_a_concept_is_learned_and_drawn_on_an_assembled_base(base, references):
 def test_fetched_weights_are_the_published_ones(base, published):
     theirs = load_file(published / SD_2_1.name / "text_encoder" / "model.safetensors")
     ours = base.text.encoder.state_dict()
-    assert len(ours) == len(theirs) - 1  # but for the table of positions
+    assert len(ours) == len(theirs) - 1  # all but the table of positions
     assert all(torch.equal(theirs[f"text_model.{name}"], x) for name, x in ours.items())
     dino = load_file(published / DINO.name / "model.safetensors")
     [_, dinov2, _] = base.backbones
@@ -74,8 +73,8 @@ def test_fetched_weights_are_the_published_ones(base, published):
     assert (base.teacher.prediction_type, base.student.prediction_type) == ("v_prediction", "epsilon")
 
 
-def test_prompts_go_through_clips_whole_text_tower(base, published):
-    """Two layers are in SD's encoder, CLIP's last one and the projection come from CLIP itself."""
+def test_prompts_go_through_clips_whole_text_encoder(base, published):
+    """Two layers are in SD's encoder; the last layer and the projection come from CLIP itself."""
     encoder = base.text.encoder
     config = {**encoder.config.to_dict(), "num_hidden_layers": 3, "projection_dim": EMBEDDING}
     clip = CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
@@ -100,7 +99,7 @@ def test_half_precision_is_placed_by_network(base):
 
 
 def test_a_base_is_found_by_its_name_once_it_is_fetched(mirror, bases, tmp_path, capsys):
-    draw = [
+    generate = [
         "generate",
         "--base",
         "sd-turbo",
@@ -111,25 +110,25 @@ def test_a_base_is_found_by_its_name_once_it_is_fetched(mirror, bases, tmp_path,
         "--device",
         "cpu",
     ]
-    assert main(draw) == 1
+    assert main(generate) == 1
     missing = capsys.readouterr().err
     assert missing.startswith(f"opad: the base 'sd-turbo' is not at {bases / 'sd-turbo'} (OPAD_BASES_DIR")
     assert missing.endswith("python -m opad_core fetch sd-turbo\n")
 
     assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
-    said = capsys.readouterr().out
-    assert f"{SD_TURBO.name} at b261bac: Stability AI's" in said
-    assert "Apache-2.0" in said
+    printed = capsys.readouterr().out
+    assert f"{SD_TURBO.name} at b261bac: Stability AI's" in printed
+    assert "Apache-2.0" in printed
     assert sorted(path.name for path in bases.iterdir()) == ["sd-turbo"]
-    assert main(draw) == 0
+    assert main(generate) == 0
     assert Image.open(tmp_path / "0.png").size == (128, 128)
 
-    assert "is there already" in refusal(capsys, mirror)
+    assert "already exists" in refusal(capsys, mirror)
 
 
 def test_a_pickle_is_refused_before_anything_is_copied(mirror, bases, capsys):
     (mirror / DINO.name / "model.safetensors").rename(mirror / DINO.name / "pytorch_model.bin")
-    assert "holds pytorch_model.bin but no model.safetensors; a pickle can run any code" in refusal(capsys, mirror)
+    assert "has pytorch_model.bin but no model.safetensors; pickles can run any code" in refusal(capsys, mirror)
     assert not bases.exists()
 
 
@@ -139,10 +138,10 @@ def test_a_mirror_without_a_repository_is_named(mirror, bases, capsys):
     assert "is not a folder" in refusal(capsys, mirror / "nowhere")
 
 
-def test_a_cut_off_file_is_fetched_anew_and_the_rest_kept(mirror, bases, capsys):
+def test_a_truncated_file_is_fetched_anew_and_the_others_are_kept(mirror, bases, capsys):
     whole = (mirror / UNET).read_bytes()
     (mirror / UNET).write_bytes(whole[:-100])
-    assert f"{SD_TURBO.name}: unet/diffusion_pytorch_model.safetensors came damaged" in refusal(capsys, mirror)
+    assert f"{SD_TURBO.name}: unet/diffusion_pytorch_model.safetensors is damaged" in refusal(capsys, mirror)
     assert not (bases / "sd-turbo").exists()
     kept = bases / "sd-turbo.partial" / ".downloads" / SD_2_1.name / "unet" / "diffusion_pytorch_model.safetensors"
     before = kept.stat().st_ino
@@ -153,12 +152,12 @@ def test_a_cut_off_file_is_fetched_anew_and_the_rest_kept(mirror, bases, capsys)
     assert not (bases / "sd-turbo.partial").exists()
 
 
-def test_notes_of_the_download_are_checked_and_recorded(mirror, bases, capsys):
+def test_metadata_of_the_download_is_checked_and_recorded(mirror, bases, capsys):
     path = "unet/diffusion_pytorch_model.safetensors"
     note(mirror, SD_TURBO, path, "f" * 40, "0" * 64)
-    assert f"is of the commit {'f' * 40}, not {SD_TURBO.revision}" in refusal(capsys, mirror)
+    assert f"is from the commit {'f' * 40}, not {SD_TURBO.revision}" in refusal(capsys, mirror)
     note(mirror, SD_TURBO, path, SD_TURBO.revision, "0" * 64)
-    assert f"{path} came damaged" in refusal(capsys, mirror)
+    assert f"{path} is damaged" in refusal(capsys, mirror)
     for name in ("config.json", "model.safetensors"):
         note(mirror, DINO, name, DINO.revision, hash_of(mirror / DINO.name / name))
     note(mirror, SD_TURBO, path, SD_TURBO.revision, hash_of(mirror / UNET))
@@ -186,14 +185,17 @@ def test_a_network_that_lacks_weights_is_refused_when_it_is_loaded(mirror, bases
     )
 
 
-def test_the_hashes_of_an_earlier_fetch_can_be_demanded(base, mirror, bases, capsys):
+def test_the_hashes_of_an_earlier_fetch_can_be_required(base, mirror, bases, capsys):
     again = ["fetch", "sd-turbo", "--from", str(mirror), "--like", str(base.folder)]
     assert main(again) == 0
     assert read_manifest(bases / "sd-turbo").sha256 == base.manifest.sha256
     other = mirror / SD_TURBO.name / "scheduler" / "scheduler_config.json"
     other.write_text(other.read_text() + "\n")
     assert main([*again, "--to", str(bases / "other")]) == 1
-    assert "student/scheduler/scheduler_config.json is not as the given manifest has it" in capsys.readouterr().err
+    assert (
+        "files that differ from the given manifest: student/scheduler/scheduler_config.json\n"
+        in capsys.readouterr().err
+    )
 
 
 def hash_of(file):

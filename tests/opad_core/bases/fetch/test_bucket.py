@@ -1,4 +1,4 @@
-"""Against a real S3 server (SeaweedFS)."""
+"""Fetch a base from a real S3 server (SeaweedFS)."""
 
 import boto3
 import pytest
@@ -17,7 +17,7 @@ def store(settings, monkeypatch):
     return boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
 
 
-def test_a_base_comes_out_of_a_bucket_as_out_of_a_folder(published, bases, settings, store, tmp_path):
+def test_a_base_from_a_bucket_equals_one_from_a_folder(published, bases, settings, store, tmp_path):
     for file in published.rglob("*"):
         if file.is_file():
             store.upload_file(str(file), settings.s3_bucket, f"models/{file.relative_to(published).as_posix()}")
@@ -26,7 +26,7 @@ def test_a_base_comes_out_of_a_bucket_as_out_of_a_folder(published, bases, setti
     assert read_manifest(bases / "sd-turbo").files == read_manifest(tmp_path / "copied").files
 
 
-def test_a_bucket_that_holds_nothing_or_is_not_there_is_a_sentence(bases, settings, store, capsys):
+def test_an_empty_or_missing_bucket_is_a_clear_error(bases, settings, store, capsys):
     assert main(["fetch", "sd-turbo", "--from", f"s3://{settings.s3_bucket}/elsewhere"]) == 1
     assert "has no unet/config.json here" in capsys.readouterr().err
     assert main(["fetch", "sd-turbo", "--from", "s3://no-such-bucket/models"]) == 1

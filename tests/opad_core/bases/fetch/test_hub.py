@@ -1,4 +1,4 @@
-"""The hub's own client against a server that answers like the hub, from the files of the mirror."""
+"""Fetch a base with the hub's client from a server that answers like the hub."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from opad_core.bases.manifest import read_manifest
 
 
 class Answer(BaseHTTPRequestHandler):
-    """Of commits any, of files those of `folder`; a file over a kilobyte is in LFS, as its SHA-256 tells."""
+    """Serves the files of `folder` at any commit. Files over a kilobyte are in LFS and have a SHA-256."""
 
     folder, asked = None, None
     protocol_version = "HTTP/1.1"
@@ -68,7 +68,7 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(published, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    close_session()  # the client's pool keeps the proxies that it was opened with
+    close_session()  # the client's pool keeps its proxy settings
     handler = type("Bound", (Answer,), {"folder": published, "asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -86,10 +86,10 @@ def test_a_base_comes_from_the_hub_at_the_pinned_commits(hub, published, bases, 
     assert manifest.files == read_manifest(tmp_path / "copied").files
     read = sum(size for name, _, size in asked if name == CLIP.name)
     whole = (published / CLIP.name / "model.safetensors").stat().st_size
-    assert 0 < read < whole  # the file's other tensors stay where they are
+    assert 0 < read < whole  # the file's other tensors are not read
 
 
-def test_a_hub_that_does_not_answer_is_a_sentence(bases, monkeypatch, capsys):
+def test_a_hub_that_does_not_answer_is_a_clear_error(bases, monkeypatch, capsys):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     close_session()
     assert main(["fetch", "sd-turbo", "--from", "http://127.0.0.1:9"]) == 1

@@ -9,8 +9,8 @@ from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.losses import ms_swd
 
 
-def test_guidance_of_one_asks_the_teacher_with_text_alone(base):
-    """The short way gives what the long one does next to it; one float32 step away, rounding is the difference."""
+def test_guidance_of_one_needs_only_the_prediction_with_text(base):
+    """Guidance of 1 skips the prediction without text. The next float32 number does not, and gives nearly the same."""
     generator = torch.Generator().manual_seed(0)
     z, eps = (torch.randn(2, *base.latent_shape, generator=generator) for _ in range(2))
     states, null_states = (base.text.encode([prompt] * 2, [""] * 2, [None] * 2) for prompt in ("a photo of a dog", ""))
@@ -52,8 +52,8 @@ def test_the_three_distances_are_the_losses_with_their_weights(base, unit_range)
         torch.testing.assert_close(found[name][1], values, atol=1e-6, rtol=1e-5)  # float32 sums in another order
 
 
-def test_a_target_is_what_the_teacher_makes_of_the_students_picture(base):
-    """By hand: v = v_none + 7.5 (v_text - v_none), and x0 = sqrt(a) z_t - sqrt(1 - a) v."""
+def test_a_target_is_the_teachers_guided_prediction_from_the_students_latents(base):
+    """Expected by hand: v = v_none + 7.5 (v_text - v_none) and x0 = sqrt(a) z_t - sqrt(1 - a) v."""
     generator = torch.Generator().manual_seed(0)
     z, eps = (torch.randn(2, *base.latent_shape, generator=generator) for _ in range(2))
     states, nothing = (base.text.encode([prompt] * 2, [""] * 2, [None] * 2) for prompt in ("a photo of a dog", ""))
@@ -69,7 +69,7 @@ def test_a_target_is_what_the_teacher_makes_of_the_students_picture(base):
     torch.testing.assert_close(target, expected, atol=1e-4, rtol=0)  # two float32 passes, in other batches, times 7.5
 
 
-def test_the_weight_of_a_comparison_is_abar_or_one():
+def test_the_weight_of_a_target_is_abar_or_one():
     abar = torch.tensor([0.9, 0.1])
     assert alignment_weight(OpadConfig(), abar).tolist() == abar.tolist()
     assert alignment_weight(dataclasses.replace(OpadConfig(), target_weight="uniform"), abar).tolist() == [1.0, 1.0]

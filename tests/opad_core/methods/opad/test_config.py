@@ -8,8 +8,8 @@ from opad_core.errors import OpadError
 from opad_core.methods.opad.config import PRESETS, OpadConfig, preset, settings_of
 from opad_core.training.config import override
 
-# Field, source of the published value, then what a training uses: paper and default on sd-turbo, paper and default on
-# nano. A constant that changes has to change here too.
+# Field, source of the published value, then the values of paper and default on sd-turbo, and of both on nano. A setting
+# that changes has to change here, too.
 TABLE = [
     ("iterations", "paper, table 5", 1000, 1000, 1000, 390),
     ("collaborative_iterations", "inferred: unpublished", 300, 300, 300, 40),
@@ -88,7 +88,7 @@ PLAIN_TEMPLATES = (
     "a photo of the nice {}",
     "a photo of the weird {}",
 )
-"""Of nano's default: words like "small" and "dark" mean a size and a light there, which the photos contradict."""
+"""Templates of nano's default. They omit words like "small" and "dark", which the nano base takes literally."""
 
 
 @pytest.fixture(scope="module")
@@ -96,21 +96,21 @@ def nano():
     return load_base("nano", device="cpu").manifest.presets
 
 
-def test_every_constant_of_both_presets_is_the_one_in_the_table(nano):
-    columns = [preset(name, of_base) for of_base in ({}, nano) for name in ("paper", "default")]
+def test_every_setting_of_both_presets_has_the_value_in_the_table(nano):
+    columns = [preset(name, base_presets) for base_presets in ({}, nano) for name in ("paper", "default")]
     expected = {name: tuple(values) for name, _, *values in TABLE}
     fields = [field.name for field in dataclasses.fields(OpadConfig) if field.name != "templates"]
     assert {name: tuple(getattr(config, name) for config in columns) for name in fields} == expected
     assert [config.templates for config in columns] == [(), (), (), PLAIN_TEMPLATES]
 
 
-def test_every_constant_names_its_source():
+def test_every_setting_names_its_source():
     published = {setting.name: setting.source for setting in settings_of("paper", {})}
     assert published == {name: source for name, source, *_ in TABLE} | {"templates": "setting"}
 
 
 def test_a_setting_tells_who_set_it(nano):
-    """On sd-turbo `default` departs from the published setting in three fields, each with its reason."""
+    """On sd-turbo `default` differs from the published setting in three fields, each with a reason."""
     at_full_size = {s.name: s.set_by for s in settings_of("default", {}) if s.set_by != "published"}
     assert at_full_size == dict.fromkeys(
         ("initializer_lookup", "canvas_for_discriminators", "reuse_features"), "preset"
@@ -130,7 +130,7 @@ def test_the_training_prompts_are_the_published_25():
 
 def test_an_unknown_preset_or_setting_is_named():
     assert set(PRESETS) == {"paper", "default"}
-    with pytest.raises(OpadError, match="unknown preset 'best'; there are paper, default"):
+    with pytest.raises(OpadError, match="unknown preset 'best'; known presets are paper, default"):
         preset("best", {})
     with pytest.raises(OpadError, match="unknown setting 'lr_studnet'"):
         override(OpadConfig(), {"lr_studnet": 1e-4})
@@ -141,9 +141,12 @@ def test_an_unknown_preset_or_setting_is_named():
     [
         ({"iterations": 0}, "iterations must be at least 1, got 0"),
         ({"collaborative_iterations": -1}, "collaborative_iterations must be at least 0, got -1"),
-        ({"teacher_timestep_range": (0.5, 0.5)}, r"teacher_timestep_range must rise within \[0, 1\], got \(0.5, 0.5\)"),
-        ({"target_timestep_range": (-0.1, 1.0)}, "target_timestep_range must rise"),
-        ({"target_timestep_range": (0.0, 1.1)}, "target_timestep_range must rise"),
+        (
+            {"teacher_timestep_range": (0.5, 0.5)},
+            r"teacher_timestep_range must be two increasing numbers in \[0, 1\], got \(0.5",
+        ),
+        ({"target_timestep_range": (-0.1, 1.0)}, "target_timestep_range must be two increasing numbers"),
+        ({"target_timestep_range": (0.0, 1.1)}, "target_timestep_range must be two increasing numbers"),
         ({"max_references": -1}, "max_references and augmentation_cache must be at least 0, got -1 and 0"),
         ({"augmentation_cache": -1}, "got 0 and -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
@@ -162,7 +165,7 @@ def test_an_unknown_preset_or_setting_is_named():
         ({"ema_decay": -0.1}, "got -0.1"),
     ],
 )
-def test_a_value_out_of_range_is_a_sentence(changes, sentence):
+def test_a_value_out_of_range_is_refused(changes, sentence):
     with pytest.raises(OpadError, match=sentence):
         override(OpadConfig(), changes)
 

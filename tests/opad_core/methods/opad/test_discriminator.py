@@ -3,7 +3,7 @@ import torch
 from opad_core.methods.opad.discriminator import discriminator_head
 
 
-def test_a_backbone_cannot_be_thawed(base):
+def test_a_backbone_stays_frozen(base):
     for backbone in base.backbones:
         backbone.train()
         backbone.requires_grad_(True)
@@ -18,6 +18,6 @@ def test_the_gradient_reaches_the_pixels(base):
         assert x.grad.abs().sum() > 0
 
 
-def test_a_head_is_its_generators_alone():
+def test_a_head_depends_only_on_its_generator():
     first, second = (discriminator_head(8, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

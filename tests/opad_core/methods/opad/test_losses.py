@@ -36,7 +36,7 @@ def test_an_undecided_discriminator_costs_ln_two():
     assert discriminator_loss(undecided, undecided).tolist() == pytest.approx([0.693147], abs=1e-6)
 
 
-def test_a_fooled_discriminator_pleases_the_student_and_costs_itself():
+def test_a_fooled_discriminator_has_a_high_loss_and_the_student_a_low_one():
     says_real, says_fake = torch.tensor([[0.0, 20.0]]), torch.tensor([[20.0, 0.0]])
     assert generator_loss(says_real).item() < 1e-6 < 19 < generator_loss(says_fake).item()
     assert discriminator_loss(says_real, says_fake).item() < 1e-6
@@ -55,12 +55,12 @@ def test_a_fooled_discriminator_pleases_the_student_and_costs_itself():
         ((0.02, 0.02, 0.02), (1.398, 0.0, 0.0)),
     ],
 )
-def test_lab_of_known_colours(rgb, lab):
+def test_lab_of_known_colors(rgb, lab):
     assert rgb_to_lab(torch.tensor(rgb).view(1, 3, 1, 1)).flatten().tolist() == pytest.approx(lab, abs=0.02)
 
 
 def slow_ms_swd(x, y, *, levels, projections, patch, seed):
-    """Written from the paper's description with plain loops; [3, n, n] arrays in [0, 1], one number."""
+    """MS-SWD from the paper's description with plain loops, for [3, n, n] arrays in [0, 1]; returns one number."""
     generator = torch.Generator().manual_seed(seed)
     taps = np.array([1, 4, 6, 4, 1]) / 16
 
@@ -103,12 +103,12 @@ def test_ms_swd_equals_a_slow_version_written_with_loops():
     assert fast.tolist() == pytest.approx([slow], rel=1e-4)  # float32 against float64
 
 
-def test_ms_swd_ignores_where_things_are_but_not_their_colours():
-    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+def test_ms_swd_ignores_positions_but_not_colors():
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     settings = {"levels": 1, "projections": 16, "patch": 1}
 
     def distance(x, y):
         return ms_swd(x, y, **settings, generator=torch.Generator().manual_seed(1)).item()
 
-    assert distance(picture, picture.flip(-1)) == pytest.approx(0, abs=1e-4)
-    assert distance(picture, picture * 0.5) > 1
+    assert distance(image, image.flip(-1)) == pytest.approx(0, abs=1e-4)
+    assert distance(image, image * 0.5) > 1

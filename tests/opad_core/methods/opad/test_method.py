@@ -22,7 +22,7 @@ def step_of(training, number=0):
 
 
 def step_student(training, eps):
-    """The student's step alone, on one prompt for the whole batch."""
+    """Run only the student's step, with one prompt for the whole batch."""
     method = training.method
     with torch.no_grad():
         text = method.student.text_states(method.base.text, ["a photo of a <concept>"] * len(eps), "dog")
@@ -79,7 +79,7 @@ def test_gated_collaboration_keeps_the_best_and_the_references_stay_real(base, r
     assert len(batches.samples) == training.config.samples * training.config.kept_share
     expected = batches.of("real", step.number, canvas=False)
     assert real.features.keys() == expected.features.keys() == set(NAMES)
-    assert all(torch.equal(real.features[judge], expected.features[judge]) for judge in NAMES)
+    assert all(torch.equal(real.features[name], expected.features[name]) for name in NAMES)
 
 
 def test_too_many_levels_for_the_resolution_are_refused(base, references):
@@ -106,7 +106,7 @@ def test_the_discriminators_see_no_image_of_a_scene(base, references):
 
 
 def uses_of(network, run):
-    """Side of the images and whether a gradient flowed, for each time `run` used the network."""
+    """Return the side of the images, and whether a gradient flows, for each use of the network in `run`."""
     seen = []
     hook = network.register_forward_pre_hook(lambda _, given: seen.append((given[0].shape[-1], given[0].requires_grad)))
     run()
@@ -141,7 +141,7 @@ def test_half_the_side_is_decoded_and_discriminated(base, references, cached):
 
 
 def test_the_heads_start_from_their_own_streams(base, references):
-    """A bundle depends on the names of the streams: another name is another training."""
+    """A bundle depends on the names of the streams, so another name is another training."""
     training = new_training(base, references, "dog", preset("default", base.manifest.presets), seed=3)
     for k, head in enumerate(d.head for d in training.method.discriminators):
         again = discriminator_head(head[0].in_features, generator=stream(3, 0, f"head-{k}"))
@@ -166,7 +166,7 @@ LOSSES = {"rec", "adv_dino", "adv_dinov2", "adv_clip", "id", "mse", "swd", "d_di
         ("one-shot", set()),
     ],
 )
-def test_an_ablation_takes_away_what_it_names(base, references, name, missing):
+def test_an_ablation_removes_what_it_names(base, references, name, missing):
     config = override(preset("paper", base.manifest.presets), ABLATIONS[name])
     training = new_training(base, references, "dog", config, seed=1)
     assert set(training.iterate()) == LOSSES - missing
@@ -216,8 +216,8 @@ def test_gated_samples_fit_their_prompts_where_enough_do(base, references):
         prompts = [sample.prompt.replace("<concept>", "dog") for sample in batches.samples]
         fits.append(base.text_fit(uint8_to_pixels(batches.state()["samples"], base.device), prompts))
     gated, everything = fits
-    # An unmoved student draws the gate's own images, so that half of them pass and half are kept. A cosine of
-    # float32 networks differs by some 1e-5 between batches of other sizes.
+    # A student that learned nothing generates the images that set the gate, so half of them pass and half are kept. A
+    # cosine in float32 differs by about 1e-5 between batch sizes.
     assert float(gated.min()) >= float(everything.median()) - 1e-4
 
 
@@ -235,12 +235,12 @@ def moved_words(base, references, weight):
 
 def test_preserved_words_keep_their_keys_and_values(base, references):
     for free, preserved in zip(moved_words(base, references, 0.0), moved_words(base, references, 100.0), strict=True):
-        assert preserved < 0.7 * free  # 0.3 in a trial; a weight without effect would leave them equal
+        assert preserved < 0.7 * free  # measured 0.3; without effect it would be 1
 
 
 def test_an_image_with_a_late_timestep_has_no_target(base, references):
-    """Seed 2 draws the times 818 and 353 for the first iteration."""
-    aligned_alone = {"lambda_adv": (0.0, 0.0, 0.0), "lambda_id": 0.0, "lambda_swd": 0.0, "target_weight": "uniform"}
+    """Seed 2 gives the timesteps 818 and 353 in the first iteration."""
+    only_mse = {"lambda_adv": (0.0, 0.0, 0.0), "lambda_id": 0.0, "lambda_swd": 0.0, "target_weight": "uniform"}
     moved = {}
     for name, changes in {
         "all": {},
@@ -248,12 +248,10 @@ def test_an_image_with_a_late_timestep_has_no_target(base, references):
         "one late": {"max_target_timestep": 0.6},
         "both late": {"target_timestep_range": (0.6, 1.0), "max_target_timestep": 0.6},
     }.items():
-        config = override(
-            preset("default", base.manifest.presets), {"max_target_timestep": 1.0} | aligned_alone | changes
-        )
+        config = override(preset("default", base.manifest.presets), {"max_target_timestep": 1.0} | only_mse | changes)
         training = new_training(base, references, "dog", config, seed=2)
-        draws = stream(2, 0, "student-time")
-        times = random_timesteps(2, 1000, config.target_timestep_range, draws).tolist()
+        generator = stream(2, 0, "student-time")
+        times = random_timesteps(2, 1000, config.target_timestep_range, generator).tolist()
         losses = training.iterate()
         late = [time >= config.max_target_timestep * 1000 for time in times]
         moved[name] = (late, losses.get("mse"), [x.detach() for x in training.method.student.projections.parameters()])
