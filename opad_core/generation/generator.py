@@ -1,10 +1,10 @@
 """Generate images in one step, with one UNet for all concepts that takes keys and values as inputs."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 
 from opad_core.adapters.adapter import Adapter
 from opad_core.bases.loading import Base
@@ -36,8 +36,7 @@ class OneStepGenerator:
     def __init__(self, base: Base, *, cached_prompts: int = 256) -> None:
         self.base = base
         self._shapes: dict[type[Adapter], dict[str, torch.Size]] = {}
-        self._cached_prompts = cached_prompts
-        self._keys_values: OrderedDict[tuple[str | None, str], KeysValues] = OrderedDict()
+        self._keys_values: LRUCache[tuple[str | None, str], KeysValues] = LRUCache(cached_prompts)
 
     def has_cached(self, request: ImageRequest) -> bool:
         return _cache_key(request) in self._keys_values
@@ -74,7 +73,6 @@ class OneStepGenerator:
         """Return the keys and values of one request, each [1, tokens, inner], from the cache or computed."""
         cache_key = _cache_key(request)
         if cache_key in self._keys_values:
-            self._keys_values.move_to_end(cache_key)
             return self._keys_values[cache_key]
         bundle = request.bundle
         if bundle is None:
@@ -93,8 +91,6 @@ class OneStepGenerator:
             text_states = adapter.text_states(self.base.text, [request.prompt], bundle.class_noun)
             keys_values = adapter.keys_values(text_states, self.base.student)
         self._keys_values[cache_key] = keys_values
-        if len(self._keys_values) > self._cached_prompts:
-            self._keys_values.popitem(last=False)
         return keys_values
 
     def _check_shapes(self, bundle: Bundle) -> None:

@@ -51,6 +51,15 @@ def test_keys_and_values_are_kept_per_concept_and_prompt(base):
     assert not generator.has_cached(request)
 
 
+def test_the_prompt_that_was_used_longest_ago_leaves_the_cache(base):
+    generator = OneStepGenerator(base, cached_prompts=2)
+    bundle = read_bundle(random_bundle(base, 1))
+    first, second, third = (ImageRequest(bundle, prompt, 1) for prompt in ("a <concept>", "the <concept>", "<concept>"))
+    for request in (first, second, first, third):
+        generator.prepare(request)
+    assert [generator.has_cached(request) for request in (first, second, third)] == [True, False, True]
+
+
 def test_a_bundle_survives_its_bytes(base):
     data = random_bundle(base, 1)
     bundle = read_bundle(data)
