@@ -10,8 +10,9 @@ from api.audit import Trail
 from api.auth import Caller
 from api.domain.tables import Image
 from api.engine_client import Generated
+from api.generate_schemas import GenerateIn
 from api.limits import count_images
-from api.schemas import PLACEHOLDER, GenerateIn
+from api.schemas import PLACEHOLDER
 from api.services import Services
 from api.stored_images import store_images
 from api.subject import Subject

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.schemas import GenerateIn, Out
+from api.generate_schemas import GenerateIn
+from api.schemas import Out
 
 Layout = Literal["opad", "diffusers", "kohya", "textual_inversion"]
 

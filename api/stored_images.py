@@ -15,7 +15,7 @@ from api.domain.storage import Storage, image_key
 from api.domain.tables import Concept, Image
 from api.engine_client import Generated
 from api.erasure import hold_off_erasures
-from api.schemas import GenerateIn
+from api.generate_schemas import GenerateIn
 from api.subject import Subject
 
 

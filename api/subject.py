@@ -10,7 +10,7 @@ from api.concept_refusals import not_ready
 from api.domain.errors import NotFound
 from api.domain.tables import Bundle, Concept, Job, ServedBase
 from api.engine_client import BundleKey
-from api.schemas import GenerateIn
+from api.generate_schemas import GenerateIn
 from api.vocabulary import prompt_warnings
 
 

@@ -20,12 +20,12 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import simpy
-from cachetools import LRUCache
+
+from bench.queueing import WARM_UP, erlang_c, hit_rate, percentile
 
 Events = Generator[simpy.Event, None, None]
 
@@ -38,28 +38,6 @@ POLL_SECONDS, POD_SECONDS = 30.0, 120.0
 DEADLINE = 10.0
 BUSIEST = 0.97
 """Highest utilization of a plan. Above it the wait does not converge within a run of days."""
-WARM_UP = 0.2
-"""Share of a run that is not counted, because it starts with an empty queue."""
-
-
-def erlang_c(servers: int, load: float) -> float:
-    """Return the probability that an arrival waits in M/M/c. `load` = arrival rate / service rate < `servers`."""
-    blocked = 1.0
-    for n in range(1, servers + 1):
-        blocked = load * blocked / (n + load * blocked)
-    return blocked / (1 - load / servers * (1 - blocked))
-
-
-def mean_wait(servers: int, per_minute: float, minutes: float) -> float:
-    """Return the mean wait of M/M/c in minutes."""
-    load = per_minute * minutes
-    return erlang_c(servers, load) * minutes / (servers - load)
-
-
-def percentile(values: list[float], q: float) -> float:
-    """Return the quantile `q`, or NaN for no values."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else math.nan
 
 
 def steady(random_: random.Random, minutes: float) -> float:
@@ -288,21 +266,6 @@ def serve(
         env.process(death())
     env.run(until=seconds + 3 * DEADLINE)
     return result
-
-
-def hit_rate(*, concepts: int, cached: int, requests: int, seed: int) -> float:
-    """Return the hit rate of an LRU cache. The n-th concept is requested n**-1.1 times as often as the first."""
-    weights = list(accumulate((n + 1) ** -1.1 for n in range(concepts)))
-    cache: LRUCache[int, bool] = LRUCache(cached)
-    hits = 0
-    asked = random.Random(seed).choices(range(concepts), cum_weights=weights, k=requests)
-    counted_from = int(WARM_UP * requests)
-    for number, concept in enumerate(asked):
-        if cache.get(concept):
-            hits += number >= counted_from
-        else:
-            cache[concept] = True
-    return hits / (requests - counted_from)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ Only the database's clock is used. Objects that were loaded before do not show t
     retry            failed | cancelled -> queued: the same row with new attempts, from the last checkpoint
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -45,6 +44,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.sql.selectable import CTE
 from uuid_utils.compat import uuid7
 
+from api.domain.job_reports import JobProgress, StoredExport
 from api.domain.tables import Attempt, Bundle, Checkpoint, Export, Job, JobState
 from api.domain.webhooks import announced
 
@@ -77,40 +77,6 @@ TRANSITIONS: Mapping[str, tuple[frozenset[JobState], frozenset[JobState]]] = {
     "retry": (frozenset({JobState.failed, JobState.cancelled}), frozenset({JobState.queued})),
 }
 """For each change, the states it starts from and the states it leads to. Every statement here uses this table."""
-
-
-@dataclass(frozen=True)
-class JobProgress:
-    """The progress of a running job in a heartbeat. Losses that are not finite are left out: JSON has no NaN."""
-
-    stage: str
-    step: int
-    total_steps: int
-    eta_seconds: float | None
-    losses: Mapping[str, float]
-    preview_key: str | None
-    """None keeps the last preview."""
-
-    def columns(self) -> dict[str, Any]:
-        columns: dict[str, Any] = {
-            "stage": self.stage,
-            "step": self.step,
-            "total_steps": self.total_steps,
-            "eta_seconds": self.eta_seconds,
-            "losses": {name: value for name, value in self.losses.items() if math.isfinite(value)},
-        }
-        return columns if self.preview_key is None else columns | {"preview_key": self.preview_key}
-
-
-@dataclass(frozen=True)
-class StoredExport:
-    """A stored file with the bundle in another tool's layout. The fields are the table's columns."""
-
-    layout: str
-    key: str
-    sha256: str
-    size: int
-    relative_error: float | None
 
 
 def claim(

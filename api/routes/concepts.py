@@ -6,18 +6,17 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from sqlalchemy import ColumnElement, ScalarSelect, func, or_, select, true
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
 
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
+from api.concept_form import split_form
 from api.concept_refusals import references_gone
 from api.dispatch import notify_workers
 from api.domain import failpoints
@@ -117,7 +116,7 @@ async def create_concept(
     await session.rollback()  # returns the connection while the body arrives
     form = await read_form(request, services.settings)
     try:
-        body, files = _split(form)
+        body, files = split_form(form)
         _check_consent(services.settings, body)
         services.denied_words.refuse("class_noun", body.class_noun)
         idempotent = await IdempotentRequest.find(
@@ -247,29 +246,6 @@ def _job(who: Caller, concept_id: UUID, body: ConceptIn | VersionIn, *, version:
 def _sent_fields(body: BaseModel) -> dict[str, Any]:
     """Return the fields that were sent: a random seed would differ each time."""
     return body.model_dump(mode="json", exclude_unset=True)
-
-
-def _split(form: FormData) -> tuple[ConceptIn, list[UploadFile]]:
-    """Return the checked text fields and the files of `images`. Raises RequestValidationError for wrong fields."""
-    files: list[UploadFile] = []
-    fields: dict[str, str] = {}
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            if name not in ("images", "images[]"):
-                raise Invalid(
-                    f"the field {name[:40]!r} holds a file; send all files in the field `images`", "unknown_field"
-                )
-            files.append(value)
-        elif name in ("images", "images[]"):
-            raise Invalid("the field `images` holds text; send files (curl: -F images=@photo.jpg)", "image_count")
-        elif name in fields:
-            raise Invalid(f"the field {name[:40]!r} was sent twice; send it once", "repeated_field")
-        else:
-            fields[name] = value
-    try:
-        return ConceptIn.model_validate(fields), files
-    except ValidationError as error:
-        raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
 
 
 def _check_consent(settings: Settings, body: ConceptIn) -> None:

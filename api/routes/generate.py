@@ -11,10 +11,10 @@ from api.audit import TrailDep
 from api.auth import Generator
 from api.domain.errors import NotAcceptable
 from api.engine_client import Generated
+from api.generate_schemas import GenerateIn, GenerateOut, ImageOut
 from api.generation import generate_images
 from api.metrics import observe_generate
 from api.negotiation import IMAGES, JSON, wanted_format
-from api.schemas import GenerateIn, GenerateOut, ImageOut
 from api.services import ServicesDep, SessionDep
 from api.subject import find_subject
 

@@ -12,8 +12,8 @@ from api.audit import TrailDep
 from api.auth import Generator, Reader
 from api.domain.storage import Storage
 from api.domain.tables import Concept, Image
+from api.generate_schemas import GenerateIn
 from api.output_schemas import ImagePage, StoredImage
-from api.schemas import GenerateIn
 from api.services import ServicesDep, SessionDep
 from api.stored_images import erase_image, no_such_image
 

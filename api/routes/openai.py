@@ -10,10 +10,10 @@ from api.audit import TrailDep
 from api.auth import Generator, Reader
 from api.domain.errors import Invalid, NotFound
 from api.domain.tables import Bundle, Concept, Owner
+from api.generate_schemas import GenerateIn
 from api.generation import generate_images
 from api.metrics import observe_generate
 from api.openai_schemas import ImagesIn, ImagesOut, ModelList, ModelOut, OneImage
-from api.schemas import GenerateIn
 from api.services import ServicesDep, SessionDep
 from api.subject import Subject, find_subject
 

@@ -12,6 +12,7 @@ from sqlalchemy import delete
 
 from api.domain import jobs
 from api.domain.database import Sessions
+from api.domain.job_reports import StoredExport
 from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key, export_key
 from api.domain.tables import Export, JobState
@@ -30,7 +31,7 @@ def files(concept: dict[str, Any], sessions: Sessions, settings: Settings) -> di
         key = bundle_key(sha256) if layout == "opad" else export_key(sha256)
         storage.put_once(key, data, sha256)
         error = None if layout in ("opad", "textual_inversion") else 0.25
-        exports.append(jobs.StoredExport(layout, key, sha256, len(data), error))
+        exports.append(StoredExport(layout, key, sha256, len(data), error))
     bundle, *others = exports
     with sessions.begin() as db:
         (_, fence, _) = db.execute(jobs.claim("w", lease_seconds=60, job_id=job_id)).one()

@@ -15,11 +15,12 @@ from sqlalchemy import func, select, text
 
 from api.domain import jobs
 from api.domain.database import Sessions
+from api.domain.job_reports import JobProgress
 from api.domain.tables import JobEvent, JobState
 from api.routes import events
 from tests.job_life import wait_until
 
-PROGRESS = jobs.JobProgress("distillation", 3, 10, 7.5, {"mse": 0.25}, "jobs/x/previews/3.png")
+PROGRESS = JobProgress("distillation", 3, 10, 7.5, {"mse": 0.25}, "jobs/x/previews/3.png")
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.simulate import Speed, compare, erlang_c, hit_rate, main, mean_wait, serve, train
+from bench.queueing import erlang_c, hit_rate, mean_wait
+from bench.simulate import Speed, compare, main, serve, train
 
 
 def exponential(random_: random.Random, minutes: float) -> float:

@@ -10,11 +10,12 @@ from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from api.domain import jobs
+from api.domain.job_reports import JobProgress, StoredExport
 from api.domain.tables import Attempt, Bundle, Checkpoint, Export, Job, JobState
 
 LEASE = {"lease_seconds": 60}
 CAP = {"max_attempts": 5}
-PROGRESS = jobs.JobProgress("distillation", 3, 10, 7.5, {"mse": 0.25, "adv": float("nan")}, "jobs/x/previews/3.png")
+PROGRESS = JobProgress("distillation", 3, 10, 7.5, {"mse": 0.25, "adv": float("nan")}, "jobs/x/previews/3.png")
 
 
 def test_a_claim_takes_the_oldest_waiting_job(sessions, make_job):
@@ -131,8 +132,8 @@ def test_finishing_makes_the_bundle_and_ends_the_job_together(sessions, make_job
 def test_the_exports_of_a_bundle_are_stored_with_it(sessions, make_job):
     job_id = make_job(state=JobState.running, fence=1)
     exports = [
-        jobs.StoredExport(layout="diffusers", key="exports/d", sha256="d1", size=5, relative_error=None),
-        jobs.StoredExport(layout="comfyui", key="exports/c", sha256="c1", size=6, relative_error=0.25),
+        StoredExport(layout="diffusers", key="exports/d", sha256="d1", size=5, relative_error=None),
+        StoredExport(layout="comfyui", key="exports/c", sha256="c1", size=6, relative_error=0.25),
     ]
     with sessions.begin() as db:
         bundle_id = db.scalar(jobs.finish(job_id, 1, key="k", sha256="00", size=1, exports=exports))

@@ -16,7 +16,7 @@ from sqlalchemy.orm import selectinload
 
 from api.domain import failpoints
 from api.domain.database import Sessions
-from api.domain.jobs import JobProgress
+from api.domain.job_reports import JobProgress
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDiffers, Storage, StorageUnavailable, preview_key
 from api.domain.tables import Concept, Job, Reference

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from api.domain import jobs
 from api.domain.database import Sessions
+from api.domain.job_reports import JobProgress
 from api.domain.settings import Settings
 from worker.background import Background
 
@@ -39,8 +40,8 @@ class Lease(Background):
         super().__init__("lease")
         self._settings, self._sessions = settings, sessions
         self._job_id, self._fence = job_id, fence
-        self._progress: jobs.JobProgress | None = None
-        self._reported: jobs.JobProgress | None = None
+        self._progress: JobProgress | None = None
+        self._reported: JobProgress | None = None
         self._renewed_at = 0.0
         self._stalled_after: float | None = None
         self.cancel_wished = False
@@ -58,7 +59,7 @@ class Lease(Background):
         if self._progress is not self._reported:
             self._renew()  # the thread has not sent the progress of the last iteration, including its preview
 
-    def report(self, progress: jobs.JobProgress, *, seconds_per_step: float) -> None:
+    def report(self, progress: JobProgress, *, seconds_per_step: float) -> None:
         """Send `progress` with the next renewal, and restart the clock that detects a stall."""
         self._progress = progress
         self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)

@@ -23,6 +23,7 @@ from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from api.domain import failpoints, jobs
 from api.domain.database import Sessions, make_sessions
+from api.domain.job_reports import StoredExport
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from api.domain.storage import (
@@ -140,12 +141,12 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
     return Outcome("job.succeeded", finish)
 
 
-def _store_export(storage: Storage, exported: Exported) -> jobs.StoredExport:
+def _store_export(storage: Storage, exported: Exported) -> StoredExport:
     sha256 = hashlib.sha256(exported.data).hexdigest()
     key = export_key(sha256)
     storage.put_once(key, exported.data, sha256)
     storage.get(key, sha256)
-    return jobs.StoredExport(exported.layout, key, sha256, len(exported.data), exported.relative_error)
+    return StoredExport(exported.layout, key, sha256, len(exported.data), exported.relative_error)
 
 
 def _failed(claim: Claim, code: str, error: BaseException) -> Outcome:

@@ -16,7 +16,7 @@ HOLD = """
 import sys, time
 from uuid import UUID
 from api.domain.database import make_sessions
-from api.domain.jobs import JobProgress
+from api.domain.job_reports import JobProgress
 from api.domain.settings import Settings
 from worker.training import lease
 lease.STALL_SECONDS = float(sys.argv[2])

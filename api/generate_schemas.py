@@ -1,0 +1,59 @@
+"""Request and response bodies of `POST /generate`."""
+
+import secrets
+from typing import Self
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, model_validator
+
+from api.schemas import MAX_SEED, ImageFormat, In, Out, Prompt, Seed
+
+
+class GenerateIn(In):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"concept": "my mug", "prompt": "a photo of <concept> on a beach", "seed": 7},
+                {"concept": "my mug", "prompt": "a photo of <concept> on a beach", "count": 4, "untouched": True},
+            ]
+        }
+    )
+
+    concept_id: UUID | None = None
+    concept: str | None = Field(None, max_length=80, description="the concept's name, instead of its id")
+    prompt: Prompt
+    seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
+    count: int = Field(1, ge=1, le=8, description="number of images, with the seeds seed, seed + 1, …")
+    untouched: bool = Field(False, description="use the base without the concept: <concept> becomes the class noun")
+    version: int | None = Field(None, ge=1, description="version of the concept; the newest trained one if missing")
+    format: ImageFormat = Field("png", description="format of the images in a JSON answer; otherwise Accept decides")
+    store: bool = Field(False, description="store the images: `GET /v1/images` lists them")
+
+    @model_validator(mode="after")
+    def _one_concept(self) -> Self:
+        if (self.concept_id is None) == (self.concept is None):
+            raise ValueError("name one concept: either `concept_id` or `concept`")
+        if self.untouched and self.version is not None:
+            raise ValueError("the untouched base has no versions: leave out `version` or `untouched`")
+        if self.seed + self.count - 1 > MAX_SEED:
+            raise ValueError(f"seed {self.seed} leaves no room for {self.count} seeds; use a smaller one")
+        return self
+
+
+class ImageOut(Out):
+    id: UUID | None = Field(description="id of the stored image; null without `store`")
+    seed: int
+    media_type: str
+    data: str = Field(description="the file in base64")
+    check_score: float | None = Field(description="score of the image check, 0 to 1; null if it is off")
+    flagged: bool = Field(description="whether the score reaches the installation's limit")
+
+
+class GenerateOut(Out):
+    concept_id: UUID
+    version: int | None = Field(description="version of the concept; null for the untouched base")
+    prompt: str
+    images: list[ImageOut]
+    warnings: list[str]
+    timing: dict[str, float]
+    cache: dict[str, str]
