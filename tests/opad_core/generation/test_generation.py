@@ -1,6 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import nn
 
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
@@ -65,6 +68,29 @@ def test_a_bundle_survives_its_bytes(base):
     bundle = read_bundle(data)
     assert random_bundle(base, 1) == data
     assert set(bundle.adapter.projections.layers) == set(base.student.layers)
+
+
+def test_a_bundle_from_before_adapters_had_names_is_read(base):
+    """Its config names settings that no longer exist; nothing reads them."""
+    data = random_bundle(base, 1)
+    old = {"format": 1, "class_noun": "dog", "base": "nano", "base_sha256": base.manifest.sha256, "seed": 1}
+    old["config"] = {"select_" + "every": 5, "bank": 100}
+    bundle = read_bundle(save(load(data), metadata={"manifest": json.dumps(old)}))
+    request = ImageRequest(bundle, "a <concept>", 3)
+    expected = ImageRequest(read_bundle(data), "a <concept>", 3)
+    assert np.array_equal(OneStepGenerator(base).generate([request]), OneStepGenerator(base).generate([expected]))
+
+
+def test_a_bundle_of_an_unknown_adapter_is_refused(base):
+    manifest = {
+        "format": 1,
+        "class_noun": "dog",
+        "base": "nano",
+        "base_sha256": base.manifest.sha256,
+        "adapter": "lora",
+    }
+    with pytest.raises(OpadError, match="adapter is 'lora'; this version knows key_value, token"):
+        read_bundle(save(load(random_bundle(base, 1)), metadata={"manifest": json.dumps(manifest)}))
 
 
 @pytest.mark.parametrize(
