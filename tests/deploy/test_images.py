@@ -96,7 +96,7 @@ def test_every_service_is_hardened() -> None:
     assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
 
 
-NOT_IN_CONTAINERS = {"home", "host", "port"}
+NOT_IN_CONTAINERS = {"home", "bases_dir", "host", "port"}
 ADDRESSES = {"database_url", "redis_url", "s3_endpoint", "s3_public_endpoint", "engine_urls", "denied_words"}
 
 

@@ -61,4 +61,4 @@ def test_a_restored_stack_draws_the_same_picture_byte_for_byte(
         assert client.get("/v1/audit").json()["items"]
         learn(client, "a second dog")  # whatever numbers itself goes on where it was
     assert cli.main(["restore", str(file)]) == 1
-    assert "restore into an empty stack" in capsys.readouterr().err
+    assert "restore into an empty one" in capsys.readouterr().err

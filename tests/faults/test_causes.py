@@ -56,7 +56,7 @@ def test_what_another_attempt_would_meet_again_ends_the_job_at_the_first_with_it
     assert end().error_code == "internal"
     diverged = end(overrides={"iterations": 40, "collaborative_iterations": 1, "lr_student": 1e6, "lr_teacher": 1e6})
     assert diverged.error_code == "diverged"
-    assert "try other photos, or lower learning rates" in diverged.error_detail
+    assert "try other photos or lower learning rates" in diverged.error_detail
     job_id = queue()
     replace_references(sessions, Storage(quick), job_id, b"\x89PNG\r\n\x1a\n and no image")
     bad = trainers.see_through(job_id)
