@@ -41,11 +41,3 @@ class Adapter(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
     def requires_grad_(self, requires_grad: bool = True) -> Self: ...
     def to(self, device: Any) -> Self: ...
-
-
-def initial_token_row(text: TextEncoder, word: str, lookup: str) -> Tensor:
-    """Return the embedding [d] where V* starts.
-
-    A `lookup` of "entry" takes the vocabulary's entry spelled `word`; "word" tokenizes `word` as text.
-    """
-    return text.entry_of(word) if lookup == "entry" else text.embedding_of(word)

@@ -135,6 +135,11 @@ class Base:
         return None if words is None else (self.embedded_images(x) * words).sum(-1)
 
     @property
+    def loss_scale_device(self) -> torch.device | None:
+        """The device, if gradients pass through half precision and the loss has to be scaled; else None."""
+        return None if self.dtype == torch.float32 else self.device
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.student.latent_shape
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opad_core.adapters.adapter import initial_token_row
 from opad_core.adapters.key_value import KeyValueAdapter
 from opad_core.errors import OpadError
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
@@ -57,12 +56,13 @@ class CustomDiffusion(Method):
 
     def __init__(self, data: TrainingData, config: CustomDiffusionConfig, *, seed: int) -> None:
         self.data, self.base, self.config, self.seed = data, data.base, config, seed
-        word = config.initializer_word or data.class_noun
-        start = initial_token_row(self.base.text, word, config.initializer_lookup).to(self.base.device)
-        self.adapter = self.student = KeyValueAdapter.initial(self.base.student, start)
+        self.adapter = self.student = KeyValueAdapter.initial(self.base.student, data.start_row)
         projections = (self.student.projections.parameters(), config.lr, config.weight_decay)
         token = ([self.student.token_row], config.lr_token, config.token_weight_decay)
-        self.optimizers = {"student": Optimizer([projections, token], clip_norm=config.clip_norm)}
+        scaled = self.base.loss_scale_device
+        self.optimizers = {
+            "student": Optimizer([projections, token], clip_norm=config.clip_norm, scales_loss_on=scaled)
+        }
         self.batches = AugmentedBatches(self.base, config, seed=seed, features=no_features)
         whole = dataclasses.replace(config, flip_probability=0.0, canvas_probability=0.0, crop_scale=(1.0, 1.0))
         self.class_batches = AugmentedBatches(self.base, whole, seed=seed, features=no_features)

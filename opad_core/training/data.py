@@ -25,6 +25,8 @@ class TrainingData:
     """The references without augmentation, [k, 3, r, r] in [-1, 1], on the base's device."""
     examples: list[Example]
     """Every reference with every training prompt."""
+    start_row: Tensor
+    """Token embedding where V* starts, [d], on the base's device."""
     sha256: str
     """Hash of the references as they were given."""
 
@@ -41,7 +43,12 @@ def prepare_data(base: Base, references: list[Image.Image], class_noun: str, con
     digest = hashlib.sha256()
     for image in references:
         digest.update(image.convert("RGB").tobytes())
-    return TrainingData(base, class_noun, pixels, examples, digest.hexdigest())
+    return TrainingData(base, class_noun, pixels, examples, _start_row(base, class_noun, config), digest.hexdigest())
+
+
+def _start_row(base: Base, class_noun: str, config: TrainingConfig) -> Tensor:
+    look_up = base.text.entry_of if config.initializer_lookup == "entry" else base.text.embedding_of
+    return look_up(config.initializer_word or class_noun).to(base.device)
 
 
 def fingerprint(method: str, data: TrainingData, config: TrainingConfig, *, seed: int) -> str:

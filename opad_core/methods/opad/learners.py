@@ -1,9 +1,7 @@
 """The parts of an OPAD training that the iteration in `methods.opad.method` uses: adapters, optimizers, batches."""
 
-import torch
 from torch import Tensor, nn
 
-from opad_core.adapters.adapter import initial_token_row
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
@@ -27,11 +25,11 @@ class OpadLearners(Method):
         base = data.base
         _check_fits(config, base)
         self.base, self.config, self.class_noun = base, config, data.class_noun
-        word = config.initializer_word or data.class_noun
-        start = initial_token_row(base.text, word, config.initializer_lookup).to(base.device)
-        self.teacher = KeyValueAdapter.initial(base.teacher, start)
+        self.teacher = KeyValueAdapter.initial(base.teacher, data.start_row)
         # Without a shared text encoder the student's V* stays at its initial value.
-        row = self.teacher.token_row if config.shared_text_encoder else nn.Parameter(start.clone(), requires_grad=False)
+        row = (
+            self.teacher.token_row if config.shared_text_encoder else nn.Parameter(data.start_row, requires_grad=False)
+        )
         self.adapter = self.student = KeyValueAdapter(pretrained_projections(base.student), row)
         self.discriminators = discriminators_of(base, config, seed=seed)
         self.batches = OpadBatches(data, config, self.discriminators, seed=seed)
@@ -41,10 +39,9 @@ class OpadLearners(Method):
         token = ([self.teacher.token_row], config.lr_token, config.token_weight_decay)
         teacher = (self.teacher.projections.parameters(), config.lr_teacher, decay)
         student = (self.student.projections.parameters(), config.lr_student, decay)
-        half = None if base.dtype == torch.float32 else base.device
         self.optimizers = {
             "teacher": Optimizer([teacher, token], clip_norm=clip_norm),
-            "student": Optimizer([student], clip_norm=clip_norm, scales_loss_on=half),
+            "student": Optimizer([student], clip_norm=clip_norm, scales_loss_on=base.loss_scale_device),
         }
         for d in self.discriminators:
             self.optimizers[f"d_{d.name}"] = Optimizer([(d.head.parameters(), config.lr_discriminator, decay)])

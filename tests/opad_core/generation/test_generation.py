@@ -71,10 +71,10 @@ def test_a_bundle_survives_its_bytes(base):
 
 
 def test_a_bundle_from_before_adapters_had_names_is_read(base):
-    """Its config names settings that no longer exist; nothing reads them."""
+    """Its config names a setting that no longer exists; nothing reads it."""
     data = random_bundle(base, 1)
     old = {"format": 1, "class_noun": "dog", "base": "nano", "base_sha256": base.manifest.sha256, "seed": 1}
-    old["config"] = {"select_" + "every": 5, "bank": 100}
+    old["config"] = {"bank": 100}
     bundle = read_bundle(save(load(data), metadata={"manifest": json.dumps(old)}))
     request = ImageRequest(bundle, "a <concept>", 3)
     expected = ImageRequest(read_bundle(data), "a <concept>", 3)

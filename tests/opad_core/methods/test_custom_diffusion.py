@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from opad_core.bases.loading import load_base
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
@@ -116,6 +117,14 @@ def test_kv_preservation_holds_other_words(base, references):
         return sum((a - b).detach().square().mean().item() for a, b in zip(keys, before, strict=True))
 
     assert change(100.0) < 0.7 * change(0.0)
+
+
+def test_half_precision_scales_the_loss_of_what_learns_through_it(base, references):
+    """Without a loss scale it would be 1."""
+    half = load_base(str(base.folder), device="cpu", precision="half")
+    training = new_training(half, references, "dog", dataclasses.replace(SHORT, class_images=0), seed=1)
+    training.iterate()
+    assert training.method.optimizers["student"].loss_scale == 1024.0
 
 
 def test_invalid_settings_are_refused():

@@ -63,22 +63,25 @@ def test_a_divergence_is_an_error_that_names_the_loss(base, references):
         learn(base, references, lr_student=1e30, clip_norm=1e30, iterations=8)
 
 
-def test_a_first_divergence_is_rolled_back_and_halves_the_learning_rates(base, references):
-    """One iteration reads a weight that is NaN, as after a fault in GPU memory."""
-    config = preset("default", base.manifest.presets)
-    weight, steps, faulty = base.student.unet.conv_in.bias, [], True
+def nan_in(base, occasions):
+    """A `should_stop` that stops never. The iterations that it precedes read a weight that is NaN where `occasions`, in
+    order, say so, as after a fault in GPU memory."""
+    weight, occasions = base.student.unet.conv_in.bias, iter(occasions)
     whole = weight.detach().clone()
 
-    def before_each_iteration():
-        nonlocal faulty
+    def should_stop():
         with torch.no_grad():
-            now = faulty and len(steps) == 2
-            weight.copy_(torch.full_like(whole, torch.nan) if now else whole)
-            faulty = faulty and not now
+            weight.copy_(torch.full_like(whole, torch.nan) if next(occasions, False) else whole)
         return False
 
+    return should_stop
+
+
+def test_a_first_divergence_is_rolled_back_and_halves_the_learning_rates(base, references):
+    config, steps = preset("default", base.manifest.presets), []
     data = train(
-        base, references, "dog", config, seed=1, report=steps.append, should_stop=before_each_iteration
+        base, references, "dog", config, seed=1,
+        report=steps.append, should_stop=nan_in(base, [False, False, True]),
     )  # fmt: skip
     assert [p.step for p in steps] == [1, 2, 1, 2, 3, 4, 5, 6]
     again = new_training(base, references, "dog", config, seed=1)
@@ -90,40 +93,28 @@ def test_a_first_divergence_is_rolled_back_and_halves_the_learning_rates(base, r
 def test_a_later_divergence_is_rolled_back_to_the_last_good_state(base, references, monkeypatch):
     """A state is kept every second iteration. The fourth iteration reads a weight that is NaN."""
     monkeypatch.setattr("opad_core.training.loop.GOOD_STATE_EVERY", 2)
-    own = load_base(str(base.folder), device="cpu")
-    weight, steps, faults = own.student.unet.conv_in.bias, [], iter([False, False, False, True])
-    whole = weight.detach().clone()
-
-    def before_each_iteration():
-        with torch.no_grad():
-            weight.copy_(torch.full_like(whole, torch.nan) if next(faults, False) else whole)
-        return False
-
+    own, steps = load_base(str(base.folder), device="cpu"), []
     config = preset("default", own.manifest.presets)
-    train(own, references, "dog", config, seed=1, report=steps.append, should_stop=before_each_iteration)
+    train(
+        own, references, "dog", config, seed=1,
+        report=steps.append, should_stop=nan_in(own, [False, False, False, True]),
+    )  # fmt: skip
     assert [p.step for p in steps] == [1, 2, 3, 3, 4, 5, 6]
 
 
 def test_samples_from_before_a_rollback_are_not_learned_from(base, references):
     """The second collaborative iteration reads a weight that is NaN, so the samples are generated anew."""
-    own = load_base(str(base.folder), device="cpu")
-    weight, steps, states, faulty = own.student.unet.conv_in.bias, [], [], True
-    whole = weight.detach().clone()
-
-    def before_each_iteration():
-        nonlocal faulty
-        with torch.no_grad():
-            now = faulty and len(steps) == 5
-            weight.copy_(torch.full_like(whole, torch.nan) if now else whole)
-            faulty = faulty and not now
-        return False
+    own, steps, states = load_base(str(base.folder), device="cpu"), [], []
 
     def report(progress):
         steps.append(progress.step)
         states.append(progress.save())
 
     config = preset("default", own.manifest.presets)
-    data = train(own, references, "dog", config, seed=1, report=report, should_stop=before_each_iteration)
+    data = train(
+        own, references, "dog", config, seed=1,
+        report=report, should_stop=nan_in(own, [False] * 5 + [True]),
+    )  # fmt: skip
     assert steps == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 6]
     assert learn(own, references, resume=states[5])[0] == data
 
