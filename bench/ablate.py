@@ -148,16 +148,18 @@ def race(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--concepts", type=Path, nargs="+", default=[Path("examples/striped_mug")])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--concepts", type=Path, nargs="+", default=[Path("examples/striped_mug")], help="folders of photos"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each concept, from 0")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=JSON", help="change a field of every setting"
     )
     parser.add_argument(
         "--only", nargs="+", metavar="SETTING", help="for instance: default paper without-augmentation_cache"
     )
-    parser.add_argument("--base", default="nano")
-    parser.add_argument("--out", type=Path, default=Path("build/ablate"))
+    parser.add_argument("--base", default="nano", help="name of a base or path of its folder")
+    parser.add_argument("--out", type=Path, default=Path("build/ablate"), help="folder of the runs")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     base = load_base(arguments.base, bases=bases_folder())

@@ -148,13 +148,13 @@ def table(runs: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS), metavar="NAME", help="folders of examples/")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="methods to compare")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each concept, from 0")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=JSON", help="change a setting of all methods"
     )
-    parser.add_argument("--base", default="nano")
-    parser.add_argument("--out", type=Path, default=Path("build/compare"))
+    parser.add_argument("--base", default="nano", help="name of a base or path of its folder")
+    parser.add_argument("--out", type=Path, default=Path("build/compare"), help="folder of the runs")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     base = load_base(arguments.base, bases=bases_folder())

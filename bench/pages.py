@@ -35,8 +35,8 @@ TIMES = 30
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--concepts", type=int, default=200)
-    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--concepts", type=int, default=200, help="seeded concepts")
+    parser.add_argument("--jobs", type=int, default=2000, help="seeded jobs")
     arguments = parser.parse_args()
     configure_logs("ERROR")
     with tempfile.TemporaryDirectory(prefix="opad-pages-", dir="/tmp") as folder:

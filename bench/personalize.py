@@ -130,10 +130,10 @@ def main() -> None:
     parser.add_argument(
         "--concepts", type=Path, default=Path("examples"), help="folder with a folder of photos per concept"
     )
-    parser.add_argument("--out", type=Path, default=Path("build/personalize"))
+    parser.add_argument("--out", type=Path, default=Path("build/personalize"), help="folder of the results")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these concepts of the folder")
-    parser.add_argument("--base", default="nano")
-    parser.add_argument("--preset", default="default")
+    parser.add_argument("--base", default="nano", help="name of a base or path of its folder")
+    parser.add_argument("--preset", default="default", help="preset of OPAD")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="change a setting")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

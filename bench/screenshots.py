@@ -38,11 +38,11 @@ COLORS = 160
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=200, help="length of the distillation stage")
     parser.add_argument(
         "--home", type=Path, help="data folder to keep; concepts that are trained there are not trained again"
     )
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the screenshots")
     arguments = parser.parse_args()
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:

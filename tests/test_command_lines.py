@@ -2,15 +2,14 @@ import ast
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-PROGRAMS = ("api", "docker", "migrations", "opad_core/__main__.py", "tests", "worker")
+PROGRAMS = ("api", "bench", "docker", "migrations", "opad_core", "tests", "worker")
 
 
 def parser_calls() -> list[tuple[str, set[str | None]]]:
     """Return every call that adds a command or an option to a command line, and the names of its keyword arguments."""
     found = []
     for program in PROGRAMS:
-        path = REPOSITORY / program
-        for file in [path] if path.is_file() else path.rglob("*.py"):
+        for file in (REPOSITORY / program).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".add_argument", ".add_parser")):
                     found.append((f"{file.name}: {ast.unparse(node)}", {word.arg for word in node.keywords}))

@@ -48,10 +48,14 @@ def build_folder() -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m opad_core.nano.build", description=__doc__)
-    parser.add_argument("stage", choices=[*STAGES, "all", "smoke", "evaluate"])
+    parser.add_argument(
+        "stage",
+        choices=[*STAGES, "all", "smoke", "evaluate"],
+        help="stage to train, all of them, a short trial of all, or an evaluation",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of torch")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="evaluate: not used")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the build")
     parser.add_argument("--base", default="nano", help="evaluate: the base to score, by name or folder")
     parser.add_argument("--images", type=int, default=1040, help="evaluate: number of images from each network")
     parser.add_argument("--json", action="store_true", help="evaluate: print the scores on one line")
