@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, get_args
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -20,24 +21,24 @@ from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.loading import (
     FETCHED,
     Base,
-    Precision,
     base_folder,
     device_named,
     load_base,
 )
 from opad_core.bases.manifest import read_manifest
+from opad_core.command_line import command_line
 from opad_core.errors import OldCheckpointError, OpadError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
 from opad_core.flops import count_iteration
 from opad_core.generation.bundle import Bundle, read_bundle
-from opad_core.generation.export import DEFAULT_RANK, export_bundle
+from opad_core.generation.export import EXPORT_FILES, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.methods.opad.config import ABLATIONS, PRESETS, OpadConfig, Setting, preset, settings_of
 from opad_core.methods.train import train
 from opad_core.training.config import override
 from opad_core.training.loop import Progress, TrainingStopped
-from opad_core.training.references import MAX_REFERENCES, MIN_REFERENCES, read_references
+from opad_core.training.references import read_references
 
 BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"
 LOSSES, CURVES, REPORT, SHEET = "losses.jsonl", "loss.png", "report.json", "report.png"
@@ -45,98 +46,12 @@ SHOWN = ("rec", "id", "mse", "swd")
 """Losses that the progress bar shows."""
 CHECKPOINT_EVERY = 50
 """Iterations between two checkpoints, which is what a power failure can cost."""
-PRESET_HELP = "the published settings, or ours; `presets` prints both"
-REFERENCES_HELP = f"{MIN_REFERENCES}-{MAX_REFERENCES} photos (JPEG, PNG, WebP), 3-5 recommended"
-
-
-def command_line() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m opad_core", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-
-    train_ = commands.add_parser("train", help="learn a concept from photos; continues a training that was stopped")
-    train_.add_argument("--images", type=Path, required=True, help=f"folder of {REFERENCES_HELP}")
-    train_.add_argument("--class", dest="class_noun", required=True, help="what the photos show, for instance dog")
-    train_.add_argument("--out", type=Path, required=True, help="folder for the bundle, previews and checkpoints")
-    train_.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
-    train_.add_argument("--ablation", choices=list(ABLATIONS), help="remove one part of the method")
-    train_.add_argument("--iterations", type=int, help="iterations of the distillation stage")
-    train_.add_argument(
-        "--collaborative-iterations",
-        type=int,
-        help="iterations of the collaborative stage; 0 is the training of the paper's tables",
-    )
-    train_.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting that `presets` prints"
-    )
-    train_.add_argument("--seed", type=int, default=0, help="the same seed gives the same bundle on the same machine")
-    train_.set_defaults(run=_train)
-
-    generate = commands.add_parser("generate", help="generate images of a learned concept, one diffusion step each")
-    generate.add_argument("--concept", type=Path, help="folder that `train` wrote; default: the untouched student")
-    generate.add_argument("--prompt", required=True, help='for instance "a <concept> on the beach"')
-    generate.add_argument("--out", type=Path, required=True, help="folder for the images")
-    generate.add_argument("--count", type=int, default=1, help="number of images")
-    generate.add_argument("--seed", type=int, default=0, help="seed of the first image; the others count up from it")
-    generate.set_defaults(run=_generate)
-
-    evaluate = commands.add_parser("evaluate", help="score a learned concept beside the untouched student")
-    evaluate.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
-    evaluate.add_argument("--images", type=Path, required=True, help=f"folder of {REFERENCES_HELP}")
-    evaluate.add_argument("--out", type=Path, help="folder for report.json and report.png; default: the concept's")
-    evaluate.set_defaults(run=_evaluate)
-
-    export = commands.add_parser("export", help="write files that diffusers, ComfyUI and kohya's tools load")
-    export.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
-    export.add_argument("--out", type=Path, required=True, help="folder for the files")
-    export.add_argument("--rank", type=int, default=DEFAULT_RANK, help="LoRA rank; export.json has its relative error")
-    export.set_defaults(run=_export, precision="float32")
-
-    doctor_ = commands.add_parser("doctor", help="run the whole method once on a base and report what each part costs")
-    doctor_.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, without any download")
-    doctor_.add_argument("--resolution", type=int, help="pixels of random weights; default: 512 on a GPU, else 256")
-    doctor_.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
-    doctor_.set_defaults(run=_doctor, precision="float32")
-
-    for command in (train_, generate, evaluate, export, doctor_):
-        command.add_argument("--base", default="nano", help="name of a base or path of its folder")
-        command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    for command in (train_, generate, evaluate):
-        command.add_argument(
-            "--precision", default="float32", choices=get_args(Precision), help="half needs two thirds of the memory"
-        )
-
-    fetch = commands.add_parser("fetch", help="download a base from the hub or a mirror; continues a stopped download")
-    fetch.add_argument("base", choices=list(FETCHED), help="the second has SD 2.1-base as its teacher")
-    fetch.add_argument("--to", type=Path, help="folder of the base; default: where --base NAME finds it")
-    fetch.add_argument(
-        "--from",
-        dest="mirror",
-        help="folder or s3://bucket/prefix with <owner>/<name>/<files>, or another hub's address",
-    )
-    fetch.add_argument(
-        "--like", type=Path, help="folder with the manifest.json of an earlier fetch; the hashes must be equal"
-    )
-    fetch.set_defaults(run=_fetch)
-
-    presets = commands.add_parser("presets", help="print every setting of a training, its source, and who set it")
-    presets.add_argument("--base", default="nano", help="name of a base or path of its folder")
-    presets.set_defaults(run=_presets)
-
-    flops = commands.add_parser("flops", help="count the operations of one iteration at full size, without weights")
-    flops.add_argument("--base", default="sd-turbo", choices=["sd-turbo"], help="whose networks are counted")
-    flops.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
-    flops.add_argument("--ablation", choices=list(ABLATIONS), help="remove one part of the method")
-    flops.add_argument("--resolution", type=int, default=512, help="pixels")
-    flops.add_argument("--json", action="store_true", help="print JSON")
-    flops.set_defaults(run=_flops)
-
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = command_line().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        return COMMANDS[arguments.command](arguments)
     except OpadError as error:
         print(f"opad: {error}", file=sys.stderr)
         return 1
@@ -158,6 +73,9 @@ def _base_of(arguments: argparse.Namespace) -> Base:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    checkpoint = arguments.out / CHECKPOINT
+    if not checkpoint.exists():  # a training that was stopped continues, also if it replaces a finished one
+        _refuse_to_replace([arguments.out / BUNDLE], arguments)
     base = _base_of(arguments)
     references = read_references(arguments.images)
     changes = {
@@ -170,7 +88,6 @@ def _train(arguments: argparse.Namespace) -> int:
         preset(arguments.preset, base.manifest.presets), {**without, **changes, **_set_by_hand(arguments.set)}
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = arguments.out / CHECKPOINT
     resume = checkpoint.read_bytes() if checkpoint.exists() else None
     losses = [] if resume is None else read_losses(arguments.out / LOSSES)
 
@@ -227,6 +144,13 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_to_replace(files: Iterable[Path], arguments: argparse.Namespace) -> None:
+    """Raise OpadError if a file exists and --force was not given."""
+    existing = [file for file in files if file.exists()]
+    if existing and not arguments.force:
+        raise OpadError(f"{existing[0]} already exists; choose another folder for --out, or replace it with --force")
+
+
 def _set_by_hand(assignments: list[str]) -> dict[str, Any]:
     """Parse `--set FIELD=VALUE`: a value is JSON, or text where it is not valid JSON."""
     changes: dict[str, Any] = {}
@@ -269,8 +193,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments),
-                   rank=arguments.rank)  # fmt: skip
+    _refuse_to_replace((arguments.out / name for name in EXPORT_FILES), arguments)
+    files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments), rank=arguments.rank)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _replace(arguments.out / name, content)
@@ -291,11 +215,12 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.count < 1:
         raise OpadError(f"--count must be at least 1, got {arguments.count}")
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
+    files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
+    _refuse_to_replace(files.values(), arguments)
     generator = OneStepGenerator(_base_of(arguments))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for seed in range(arguments.seed, arguments.seed + arguments.count):
+    for seed, file in files.items():
         [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])
-        file = arguments.out / f"{seed}.png"
         Image.fromarray(image).save(file)
         print(file)
     return 0
@@ -391,6 +316,17 @@ def _replace(file: Path, data: bytes) -> None:
     partial.write_bytes(data)
     partial.replace(file)
 
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "generate": _generate,
+    "evaluate": _evaluate,
+    "export": _export,
+    "doctor": _doctor,
+    "fetch": _fetch,
+    "presets": _presets,
+    "flops": _flops,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -67,6 +67,8 @@ def command_line() -> argparse.ArgumentParser:
     for name, what in (("backup", "write database and files to"), ("restore", "fill an empty service from")):
         command = commands.add_parser(name, help=f"{what} one file")
         command.add_argument("file", type=Path, help="path of the file; - is standard output or input")
+        if name == "backup":
+            command.add_argument("--force", action="store_true", help="replace the file if it exists")
         command.set_defaults(run=back_up if name == "backup" else restore)
 
     retention_command = commands.add_parser("retention", help="remove what the settings keep no longer")
@@ -135,8 +137,8 @@ def back_up(arguments: argparse.Namespace) -> int:
     with _servers_in_use() as settings:
         if arguments.file == Path("-"):
             held = write_backup(settings, sys.stdout.buffer)
-        elif arguments.file.exists():
-            raise LocalError(f"{arguments.file} already exists; name another file")
+        elif arguments.file.exists() and not arguments.force:
+            raise LocalError(f"{arguments.file} already exists; name another file, or replace it with --force")
         else:
             partial = arguments.file.with_name(arguments.file.name + ".partial")
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -25,6 +25,7 @@ from opad_core.generation.bundle import Bundle
 from opad_core.networks.text_encoder import PLACEHOLDER
 
 DEFAULT_RANK = 32
+EXPORT_FILES = ("unet_lora.safetensors", "kohya_lora.safetensors", "embedding.safetensors", "export.json")
 
 
 @dataclass(frozen=True)

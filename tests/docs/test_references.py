@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import opad_core.__main__
+import opad_core.command_line
 import worker.cli
 from api.domain.consent import STATEMENT
 from api.domain.settings import Settings
@@ -113,7 +113,7 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, set[str]]:
 
 
 COMMANDS = [
-    ("python -m opad_core", commands_of(opad_core.__main__.command_line())),
+    ("python -m opad_core", commands_of(opad_core.command_line.command_line())),
     ("python -m worker.cli", commands_of(worker.cli.command_line())),
     ("opad", commands_of(worker.cli.command_line())),
 ]

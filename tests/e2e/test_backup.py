@@ -44,7 +44,11 @@ def test_a_restored_stack_draws_the_same_picture_byte_for_byte(
         learn(client, "a dog")
         picture = draw(client)
         monkeypatch.setenv("OPAD_HOME", str(lost))
-        assert cli.main(["backup", str(file)]) == 0  # while it runs
+        file.write_bytes(b"an older backup")
+        assert cli.main(["backup", str(file)]) == 1
+        assert f"{file} already exists; name another file, or replace it with --force" in capsys.readouterr().err
+        assert file.read_bytes() == b"an older backup"
+        assert cli.main(["backup", str(file), "--force"]) == 0  # while it runs
         # The addresses of the running stack, which the command took from its home into this process; monkeypatch would
         # bring them back at the end, to tests that start a stack of their own.
         for name in [name for name in os.environ if name.startswith("OPAD_")]:

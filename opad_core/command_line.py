@@ -1,0 +1,101 @@
+"""The options of `python -m opad_core`."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from opad_core.bases.loading import FETCHED, Precision
+from opad_core.generation.export import DEFAULT_RANK
+from opad_core.methods.opad.config import ABLATIONS, PRESETS
+from opad_core.training.references import MAX_REFERENCES, MIN_REFERENCES
+
+DESCRIPTION = """The method without any server: train a concept, generate images of it, evaluate it, export it."""
+PRESET_HELP = "the published settings, or ours; `presets` prints both"
+REFERENCES_HELP = f"{MIN_REFERENCES}-{MAX_REFERENCES} photos (JPEG, PNG, WebP), 3-5 recommended"
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser; `command` names the chosen command."""
+    parser = argparse.ArgumentParser(prog="python -m opad_core", description=DESCRIPTION)
+    commands = parser.add_subparsers(required=True)
+
+    train = commands.add_parser("train", help="learn a concept from photos; continues a training that was stopped")
+    train.add_argument("--images", type=Path, required=True, help=f"folder of {REFERENCES_HELP}")
+    train.add_argument("--class", dest="class_noun", required=True, help="what the photos show, for instance dog")
+    train.add_argument("--out", type=Path, required=True, help="folder for the bundle, previews and checkpoints")
+    train.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
+    train.add_argument("--ablation", choices=list(ABLATIONS), help="remove one part of the method")
+    train.add_argument("--iterations", type=int, help="iterations of the distillation stage")
+    train.add_argument(
+        "--collaborative-iterations",
+        type=int,
+        help="iterations of the collaborative stage; 0 is the training of the paper's tables",
+    )
+    train.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting that `presets` prints"
+    )
+    train.add_argument("--seed", type=int, default=0, help="the same seed gives the same bundle on the same machine")
+    train.set_defaults(command="train")
+
+    generate = commands.add_parser("generate", help="generate images of a learned concept, one diffusion step each")
+    generate.add_argument("--concept", type=Path, help="folder that `train` wrote; default: the untouched student")
+    generate.add_argument("--prompt", required=True, help='for instance "a <concept> on the beach"')
+    generate.add_argument("--out", type=Path, required=True, help="folder for the images")
+    generate.add_argument("--count", type=int, default=1, help="number of images")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the first image; the others count up from it")
+    generate.set_defaults(command="generate")
+
+    evaluate = commands.add_parser("evaluate", help="score a learned concept beside the untouched student")
+    evaluate.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
+    evaluate.add_argument("--images", type=Path, required=True, help=f"folder of {REFERENCES_HELP}")
+    evaluate.add_argument("--out", type=Path, help="folder for report.json and report.png; default: the concept's")
+    evaluate.set_defaults(command="evaluate")
+
+    export = commands.add_parser("export", help="write files that diffusers, ComfyUI and kohya's tools load")
+    export.add_argument("--concept", type=Path, required=True, help="folder that `train` wrote")
+    export.add_argument("--out", type=Path, required=True, help="folder for the files")
+    export.add_argument("--rank", type=int, default=DEFAULT_RANK, help="LoRA rank; export.json has its relative error")
+    export.set_defaults(command="export", precision="float32")
+
+    doctor = commands.add_parser("doctor", help="run the whole method once on a base and report what each part costs")
+    doctor.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, without any download")
+    doctor.add_argument("--resolution", type=int, help="pixels of random weights; default: 512 on a GPU, else 256")
+    doctor.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
+    doctor.set_defaults(command="doctor", precision="float32")
+
+    for command in (train, generate, export):
+        command.add_argument("--force", action="store_true", help="replace what an earlier run wrote there")
+    for command in (train, generate, evaluate, export, doctor):
+        command.add_argument("--base", default="nano", help="name of a base or path of its folder")
+        command.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    for command in (train, generate, evaluate):
+        command.add_argument(
+            "--precision", default="float32", choices=get_args(Precision), help="half needs two thirds of the memory"
+        )
+
+    fetch = commands.add_parser("fetch", help="download a base from the hub or a mirror; continues a stopped download")
+    fetch.add_argument("base", choices=list(FETCHED), help="the second has SD 2.1-base as its teacher")
+    fetch.add_argument("--to", type=Path, help="folder of the base; default: where --base NAME finds it")
+    fetch.add_argument(
+        "--from",
+        dest="mirror",
+        help="folder or s3://bucket/prefix with <owner>/<name>/<files>, or another hub's address",
+    )
+    fetch.add_argument(
+        "--like", type=Path, help="folder with the manifest.json of an earlier fetch; the hashes must be equal"
+    )
+    fetch.set_defaults(command="fetch")
+
+    presets = commands.add_parser("presets", help="print every setting of a training, its source, and who set it")
+    presets.add_argument("--base", default="nano", help="name of a base or path of its folder")
+    presets.set_defaults(command="presets")
+
+    flops = commands.add_parser("flops", help="count the operations of one iteration at full size, without weights")
+    flops.add_argument("--base", default="sd-turbo", choices=["sd-turbo"], help="whose networks are counted")
+    flops.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
+    flops.add_argument("--ablation", choices=list(ABLATIONS), help="remove one part of the method")
+    flops.add_argument("--resolution", type=int, default=512, help="pixels")
+    flops.add_argument("--json", action="store_true", help="print JSON")
+    flops.set_defaults(command="flops")
+
+    return parser
