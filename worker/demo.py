@@ -6,6 +6,7 @@ It uploads photos with `POST /concepts`, shows the job's progress, generates ima
 
 import argparse
 import base64
+import difflib
 import io
 import json
 import statistics
@@ -22,7 +23,18 @@ from tqdm import tqdm
 
 from api.domain.consent import STATEMENT
 from api.domain.settings import Settings
-from opad_core import OpadError, Row, draw_sheet, held_out_scenes, identity_score, load_base, read_references
+from opad_core import (
+    Manifest,
+    OpadError,
+    Row,
+    draw_sheet,
+    held_out_scenes,
+    identity_score,
+    load_base,
+    override,
+    preset,
+    read_references,
+)
 from worker.stack.home import LocalError
 from worker.stack.launcher import local_stack
 
@@ -31,8 +43,14 @@ PROMPTS, SEEDS_PER_PROMPT, FIRST_SEED = 4, 3, 100
 TIMED_CALLS = 50
 POLL_SECONDS = 0.5
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"
-SHOWN = {"rec", "id", "mse", "swd", "adv_clip"}
-"""Losses that fit on a line."""
+LOSS_NAMES = {"rec": "reconstruction", "id": "identity", "mse": "latents", "swd": "textures"}
+"""The losses that fit on a line, in words."""
+PLAN = """\
+{count} photos of a {noun} in {folder}; base {base}.
+1. Start PostgreSQL, Valkey, an S3 store, a trainer and an engine, with their data in {home}: some seconds.
+2. Upload the photos and learn the concept in {iterations} iterations: some minutes on a CPU.
+3. Generate {images} images in {scenes} scenes, before and after training, and write {sheet}.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,8 +75,16 @@ def main(argv: list[str] | None = None) -> int:
         _check_count(settings, folder, len(references))
         if arguments.images:
             print(f"By uploading {folder} you state: {STATEMENT}")
-        scenes = held_out_scenes(load_base(settings.base, bases=settings.bases, device="cpu"), references, class_noun)
-        prompts = [scene.format("<concept>") for scene in scenes[:PROMPTS]]
+        base = load_base(settings.base, bases=settings.bases, device="cpu")
+        _check_class_noun(base.manifest, class_noun)
+        prompts = [s.format("<concept>") for s in held_out_scenes(base, references, class_noun)[:PROMPTS]]
+        print(
+            PLAN.format(
+                count=len(references), noun=class_noun, folder=folder, base=base.manifest.name, home=settings.home,
+                iterations=_total_iterations(base.manifest, arguments.iterations),
+                images=2 * PROMPTS * SEEDS_PER_PROMPT, scenes=PROMPTS, sheet=arguments.out / "sheet.png",
+            )
+        )  # fmt: skip
         with local_stack(settings, say=print) as running:
             client = httpx.Client(
                 base_url=running.api_url, headers={"Authorization": f"Bearer {running.admin_key}"}, timeout=60
@@ -141,6 +167,8 @@ def run(
 
 def _what_to_learn(images: str, class_noun: str) -> tuple[Path, str]:
     if not images:
+        if class_noun:
+            raise OpadError(f"which photos show a {class_noun}? make demo IMAGES=folder CLASS={class_noun}")
         return EXAMPLE, (EXAMPLE / "class.txt").read_text().strip()
     folder = Path(images).expanduser()
     if not class_noun and (folder / "class.txt").is_file():
@@ -148,6 +176,24 @@ def _what_to_learn(images: str, class_noun: str) -> tuple[Path, str]:
     if not class_noun:
         raise OpadError("the class noun is missing: make demo IMAGES=folder CLASS=dog")
     return folder, class_noun
+
+
+def _overrides(iterations: int | None) -> dict[str, int]:
+    """Return the changes to the preset that a trial of this length asks for."""
+    return {} if iterations is None else {"iterations": iterations, "collaborative_iterations": min(iterations, 10)}
+
+
+def _total_iterations(manifest: Manifest, iterations: int | None) -> int:
+    return override(preset("default", manifest.presets), _overrides(iterations)).total_iterations
+
+
+def _check_class_noun(manifest: Manifest, noun: str) -> None:
+    """Raise OpadError if the base does not know the noun, before the service is started."""
+    if manifest.nouns is not None and noun not in manifest.nouns:
+        near = difflib.get_close_matches(noun, manifest.nouns, n=5, cutoff=0.5) or manifest.nouns[:5]
+        raise OpadError(
+            f"the base {manifest.name!r} does not know {noun!r}; CLASS can be, for instance: {', '.join(near)}"
+        )
 
 
 def _check_count(settings: Settings, folder: Path, count: int) -> None:
@@ -166,10 +212,8 @@ def _post_concept(
 ) -> dict[str, Any]:
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
     form = {"name": name, "class_noun": class_noun, "seed": "0", "consent": "true"}
-    if iterations is not None:
-        form["overrides"] = json.dumps(
-            {"iterations": iterations, "collaborative_iterations": min(iterations, 10)}
-        )  # fmt: skip
+    if overrides := _overrides(iterations):
+        form["overrides"] = json.dumps(overrides)
     answer = client.post("/concepts", data=form, files=[("images", (p.name, p.read_bytes())) for p in files])
     job: dict[str, Any] = _checked(answer).json()["job"]
     return job
@@ -184,7 +228,9 @@ def _watch(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
                 bar.total = job["total_steps"]
             bar.n = job["step"]
             bar.set_description(job["stage"] or job["state"], refresh=False)
-            losses = " ".join(f"{name} {value:.3f}" for name, value in sorted(job["losses"].items()) if name in SHOWN)
+            losses = " ".join(
+                f"{name} {job['losses'][key]:.3f}" for key, name in LOSS_NAMES.items() if key in job["losses"]
+            )
             left = "" if job["eta_seconds"] is None else f"{job['eta_seconds']:.0f} s left  "
             bar.set_postfix_str(left + losses)
             time.sleep(POLL_SECONDS)  # a client's polling interval, not a wait for a known event

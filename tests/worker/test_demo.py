@@ -14,3 +14,21 @@ def test_photos_that_the_service_would_refuse_are_refused_before_it_starts(tmp_p
         f"opad: the service needs 3-5 photos; {tmp_path} holds {count}; set {remedy} to allow that\n"
     )
     assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--class", "mug"], "which photos show a mug? make demo IMAGES=folder CLASS=mug"),
+        (["--images", "{photos}"], "the class noun is missing: make demo IMAGES=folder CLASS=dog"),
+        (["--images", "{photos}", "--class", "mugg"], "does not know 'mugg'; CLASS can be, for instance: mug, "),
+    ],
+)
+def test_a_wrong_class_is_refused_before_anything_is_started(tmp_path, capsys, arguments, sentence):
+    for i in range(3):
+        Image.new("RGB", (64, 64), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    assert demo.main([argument.format(photos=tmp_path) for argument in arguments]) == 1
+    printed = capsys.readouterr()
+    assert sentence in printed.err
+    assert "Traceback" not in printed.err
+    assert "Start PostgreSQL" not in printed.out
