@@ -24,6 +24,14 @@ def not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, 
     )
 
 
+def base_changed(name: str, concept_id: UUID) -> Conflict:
+    return Conflict(
+        f"the base of this installation has changed since {name!r} was trained; train it again with "
+        f"POST /v1/concepts/{concept_id}/versions",
+        "base_changed",
+    )
+
+
 def references_gone(name: str) -> Conflict:
     return Conflict(
         f"the photos of {name!r} were deleted when their retention time was over; upload them again as a new concept",

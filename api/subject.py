@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.concept_refusals import not_ready
+from api.concept_refusals import base_changed, not_ready
 from api.domain.errors import NotFound
 from api.domain.tables import Bundle, Concept, Job, ServedBase
 from api.engine_client import BundleKey
@@ -31,7 +31,7 @@ class Subject:
 async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) -> Subject:
     """Find the concept, its newest bundle (or the version asked for), its newest job and its base in one SELECT.
 
-    Raises NotFound; Conflict if the concept is not ready.
+    Raises NotFound; Conflict if the concept is not ready or was trained on another base than the one served.
     """
     named = Concept.id == body.concept_id if body.concept_id else Concept.name == body.concept
     newest_bundle = select(Bundle).where(Bundle.concept_id == Concept.id).order_by(Bundle.version.desc()).limit(1)
@@ -47,6 +47,7 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
                 Concept.class_noun,
                 bundle.c.key,
                 bundle.c.sha256,
+                bundle.c.base_sha256,
                 bundle.c.version,
                 job.c.id.label("job_id"),
                 job.c.state,
@@ -71,6 +72,9 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
         )
     if row.key is None and not body.untouched:
         raise not_ready(row.name, row.job_id, row.state, row.error_code, row.error_detail)
+    current = None if row.ServedBase is None else row.ServedBase.manifest_sha256
+    if not body.untouched and None not in (row.base_sha256, current) and row.base_sha256 != current:
+        raise base_changed(row.name, row.concept_id)
     return Subject(
         concept_id=row.concept_id,
         class_noun=row.class_noun,

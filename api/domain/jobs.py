@@ -187,6 +187,7 @@ def finish(
     key: str,
     sha256: str,
     size: int,
+    base_sha256: str | None = None,
     exports: Sequence[StoredExport] = (),
     report: Mapping[str, Any] | None = None,
 ) -> Select[UUID]:
@@ -197,7 +198,7 @@ def finish(
     made = (
         insert(Bundle)
         .from_select(
-            ["id", "job_id", "concept_id", "version", "key", "sha256", "size", "report"],
+            ["id", "job_id", "concept_id", "version", "key", "sha256", "size", "base_sha256", "report"],
             select(
                 literal(uuid7(), Bundle.id.type),
                 moved.c.id,
@@ -206,6 +207,7 @@ def finish(
                 literal(key),
                 literal(sha256),
                 literal(size, Bundle.size.type),
+                literal(base_sha256, Bundle.base_sha256.type),
                 literal(report, Bundle.report.type),
             ),
             include_defaults=False,

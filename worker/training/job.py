@@ -59,6 +59,7 @@ class Exported:
 @dataclass(frozen=True)
 class TrainingResult:
     bundle: bytes
+    base_sha256: str
     exports: list[Exported]
     report: dict[str, object] | None
 
@@ -127,7 +128,7 @@ def train_job(
     except TrainingStopped as stopped:
         reporter.save_final_state(stopped.state)
         raise
-    return TrainingResult(bundle, _exports(bundle, base), _report(bundle, base, references))
+    return TrainingResult(bundle, base.manifest.sha256, _exports(bundle, base), _report(bundle, base, references))
 
 
 def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> dict[str, object] | None:

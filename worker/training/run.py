@@ -135,6 +135,7 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
         key=key,
         sha256=sha256,
         size=len(learned.bundle),
+        base_sha256=learned.base_sha256,
         exports=exports,
         report=learned.report,
     )

@@ -23,6 +23,8 @@ class Bundle(Table):
     key: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
+    base_sha256: Mapped[str | None]
+    """Hash of the base's manifest; None for a bundle that is older than this column."""
     report: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """`opad_core.evaluation.report.ReportCard.figures`; None if it could not be evaluated."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

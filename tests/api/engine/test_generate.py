@@ -14,8 +14,10 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
+from sqlalchemy import update
 
-from api.domain.tables import JobState
+from api.domain.database import Sessions
+from api.domain.tables import Bundle, JobState
 from api.engine_client import EngineClient
 from tests.api.services import replace_services
 
@@ -226,3 +228,17 @@ def test_a_version_is_generated_by_its_number(client: TestClient, ready: dict[st
     assert (missing.status_code, missing.json()["code"]) == (404, "no_such_version")
     both = client.post("/v1/generate", json={**asked, "version": 1, "untouched": True})
     assert "the untouched base has no versions" in both.json()["detail"]
+
+
+def test_a_concept_of_another_base_is_a_409_and_its_untouched_base_still_generates(
+    client: TestClient, ready: dict[str, Any], sessions: Sessions
+) -> None:
+    """The base was replaced since: the concept's row names the old one's hash."""
+    with sessions.begin() as db:
+        db.execute(update(Bundle).values(base_sha256="0" * 64))
+    body = {"concept": "my mug", "prompt": BEACH, "seed": 7}
+    refused = client.post("/v1/generate", json=body)
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "base_changed")
+    assert f"train it again with POST /v1/concepts/{ready['id']}/versions" in refused.json()["detail"]
+    assert client.post("/v1/generate", json=body | {"untouched": True}).status_code == 200
