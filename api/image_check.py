@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from api.decoder import CleanImage
 from api.domain.errors import Invalid
 from api.domain.image_scorer import Scorer, load_scorer
 from api.domain.settings import Settings
 from api.engine_client import Generated
-from api.uploads import CleanImage, describe
+from api.uploads import describe
 
 
 class ImageCheck:

@@ -5,12 +5,13 @@ from typing import Any
 from fastapi import FastAPI
 
 from api.domain.settings import Settings
+from opad_core.reference_images import formats, reads_heic
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
 
 def describe(app: FastAPI, settings: Settings) -> None:
-    """Set the media type of errors to application/problem+json, and the number of photos that the settings allow."""
+    """Set the media type of errors to application/problem+json, and the photos that the settings allow."""
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -39,5 +40,6 @@ def _count_images(schema: dict[str, Any], settings: Settings) -> None:
     images |= {
         "minItems": settings.min_references,
         "maxItems": settings.max_references,
-        "description": f"{settings.reference_count('photo')} {images['description']}",
+        "description": f"{settings.reference_count('photo')} of one thing: {formats(heic=reads_heic(settings.heic))}, "
+        + images["description"],
     }

@@ -1,7 +1,6 @@
 """The settings, connections and shared objects of one api process, and the dependencies that give them to routes."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from api.db import Sessions, create_engine
+from api.decoder import Decoder
 from api.dispatch import create_notifier
 from api.domain import failpoints
 from api.domain.denied_words import DeniedWords
@@ -35,8 +35,7 @@ class Services:
     notifier: Celery
     denied_words: DeniedWords
     image_check: ImageCheck
-    decoders: asyncio.Semaphore
-    """Limits how many decode processes run at the same time."""
+    decoder: Decoder
     latency_histogram: LatencyHistogram
     is_stopping: Callable[[], bool]
     """Returns True after the server was asked to stop: event streams end, and /readyz fails."""
@@ -56,7 +55,7 @@ async def open_services(settings: Settings, is_stopping: Callable[[], bool]) -> 
         notifier=create_notifier(settings),
         denied_words=DeniedWords.read(settings.denied_words),
         image_check=ImageCheck(settings),
-        decoders=asyncio.Semaphore(max(2, os.cpu_count() or 2)),
+        decoder=Decoder(heic=settings.heic),
         latency_histogram=LatencyHistogram(sessions),
         is_stopping=is_stopping,
     )

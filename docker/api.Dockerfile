@@ -25,8 +25,10 @@ COPY --from=packages /opt/opad /opt/opad
 WORKDIR /srv
 COPY api api
 COPY migrations migrations
+# the part of opad_core that decodes photos, which needs no torch
+COPY opad_core/__init__.py opad_core/errors.py opad_core/reference_images.py opad_core/
 COPY docker/entrypoint.sh docker/make_secrets.py docker/migrate.py ./
-RUN /opt/opad/bin/python -m compileall -q api migrations
+RUN /opt/opad/bin/python -m compileall -q api migrations opad_core
 
 USER 10001:10001
 ENV PATH=/opt/opad/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/srv \

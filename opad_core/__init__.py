@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
     from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
     from opad_core.methods.train import train
+    from opad_core.reference_folder import find_references, read_references
+    from opad_core.reference_images import reads_heic
     from opad_core.training.config import override
     from opad_core.training.loop import Progress, TrainingStopped
-    from opad_core.training.references import read_references
 
 __all__ = [
     "MAX_SEED",
@@ -43,6 +44,7 @@ __all__ = [
     "TrainingStopped",
     "draw_sheet",
     "export_bundle",
+    "find_references",
     "held_out_scenes",
     "identity_score",
     "load_base",
@@ -50,6 +52,7 @@ __all__ = [
     "preset",
     "read_bundle",
     "read_references",
+    "reads_heic",
     "report_card",
     "train",
     "write_bundle",
@@ -69,9 +72,10 @@ _MODULES = {
     "methods.custom_diffusion": ("CustomDiffusionConfig",),
     "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),
     "methods.train": ("train",),
+    "reference_folder": ("find_references", "read_references"),
+    "reference_images": ("reads_heic",),
     "training.config": ("override",),
     "training.loop": ("Progress", "TrainingStopped"),
-    "training.references": ("read_references",),
 }
 
 if not TYPE_CHECKING:  # with it, a type checker would accept any name

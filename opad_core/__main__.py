@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,13 +19,7 @@ from tqdm import tqdm
 
 from opad_core import doctor
 from opad_core.bases.captions import TEMPLATES
-from opad_core.bases.loading import (
-    FETCHED,
-    Base,
-    base_folder,
-    device_named,
-    load_base,
-)
+from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, load_base
 from opad_core.bases.manifest import read_manifest
 from opad_core.command_line import command_line
 from opad_core.errors import OldCheckpointError, OpadError
@@ -36,9 +31,10 @@ from opad_core.generation.export import EXPORT_FILES, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.methods.opad.config import ABLATIONS, PRESETS, OpadConfig, Setting, preset, settings_of
 from opad_core.methods.train import train
+from opad_core.reference_folder import read_references
+from opad_core.reference_images import reads_heic
 from opad_core.training.config import override
 from opad_core.training.loop import Progress, TrainingStopped
-from opad_core.training.references import read_references
 
 BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"
 LOSSES, CURVES, REPORT, SHEET = "losses.jsonl", "loss.png", "report.json", "report.png"
@@ -77,7 +73,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if not checkpoint.exists():  # a training that was stopped continues, also if it replaces a finished one
         _refuse_to_replace([arguments.out / BUNDLE], arguments)
     base = _base_of(arguments)
-    references = read_references(arguments.images)
+    references = _references(arguments.images)
     changes = {
         name: value
         for name in ("iterations", "collaborative_iterations")
@@ -151,6 +147,11 @@ def _refuse_to_replace(files: Iterable[Path], arguments: argparse.Namespace) -> 
         raise OpadError(f"{existing[0]} already exists; choose another folder for --out, or replace it with --force")
 
 
+def _references(folder: Path) -> list[Image.Image]:
+    heic = os.environ.get("OPAD_HEIC", "true").lower() in ("true", "1", "yes", "on", "t", "y")
+    return read_references(folder, heic=reads_heic(heic), say=partial(print, file=sys.stderr))
+
+
 def _set_by_hand(assignments: list[str]) -> dict[str, Any]:
     """Parse `--set FIELD=VALUE`: a value is JSON, or text where it is not valid JSON."""
     changes: dict[str, Any] = {}
@@ -188,7 +189,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     out = arguments.out or arguments.concept
     out.mkdir(parents=True, exist_ok=True)
     base = _base_of(arguments)
-    _write_report(out, base, bundle, read_references(arguments.images))
+    _write_report(out, base, bundle, _references(arguments.images))
     return 0
 
 

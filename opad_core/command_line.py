@@ -7,11 +7,11 @@ from typing import get_args
 from opad_core.bases.loading import FETCHED, Precision
 from opad_core.generation.export import DEFAULT_RANK
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
-from opad_core.training.references import MAX_REFERENCES, MIN_REFERENCES
+from opad_core.reference_images import MAX_REFERENCES, MIN_REFERENCES, formats, reads_heic
 
 DESCRIPTION = """The method without any server: train a concept, generate images of it, evaluate it, export it."""
 PRESET_HELP = "the published settings, or ours; `presets` prints both"
-REFERENCES_HELP = f"{MIN_REFERENCES}-{MAX_REFERENCES} photos (JPEG, PNG, WebP), 3-5 recommended"
+REFERENCES_HELP = f"{MIN_REFERENCES}-{MAX_REFERENCES} photos, 3-5 recommended: {formats(heic=reads_heic())}"
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -28,7 +28,7 @@ class Group:
 
 METHOD = (
     "training/loop", "training/method", "training/optimizer", "training/state", "training/data",
-    "training/augmentation", "training/references", "training/augmentation_cache", "training/divergence",
+    "reference_images", "reference_folder", "training/augmentation", "training/augmentation_cache", "training/divergence",
     "training/selection", "pixels", "methods/opad/method", "methods/opad/learners", "methods/opad/batches",
     "methods/opad/alignment", "methods/opad/discriminator", "methods/opad/losses", "methods/opad/collaboration",
     "methods/custom_diffusion", "methods/kv_preservation", "methods/reconstruction", "networks/schedule",

@@ -28,12 +28,14 @@ from opad_core import (
     OpadError,
     Row,
     draw_sheet,
+    find_references,
     held_out_scenes,
     identity_score,
     load_base,
     override,
     preset,
     read_references,
+    reads_heic,
 )
 from worker.stack.home import LocalError
 from worker.stack.launcher import local_stack
@@ -70,9 +72,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         folder, class_noun = _what_to_learn(arguments.images, arguments.class_noun)
-        references = read_references(folder)
         settings = Settings()
-        _check_count(settings, folder, len(references))
+        heic = reads_heic(settings.heic)
+        found = find_references(folder, heic=heic)
+        if notice := found.notice():
+            print(f"opad: {notice}", file=sys.stderr)
+        _check_count(settings, folder, len(found.readable))
+        references = read_references(folder, heic=heic, max_file_bytes=settings.max_upload_mb * 1024**2)
         if arguments.images:
             print(f"By uploading {folder} you state: {STATEMENT}")
         base = load_base(settings.base, bases=settings.bases, device="cpu")
@@ -90,7 +96,9 @@ def main(argv: list[str] | None = None) -> int:
                 base_url=running.api_url, headers={"Authorization": f"Bearer {running.admin_key}"}, timeout=60
             )
             with client:
-                report = run(client, folder, class_noun, references, prompts, arguments.iterations, arguments.out)
+                report = run(
+                    client, found.readable, class_noun, references, prompts, arguments.iterations, arguments.out
+                )
             print("\n`make up` runs the service:")
             print(f"API documentation: {running.api_url}/docs and dashboard: {running.api_url}/dashboard")
     except (OpadError, LocalError) as error:
@@ -109,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(
     client: httpx.Client,
-    folder: Path,
+    files: list[Path],
     class_noun: str,
     references: list[Image.Image],
     prompts: list[str],
@@ -118,7 +126,7 @@ def run(
 ) -> dict[str, Any]:
     """Learn and generate with a running service. Write the sheet, the report and the images; return the report."""
     name = f"{class_noun} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    job = _post_concept(client, folder, name, class_noun, iterations)
+    job = _post_concept(client, files, name, class_noun, iterations)
     job = _watch(client, job)
     if job["state"] != "succeeded":
         reason = job["error"]["detail"] if job["error"] else "see the folder of logs"
@@ -208,9 +216,8 @@ def _check_count(settings: Settings, folder: Path, count: int) -> None:
 
 
 def _post_concept(
-    client: httpx.Client, folder: Path, name: str, class_noun: str, iterations: int | None
+    client: httpx.Client, files: list[Path], name: str, class_noun: str, iterations: int | None
 ) -> dict[str, Any]:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
     form = {"name": name, "class_noun": class_noun, "seed": "0", "consent": "true"}
     if overrides := _overrides(iterations):
         form["overrides"] = json.dumps(overrides)

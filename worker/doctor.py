@@ -1,14 +1,14 @@
 """`opad doctor`: check each part that the service needs, and print one line with the result and the remedy."""
 
+import asyncio
 import hashlib
 import importlib
 import io
 import platform
 import shutil
-import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import redis
@@ -19,7 +19,7 @@ from PIL import Image
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-import api
+from api.decoder import CannotStart, CleanImage, decoded
 from api.domain.database import make_engine
 from api.domain.denied_words import DeniedWords
 from api.domain.errors import DomainError
@@ -27,7 +27,7 @@ from api.domain.image_scorer import load_scorer
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from migrations.run import alembic_config
-from opad_core import OpadError, load_base
+from opad_core import OpadError, load_base, reads_heic
 from worker.celery_app import create_app
 from worker.stack import object_store, servers
 from worker.stack.home import LocalError
@@ -184,17 +184,24 @@ def _api(settings: Settings) -> str:
 
 def _decoder(settings: Settings) -> str:
     """Decode a good and a broken image in the restricted process that decodes uploads."""
-    file = io.BytesIO()
-    Image.linear_gradient("L").save(file, "PNG")
-    good = file.getvalue()
-    for data, expected in ((good, b'"ok": true'), (good[: len(good) // 2], b'"ok": false')):
-        command = [sys.executable, "-I", str(Path(api.__file__).with_name("decode.py"))]
-        decoded = subprocess.run(command, input=data, capture_output=True, env={}, timeout=30, check=False)
-        if expected not in decoded.stdout.partition(b"\n")[0]:
-            raise CheckFailed(
-                f"`python -m api.decode` does not decode here: {decoded.stderr.decode()[-200:]}; run `make setup`"
-            )
-    return "decodes in its own process"
+    heic = reads_heic(settings.heic)
+    good = io.BytesIO()
+    Image.linear_gradient("L").save(good, "PNG")
+    for data, whole in ((good.getvalue(), True), (good.getvalue()[:200], False)):
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            try:
+                answer = asyncio.run(decoded(file, heic=heic))
+            except CannotStart as error:
+                raise CheckFailed(
+                    f"the process that decodes uploads does not start, so each is refused ({error}); run `make setup`"
+                ) from error
+        if isinstance(answer, CleanImage) != whole:
+            raise CheckFailed(f"decodes wrongly: {answer}; run `make setup`")
+    if heic:
+        return "decodes in its own process, HEIC too"
+    why = "OPAD_HEIC is false" if not settings.heic else "`pip install 'opad[heic]'` adds it"
+    return f"decodes in its own process, without HEIC ({why})"
 
 
 def _care(settings: Settings) -> str:

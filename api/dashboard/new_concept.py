@@ -4,11 +4,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.dashboard.page import PageRoute, ViewerDep, page
-from api.decode import MAX_MEGAPIXELS, MIN_SIDE
 from api.domain.consent import STATEMENT
 from api.domain.errors import Unavailable
 from api.routes import system
 from api.services import ServicesDep, SessionDep
+from opad_core.reference_images import MAX_MEGAPIXELS, MIN_SIDE, formats
 
 router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 
@@ -26,6 +26,8 @@ async def new_concept(request: Request, viewer: ViewerDep, services: ServicesDep
         "new_concept.html",
         base=base,
         photo_count=settings.reference_count("photo"),
+        formats=formats(heic=services.decoder.heic),
+        heic=services.decoder.heic,
         statement=STATEMENT if settings.consent == "ask" else None,
         limits={
             "min_images": settings.min_references,

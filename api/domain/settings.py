@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Preset = Literal["default", "paper"]
 """The names of the presets in `opad_core.methods.opad.config`; the api does not import it."""
 MAX_REFERENCES = 100
-"""The same number as `MAX_REFERENCES` of `opad_core.training.references`."""
+"""The same number as `MAX_REFERENCES` of `opad_core.reference_images`."""
 
 
 def default_home() -> Path:
@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     max_references: int = 5
     """How many references a concept is trained on, within 1-100."""
     max_upload_mb: int = Field(default=12, ge=1)
+    heic: bool = True
+    """Reads HEIC photos, where `pillow-heif` is installed."""
     body_seconds: float = Field(default=30, gt=0)
     """How long the next piece of a request's body may take to arrive."""
     requests_per_minute: int = Field(default=6000, ge=0)

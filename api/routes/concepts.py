@@ -18,6 +18,7 @@ from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
 from api.concept_form import split_form
 from api.concept_refusals import references_gone
+from api.decoder import CleanImage
 from api.dispatch import notify_workers
 from api.domain import failpoints
 from api.domain.consent import STATEMENT, STATEMENT_VERSION
@@ -42,7 +43,7 @@ from api.schemas import (
     VersionIn,
 )
 from api.services import ServicesDep, SessionDep
-from api.uploads import CleanImage, clean_images, read_form
+from api.uploads import clean_images, read_form
 from api.vocabulary import check_class_noun, served_base
 
 log = structlog.get_logger()
@@ -60,7 +61,7 @@ _FORM: dict[str, Any] = {
                         "images": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
-                            "description": "of one thing: JPEG, PNG or WebP, from 32x32 pixels to 25 megapixels",
+                            "description": "from 32x32 pixels to 25 megapixels; no two the same",
                         },
                         "name": {
                             "type": "string",
@@ -129,7 +130,7 @@ async def create_concept(
         base_name, class_noun = base.name, check_class_noun(base, body.class_noun)
         await _refuse_taken_name(session, who.owner_id, body.name)
         await session.rollback()  # returns the connection while the images are decoded
-        images = await clean_images(files, services.decoders, services.settings)
+        images = await clean_images(files, services.decoder, services.settings)
         scores = await services.image_check.check_references(files, images)
     finally:
         await form.close()

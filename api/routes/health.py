@@ -17,6 +17,7 @@ from api.services import Services, ServicesDep
 
 router = APIRouter(tags=["health"])
 _SECONDS = 3
+_FAILED = {"decoder": "cannot start"}
 
 
 @router.get("/healthz")
@@ -27,22 +28,23 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"description": "a part does not answer; the body says which"}})
 async def readyz(services: ServicesDep) -> JSONResponse:
-    """Check that the database has its tables, and that the object store and an engine answer. 503 while it stops."""
+    """Check the database's tables, the object store, an engine, and the decoder of uploads. 503 while it stops."""
     if services.is_stopping():
         return JSONResponse({"status": "stopping", "parts": {}}, 503)
     found = await answering_parts(services)
-    parts = {name: "ok" if fine else "unreachable" for name, fine in found.items()}
+    parts = {name: "ok" if fine else _FAILED.get(name, "unreachable") for name, fine in found.items()}
     ready = all(found.values())
     return JSONResponse({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
 
 
 async def answering_parts(services: Services) -> dict[str, bool]:
-    """Return for each part whether it answers in time."""
-    names = ("database", "storage", "engine")
+    """Return for each part whether it answers in time. The decoder answers if its process starts."""
+    names = ("database", "storage", "engine", "decoder")
     found = await asyncio.gather(
         _in_time(_database(services.sessions)),
         _in_time(_storage(services.storage)),
         _in_time(services.engines.ready()),
+        _in_time(services.decoder.ready()),
     )
     return dict(zip(names, found, strict=True))
 

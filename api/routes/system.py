@@ -84,6 +84,7 @@ _REMEDIES = {
     "storage": "the object store does not answer: trainings and downloads fail; see OPAD_S3_ENDPOINT and its log",
     "database": "the database does not answer within three seconds; see its log",
     "engine": "no engine answers: no images are generated; see OPAD_ENGINE_URLS and the logs",
+    "decoder": "the process that decodes uploads does not start: every upload is refused; run `opad doctor`",
     "broker": "the broker does not answer: trainings start later and rate limits are off; see OPAD_REDIS_URL",
     "trainer": "no trainer sent a heartbeat recently: jobs wait; start `python -m worker.host`",
     "reconciler": "it has not run for two nights: lost jobs stay lost; start `python -m worker.reconcile`",

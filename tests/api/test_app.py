@@ -14,7 +14,8 @@ from api.domain.settings import Settings
 def test_importing_the_app_loads_no_torch() -> None:
     code = (
         "import sys, api.app; "
-        "print([name for name in ('torch', 'diffusers', 'transformers', 'opad_core', 'worker') if name in sys.modules])"
+        "names = ('torch', 'numpy', 'diffusers', 'transformers', 'opad_core.bases', 'worker'); "
+        "print([name for name in names if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -26,7 +27,7 @@ def test_alive_does_not_mean_ready(anonymous: TestClient) -> None:
 
     ready = anonymous.get("/readyz")
     assert ready.status_code == 503
-    assert ready.json()["parts"] == {"database": "ok", "storage": "ok", "engine": "unreachable"}
+    assert ready.json()["parts"] == {"database": "ok", "storage": "ok", "engine": "unreachable", "decoder": "ok"}
 
 
 def test_dead_parts_are_named_and_answers_stay_in_words(settings: Settings) -> None:
@@ -38,7 +39,7 @@ def test_dead_parts_are_named_and_answers_stay_in_words(settings: Settings) -> N
         parts = client.get("/readyz").json()["parts"]
         asked = client.get("/v1/jobs", headers={"Authorization": f"Bearer {keys.mint().text}"})
 
-    assert parts == {"database": "unreachable", "storage": "unreachable", "engine": "unreachable"}
+    assert parts == {"database": "unreachable", "storage": "unreachable", "engine": "unreachable", "decoder": "ok"}
     assert asked.status_code == 503
     assert asked.json()["code"] == "database_unreachable"
     assert "127.0.0.1" not in asked.text

@@ -12,7 +12,7 @@ import pytest
 
 from opad_core.bases.captions import held_out_scenes
 from opad_core.bases.loading import load_base
-from opad_core.training.references import read_references
+from opad_core.reference_folder import find_references, read_references
 from tests.docker.stack import PORT, PROJECT, S3_PORT, Stack, eventually, run
 from worker import demo
 
@@ -139,7 +139,9 @@ def test_the_demo_runs_against_the_published_port(stack: Stack, tmp_path) -> Non
     class_noun = (demo.EXAMPLE / "class.txt").read_text().strip()
     scenes = held_out_scenes(load_base("nano", device="cpu"), references, class_noun)
     prompts = [scene.format("<concept>") for scene in scenes[:2]]
-    report = demo.run(stack.client, demo.EXAMPLE, class_noun, references, prompts, 20, tmp_path)
+    report = demo.run(
+        stack.client, find_references(demo.EXAMPLE).readable, class_noun, references, prompts, 20, tmp_path
+    )
     print(report)
     assert (tmp_path / "sheet.png").stat().st_size > 0
     assert report["generate_ms_p50"] > 0

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.domain.settings import Settings
-from opad_core.training.references import MAX_REFERENCES, MIN_REFERENCES
+from opad_core.reference_images import MAX_REFERENCES, MIN_REFERENCES
 
 
 def test_a_lease_shorter_than_two_heartbeats_is_refused(monkeypatch):

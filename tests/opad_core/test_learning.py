@@ -26,8 +26,8 @@ from opad_core.methods.opad.alignment import teacher_target
 from opad_core.methods.opad.config import preset
 from opad_core.methods.opad.losses import generator_loss
 from opad_core.methods.train import train
+from opad_core.reference_folder import read_references
 from opad_core.training.config import override
-from opad_core.training.references import read_references
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

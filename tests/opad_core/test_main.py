@@ -108,7 +108,7 @@ def test_a_learned_concept_is_evaluated_and_exported(base, reference_folder, tmp
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "--images", "/nowhere", "--class", "dog", "--out", "x"], "needs 1-100 reference images"),
+        (["train", "--images", "/nowhere", "--class", "dog", "--out", "x"], "there is no folder /nowhere"),
         (
             ["generate", "--concept", "/nowhere", "--prompt", "a <concept>", "--out", "x"],
             "holds no concept.safetensors",

@@ -8,12 +8,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from typing import IO
 
 import psutil
-from starlette.datastructures import UploadFile
 
-from api.decode import Refused
-from api.uploads import CleanImage, _decode
+from api.decoder import CleanImage, decoded
+from opad_core.reference_images import Refused
 from tests.api.reference_images import png_of
 from tests.security.bad_files import mutations
 
@@ -22,8 +22,13 @@ COUNT = int(os.environ.get("OPAD_FUZZ_FILES", "40"))
 
 def test_broken_images_are_cleaned_or_refused_and_no_process_stays() -> None:
     async def through(files: list[bytes]) -> list[CleanImage | Refused]:
-        decoders = asyncio.Semaphore(2)
-        return await asyncio.gather(*(_decode(_spooled(data), decoders) for data in files))
+        two = asyncio.Semaphore(2)
+
+        async def through_one(data: bytes) -> CleanImage | Refused:
+            async with two:
+                return await decoded(_spooled(data), heic=True)
+
+        return await asyncio.gather(*map(through_one, files))
 
     results = asyncio.run(through(mutations(COUNT)))
 
@@ -33,14 +38,13 @@ def test_broken_images_are_cleaned_or_refused_and_no_process_stays() -> None:
     assert clean, "none passed: the mutations are too coarse to reach the codecs"
     assert refused
     assert all(png_of(image.png).info == {} for image in clean)
-    assert not any("decode.py" in " ".join(child.cmdline()) for child in psutil.Process().children())
+    assert not any("api.decode" in " ".join(child.cmdline()) for child in psutil.Process().children())
 
 
-def _spooled(data: bytes) -> UploadFile:
-    file = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115  its UploadFile closes it
+def _spooled(data: bytes) -> IO[bytes]:
+    file = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115  closed with its last reference
     file.write(data)
-    file.seek(0)
-    return UploadFile(file)  # type: ignore[arg-type]  # a spooled file is a BinaryIO without the type
+    return file
 
 
 def test_the_decoder_runs_under_tight_limits() -> None:

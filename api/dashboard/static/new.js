@@ -18,13 +18,19 @@ async function fingerprint(file) {
   return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+function isHeic(file) {
+  return /^image\/hei[cf]$/.test(file.type) || /\.hei[cf]$/i.test(file.name); // browsers without HEIC give it no type
+}
+
 async function inspect(file, canvas) {
-  if (!TYPES.includes(file.type)) return `is ${file.type || "of no known type"}; save it as JPEG, PNG or WebP`;
+  const heic = isHeic(file);
+  if (!TYPES.includes(file.type) && !(heic && "heic" in form.dataset)) return `is ${heic ? "HEIC" : file.type || "of no known type"}; use ${form.dataset.formats}`;
   if (file.size > limits.maxBytes) return `is larger than ${Math.round(limits.maxBytes / 1048576)} MB; scale it down`;
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
   } catch {
+    if (heic) return {}; // most browsers cannot show it; the service decodes it
     return "cannot be read; save it again";
   }
   const { width, height } = bitmap;
@@ -53,7 +59,7 @@ async function add(files) {
     const [seen, print] = await Promise.all([inspect(file, canvas), fingerprint(file)]);
     reference.print = print;
     if (typeof seen === "string") reference.problem = seen;
-    else reference.fine = `${seen.width} × ${seen.height}`;
+    else reference.fine = seen.width ? `${seen.width} × ${seen.height}` : "HEIC, checked after sending";
     showProblems();
   }
 }

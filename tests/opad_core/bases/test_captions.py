@@ -13,8 +13,8 @@ from opad_core.errors import OpadError
 from opad_core.methods.opad.config import preset
 from opad_core.methods.train import new_training
 from opad_core.pixels import reference_pixels
+from opad_core.reference_folder import read_references
 from opad_core.training.config import override
-from opad_core.training.references import read_references
 
 MUG = Path(__file__).parents[3] / "examples" / "striped_mug"
 

@@ -5,11 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from opad_core.errors import OpadError
 from opad_core.methods.opad.config import OpadConfig, preset
 from opad_core.pixels import squared
 from opad_core.training.augmentation import Example, augmented, indices_at, reference_examples
-from opad_core.training.references import read_references
 
 WHITE = Example(Image.new("RGB", (128, 128), "white"), "a photo of a <concept>")
 SHRUNK = replace(OpadConfig(), canvas_probability=1.0, canvas_scale=(0.5, 0.5))
@@ -159,32 +157,3 @@ def test_a_square_keeps_the_middle_or_all_of_it():
     wide.paste("blue", (10, 0, 30, 20))
     assert set(squared(wide, keep_aspect=True).get_flattened_data()) == {(0, 0, 255)}
     assert squared(wide, keep_aspect=False).getpixel((0, 10)) == (255, 0, 0)
-
-
-@pytest.fixture
-def folder_of(tmp_path):
-    def fill(count):
-        for i in range(count):
-            Image.new("RGB", (40, 40), (i, 0, 0)).save(tmp_path / f"{i:03}.png")
-        return tmp_path
-
-    return fill
-
-
-@pytest.mark.parametrize("count", [1, 6, 100])
-def test_a_folder_of_1_to_100_references_is_read_in_the_order_of_their_names(folder_of, count):
-    assert [image.getpixel((0, 0)) for image in read_references(folder_of(count))] == [(i, 0, 0) for i in range(count)]
-
-
-@pytest.mark.parametrize("count", [0, 101])
-def test_a_folder_without_references_or_with_too_many_is_refused(folder_of, count):
-    with pytest.raises(OpadError, match=rf"needs 1-100 reference images.*holds {count}$"):
-        read_references(folder_of(count))
-
-
-def test_a_broken_file_is_named(tmp_path):
-    for i in range(3):
-        Image.new("RGB", (40, 40), (i, 0, 0)).save(tmp_path / f"{i}.png")
-    (tmp_path / "1.png").write_bytes(b"not an image")
-    with pytest.raises(OpadError, match=r"1\.png cannot be read"):
-        read_references(tmp_path)
