@@ -80,8 +80,8 @@ lock: setup
 	$(PY) -m pip install --quiet uv==0.13.9
 	echo "torch ; sys_platform == 'never'" > .venv/without-torch.txt
 	$(COMPILE) --all-extras -o requirements.lock
-	$(COMPILE) -c requirements.lock -o docker/api.lock
-	$(COMPILE) -c requirements.lock --extra checks -o docker/api-checks.lock
+	$(COMPILE) -c requirements.lock --extra heic -o docker/api.lock
+	$(COMPILE) -c requirements.lock --extra heic --extra checks -o docker/api-checks.lock
 	$(COMPILE) -c requirements.lock --extra ml -o docker/worker.lock
 	.venv/bin/uv pip compile tests/mutants.in -c requirements.lock --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o tests/mutants.lock
