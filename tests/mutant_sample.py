@@ -27,8 +27,9 @@ class Group:
 
 
 METHOD = (
+    "reference_images", "reference_folder",
     "training/loop", "training/method", "training/optimizer", "training/state", "training/data",
-    "reference_images", "reference_folder", "training/augmentation", "training/augmentation_cache", "training/divergence",
+    "training/augmentation", "training/augmentation_cache", "training/divergence",
     "training/selection", "pixels", "methods/opad/method", "methods/opad/learners", "methods/opad/batches",
     "methods/opad/alignment", "methods/opad/discriminator", "methods/opad/losses", "methods/opad/collaboration",
     "methods/custom_diffusion", "methods/kv_preservation", "methods/reconstruction", "networks/schedule",
