@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from api.schemas import MAX_SEED, ImageFormat, In, Out, Prompt, Seed
+from api.schemas import MAX_SEED, ImageFormat, In, Name, Out, Prompt, Seed
 
 
 class GenerateIn(In):
@@ -20,7 +20,7 @@ class GenerateIn(In):
     )
 
     concept_id: UUID | None = None
-    concept: str | None = Field(None, max_length=80, description="the concept's name, instead of its id")
+    concept: Name | None = Field(None, description="the concept's id or name, instead of `concept_id`")
     prompt: Prompt
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     count: int = Field(1, ge=1, le=8, description="number of images, with the seeds seed, seed + 1, …")

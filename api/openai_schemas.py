@@ -1,11 +1,12 @@
 """Request and response bodies of OpenAI's image API."""
 
 import secrets
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from api.schemas import ImageFormat, In, Out, Prompt
+from api.domain.text_rules import as_read
+from api.schemas import ImageFormat, In, Out, Prompt, read_by
 
 _IGNORED = "accepted for compatibility and ignored"
 
@@ -17,7 +18,9 @@ class ImagesIn(In):
         }
     )
 
-    model: str = Field(max_length=88, description="`concept:` and the name of a concept; `GET /v1/models` lists them")
+    model: Annotated[str, read_by(as_read)] = Field(
+        max_length=88, description="`concept:` and the name of a concept; `GET /v1/models` lists them"
+    )
     prompt: Prompt
     n: int = Field(1, ge=1, le=8)
     size: str | None = Field(

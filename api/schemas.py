@@ -1,7 +1,7 @@
 """Request and response bodies. Requests refuse unknown fields; responses list what a client may rely on."""
 
 import secrets
-import unicodedata
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from api.domain.settings import Preset
 from api.domain.tables import Concept, Consent, ConsentSource, Job, JobState
+from api.domain.text_rules import name_as_read, noun_as_read, prompt_as_read
 
 MAX_SEED = 2**63 - 1
 PLACEHOLDER = "<concept>"
@@ -27,15 +28,6 @@ class Out(BaseModel):
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
-def _printable(value: str) -> str:
-    value = unicodedata.normalize("NFC", value).strip()
-    if not value:
-        raise ValueError("is empty; use at least one visible character")
-    if any(unicodedata.category(c)[0] in "CZ" and c != " " for c in value):
-        raise ValueError("contains control or invisible characters; use plain letters, digits and spaces")
-    return value
-
-
 def _one_placeholder(value: str) -> str:
     found = value.count(PLACEHOLDER)
     if found != 1:
@@ -46,8 +38,9 @@ def _one_placeholder(value: str) -> str:
     return value
 
 
-def _lower(value: object) -> object:
-    return " ".join(value.lower().split()) if isinstance(value, str) else value
+def read_by(read: Callable[[str], str]) -> BeforeValidator:
+    """Return the validator that reads a text before its length is checked; other types are refused by pydantic."""
+    return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
 
 
 def _seed_or_random(value: object) -> object:
@@ -55,9 +48,9 @@ def _seed_or_random(value: object) -> object:
     return secrets.randbelow(2**32) if value is None or value == "" else value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=80), AfterValidator(_printable)]
-ClassNoun = Annotated[str, Field(min_length=1, max_length=40), BeforeValidator(_lower), AfterValidator(_printable)]
-Prompt = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_one_placeholder)]
+Name = Annotated[str, Field(min_length=1, max_length=80), read_by(name_as_read)]
+ClassNoun = Annotated[str, Field(min_length=1, max_length=40), read_by(noun_as_read)]
+Prompt = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_one_placeholder), read_by(prompt_as_read)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_seed_or_random)]
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.concept_refusals import base_changed, not_ready
@@ -33,7 +33,8 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
 
     Raises NotFound; Conflict if the concept is not ready or was trained on another base than the one served.
     """
-    named = Concept.id == body.concept_id if body.concept_id else Concept.name == body.concept
+    wanted_id = body.concept_id or _as_id(body.concept)
+    named = or_(Concept.id == wanted_id, Concept.name == body.concept)
     newest_bundle = select(Bundle).where(Bundle.concept_id == Concept.id).order_by(Bundle.version.desc()).limit(1)
     if body.version is not None:
         newest_bundle = newest_bundle.where(Bundle.version == body.version)
@@ -59,6 +60,8 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
             .outerjoin(job, onclause=Concept.id == job.c.concept_id)
             .outerjoin(ServedBase, ServedBase.name == Concept.base)
             .where(Concept.owner_id == owner_id, named)
+            .order_by((Concept.id == wanted_id).desc())  # an id goes before a name that is spelled like one
+            .limit(1)
         )
     ).one_or_none()
     if row is None:
@@ -83,3 +86,10 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
         resolution=row.ServedBase.resolution if row.ServedBase else None,
         warnings=prompt_warnings(row.ServedBase, body.prompt),
     )
+
+
+def _as_id(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        return None

@@ -17,6 +17,7 @@ from api.domain.database import make_sessions
 from api.domain.errors import DomainError
 from api.domain.settings import Settings
 from api.domain.storage import Storage
+from api.domain.text_rules import name_as_read
 from migrations.run import migrate
 from worker.backup import restore_backup, write_backup
 from worker.stack.embedded import local_servers
@@ -118,8 +119,12 @@ def create_key(arguments: argparse.Namespace) -> int:
     unknown = sorted(set(scopes) - set(keys.SCOPES))
     if unknown or not scopes:
         raise LocalError(f"scopes are {', '.join(keys.SCOPES)}; got {arguments.scopes!r}")
+    try:
+        owner, label = name_as_read(arguments.owner), name_as_read(arguments.label)
+    except ValueError as error:
+        raise LocalError(f"--owner or --label {error}") from error
     with make_sessions(_settings_in_use()).begin() as session:
-        key, secret = keys.create(session, owner_name=arguments.owner, label=arguments.label, scopes=scopes)
+        key, secret = keys.create(session, owner_name=owner, label=label, scopes=scopes)
         audit.record(session, action="key.create", object_id=key.id, outcome="created", owner_id=key.owner_id)
     print(secret.text)
     return 0

@@ -26,6 +26,7 @@ from api.domain.errors import Conflict, Invalid, NotFound
 from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
 from api.domain.tables import Bundle, Concept, Consent, Job, JobState, Reference
+from api.domain.text_rules import as_read
 from api.erasure import erase_concept, hold_off_erasures
 from api.idempotency import IdempotencyHeader, IdempotentRequest
 from api.quotas import check_concepts, check_training
@@ -302,6 +303,7 @@ async def list_concepts(
         .limit(limit + 1)
     )
     if name:
+        name = as_read(name)
         query = query.where(
             or_(Concept.name.icontains(name, autoescape=True), Concept.class_noun.icontains(name, autoescape=True))
         )

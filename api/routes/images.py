@@ -93,14 +93,12 @@ def _described(storage: Storage, image: Image, concept_name: str) -> StoredImage
         concept_id=image.concept_id,
         concept_name=concept_name,
         version=image.version,
-        settings=GenerateIn.model_validate(
-            {
-                "concept_id": image.concept_id,
-                "prompt": image.prompt,
-                "seed": image.seed,
-                "untouched": image.version is None,
-                "format": image.format,
-            }
+        settings=GenerateIn.model_construct(  # not checked again: an older version's rules may have allowed this prompt
+            concept_id=image.concept_id,
+            prompt=image.prompt,
+            seed=image.seed,
+            untouched=image.version is None,
+            format=image.format,
         ),
         url=storage.presigned_get(image.key, LINK_SECONDS, filename=f"{image.id}.{image.format}"),
         expires_at=signed_at + timedelta(seconds=LINK_SECONDS),

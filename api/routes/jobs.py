@@ -17,6 +17,7 @@ from api.domain import jobs
 from api.domain.errors import Conflict, NotFound
 from api.domain.settings import Preset
 from api.domain.tables import Attempt, Concept, Job, JobState, Reference
+from api.domain.text_rules import as_read
 from api.quotas import check_training
 from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
 from api.services import ServicesDep, SessionDep
@@ -68,7 +69,7 @@ async def list_jobs(
     if concept_id is not None:
         conditions.append(Job.concept_id == concept_id)
     if name:
-        conditions.append(Concept.name.icontains(name, autoescape=True))
+        conditions.append(Concept.name.icontains(as_read(name), autoescape=True))
     if preset is not None:
         conditions.append(Job.preset == preset)
     if cursor is not None:

@@ -14,6 +14,7 @@ from api.auth import Admin, Caller
 from api.domain import keys
 from api.domain.errors import Conflict, Forbidden, NotFound
 from api.domain.tables import ApiKey, Owner
+from api.domain.text_rules import as_read
 from api.schemas import In, Name, Out
 from api.services import SessionDep
 
@@ -187,7 +188,7 @@ async def list_keys(
     """List your owner's keys, newest first; the owner `admin` sees every key. Secrets are not included."""
     query = _visible(who).order_by(ApiKey.id.desc()).limit(limit + 1)
     if owner is not None:
-        query = query.where(Owner.name == owner)
+        query = query.where(Owner.name == as_read(owner))
     if cursor is not None:
         query = query.where(ApiKey.id < cursor)
     found = (await session.execute(query)).all()

@@ -10,6 +10,7 @@ from api.audit import TrailDep
 from api.auth import Generator, Reader
 from api.domain.errors import Invalid, NotFound
 from api.domain.tables import Bundle, Concept, Owner
+from api.domain.text_rules import as_read, name_as_read
 from api.generate_schemas import GenerateIn
 from api.generation import generate_images
 from api.metrics import observe_generate
@@ -101,9 +102,13 @@ async def _models(session: AsyncSession, *conditions: ColumnElement[bool]) -> li
 
 
 def _concept_name(model: str) -> str:
-    if not model.startswith(PREFIX):
+    read = as_read(model)
+    if not read.startswith(PREFIX):
         raise _no_such_model(model)
-    return model.removeprefix(PREFIX)
+    try:
+        return name_as_read(read.removeprefix(PREFIX))
+    except ValueError as error:
+        raise _no_such_model(model) from error
 
 
 def _no_such_model(model: str) -> NotFound:

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from api.domain import keys
 from api.domain.database import make_sessions
-from api.domain.tables import ApiKey
+from api.domain.tables import ApiKey, Owner
 from worker import cli
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,6 +33,14 @@ def test_a_new_key_is_printed_and_stored_as_a_hash(in_use, capsys):
 def test_an_unknown_scope_is_refused_with_the_known_ones(in_use, capsys):
     assert cli.main(["key", "create", "--scopes", "root"]) == 1
     assert "scopes are admin, train, generate, read; got 'root'" in capsys.readouterr().err
+
+
+def test_an_owners_name_is_read_as_the_api_reads_it(in_use, capsys):
+    assert cli.main(["key", "create", "--owner", "Rene\u0301\u00a0"]) == 0
+    with make_sessions(in_use)() as session:
+        assert session.scalars(select(Owner.name)).all() == ["Ren\u00e9"]
+    assert cli.main(["key", "create", "--owner", "al\u200bice"]) == 1
+    assert "contains U+200B" in capsys.readouterr().err
 
 
 def test_without_a_running_service_it_says_how_to_start_one(monkeypatch, tmp_path, capsys):
