@@ -41,6 +41,8 @@ class Generated:
     media_type: str
     timing: dict[str, float]
     cache: dict[str, str]
+    warnings: list[str]
+    """Sentences about words of the prompt that the base does not know or does not reach."""
 
 
 class EngineClient:

@@ -1,4 +1,6 @@
-"""Choose the answer format that an Accept header prefers (RFC 9110, 12.5.1)."""
+"""Choose the answer format that an Accept header prefers (RFC 9110, 12.5.1), and put warnings beside any format."""
+
+from collections.abc import Sequence
 
 from api.domain.errors import NotAcceptable
 
@@ -24,6 +26,11 @@ def wanted_format(accept: str | None) -> str:
             offered=list(_OFFERED),
         )
     return best
+
+
+def warning_header(warnings: Sequence[str]) -> dict[str, str]:
+    """Return the header `X-Warnings`, in ASCII; none without warnings."""
+    return {"X-Warnings": "; ".join(warnings).encode("ascii", "backslashreplace").decode()} if warnings else {}
 
 
 def _matches(pattern: str, offered: str) -> bool:

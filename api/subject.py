@@ -11,7 +11,6 @@ from api.domain.errors import NotFound
 from api.domain.tables import Bundle, Concept, Job, ServedBase
 from api.engine_client import BundleKey
 from api.generate_schemas import GenerateIn
-from api.vocabulary import prompt_warnings
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,6 @@ class Subject:
     version: int | None
     resolution: int | None
     """Side of an image in pixels; None until an engine has announced the concept's base."""
-    warnings: list[str]
 
 
 async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) -> Subject:
@@ -84,7 +82,6 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
         bundle=None if body.untouched else BundleKey(row.key, row.sha256),
         version=None if body.untouched else row.version,
         resolution=row.ServedBase.resolution if row.ServedBase else None,
-        warnings=prompt_warnings(row.ServedBase, body.prompt),
     )
 
 

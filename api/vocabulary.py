@@ -1,7 +1,6 @@
-"""Check words against the served base: refuse an unknown class noun, warn about unknown words in a prompt."""
+"""Check a class noun against the served base."""
 
 import difflib
-import re
 from collections.abc import Iterable
 
 from sqlalchemy import select
@@ -9,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.domain.errors import Invalid, Unavailable
 from api.domain.tables import ServedBase
-from api.schemas import PLACEHOLDER
 
 _MAX_NEAR = 8
 
@@ -44,12 +42,3 @@ def _near(word: str, known: Iterable[str]) -> list[str]:
     """Return the known words closest to this one, or the first known words if none is close."""
     known = sorted(known)
     return difflib.get_close_matches(word, known, n=_MAX_NEAR, cutoff=0.5) or known[:_MAX_NEAR]
-
-
-def prompt_warnings(base: ServedBase | None, prompt: str) -> list[str]:
-    """Return a warning for each word of the prompt that the base does not know."""
-    if base is None or base.words is None:
-        return []
-    known = set(base.words) | set(base.nouns or [])
-    words = dict.fromkeys(re.findall(r"[^\W_]+", prompt.replace(PLACEHOLDER, " ").lower()))
-    return [f"{base.name} does not know {word!r} and may ignore it" for word in words if word not in known]

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
     from opad_core.generation.export import export_bundle
     from opad_core.generation.generator import MAX_SEED, ImageRequest, OneStepGenerator
+    from opad_core.generation.prompt_warnings import prompt_warnings
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
     from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
     from opad_core.methods.train import train
+    from opad_core.networks.text_encoder import TextEncoder
     from opad_core.reference_folder import find_references, read_references
     from opad_core.reference_images import reads_heic
     from opad_core.training.config import override
@@ -41,6 +43,7 @@ __all__ = [
     "OtherTrainingError",
     "Progress",
     "Row",
+    "TextEncoder",
     "TrainingStopped",
     "draw_sheet",
     "export_bundle",
@@ -50,6 +53,7 @@ __all__ = [
     "load_base",
     "override",
     "preset",
+    "prompt_warnings",
     "read_bundle",
     "read_references",
     "reads_heic",
@@ -69,9 +73,11 @@ _MODULES = {
     "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
     "generation.export": ("export_bundle",),
     "generation.generator": ("MAX_SEED", "ImageRequest", "OneStepGenerator"),
+    "generation.prompt_warnings": ("prompt_warnings",),
     "methods.custom_diffusion": ("CustomDiffusionConfig",),
     "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),
     "methods.train": ("train",),
+    "networks.text_encoder": ("TextEncoder",),
     "reference_folder": ("find_references", "read_references"),
     "reference_images": ("reads_heic",),
     "training.config": ("override",),

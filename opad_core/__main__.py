@@ -29,6 +29,7 @@ from opad_core.flops import count_iteration
 from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.export import EXPORT_FILES, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.generation.prompt_warnings import prompt_warnings
 from opad_core.methods.opad.config import ABLATIONS, PRESETS, OpadConfig, Setting, preset, settings_of
 from opad_core.methods.train import train
 from opad_core.reference_folder import read_references
@@ -218,7 +219,10 @@ def _generate(arguments: argparse.Namespace) -> int:
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
     files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
     _refuse_to_replace(files.values(), arguments)
-    generator = OneStepGenerator(_base_of(arguments))
+    base, noun = _base_of(arguments), bundle.class_noun if bundle else ""
+    generator = OneStepGenerator(base)
+    for warning in prompt_warnings(base.manifest, base.text, prompt=arguments.prompt, class_noun=noun):
+        print(f"opad: {warning}", file=sys.stderr)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for seed, file in files.items():
         [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])

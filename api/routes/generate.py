@@ -14,7 +14,7 @@ from api.engine_client import Generated
 from api.generate_schemas import GenerateIn, GenerateOut, ImageOut
 from api.generation import generate_images
 from api.metrics import observe_generate
-from api.negotiation import IMAGES, JSON, wanted_format
+from api.negotiation import IMAGES, JSON, wanted_format, warning_header
 from api.services import ServicesDep, SessionDep
 from api.subject import find_subject
 
@@ -67,8 +67,7 @@ async def generate(
         "X-Seed": ", ".join(map(str, generated.seeds)),
         "Cache-Control": "no-store",
     }
-    if subject.warnings:
-        headers["X-Warnings"] = "; ".join(subject.warnings).encode("ascii", "backslashreplace").decode()
+    headers |= warning_header(generated.warnings)
     if media_type != JSON:
         if scores[0] is not None:
             headers["X-Check-Score"], headers["X-Flagged"] = str(scores[0]), str(answer.is_flagged).lower()
@@ -91,7 +90,7 @@ async def generate(
             )
             for image_id, seed, data, score in zip(ids, generated.seeds, generated.images, scores, strict=True)
         ],
-        warnings=subject.warnings,
+        warnings=generated.warnings,
         timing=generated.timing,
         cache=generated.cache,
     )

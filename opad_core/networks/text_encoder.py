@@ -40,21 +40,37 @@ class TextEncoder:
         """
         if prompt.count(PLACEHOLDER) > 1:
             raise OpadError(f"the prompt names {PLACEHOLDER} {prompt.count(PLACEHOLDER)} times; name it once")
-        before, found, after = prompt.partition(PLACEHOLDER)
         tokenizer = self.tokenizer
         length = self.encoder.config.max_position_embeddings
-        if found:
-            head = [tokenizer.bos_token_id, *tokenizer(before.strip(), add_special_tokens=False).input_ids]
-            tail = tokenizer(f"{class_noun} {after.strip()}", add_special_tokens=False).input_ids
-            position = len(head)
-            ids = [*head, tokenizer.bos_token_id, *tail]  # the embedding replaces the id at V*
-            if position >= length - 1:
-                raise OpadError(f"{PLACEHOLDER} comes after {position} words; it must be among the first {length - 2}")
-        else:
-            position = None
-            ids = [tokenizer.bos_token_id, *tokenizer(prompt.strip(), add_special_tokens=False).input_ids]
+        head, text = self._begun(prompt, class_noun)
+        position = len(head) - 1 if PLACEHOLDER in prompt else None
+        if position is not None and position >= length - 1:
+            raise OpadError(f"{PLACEHOLDER} comes after {position} words; it must be among the first {length - 2}")
+        ids = [*head, *tokenizer(text, add_special_tokens=False, verbose=False).input_ids]
         ids = [*ids[: length - 1], tokenizer.eos_token_id]
         return ids + [tokenizer.pad_token_id] * (length - len(ids)), position
+
+    def unread(self, prompt: str, class_noun: str) -> str:
+        """Return the end of a prompt that is cut off because the encoder's length is reached; "" for a short prompt.
+
+        It begins with the first word of which a part is missing.
+        """
+        head, text = self._begun(prompt, class_noun)
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        room = max(0, self.encoder.config.max_position_embeddings - 1 - len(head))
+        if len(tokens.input_ids) <= room:
+            return ""
+        first = tokens.offset_mapping[room][0]
+        return text[text.rfind(" ", 0, first) + 1 :]
+
+    def _begun(self, prompt: str, class_noun: str) -> tuple[list[int], str]:
+        """Return the ids from the start to V*, which is a second start token, and the text that follows them."""
+        before, found, after = prompt.partition(PLACEHOLDER)
+        start = self.tokenizer.bos_token_id
+        if not found:
+            return [start], prompt.strip()
+        head = self.tokenizer(before.strip(), add_special_tokens=False).input_ids
+        return [start, *head, start], f"{class_noun} {after.strip()}"  # the embedding replaces the id at V*
 
     def encode(self, prompts: list[str], class_nouns: list[str], rows: list[Tensor | None]) -> Tensor:
         """Return text states [b, tokens, d]. `rows[i]` is V* of prompt i, [d], or None if it has no placeholder.

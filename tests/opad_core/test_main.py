@@ -37,6 +37,15 @@ def test_train_then_generate_without_any_server(base, reference_folder, tmp_path
     assert [Image.open(out / f"{seed}.png").size for seed in (0, 1)] == [(64, 64), (64, 64)]
 
 
+def test_generate_warns_of_words_that_do_not_reach_the_image(base, tmp_path, capsys):
+    prompt = "a zebra " + "on the beach " * 7
+    assert main(["generate", "--prompt", prompt, "--out", str(tmp_path), "--base", str(base.folder)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "opad: nano does not know 'zebra' and may ignore it",
+        "opad: the prompt is longer than nano reads; it ignores the end: 'the beach on the beach'",
+    ]
+
+
 @pytest.mark.parametrize("count", [1, 6])
 def test_one_reference_and_six_are_learned(base, references, tmp_path, count):
     reference_folder, concept = tmp_path / "references", tmp_path / "concept"

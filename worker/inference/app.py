@@ -1,13 +1,14 @@
 """The engine's HTTP interface. Only the api calls it: to generate images, to drop a bundle, and to check its health."""
 
 import asyncio
+import copy
 import re
 import socket
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -38,8 +39,10 @@ from opad_core import (
     Manifest,
     OneStepGenerator,
     OpadError,
+    TextEncoder,
     load_base,
     preset,
+    prompt_warnings,
 )
 from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, GeneratedImage, Overloaded
@@ -70,7 +73,9 @@ class GenerateRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Engine:
-    base: str
+    manifest: Manifest
+    text: TextEncoder
+    """The base's, with a copy of its tokenizer: the model thread uses the original."""
     bundles: BundleCache
     batcher: Batcher
     encoders: ThreadPoolExecutor
@@ -83,13 +88,17 @@ class Engine:
         deadline = time.monotonic() + request.deadline_ms / 1000
         async with asyncio.timeout(request.deadline_ms / 1000):
             bundle, bundle_hit, bundle_ms = await self._bundle(request.bundle)
+            class_noun = bundle.class_noun if bundle else ""
+            warnings = prompt_warnings(self.manifest, self.text, prompt=request.prompt, class_noun=class_noun)
             image_requests = [ImageRequest(bundle, request.prompt, seed) for seed in request.seeds]
             futures = self.batcher.submit(image_requests, deadline=deadline)
             generated: list[GeneratedImage] = await asyncio.gather(*map(asyncio.wrap_future, futures))
             before = time.monotonic()
             loop = asyncio.get_running_loop()
             bundle_sha256 = request.bundle.sha256 if request.bundle else None
-            origins = [Provenance(self.base, request.concept_id, bundle_sha256, seed) for seed in request.seeds]
+            origins = [
+                Provenance(self.manifest.name, request.concept_id, bundle_sha256, seed) for seed in request.seeds
+            ]
             images = await asyncio.gather(
                 *(
                     loop.run_in_executor(self.encoders, encode, image.pixels, request.format, origin)
@@ -100,6 +109,7 @@ class Engine:
             "images": images,
             "seeds": request.seeds,
             "media_type": MEDIA_TYPES[request.format],
+            "warnings": warnings,
             "timing": {
                 "queue_ms": round(max(image.queue_ms for image in generated), 2),
                 "bundle_ms": round(bundle_ms, 2),
@@ -135,7 +145,8 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         batcher = Batcher(generator, seconds_per_image=seconds)
         PREDICTED_WAIT.set_function(batcher.predicted_wait)
         app.state.engine = Engine(
-            base.manifest.name,
+            base.manifest,
+            replace(base.text, tokenizer=copy.deepcopy(base.text.tokenizer)),
             BundleCache(Storage(settings, short_timeouts=True), settings.home / "cache" / "bundles"),
             batcher,
             ThreadPoolExecutor(4),

@@ -103,6 +103,18 @@ def test_unknown_words_give_warnings_not_errors(client: TestClient, ready: dict[
     assert as_image.headers["x-warnings"] == "nano does not know 'tierg\\xe4rten' and may ignore it"
 
 
+def test_a_prompt_that_is_too_long_gives_a_warning(client: TestClient, ready: dict[str, Any]) -> None:
+    """The base reads 22 words, of which the concept is two."""
+    asked = {"concept": "my mug", "prompt": "a <concept> " + "on the beach " * 7, "seed": 1}
+
+    as_json = client.post("/v1/generate", json=asked)
+    as_image = client.post("/v1/generate", json=asked, headers={"Accept": "image/png"})
+
+    warning = "the prompt is longer than nano reads; it ignores the end: 'the beach'"
+    assert as_json.json()["warnings"] == [warning]
+    assert as_image.headers["x-warnings"] == warning
+
+
 def test_several_images_do_not_fit_into_one_file(client: TestClient, ready: dict[str, Any]) -> None:
     answer = client.post(
         "/v1/generate", json={"concept": "my mug", "prompt": BEACH, "count": 2}, headers={"Accept": "image/png"}

@@ -41,6 +41,23 @@ def test_a_prompt_that_is_too_long_loses_only_its_end(base):
     assert ids[:23] == [whole[0], *(whole[1:6] * 5)[:22]]
 
 
+UNREAD = {
+    "short": ("a dog on the beach", ""),
+    "as long as the encoder": ("a " * 22, ""),  # of 24 tokens, two are the marks of start and end
+    "one word more": ("a " * 22 + "dog", "dog"),
+    "in the middle of a word": ("a " * 20 + "zzzz dog", "zzzz dog"),  # four letters are four tokens
+    "with the concept at the start": ("<concept> " + "a " * 20, ""),
+    "with the concept and one word more": ("<concept> " + "a " * 20 + "beach", "beach"),
+    "with the concept near the end": ("a " * 20 + "<concept> on the beach", "on the beach"),
+    "within the class noun": ("a " * 21 + "<concept> on the beach", "dog on the beach"),
+}
+
+
+@pytest.mark.parametrize(("prompt", "end"), UNREAD.values(), ids=UNREAD)
+def test_the_end_that_is_not_read_is_named(base, prompt, end):
+    assert base.text.unread(prompt, "dog") == end
+
+
 def test_the_concept_may_be_the_last_word_before_the_end(base):
     ids, position = base.text.token_ids("a " * 21 + "<concept>", "dog")
     assert position == 22

@@ -47,6 +47,15 @@ def test_it_returns_the_images_of_the_generator(client, base, stored):
     assert first["timing"].keys() == {"queue_ms", "bundle_ms", "text_ms", "unet_decode_ms", "encode_ms"}
 
 
+def test_it_warns_of_words_that_do_not_reach_the_image(client, stored):
+    answer = ask(client, stored[0].name, prompt="a dog <concept> zebra " + "on the beach " * 6).json()
+    assert answer["warnings"] == [
+        "nano does not know 'zebra' and may ignore it",
+        "the prompt is longer than nano reads; it ignores the end: 'the beach on the beach'",
+    ]
+    assert ask(client, stored[0].name).json()["warnings"] == []
+
+
 def test_half_precision_differs_only_by_rounding(engine_settings, base, stored):
     half = engine_settings.model_copy(update={"precision": "half"})
     with TestClient(create_app(half, bind="test")) as client:
