@@ -1,6 +1,7 @@
 """Return every error as problem+json (RFC 9457). Only this file maps domain errors to HTTP status codes."""
 
 import http
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,8 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.DeadlineExceeded: 504,
 }
 
-_OPENAI_PATHS = ("/v1/images/generations", "/v1/models")
-"""On these routes an error is repeated in the member `error`, where OpenAI's clients read it."""
+_OPENAI_PATHS = re.compile(r"/v1/(images|models)(/.*)?", re.DOTALL)
+"""On these paths, with or without a route, an error is repeated in `error`, where OpenAI's clients read it."""
 
 _HTTP_CODES = {
     400: "bad_request",
@@ -57,9 +58,10 @@ def problem(
         "request_id": request.state.request_id,
         **context,
     }
-    if request.url.path.startswith(_OPENAI_PATHS):
+    if _OPENAI_PATHS.fullmatch(request.url.path):
         kind = "server_error" if status >= 500 else "invalid_request_error"
-        body["error"] = {"message": detail, "type": kind, "param": None, "code": code}
+        wrong = context.get("errors") or [{"field": None}]
+        body["error"] = {"message": detail, "type": kind, "param": wrong[0]["field"], "code": code}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 

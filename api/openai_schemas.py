@@ -3,41 +3,56 @@
 import secrets
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from api.domain.text_rules import as_read
-from api.schemas import ImageFormat, In, Out, Prompt, read_by
+from api.schemas import ImageFormat, In, Out, Prompt, read_by, seed_or_random
 
 _IGNORED = "accepted for compatibility and ignored"
 
 
+def _named(model: object) -> object:
+    if model is None:
+        raise ValueError("is null; name a concept as `concept:<its name>`, GET /v1/models lists them")
+    return model
+
+
+def _not_in_parts(value: int | None) -> int | None:
+    if value:
+        raise ValueError("is not supported, because an image takes one step: there is nothing to show before it")
+    return value
+
+
 class ImagesIn(In):
+    """Null stands for the default wherever OpenAI's types allow it."""
+
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"model": "concept:my mug", "prompt": "a photo of <concept> on a beach", "n": 2}]
         }
     )
 
-    model: Annotated[str, read_by(as_read)] = Field(
+    model: Annotated[str, read_by(as_read), BeforeValidator(_named)] = Field(
         max_length=88, description="`concept:` and the name of a concept; `GET /v1/models` lists them"
     )
     prompt: Prompt
-    n: int = Field(1, ge=1, le=8)
+    n: int | None = Field(1, ge=1, le=8)
     size: str | None = Field(
-        None, max_length=20, description="the base has one size: name that size, `auto` or nothing"
+        None, max_length=20, description="the base has one size; another one gets a warning in `X-Warnings`"
     )
-    response_format: Literal["b64_json", "url"] = Field(
+    response_format: Literal["b64_json", "url"] | None = Field(
         "b64_json",
         description="`url` stores the images (`GET /v1/images`) and returns links that are valid for an hour",
     )
-    output_format: ImageFormat = "png"
-    seed: int = Field(
+    output_format: ImageFormat | None = "png"
+    seed: Annotated[int, BeforeValidator(seed_or_random)] = Field(
         default_factory=lambda: secrets.randbelow(2**32),
         ge=0,
         lt=2**32,
         description="not in OpenAI's API; random if missing",
     )
-    stream: Literal[False] | None = Field(None, description="not supported: an image takes one step")
+    stream: Annotated[bool | None, AfterValidator(_not_in_parts)] = Field(None, description="only false")
+    partial_images: Annotated[int | None, AfterValidator(_not_in_parts)] = Field(None, description="only 0")
     user: str | None = Field(None, description=_IGNORED)
     quality: str | None = Field(None, description=_IGNORED)
     style: str | None = Field(None, description=_IGNORED)

@@ -43,7 +43,7 @@ def read_by(read: Callable[[str], str]) -> BeforeValidator:
     return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
 
 
-def _seed_or_random(value: object) -> object:
+def seed_or_random(value: object) -> object:
     """Return a random seed of 32 bits if none was sent: short enough to read in a log or a URL."""
     return secrets.randbelow(2**32) if value is None or value == "" else value
 
@@ -51,7 +51,7 @@ def _seed_or_random(value: object) -> object:
 Name = Annotated[str, Field(min_length=1, max_length=80), read_by(name_as_read)]
 ClassNoun = Annotated[str, Field(min_length=1, max_length=40), read_by(noun_as_read)]
 Prompt = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_one_placeholder), read_by(prompt_as_read)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_seed_or_random)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(seed_or_random)]
 
 
 class Overrides(In):

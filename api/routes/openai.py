@@ -1,8 +1,9 @@
 """Generate images through OpenAI's API: its clients need only another base URL and key."""
 
+import re
 import time
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,13 +15,15 @@ from api.domain.text_rules import as_read, name_as_read
 from api.generate_schemas import GenerateIn
 from api.generation import generate_images
 from api.metrics import observe_generate
+from api.negotiation import warning_header
 from api.openai_schemas import ImagesIn, ImagesOut, ModelList, ModelOut, OneImage
 from api.services import ServicesDep, SessionDep
-from api.subject import Subject, find_subject
+from api.subject import find_subject
 
 PREFIX = "concept:"
 LINK_SECONDS = 3600
 """OpenAI's links last as long."""
+_SIZE = re.compile(r"[0-9]+x[0-9]+")
 
 router = APIRouter(tags=["OpenAI compatible"])
 
@@ -29,29 +32,30 @@ router = APIRouter(tags=["OpenAI compatible"])
 async def create_images(
     body: ImagesIn,
     request: Request,
+    response: Response,
     services: ServicesDep,
     who: Generator,
     session: SessionDep,
     trail: TrailDep,
 ) -> ImagesOut:
     """Generate images: `client.images.generate(model="concept:my mug", prompt="a photo of <concept>")`."""
+    image_format = body.output_format or "png"
     settings = GenerateIn(
         concept=_concept_name(body.model),
         prompt=body.prompt,
-        count=body.n,
+        count=body.n or 1,
         untouched=False,
         version=None,
-        format=body.output_format,
+        format=image_format,
         seed=body.seed,
         store=body.response_format == "url",
     )
     began = time.perf_counter()
     services.denied_words.refuse("prompt", settings.prompt)
     subject = await find_subject(session, who.owner_id, settings)
-    _check_size(body.size, subject)
-    answer = await generate_images(
-        request, services, who, session, trail, subject, settings, image_format=body.output_format
-    )
+    warnings = _size_warnings(body.size, subject.resolution)
+    answer = await generate_images(request, services, who, session, trail, subject, settings, image_format=image_format)
+    response.headers.update(warning_header(warnings + answer.generated.warnings))
     observe_generate(answer.generated.cache, time.perf_counter() - began)
     if settings.store:
         images = [
@@ -67,7 +71,7 @@ async def create_images(
             OneImage(b64_json=data, url=None, seed=seed)
             for seed, data in zip(answer.generated.seeds, answer.generated.images, strict=True)
         ]
-    return ImagesOut(created=int(time.time()), data=images, output_format=body.output_format)
+    return ImagesOut(created=int(time.time()), data=images, output_format=image_format)
 
 
 @router.get("/models", response_model=ModelList)
@@ -118,9 +122,10 @@ def _no_such_model(model: str) -> NotFound:
     )
 
 
-def _check_size(size: str | None, subject: Subject) -> None:
-    side = subject.resolution
-    if side is not None and size not in (None, "auto", f"{side}x{side}"):
-        raise Invalid(
-            f"the size is {size!r}; this base generates {side}x{side}: ask for that size, or for 'auto'", "wrong_size"
-        )
+def _size_warnings(size: str | None, side: int | None) -> list[str]:
+    """Return a warning if the base has another size; clients send OpenAI's sizes by themselves. Raises Invalid."""
+    if size is not None and size != "auto" and not _SIZE.fullmatch(size):
+        raise Invalid(f"the size is {size!r}; write it as WIDTHxHEIGHT, or leave it out", "wrong_size")
+    if side is None or size in (None, "auto", f"{side}x{side}"):
+        return []
+    return [f"the size is {side}x{side}, the only one of this base, and not {size}"]
