@@ -11,6 +11,7 @@ from api.auth import bearer
 from api.dashboard import pages
 from api.docs_page import install_docs_page
 from api.domain.settings import Settings
+from api.head_requests import HeadRequests
 from api.json_bodies import without_repeated_keys
 from api.limits import count_request
 from api.middleware import RequestFrame
@@ -101,6 +102,7 @@ def create_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: 
     describe(app, settings)
     install_docs_page(app, settings)
     errors.install(app)
+    app.add_middleware(HeadRequests)
     app.add_middleware(LoadShedding, engines=len(settings.engine_urls))
     app.add_middleware(
         RequestFrame,
