@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 import structlog
 
+from api.domain.denied_words import ENGINE_CODE, refusal
 from api.domain.errors import DeadlineExceeded, DomainError, Invalid, Unavailable
 
 log = structlog.get_logger()
@@ -160,6 +161,8 @@ class EngineClient:
     def _refusal(self, answer: httpx.Response) -> DomainError:
         if answer.status_code == 422:
             said = answer.json()
+            if said["code"] == ENGINE_CODE:
+                return refusal("prompt")
             return Invalid(str(said["message"]), str(said["code"]))
         if answer.status_code == 504:
             return self._late()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
     from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
     from opad_core.methods.train import train
-    from opad_core.networks.text_encoder import TextEncoder
+    from opad_core.networks.text_encoder import PLACEHOLDER, TextEncoder
     from opad_core.reference_folder import find_references, read_references
     from opad_core.reference_images import reads_heic
     from opad_core.training.config import override
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_SEED",
+    "PLACEHOLDER",
     "PRESETS",
     "Base",
     "Bundle",
@@ -77,7 +78,7 @@ _MODULES = {
     "methods.custom_diffusion": ("CustomDiffusionConfig",),
     "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),
     "methods.train": ("train",),
-    "networks.text_encoder": ("TextEncoder",),
+    "networks.text_encoder": ("PLACEHOLDER", "TextEncoder"),
     "reference_folder": ("find_references", "read_references"),
     "reference_images": ("reads_heic",),
     "training.config": ("override",),

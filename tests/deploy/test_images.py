@@ -115,6 +115,14 @@ def test_every_setting_reaches_the_containers_with_its_own_default(monkeypatch: 
     assert "${OPAD_DENIED_WORDS:-./docker/denied-words.txt}" in text
 
 
+def test_api_and_engine_read_one_list_of_denied_words() -> None:
+    services = yaml.load((REPOSITORY / "docker-compose.yml").read_text(), _Loader)["services"]
+    api, engine = services["api"], services["engine"]
+    (mounted,) = [volume for volume in api["volumes"] if isinstance(volume, dict)]
+    assert mounted in engine["volumes"]
+    assert api["environment"]["OPAD_DENIED_WORDS"] == engine["environment"]["OPAD_DENIED_WORDS"] == mounted["target"]
+
+
 def test_the_default_word_list_refuses_nothing() -> None:
     DeniedWords.read(REPOSITORY / "docker" / "denied-words.txt").refuse("prompt", "one word or phrase on each line")
 

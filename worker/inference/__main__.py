@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import uvicorn
 
+from api.domain.denied_words import DeniedWords
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from opad_core import OpadError, load_base
@@ -25,6 +26,10 @@ def main() -> int:
         load_base(
             settings.base, bases=settings.bases, device=settings.device
         )  # reads only the manifest; the app loads the networks
+        DeniedWords.read(settings.denied_words)
+    except OSError as error:
+        print(f"the engine cannot start: OPAD_DENIED_WORDS cannot be read: {error}", file=sys.stderr)
+        return 1
     except OpadError as error:
         print(f"the engine cannot start: {error}; set OPAD_BASE to nano or to a base's folder", file=sys.stderr)
         return 1

@@ -26,12 +26,14 @@ from starlette.routing import Route
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from api.domain.database import Sessions, make_sessions
+from api.domain.denied_words import ENGINE_CODE, DeniedWords
 from api.domain.errors import Unavailable
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
 from api.domain.tables import ServedBase
 from opad_core import (
     MAX_SEED,
+    PLACEHOLDER,
     PRESETS,
     Base,
     Bundle,
@@ -47,6 +49,7 @@ from opad_core import (
 from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, GeneratedImage, Overloaded
 from worker.inference.bundles import BundleCache
+from worker.inference.denied_tokens import DeniedTokens, PromptDenied
 from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
 from worker.retries import log_retry
 
@@ -76,6 +79,7 @@ class Engine:
     manifest: Manifest
     text: TextEncoder
     """The base's, with a copy of its tokenizer: the model thread uses the original."""
+    denied: DeniedTokens
     bundles: BundleCache
     batcher: Batcher
     encoders: ThreadPoolExecutor
@@ -83,12 +87,13 @@ class Engine:
     async def generate(self, request: GenerateRequest) -> dict[str, object]:
         """Generate and encode the images of a request; return the JSON body of the response.
 
-        Raises Overloaded, DeadlinePassed, TimeoutError, OpadError, and what `BundleCache.get` raises.
+        Raises PromptDenied, Overloaded, DeadlinePassed, TimeoutError, OpadError, and what `BundleCache.get` raises.
         """
         deadline = time.monotonic() + request.deadline_ms / 1000
         async with asyncio.timeout(request.deadline_ms / 1000):
             bundle, bundle_hit, bundle_ms = await self._bundle(request.bundle)
             class_noun = bundle.class_noun if bundle else ""
+            self.denied.refuse(request.prompt.replace(PLACEHOLDER, class_noun))
             warnings = prompt_warnings(self.manifest, self.text, prompt=request.prompt, class_noun=class_noun)
             image_requests = [ImageRequest(bundle, request.prompt, seed) for seed in request.seeds]
             futures = self.batcher.submit(image_requests, deadline=deadline)
@@ -134,6 +139,8 @@ class Engine:
 def create_app(settings: Settings, *, bind: str) -> Starlette:
     """Return the app. It loads the base before the first request and closes the queue after the last one."""
 
+    denied_words = DeniedWords.read(settings.denied_words)
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         base = await asyncio.to_thread(
@@ -144,9 +151,11 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_image_s=round(seconds, 3))
         batcher = Batcher(generator, seconds_per_image=seconds)
         PREDICTED_WAIT.set_function(batcher.predicted_wait)
+        text = replace(base.text, tokenizer=copy.deepcopy(base.text.tokenizer))
         app.state.engine = Engine(
             base.manifest,
-            replace(base.text, tokenizer=copy.deepcopy(base.text.tokenizer)),
+            text,
+            DeniedTokens(denied_words, text),
             BundleCache(Storage(settings, short_timeouts=True), settings.home / "cache" / "bundles"),
             batcher,
             ThreadPoolExecutor(4),
@@ -208,6 +217,8 @@ async def generate(request: Request) -> Response:
     engine: Engine = request.app.state.engine
     try:
         return JSONResponse(await engine.generate(body))
+    except PromptDenied:
+        return _refusal(422, ENGINE_CODE, "the prompt has a word that this installation refuses")
     except Overloaded as error:
         return _busy("overloaded", error.retry_after)
     except (DeadlinePassed, TimeoutError):
