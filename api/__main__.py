@@ -7,6 +7,8 @@ import sys
 import uvicorn
 
 from api.app import create_app
+from api.domain.denied_words import DeniedWords
+from api.domain.environment import end_with, read_settings
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 
@@ -30,7 +32,11 @@ def make_server(settings: Settings) -> uvicorn.Server:
 
 
 def main() -> int:
-    settings = Settings()
+    settings = read_settings("database_url", "redis_url", "s3_endpoint")
+    try:
+        DeniedWords.read(settings.denied_words)
+    except OSError as error:
+        end_with(f"OPAD_DENIED_WORDS names {settings.denied_words}, which cannot be read: {error.strerror}")
     configure_logs(settings.log_level)
     server = make_server(settings)
     gc.freeze()  # a full collection scanned every imported object: 0.1 s in the middle of a request

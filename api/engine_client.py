@@ -194,8 +194,8 @@ def _limits() -> httpx.Limits:
 
 
 def _connect(url: str) -> httpx.AsyncClient:
-    transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=_limits())
-    return httpx.AsyncClient(transport=transport, base_url="http://engine")
+    transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=_limits(), trust_env=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://engine", trust_env=False)
 
 
 async def _addresses(url: str) -> list[str]:

@@ -55,7 +55,7 @@ def main() -> int:
         settings = Settings(home=home, port=0, poll_seconds=1, generate_timeout_seconds=60)
         with local_stack(settings, say=print) as running:
             headers = {"Authorization": f"Bearer {running.admin_key}"}
-            with httpx.Client(base_url=running.api_url, headers=headers, timeout=120) as client:
+            with httpx.Client(base_url=running.api_url, headers=headers, timeout=120, trust_env=False) as client:
                 pages = prepare(client, settings, iterations=arguments.iterations)
             with sync_playwright() as driver:
                 chromium = driver.chromium.launch(executable_path=browser, args=FLAGS)

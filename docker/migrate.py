@@ -3,14 +3,14 @@
 import os
 
 from api.domain.database import make_sessions
+from api.domain.environment import read_settings
 from api.domain.keys import ensure_first_admin_key
-from api.domain.settings import Settings
 from api.domain.storage import Storage
 from migrations.run import migrate
 
 
 def main() -> None:
-    settings = Settings()
+    settings = read_settings("database_url", "s3_endpoint")
     migrate(settings.sqlalchemy_url)
     Storage(settings).ensure_bucket()
     with make_sessions(settings).begin() as session:

@@ -1,11 +1,10 @@
 """The file that Alembic runs, with a connection in `config.attributes` or with OPAD_DATABASE_URL."""
 
-import os
-
 from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 
 from api.domain import audit, consent, retention, webhooks  # noqa: F401  registers their tables
+from api.domain.environment import read_settings
 from api.domain.tables import Table
 
 
@@ -19,6 +18,6 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    url = os.environ["OPAD_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1)
-    with create_engine(url, poolclass=NullPool).connect() as opened:
+    settings = read_settings("database_url")
+    with create_engine(settings.sqlalchemy_url, poolclass=NullPool).connect() as opened:
         run(opened)

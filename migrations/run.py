@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, NullPool, create_engine, text
 
-from api.domain.settings import Settings
+from api.domain.environment import read_settings
 
 _LOCK = 0x0FAD_0001
 """Advisory lock: if several processes start at once, one migrates and the others wait."""
@@ -28,4 +28,4 @@ def alembic_config(connection: Connection) -> Config:
 
 
 if __name__ == "__main__":
-    migrate(Settings().sqlalchemy_url)
+    migrate(read_settings("database_url").sqlalchemy_url)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from opad_core.bases.captions import held_out_scenes
     from opad_core.bases.loading import Base, load_base
     from opad_core.bases.manifest import Manifest
-    from opad_core.errors import DivergedError, OpadError, OtherTrainingError
+    from opad_core.errors import DivergedError, OpadError, OtherTrainingError, UnusableDeviceError
     from opad_core.evaluation.identity import identity_score
     from opad_core.evaluation.report import report_card
     from opad_core.evaluation.sheet import Row, draw_sheet
@@ -46,6 +46,7 @@ __all__ = [
     "Row",
     "TextEncoder",
     "TrainingStopped",
+    "UnusableDeviceError",
     "draw_sheet",
     "export_bundle",
     "find_references",
@@ -67,7 +68,7 @@ _MODULES = {
     "bases.captions": ("held_out_scenes",),
     "bases.loading": ("Base", "load_base"),
     "bases.manifest": ("Manifest",),
-    "errors": ("DivergedError", "OpadError", "OtherTrainingError"),
+    "errors": ("DivergedError", "OpadError", "OtherTrainingError", "UnusableDeviceError"),
     "evaluation.identity": ("identity_score",),
     "evaluation.report": ("report_card",),
     "evaluation.sheet": ("Row", "draw_sheet"),

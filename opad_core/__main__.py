@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, load_base
 from opad_core.bases.manifest import read_manifest
 from opad_core.command_line import command_line
-from opad_core.errors import OldCheckpointError, OpadError
+from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
 from opad_core.flops import count_iteration
@@ -47,8 +48,13 @@ CHECKPOINT_EVERY = 50
 
 def main(argv: list[str] | None = None) -> int:
     arguments = command_line().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may not be UTF-8
     try:
         return COMMANDS[arguments.command](arguments)
+    except UnusableDeviceError as error:
+        print(f"opad: --device: {error}", file=sys.stderr)
+        return 2
     except OpadError as error:
         print(f"opad: {error}", file=sys.stderr)
         return 1
@@ -56,11 +62,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def bases_folder() -> Path:
     """Return OPAD_BASES_DIR, else `bases` in the service's data folder (OPAD_HOME or its default)."""
-    if chosen := os.environ.get("OPAD_BASES_DIR"):
-        return Path(chosen)
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "opad"
-    home = os.environ.get("OPAD_HOME") or ("/var/lib/opad" if os.geteuid() == 0 else data)
-    return Path(home) / "bases"
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    home = os.environ.get("OPAD_HOME") or ("/var/lib/opad" if os.geteuid() == 0 else f"{data}/opad")
+    return Path(os.path.expanduser(os.environ.get("OPAD_BASES_DIR") or f"{home}/bases"))
 
 
 def _base_of(arguments: argparse.Namespace) -> Base:

@@ -5,6 +5,10 @@ class OpadError(Exception):
     """Bad input: images, a prompt, a folder, a configuration. Shown without a traceback."""
 
 
+class UnusableDeviceError(OpadError):
+    """The device does not exist here."""
+
+
 class DivergedError(OpadError):
     """The losses are no longer finite numbers."""
 

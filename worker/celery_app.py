@@ -18,6 +18,7 @@ from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 
 from api.domain.database import make_sessions
+from api.domain.environment import read_settings
 from api.domain.jobs import NOTIFY_TASK, notify_queue
 from api.domain.logs import configure_logs
 from api.domain.settings import Preset, Settings
@@ -51,7 +52,7 @@ def create_app(settings: Settings) -> Celery:
 
 
 def main() -> None:
-    settings = Settings()
+    settings = read_settings("database_url", "redis_url")
     parent = os.getpid()
 
     def die_with_worker(**_: Any) -> None:

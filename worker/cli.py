@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from api.domain import audit, keys, retention
 from api.domain.database import make_sessions
+from api.domain.environment import accept_any_file_name, end_with, read_settings
 from api.domain.errors import DomainError
 from api.domain.settings import Settings
 from api.domain.storage import Storage
@@ -22,7 +23,8 @@ from migrations.run import migrate
 from worker.backup import restore_backup, write_backup
 from worker.stack.embedded import local_servers
 from worker.stack.home import LocalError, published_environment
-from worker.stack.launcher import child_environment, run_stack
+from worker.stack.launcher import run_stack
+from worker.stack.supervision import UnusableSetting
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -87,8 +89,11 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = command_line().parse_args(argv)
+    accept_any_file_name()
     try:
         exit_status: int = arguments.run(arguments)
+    except UnusableSetting as error:
+        end_with(*str(error).splitlines())
     except (LocalError, DomainError) as error:
         print(f"opad: {error}", file=sys.stderr)
         return 1
@@ -103,8 +108,7 @@ def up(arguments: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    os.environ.update(child_environment())  # this process talks to the object store by HTTP too
-    run_stack(Settings(**given), say=lambda line: print(line, flush=True), should_stop=stop.is_set)
+    run_stack(read_settings(**given), say=lambda line: print(line, flush=True), should_stop=stop.is_set)
     return 0
 
 
@@ -195,9 +199,9 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 def _settings_of_the_running_stack() -> Settings:
     """Return the settings. Addresses that are not set come from the `opad up` that runs on this OPAD_HOME."""
-    for name, value in published_environment(Settings().home).items():
+    for name, value in published_environment(read_settings().home).items():
         os.environ.setdefault(name, value)
-    return Settings()
+    return read_settings()
 
 
 @contextmanager
@@ -207,7 +211,6 @@ def _servers_in_use() -> Iterator[Settings]:
     if settings.database_url and settings.s3_endpoint:
         yield settings
     else:
-        os.environ.update(child_environment())
         with local_servers(settings, say=lambda line: print(line, file=sys.stderr, flush=True)) as started:
             yield started
 

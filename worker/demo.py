@@ -9,6 +9,7 @@ import base64
 import difflib
 import io
 import json
+import os
 import statistics
 import sys
 import time
@@ -22,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from api.domain.consent import STATEMENT
+from api.domain.environment import accept_any_file_name, end_with, read_settings
 from api.domain.settings import Settings
 from opad_core import (
     Manifest,
@@ -39,6 +41,7 @@ from opad_core import (
 )
 from worker.stack.home import LocalError
 from worker.stack.launcher import local_stack
+from worker.stack.supervision import UnusableSetting
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "striped_mug"
 PROMPTS, SEEDS_PER_PROMPT, FIRST_SEED = 4, 3, 100
@@ -70,9 +73,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--iterations", type=int, help="length of the distillation stage; a few are enough for a trial")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results (default %(default)s)")
     arguments = parser.parse_args(argv)
+    accept_any_file_name()
     try:
         folder, class_noun = _what_to_learn(arguments.images, arguments.class_noun)
-        settings = Settings()
+        settings = read_settings()
         heic = reads_heic(settings.heic)
         found = find_references(folder, heic=heic)
         if notice := found.notice():
@@ -93,7 +97,10 @@ def main(argv: list[str] | None = None) -> int:
         )  # fmt: skip
         with local_stack(settings, say=print) as running:
             client = httpx.Client(
-                base_url=running.api_url, headers={"Authorization": f"Bearer {running.admin_key}"}, timeout=60
+                base_url=running.api_url,
+                headers={"Authorization": f"Bearer {running.admin_key}"},
+                timeout=60,
+                trust_env=False,  # a proxy would see the photos and the key
             )
             with client:
                 report = run(
@@ -101,6 +108,8 @@ def main(argv: list[str] | None = None) -> int:
                 )
             print("\n`make up` runs the service:")
             print(f"API documentation: {running.api_url}/docs and dashboard: {running.api_url}/dashboard")
+    except UnusableSetting as error:
+        end_with(*str(error).splitlines())
     except (OpadError, LocalError) as error:
         print(f"opad: {error}", file=sys.stderr)
         return 1
@@ -221,9 +230,14 @@ def _post_concept(
     form = {"name": name, "class_noun": class_noun, "seed": "0", "consent": "true"}
     if overrides := _overrides(iterations):
         form["overrides"] = json.dumps(overrides)
-    answer = client.post("/concepts", data=form, files=[("images", (p.name, p.read_bytes())) for p in files])
+    answer = client.post("/concepts", data=form, files=[("images", (_utf_8(p), p.read_bytes())) for p in files])
     job: dict[str, Any] = _checked(answer).json()["job"]
     return job
+
+
+def _utf_8(path: Path) -> str:
+    """Return the file's name for a form. Linux allows names that are not UTF-8."""
+    return os.fsencode(path.name).decode(errors="replace")
 
 
 def _watch(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:

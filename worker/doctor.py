@@ -132,9 +132,12 @@ def _engine(settings: Settings) -> str:
     if not settings.engine_urls:
         return "comes with `opad up`"
     for url in settings.engine_urls:
-        transport = httpx.HTTPTransport(uds=url.removeprefix("unix:")) if url.startswith("unix:") else None
+        transport = (
+            httpx.HTTPTransport(uds=url.removeprefix("unix:"), trust_env=False) if url.startswith("unix:") else None
+        )
         try:
-            with httpx.Client(transport=transport, base_url="http://engine" if transport else url, timeout=3) as client:
+            address = "http://engine" if transport else url
+            with httpx.Client(transport=transport, base_url=address, timeout=3, trust_env=False) as client:
                 client.get("/readyz").raise_for_status()
         except httpx.HTTPError as error:
             raise CheckFailed(f"{url} does not answer: {error}; read its log, or start it") from error

@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from api.domain.database import make_sessions
+from api.domain.environment import read_settings
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from worker.claiming import train_next
@@ -82,7 +83,7 @@ class Host:
 
 
 def main() -> int:
-    settings = Settings()
+    settings = read_settings("database_url", "redis_url", "s3_endpoint")
     configure_logs(settings.log_level)
     facts = {"base": settings.base, "device": settings.device}
     with ProcessHeartbeat(

@@ -10,14 +10,14 @@ import sys
 from types import FrameType
 
 from api.domain.database import make_sessions
+from api.domain.environment import read_settings
 from api.domain.logs import configure_logs
-from api.domain.settings import Settings
 from worker.claiming import train_next
 from worker.slot import trainer_pid
 
 
 def main() -> int:
-    settings = Settings()
+    settings = read_settings("database_url", "s3_endpoint")
     configure_logs(settings.log_level)
 
     def stop(signum: int, frame: FrameType | None) -> None:

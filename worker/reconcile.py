@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from api.domain import jobs
 from api.domain.database import Sessions, make_sessions
+from api.domain.environment import read_settings
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from api.domain.storage import Storage, StorageUnavailable
@@ -79,7 +80,7 @@ def create_notifier(settings: Settings) -> Celery:
 
 
 def main() -> None:
-    settings = Settings()
+    settings = read_settings("database_url", "redis_url", "s3_endpoint")
     configure_logs(settings.log_level)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # INFO logs the URLs of webhooks, which may hold tokens
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a sweep is one transaction, so it may stop anywhere

@@ -2,17 +2,24 @@
 
 Runs in a thread of the reconciler; several may run at the same time. A delivery may take ten seconds, from the lookup
 of the name to the status line. Redirects are not followed. Only the status and Retry-After of the response are read.
+
+HTTPS_PROXY, ALL_PROXY and NO_PROXY apply to public addresses; a private one is called directly.
 """
 
 import asyncio
 import json
+import ssl
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import SplitResult
+from urllib.request import getproxies_environment, proxy_bypass
 
 import httpx
 import structlog
+from socksio.exceptions import SOCKSError
 from sqlalchemy.exc import OperationalError
 from standardwebhooks import Webhook as Signer
 
@@ -70,33 +77,62 @@ def deliver_due(settings: Settings, sessions: Sessions) -> int:
     return len(claimed)
 
 
+class _Clients:
+    """The clients of one round of deliveries: one for direct connections, and one for each proxy."""
+
+    def __init__(self, opened: AsyncExitStack) -> None:
+        self._opened = opened
+        self._by_proxy: dict[str | None, httpx.AsyncClient] = {}
+        self._certificates = _trusted_certificates()
+
+    async def through(self, proxy: str | None) -> httpx.AsyncClient:
+        """Return the client for a proxy, or for direct connections. Raises Invalid for an unusable proxy."""
+        if proxy not in self._by_proxy:
+            limits = httpx.Limits(max_keepalive_connections=0)  # no keep-alive: two names may share an address
+            try:
+                client = httpx.AsyncClient(
+                    trust_env=False, verify=self._certificates, proxy=proxy, timeout=TRY_SECONDS, limits=limits
+                )
+            except (ValueError, httpx.InvalidURL) as error:
+                raise Invalid("HTTPS_PROXY or ALL_PROXY is no address of a proxy; correct it", "webhook_url") from error
+            self._by_proxy[proxy] = await self._opened.enter_async_context(client)
+        return self._by_proxy[proxy]
+
+
+def _trusted_certificates() -> ssl.SSLContext:
+    """Return the authorities of SSL_CERT_FILE or SSL_CERT_DIR, which a proxy may need, else those of certifi."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # no such file, or none of certificates
+        log.warning("webhooks.certificates_unreadable", error=str(error))
+        return httpx.create_ssl_context(trust_env=False)
+
+
 async def _send_all(claimed: list[tuple[WebhookDelivery, Webhook]], *, private_allowed: bool) -> list[Outcome]:
-    limits = httpx.Limits(max_keepalive_connections=0)  # no keep-alive: two names may share an address
-    async with httpx.AsyncClient(trust_env=False, timeout=TRY_SECONDS, limits=limits) as client:
+    async with AsyncExitStack() as opened:
+        clients = _Clients(opened)
         return await asyncio.gather(
-            *(_send(client, delivery, webhook, private_allowed=private_allowed) for delivery, webhook in claimed)
+            *(_send(clients, delivery, webhook, private_allowed=private_allowed) for delivery, webhook in claimed)
         )
 
 
-async def _send(
-    client: httpx.AsyncClient, delivery: WebhookDelivery, webhook: Webhook, *, private_allowed: bool
-) -> Outcome:
+async def _send(clients: _Clients, delivery: WebhookDelivery, webhook: Webhook, *, private_allowed: bool) -> Outcome:
     began = time.perf_counter()
     status = error = retry_after = None
     try:
         async with asyncio.timeout(TRY_SECONDS):
-            status, retry_after = await _post(client, delivery, webhook, private_allowed=private_allowed)
+            status, retry_after = await _post(clients, delivery, webhook, private_allowed=private_allowed)
     except TimeoutError:
         error = f"no answer within {TRY_SECONDS:g} s"
     except Invalid as refused:
         error = refused.message
-    except (httpx.HTTPError, httpx.InvalidURL) as failure:
+    except (httpx.HTTPError, httpx.InvalidURL, SOCKSError) as failure:  # httpx passes SOCKSError on as it is
         error = type(failure).__name__
     return Outcome(status, error, retry_after, round((time.perf_counter() - began) * 1000))
 
 
 async def _post(
-    client: httpx.AsyncClient, delivery: WebhookDelivery, webhook: Webhook, *, private_allowed: bool
+    clients: _Clients, delivery: WebhookDelivery, webhook: Webhook, *, private_allowed: bool
 ) -> tuple[int, timedelta | None]:
     """Send the message and return the status and Retry-After. Tries each address until one accepts a connection."""
     parts = webhook_address.split(webhook.url, private_allowed=private_allowed)
@@ -105,17 +141,31 @@ async def _post(
     addresses = await asyncio.to_thread(webhook_address.resolve, parts.hostname, port, private_allowed=private_allowed)
     body = json.dumps(delivery.payload, separators=(",", ":"))
     headers = {**signed_headers(delivery, webhook, body), "Host": parts.netloc}
-    for number, address in enumerate(addresses, 1):
-        url = httpx.URL(webhook.url).copy_with(host=str(address))
+    if proxy := proxy_for(parts, addresses):
+        # The proxy looks the name up again. It cannot be led to another server: that one lacks the name's certificate.
+        client, targets = await clients.through(proxy), [httpx.URL(webhook.url)]
+    else:
+        client = await clients.through(None)
+        targets = [httpx.URL(webhook.url).copy_with(host=str(address)) for address in addresses]
+    for number, url in enumerate(targets, 1):
         try:
             async with client.stream(
                 "POST", url, content=body, headers=headers, extensions={"sni_hostname": parts.hostname}
             ) as answer:
                 return answer.status_code, _retry_after(answer)
         except httpx.ConnectError:
-            if number == len(addresses):
+            if number == len(targets):
                 raise
     raise AssertionError("a name that resolves has an address")
+
+
+def proxy_for(parts: SplitResult, addresses: list[webhook_address.Address]) -> str | None:
+    """Return the environment's proxy for this address, or None if it is to be called directly."""
+    if not all(map(webhook_address.is_public, addresses)) or proxy_bypass(parts.netloc):
+        return None
+    proxies = getproxies_environment()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 def signed_headers(delivery: WebhookDelivery, webhook: Webhook, body: str) -> dict[str, str]:

@@ -1,12 +1,16 @@
 """The settings of the service: addresses, limits and policies. The method's settings are presets of `opad_core`."""
 
+import json
 import os
+import re
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 Preset = Literal["default", "paper"]
 """The names of the presets in `opad_core.methods.opad.config`; the api does not import it."""
@@ -14,11 +18,17 @@ MAX_REFERENCES = 100
 """The same number as `MAX_REFERENCES` of `opad_core.reference_images`."""
 
 
+_REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
+
+
 def default_home() -> Path:
-    """Return `/var/lib/opad` for root, else the XDG data folder."""
+    """Return `/var/lib/opad` for root, else the XDG data folder. Raises ValueError for a user without a home folder."""
     if os.geteuid() == 0:
         return Path("/var/lib/opad")
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "opad"
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "opad"
+    except RuntimeError as error:  # HOME is not set, and this uid has no passwd entry
+        raise ValueError("OPAD_HOME is not set and this user has no home folder; set it to a folder") from error
 
 
 class Settings(BaseSettings):
@@ -40,10 +50,14 @@ class Settings(BaseSettings):
     s3_secret_key: SecretStr = SecretStr("")
     s3_bucket: str = "opad"
     s3_region: str = "us-east-1"
+    s3_proxy: str | None = None
+    """The HTTP proxy in front of the store; HTTPS_PROXY and its like are for addresses of others."""
+    s3_ca_file: Path | None = None
+    """The certificate authorities of the store, as PEM; None means certifi's."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    engine_urls: list[str] = []
+    engine_urls: Annotated[list[str], NoDecode] = []
     """The engines, for instance `["http://engine:8100"]` or `["unix:/run/opad/engine.sock"]`.
     `["dns+http://engine:8100"]` means every address of that name."""
     base: str = "nano"
@@ -54,7 +68,7 @@ class Settings(BaseSettings):
     precision: Literal["float32", "half"] = "float32"
     """The precision of the frozen networks in trainer and engine. Trained parameters are always float32."""
 
-    trains: list[Preset] = []
+    trains: Annotated[list[Preset], NoDecode] = []
     """The presets that this host trains, for a GPU that is too small for the others. Empty means all."""
     lease_seconds: float = Field(default=60, gt=0)
     heartbeat_seconds: float = Field(default=10, gt=0)
@@ -96,7 +110,79 @@ class Settings(BaseSettings):
     webhooks_to_private_addresses: bool = False
     """Allows private addresses, any port and plain HTTP: for an installation whose users may reach its network."""
     generate_timeout_seconds: float = Field(default=10, gt=0)
-    log_level: str = "INFO"
+    log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = "INFO"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_not_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str) and not value.strip() and info.field_name != "s3_secret_key":
+            raise ValueError("is empty; give it a value, or remove it from the environment and from .env")
+        return value
+
+    @field_validator("engine_urls", "trains", mode="before")
+    @classmethod
+    def _parse_list(cls, value: Any) -> Any:
+        if not isinstance(value, str) or not value.strip():
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f'is {value!r}, which is not a list in JSON; write for instance ["{value}"]') from error
+
+    @field_validator("engine_urls")
+    @classmethod
+    def _are_engines(cls, value: list[str]) -> list[str]:
+        for url in value:
+            if not re.match(r"unix:/|(dns\+)?https?://[^/]", url):
+                raise ValueError(f"names {url!r}; write http://host:8100, dns+http://name:8100 or unix:/path")
+        return value
+
+    @field_validator("home", "bases_dir", "denied_words", "s3_ca_file", "base")
+    @classmethod
+    def _expand_home(cls, value: Any) -> Any:
+        """Replace a leading `~`, which no shell does in .env. `base` may be a path too."""
+        if not str(value).startswith("~"):
+            return value
+        try:
+            return type(value)(os.fspath(Path(value).expanduser()))
+        except RuntimeError as error:
+            raise ValueError(f"is {str(value)!r}, but there is no such home folder; write the whole path") from error
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: str | None) -> str | None:
+        """Return the address as `postgresql://`, from which `postgres://` and SQLAlchemy's form differ only in name."""
+        if value is None:
+            return None
+        address, known = re.subn(r"^postgres(ql)?(\+psycopg)?://", "postgresql://", value)
+        try:
+            make_url(address)
+        except (ArgumentError, ValueError):
+            known = 0
+        if not known:
+            raise ValueError("is no address of a database; write postgresql://user:password@host:5432/opad")
+        return address
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(_REDIS_SCHEMES):
+            raise ValueError(f"does not begin with {', '.join(_REDIS_SCHEMES)}; write redis://:password@host:6379/0")
+        return value
+
+    @field_validator("s3_endpoint", "s3_public_endpoint", "s3_proxy")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/]", value):
+            raise ValueError(f"is {value!r}; write an address that begins with https:// or http://")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError(f"is {value!r}; use auto, cpu, cuda, or cuda:1 for the second GPU")
+        return value
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Self:

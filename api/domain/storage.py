@@ -6,16 +6,20 @@ has a row in the database; an object without a row is garbage.
 
 import base64
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.configprovider import ConstantProvider
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
 from api.domain.errors import Conflict, DomainError, NotFound, Unavailable
@@ -219,20 +223,36 @@ class Storage:
             raise StorageUnavailable(f"the store did not answer for {key}: {error}", "storage_unavailable") from error
 
 
-# A session parses the description of S3: 0.25 s and 10 MB. So there is one, and it makes one client at a time.
-_session, _making = boto3.session.Session(), Lock()
+_making = Lock()
+
+
+@cache
+def _session() -> boto3.session.Session:
+    """Return a session without the AWS variables and without the configuration files of the user.
+
+    It parses the description of S3, which takes 0.25 s and 10 MB. So there is one, and it makes one client at a time.
+    """
+    inner = botocore.session.Session()
+    values = inner.get_component("config_store")
+    for name, (_, _, default, _) in botocore.session.Session.SESSION_VARIABLES.items():
+        values.set_config_provider(name, ConstantProvider(default))
+    for name in ("config_file", "credentials_file"):
+        values.set_config_provider(name, ConstantProvider(os.devnull))
+    return boto3.session.Session(botocore_session=inner)
 
 
 def _connect(settings: Settings, endpoint: str, *, short_timeouts: bool) -> "S3Client":
     with _making:
-        return _session.client(
+        return _session().client(
             "s3",
             endpoint_url=endpoint,
             region_name=settings.s3_region,
             aws_access_key_id=settings.s3_access_key,
             aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+            verify=str(settings.s3_ca_file) if settings.s3_ca_file else True,
             config=Config(
                 signature_version="s3v4",
+                proxies={"http": settings.s3_proxy, "https": settings.s3_proxy} if settings.s3_proxy else {},
                 s3={"addressing_style": "path"},
                 connect_timeout=3,
                 read_timeout=4 if short_timeouts else 30,

@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from transformers.utils import logging as transformers_logging
 
 from opad_core.bases.manifest import Manifest, hash_of, read_manifest
-from opad_core.errors import OpadError
+from opad_core.errors import OpadError, UnusableDeviceError
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
 from opad_core.networks.schedule import read_schedule
@@ -253,7 +253,22 @@ def load_base(name: str, *, bases: Path | None = None, device: str = "auto", pre
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device; "auto" is a GPU if there is one, else the CPU."""
+    """Return the device; "auto" is a GPU if there is one, else the CPU. Raises UnusableDeviceError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UnusableDeviceError(f"there is no device {name!r}; use auto, cpu, cuda, or cuda:1 for a GPU") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        what = (
+            f"finds {found} GPU{'s' * (found != 1)}, counted from 0" if torch.version.cuda else "is built without CUDA"
+        )
+        raise UnusableDeviceError(
+            f"there is no device {name!r}: PyTorch {torch.__version__} {what}; use auto or cpu, or install a driver "
+            "and a build of PyTorch for your GPU"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UnusableDeviceError(f"there is no device {name!r} on this machine; use auto or cpu")
+    return device

@@ -96,7 +96,8 @@ def test_every_service_is_hardened() -> None:
     assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
 
 
-NOT_IN_CONTAINERS = {"home", "bases_dir", "host", "port"}
+NOT_IN_CONTAINERS = {"home", "host", "port"}
+HANDED_ON_IF_SET = {"bases_dir", "s3_proxy", "s3_ca_file"}
 ADDRESSES = {"database_url", "redis_url", "s3_endpoint", "s3_public_endpoint", "engine_urls", "denied_words"}
 
 
@@ -108,7 +109,9 @@ def test_every_setting_reaches_the_containers_with_its_own_default(monkeypatch: 
         if name in NOT_IN_CONTAINERS:
             continue
         value = handed_on[f"OPAD_{name.upper()}"]
-        if name not in ADDRESSES:
+        if name in HANDED_ON_IF_SET:
+            assert value is None, name
+        elif name not in ADDRESSES:
             (default,) = re.fullmatch(r"\$\{OPAD_\w+:-(.*)\}", value).groups()
             monkeypatch.setenv(f"OPAD_{name.upper()}", default)
             assert getattr(Settings(_env_file=None), name) == field.default, name

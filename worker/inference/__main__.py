@@ -10,9 +10,9 @@ import torch
 import uvicorn
 
 from api.domain.denied_words import DeniedWords
+from api.domain.environment import end_with, read_settings
 from api.domain.logs import configure_logs
-from api.domain.settings import Settings
-from opad_core import OpadError, load_base
+from opad_core import OpadError, UnusableDeviceError, load_base
 from worker.inference.app import create_app
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.inference", description=__doc__)
     parser.add_argument("--bind", default="127.0.0.1:8100", help="unix:/path or host:port (default %(default)s)")
     bind = parser.parse_args().bind
-    settings = Settings()
+    settings = read_settings("database_url", "s3_endpoint")
     configure_logs(settings.log_level)
     try:
         load_base(
@@ -28,11 +28,11 @@ def main() -> int:
         )  # reads only the manifest; the app loads the networks
         DeniedWords.read(settings.denied_words)
     except OSError as error:
-        print(f"the engine cannot start: OPAD_DENIED_WORDS cannot be read: {error}", file=sys.stderr)
-        return 1
+        end_with(f"OPAD_DENIED_WORDS: {error}")
+    except UnusableDeviceError as error:
+        end_with(f"OPAD_DEVICE: {error}")
     except OpadError as error:
-        print(f"the engine cannot start: {error}; set OPAD_BASE to nano or to a base's folder", file=sys.stderr)
-        return 1
+        end_with(f"OPAD_BASE: {error}; set OPAD_BASE to nano or to a base's folder")
     leave_a_core()
     # on SIGTERM uvicorn finishes the accepted requests, then the lifespan ends and closes the queue
     config = uvicorn.Config(create_app(settings, bind=bind), log_config=None, access_log=False, lifespan="on")

@@ -149,13 +149,16 @@ class Home:
         if os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
             candidates.insert(0, Path(os.environ["XDG_RUNTIME_DIR"]))
         for parent in candidates:
-            if len(bytes(parent)) <= LONGEST_SOCKET_PATH - 50 and os.access(parent, os.W_OK | os.X_OK):
+            # a comma would separate two folders for PostgreSQL
+            short = len(bytes(parent)) <= LONGEST_SOCKET_PATH - 50 and "," not in str(parent)
+            if short and os.access(parent, os.W_OK | os.X_OK):
                 folder = Path(tempfile.mkdtemp(prefix="opad-", dir=parent))
                 if os.geteuid() == 0:
                     folder.chmod(0o711)  # PostgreSQL's account must reach its own folder inside
                 return folder
         raise LocalError(
-            f"no writable folder with a short path for sockets among {', '.join(map(str, candidates))}; set TMPDIR"
+            f"no writable folder with a short path and no comma for sockets among {', '.join(map(str, candidates))}; "
+            "set TMPDIR"
         )
 
 
@@ -233,18 +236,28 @@ def unprivileged_account(home: Path, data: Path) -> Account | None:
     if os.geteuid() != 0:
         return None
     if data.exists():
-        owner = pwd.getpwuid(data.stat().st_uid)
+        status = data.stat()
+        owner = Account(user_name(status.st_uid), status.st_uid, status.st_gid)
     else:
         names = {entry.pw_name for entry in pwd.getpwall()}
-        owner = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+        entry = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+        owner = Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
     for parent in (home, *home.parents):
         if not parent.stat().st_mode & stat.S_IXOTH:
             raise LocalError(
-                f"PostgreSQL does not run as root, and its user {owner.pw_name!r} cannot enter {parent}; "
+                f"PostgreSQL does not run as root, and its user {owner.name!r} cannot enter {parent}; "
                 "set OPAD_HOME to a folder that others may enter (the default is /var/lib/opad), "
                 "or start as an ordinary user"
             )
-    return Account(owner.pw_name, owner.pw_uid, owner.pw_gid)
+    return owner
+
+
+def user_name(uid: int) -> str:
+    """Return the user's name, or the number if it has no passwd entry, as in a container with another uid."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def published_environment(folder: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ from worker.stack.embedded import environment, start_servers
 from worker.stack.home import Home, LocalError, write_private
 from worker.stack.parent_death import dies_with_parent
 from worker.stack.servers import free_ports, is_free
-from worker.stack.supervision import Interrupted, Service, Supervisor
+from worker.stack.supervision import Interrupted, Service, Supervisor, UnusableSetting
 
 READY = "OPAD is ready:"
 """Prefix of the line that is printed when everything answers."""
@@ -101,6 +101,10 @@ def local_stack(settings: Settings, *, say: Callable[[str], None]) -> Iterator[R
     try:
         is_up.wait()
         if not any(line.startswith(READY) for line in lines):
+            if launcher.wait() == 2:
+                raise UnusableSetting(
+                    "\n".join(line.removeprefix("opad: ") for line in lines if line.startswith("opad: "))
+                )
             raise LocalError("the service did not start:\n" + "\n".join(lines[-20:]))
         yield RunningStack(_api_url(chosen), (settings.home / "admin-key").read_text().strip(), launcher.pid)
     finally:
@@ -163,11 +167,11 @@ def _reconciler(settings: Settings) -> Service:
 
 def _engine(settings: Settings) -> Service:
     address = settings.engine_urls[0]
-    transport = httpx.HTTPTransport(uds=address.removeprefix("unix:"))
+    transport = httpx.HTTPTransport(uds=address.removeprefix("unix:"), trust_env=False)
 
     def ready() -> str | None:
         try:
-            with httpx.Client(transport=transport, base_url="http://engine", timeout=1) as client:
+            with httpx.Client(transport=transport, base_url="http://engine", timeout=1, trust_env=False) as client:
                 return f"base {settings.base}" if client.get("/readyz").is_success else None
         except httpx.TransportError:
             return None
@@ -192,17 +196,14 @@ def _python_service(
 
 
 def child_environment() -> dict[str, str]:
-    """Return an environment that finds our packages from any working directory and uses no proxy between our services.
+    """Return an environment that finds our packages from any working directory.
 
     PYTHONSAFEPATH keeps a folder `api` in the working directory from hiding our package.
     """
     ours = str(Path(__file__).parents[2])
-    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost"]))
     return {
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")])),
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
     }
 
 

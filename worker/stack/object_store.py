@@ -49,6 +49,7 @@ def seaweedfs(home: Home) -> tuple[list[list[Service]], str]:
         name: str, *options: str, ready: Callable[[], str | None] | None = None, stop: signal.Signals = signal.SIGTERM
     ) -> Service:
         port = ports[f"{name}.port"]
+        # each runs in `data` and takes "." for it, because a comma in -dir separates folders
         return Service(
             name="s3" if name == "s3" else f"s3-{name}",
             command=[
@@ -66,14 +67,14 @@ def seaweedfs(home: Home) -> tuple[list[list[Service]], str]:
     groups = [
         [
             service(
-                "master", "-ip=127.0.0.1", f"-mdir={data}", "-peers=none", "-disableHttp", "-volumeSizeLimitMB=128",
+                "master", "-ip=127.0.0.1", "-mdir=.", "-peers=none", "-disableHttp", "-volumeSizeLimitMB=128",
                 "-telemetry=false",
             )
         ],
         [  # started after the master: they look for it again only after seconds
-            service("volume", "-ip=127.0.0.1", f"-dir={data}", "-max=0", f"-master={master}", "-preStopSeconds=0"),
+            service("volume", "-ip=127.0.0.1", "-dir=.", "-max=0", f"-master={master}", "-preStopSeconds=0"),
             service(
-                "filer", "-ip=127.0.0.1", f"-defaultStoreDir={data}", "-disableHttp", f"-master={master}",
+                "filer", "-ip=127.0.0.1", "-defaultStoreDir=.", "-disableHttp", f"-master={master}",
                 f"-localSocket={home.sockets / 'filer.sock'}",
                 stop=signal.SIGKILL,  # on SIGTERM it waits 15 s for itself; its store survives a kill
             ),

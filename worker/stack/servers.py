@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +26,10 @@ from worker.stack.home import (
     end_processes,
     make_own_folder,
     unprivileged_account,
+    user_name,
     write_private,
 )
+from worker.stack.named_user import NOT_ALLOWED, with_named_user
 from worker.stack.parent_death import dies_with_parent
 from worker.stack.supervision import Service
 
@@ -135,17 +138,25 @@ def _initdb(home: Home, programs: Path, data: Path, account: Account | None, pas
         os.chown(new, account.uid, account.gid)
         os.chown(password_file, account.uid, account.gid)
     log = home.log("postgresql")
+    command = [
+        str(programs / "initdb"), "--pgdata", str(new), "--username", "opad", f"--pwfile={password_file}",
+        "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions",
+    ]  # fmt: skip
+    uid = account.uid if account else os.geteuid()
+    if sys.platform == "linux" and user_name(uid) == str(uid):
+        command = with_named_user(*command)
     with log.open("ab") as output:
         done = subprocess.run(
-            dies_with_parent(
-                str(programs / "initdb"), "--pgdata", str(new), "--username", "opad", f"--pwfile={password_file}",
-                "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions",
-                account=str(account or ""),
-            ),
+            dies_with_parent(*command, account=str(account or "")),
             cwd=new, env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             check=False,
         )  # fmt: skip
     password_file.unlink()
+    if done.returncode == NOT_ALLOWED:
+        raise LocalError(
+            f"PostgreSQL's initdb needs a name for uid {uid}, which has none here; add a line for it to /etc/passwd, "
+            "or set OPAD_DATABASE_URL to a server of yours"
+        )
     if done.returncode != 0:
         raise LocalError(f"initdb exited with status {done.returncode}; its output is in {log}")
     new.replace(data)

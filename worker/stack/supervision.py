@@ -12,6 +12,9 @@ from pathlib import Path
 from worker.stack.home import Account, Home, LocalError
 from worker.stack.parent_death import dies_with_parent
 
+_REASON = "opad: "
+"""How a program begins the sentence that says why it ends with status 2."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -65,12 +68,18 @@ class _Running:
     service: Service
     process: subprocess.Popen[bytes]
     started: float
+    log_begins: int
+    """Size of the log before this start; what comes before it belongs to earlier ones."""
     is_ready: bool = False
     probe: _Probe | None = None
     problem: str | None = None
     """What went wrong in the last readiness check."""
     crashes: int = 0
     restart_at: float | None = None
+
+
+class UnusableSetting(LocalError):
+    """A service cannot start with its settings. The message is the service's own."""
 
 
 class Interrupted(LocalError):
@@ -89,10 +98,12 @@ class Supervisor:
     def start(self, *services: Service) -> None:
         """Start the services together and wait until all are ready.
 
-        Raises LocalError with the end of a log if a service ends or takes too long.
+        Raises LocalError with the end of a log if a service ends or takes too long, and UnusableSetting if a service
+        ends because of a setting.
         """
         for service in services:
-            self._running[service.name] = _Running(service, self._launch(service), time.monotonic())
+            begins = self.home.log(service.name).stat().st_size
+            self._running[service.name] = _Running(service, self._launch(service), time.monotonic(), begins)
         self._record()
         waiting = [self._running[service.name] for service in services]
         while waiting := [running for running in waiting if not self._check_ready(running)]:
@@ -107,11 +118,20 @@ class Supervisor:
         waited = time.monotonic() - running.started
         if code is None and waited < service.start_seconds:
             return
+        printed = self._printed(running)
+        if code == 2 and printed and all(line.startswith(_REASON) for line in printed):
+            raise UnusableSetting("\n".join(line.removeprefix(_REASON) for line in printed))
         what = f"was not ready after {waited:.0f} s" if code is None else f"ended with {_describe_exit(code)}"
         if running.problem is not None:
             what += f" ({running.problem})"
-        log = self.home.log(service.name)
-        raise LocalError(f"{service.name} {what}; the end of {log}:\n{_tail(log)}")
+        end = "\n".join("  " + line for line in printed[-15:])
+        raise LocalError(f"{service.name} {what}; the end of {self.home.log(service.name)}:\n{end}")
+
+    def _printed(self, running: _Running) -> list[str]:
+        """Return the lines that the service has written to its log since its first start by this launcher."""
+        with self.home.log(running.service.name).open("rb") as log:
+            log.seek(running.log_begins)
+            return log.read().decode(errors="replace").splitlines()
 
     def restart_dead(self) -> None:
         """Restart the services that died, with growing delays if one keeps dying. Does not wait."""
@@ -205,7 +225,3 @@ def _kill_group(pid: int) -> None:
 
 def _describe_exit(code: int) -> str:
     return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-lines:])

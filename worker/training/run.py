@@ -23,6 +23,7 @@ from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from api.domain import failpoints, jobs
 from api.domain.database import Sessions, make_sessions
+from api.domain.environment import read_settings
 from api.domain.job_reports import StoredExport
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
@@ -60,7 +61,7 @@ def main() -> int:
     parser.add_argument("--fence", type=int, required=True, help="fence that the claim returned")
     arguments = parser.parse_args()
     stop = _stop_on_sigterm()
-    settings = Settings()
+    settings = read_settings("database_url", "s3_endpoint")
     configure_logs(settings.log_level)
     structlog.contextvars.bind_contextvars(job_id=str(arguments.job), fence=arguments.fence)
     return run(Claim(arguments.job, arguments.fence), settings, stop)

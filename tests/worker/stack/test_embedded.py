@@ -166,11 +166,12 @@ def test_a_folder_of_someone_else_keeps_its_permissions(folder):
 
 
 def processes_using(folder: Path) -> list[psutil.Process]:
-    """Return the other processes whose command line names the folder."""
+    """Return the other processes that run in the folder or name it in their command line."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and any(str(folder) in word for word in process.cmdline()):
+            words = [*process.cmdline(), process.cwd()]
+            if process.pid != os.getpid() and any(str(folder) in word for word in words):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue

@@ -1,0 +1,59 @@
+"""`.ci/setup`, which `make` runs first, beside variables that send pip elsewhere."""
+
+import hashlib
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tests.environment.conftest import AUTHORITIES, REPOSITORY
+
+PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+BACKEND = """
+import zipfile
+from pathlib import Path
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    return write_wheel(Path(folder), "ours").name
+"""
+
+
+def write_wheel(folder: Path, name: str) -> Path:
+    """Write a package of one empty module."""
+    file, about = folder / f"{name}-1-py3-none-any.whl", f"{name}-1.dist-info"
+    with zipfile.ZipFile(file, "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    return file
+
+
+def test_packages_go_into_the_checkouts_environment_whatever_pip_is_told(tmp_path):
+    wheels, checkout, elsewhere = (tmp_path / name for name in ("wheels", "checkout", "elsewhere"))
+    for folder in (wheels, checkout / ".ci", elsewhere):
+        folder.mkdir(parents=True)
+    shutil.copy(REPOSITORY / ".ci" / "setup", checkout / ".ci")
+    write_wheel(wheels, "torchlike")
+    digest = hashlib.sha256(write_wheel(wheels, "locked").read_bytes()).hexdigest()
+    (checkout / "requirements.torch").write_text("torchlike==1\n")
+    (checkout / "requirements.lock").write_text(f"locked==1 --hash=sha256:{digest}\n")
+    (checkout / "pyproject.toml").write_text(PYPROJECT)
+    (checkout / "backend.py").write_text(BACKEND + "\n" + inspect.getsource(write_wheel))
+    (tmp_path / "pip.conf").write_text("[install]\nuser = true\n")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
+    theirs = dict.fromkeys(AUTHORITIES, "/nowhere/authorities.pem") | {
+        "PIP_USER": "1", "PIP_TARGET": str(elsewhere), "PIP_REQUIRE_HASHES": "1", "PIP_CONSTRAINT": "/nowhere.txt",
+        "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PYTHONPATH": str(elsewhere), "PYTHONUSERBASE": str(elsewhere),
+        "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PYTHON": sys.executable,
+    }  # fmt: skip
+    done = subprocess.run(
+        ["sh", ".ci/setup"], cwd=checkout, env=kept | theirs, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(elsewhere.iterdir()) == []
+    imports = "import torchlike, locked, ours; print(locked.__file__)"
+    found = subprocess.check_output([".venv/bin/python", "-I", "-c", imports], cwd=checkout, text=True)
+    assert found.startswith(str(checkout / ".venv"))

@@ -1,0 +1,43 @@
+import sys
+
+import pytest
+
+from worker.stack.home import Home, LocalError
+from worker.stack.supervision import Service, Supervisor, UnusableSetting
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a Python program as the service `part`, which never becomes ready."""
+    home = Home(tmp_path / "home")
+    home.open()
+    supervisor = Supervisor(home, say=lambda line: None)
+
+    def start(code):
+        supervisor.start(Service("part", [sys.executable, "-c", code], ready=lambda: None))
+
+    yield start
+    supervisor.stop()
+    home.close()
+
+
+def test_a_failed_start_shows_its_own_lines_and_none_of_an_earlier_one(start):
+    with pytest.raises(LocalError, match="the first reason"):
+        start("import sys; sys.exit('the first reason')")
+    with pytest.raises(
+        LocalError, match=r"part ended with exit status 1; the end of .*part.log:\n  the second$"
+    ) as failed:
+        start("import sys; sys.exit('the second')")
+    assert "the first" not in str(failed.value)
+
+
+def test_a_part_that_cannot_use_a_setting_is_quoted(start):
+    code = "import sys; print('opad: OPAD_DEVICE is none of ours', file=sys.stderr); sys.exit(2)"
+    with pytest.raises(UnusableSetting, match=r"^OPAD_DEVICE is none of ours$"):
+        start(code)
+
+
+def test_another_end_with_status_2_is_shown_with_its_log(start):
+    with pytest.raises(LocalError, match=r"part ended with exit status 2; the end of .*\n  usage: part") as failed:
+        start("import sys; print('usage: part'); sys.exit(2)")
+    assert not isinstance(failed.value, UnusableSetting)
