@@ -16,6 +16,7 @@ from api.json_bodies import without_repeated_keys
 from api.limits import count_request
 from api.middleware import RequestFrame
 from api.openapi import describe
+from api.public_address import PublicAddress
 from api.routes import (
     audit,
     concepts,
@@ -65,6 +66,7 @@ def create_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: 
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        servers=[{"url": settings.public_url}] if settings.public_url else None,
     )
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem} for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 503, 504)
@@ -109,4 +111,5 @@ def create_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: 
         upload_bytes=settings.upload_bytes,
         body_seconds=settings.body_seconds,
     )
+    app.add_middleware(PublicAddress, public_url=settings.public_url)  # the outermost: the others compare paths
     return app

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.domain import keys
 from api.domain.errors import Forbidden, Unauthorized
 from api.domain.tables import ApiKey, DashboardSession, Owner
+from api.public_address import is_same_origin
 from api.services import SessionDep
 
 IDLE = timedelta(minutes=30)
@@ -127,14 +128,6 @@ async def caller_of_session(session: SessionDep, token: str) -> Caller | None:
         .values(seen_at=func.now())
     )
     return _as_caller(key, owner_name)
-
-
-def is_same_origin(request: Request) -> bool:
-    """Return False if the browser says that another site's page made the request."""
-    origin = request.headers.get("origin")
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    own = f"{request.url.scheme}://{request.headers.get('host', '')}"
-    return site in ("same-origin", "none") and origin in (None, own)
 
 
 async def caller(request: Request, session: SessionDep) -> Caller:

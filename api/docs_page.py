@@ -8,6 +8,7 @@ from fastapi.responses import Response
 
 from api.dashboard.page import templates
 from api.domain.settings import Settings
+from api.public_address import public_address
 
 
 def install_docs_page(app: FastAPI, settings: Settings) -> None:
@@ -15,7 +16,7 @@ def install_docs_page(app: FastAPI, settings: Settings) -> None:
         document = app.openapi()
         context = {
             "info": document["info"],
-            "routes": _routes(document, str(request.base_url)),
+            "routes": _routes(document, f"{public_address(request)}/"),
             "photo_count": settings.reference_count("photo"),
         }
         return templates.TemplateResponse(request, "reference.html", context)

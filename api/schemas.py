@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from api.domain.settings import Preset
 from api.domain.tables import Concept, Consent, ConsentSource, Job, JobState
 from api.domain.text_rules import name_as_read, noun_as_read, prompt_as_read
+from api.public_address import link
 
 MAX_SEED = 2**63 - 1
 PLACEHOLDER = "<concept>"
@@ -169,7 +170,7 @@ class JobOut(Out):
             losses=job.losses,
             attempt=job.attempt,
             queue_position=queue_position,
-            preview_url=f"/v1/jobs/{job.id}/preview" if job.preview_key else None,
+            preview_url=link(f"/v1/jobs/{job.id}/preview") if job.preview_key else None,
             error=error,
             created_at=job.created_at,
             started_at=job.started_at,
@@ -248,7 +249,7 @@ class ConceptDetail(ConceptOut):
                 position=reference.position,
                 width=reference.width,
                 height=reference.height,
-                url=f"/v1/concepts/{concept.id}/references/{reference.position}",
+                url=link(f"/v1/concepts/{concept.id}/references/{reference.position}"),
                 check_score=reference.check_score,
             )
             for reference in concept.references
@@ -277,7 +278,7 @@ def _concept_fields(
         "state": "ready" if bundle else newest.value,
         "bundle": bundle,
         "versions": versions,
-        "cover_url": f"/v1/concepts/{concept.id}/references/1",
+        "cover_url": link(f"/v1/concepts/{concept.id}/references/1"),
         "created_at": concept.created_at,
     }
 

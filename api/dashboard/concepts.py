@@ -10,6 +10,7 @@ from api.dashboard.page import PageRoute, ViewerDep, page
 from api.domain.errors import NotFound
 from api.domain.storage import StorageUnavailable
 from api.output_schemas import DownloadOut, Layout
+from api.public_address import public_address
 from api.routes import concepts, downloads, images, preferences
 from api.schemas import ConceptState
 from api.services import ServicesDep, SessionDep
@@ -77,7 +78,7 @@ async def concept_detail(
         "concept.html",
         concept=concept,
         files=files,
-        address=str(request.base_url).rstrip("/"),
+        address=public_address(request),
         stored=(await images.list_images(services, viewer.who, session, concept_id=concept_id, limit=6)).items,
     )
 

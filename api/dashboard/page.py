@@ -18,6 +18,7 @@ from starlette.templating import Jinja2Templates
 from api.auth import Caller, caller_of_session, csrf_token, session_token
 from api.domain.errors import DomainError
 from api.errors import STATUS
+from api.public_address import link, root
 from api.services import SessionDep
 
 HERE = Path(__file__).parent
@@ -71,8 +72,8 @@ def _to_sign_in(request: Request) -> Response:
     address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     target = SIGN_IN if address == "/dashboard" else f"{SIGN_IN}?next={quote(address)}"
     if "hx-request" in request.headers:  # htmx refreshes a part of the page: redirect the whole page
-        return Response(headers={"HX-Redirect": SIGN_IN})
-    return RedirectResponse(target, 303)
+        return Response(headers={"HX-Redirect": link(SIGN_IN)})
+    return RedirectResponse(link(target), 303)
 
 
 def refusal(request: Request, status: int, message: str) -> Response:
@@ -166,3 +167,4 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "commands": _commands,
 }
 templates.env.filters |= _FILTERS
+templates.env.globals["root"] = root

@@ -7,6 +7,7 @@ from starlette.types import Scope
 
 from api.dashboard import concepts, jobs, new_concept, operations, overview, playground, sign_in
 from api.dashboard.page import HERE
+from api.public_address import link
 
 router = APIRouter(include_in_schema=False)
 for _module in (sign_in, overview, jobs, new_concept, concepts, playground, operations):
@@ -27,8 +28,8 @@ def install_static(app: FastAPI) -> None:
 
 
 @router.get("/")
-async def root() -> Response:
-    return RedirectResponse("/dashboard", 303)
+async def to_dashboard() -> Response:
+    return RedirectResponse(link("/dashboard"), 303)
 
 
 @router.get("/favicon.ico")

@@ -17,13 +17,13 @@ from api.auth import (
     cookie_name,
     csrf_token,
     hash_token,
-    is_same_origin,
     session_token,
 )
 from api.dashboard.page import SIGN_IN, PageRoute, bare_page
 from api.domain import audit
 from api.domain.errors import Forbidden, TooManyRequests, Unauthorized
 from api.domain.tables import DashboardSession
+from api.public_address import is_same_origin, link
 from api.refusals import recording_of_sign_in
 from api.services import Services, ServicesDep, SessionDep
 
@@ -77,7 +77,7 @@ async def sign_in(request: Request, services: ServicesDep, session: SessionDep) 
         api_key_id=who.api_key_id,
         request_id=request.state.request_id,
     )
-    response = RedirectResponse(following, 303)
+    response = RedirectResponse(link(following), 303)
     secure = request.url.scheme == "https"
     response.set_cookie(cookie_name(secure), token, httponly=True, secure=secure, samesite="strict", path="/")
     return response
@@ -92,7 +92,7 @@ async def sign_out(request: Request, session: SessionDep) -> Response:
         if not is_same_origin(request) or not hmac.compare_digest(sent.encode(), csrf_token(token).encode()):
             raise Forbidden("this form did not come from the dashboard; reload the page", "bad_csrf_token")
         await _end_session(session, token)
-    response = RedirectResponse(SIGN_IN, 303)
+    response = RedirectResponse(link(SIGN_IN), 303)
     secure = request.url.scheme == "https"
     response.delete_cookie(cookie_name(secure), httponly=True, secure=secure, samesite="strict", path="/")
     return response
@@ -138,6 +138,7 @@ def _is_private(request: Request) -> bool:
 def _insecure(request: Request) -> Response:
     message = (
         "Signing in here would send your key over the network unencrypted. "
-        "Use https, or open the dashboard on the machine itself (http://localhost)."
+        "Use https, or open the dashboard on the machine itself (http://localhost). A TLS proxy must send "
+        "X-Forwarded-Proto: https, and OPAD_TRUSTED_PROXIES must contain its address."
     )
     return bare_page(request, "sign_in.html", status=403, message=message, refused=True)

@@ -1,5 +1,6 @@
 """The settings of the service: addresses, limits and policies. The method's settings are presets of `opad_core`."""
 
+import ipaddress
 import json
 import os
 import re
@@ -57,6 +58,10 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    public_url: str | None = None
+    """The address of the proxy in front, for instance `https://example.org/opad`; None without one."""
+    trusted_proxies: str = "127.0.0.1,::1"
+    """Addresses and networks whose X-Forwarded-Proto and X-Forwarded-For are believed; `*` is everyone."""
     engine_urls: Annotated[list[str], NoDecode] = []
     """The engines, for instance `["http://engine:8100"]` or `["unix:/run/opad/engine.sock"]`.
     `["dns+http://engine:8100"]` means every address of that name."""
@@ -175,6 +180,30 @@ class Settings(BaseSettings):
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and not re.match(r"https?://[^/]", value):
             raise ValueError(f"is {value!r}; write an address that begins with https:// or http://")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_public(cls, value: str | None) -> str | None:
+        """Return the address without a slash at its end."""
+        if value is None:
+            return None
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~-]+)*/?", value):
+            raise ValueError(f"is {value!r}; write an address such as https://example.org or https://example.org/opad")
+        if own := re.search(r"//[^/]+/(v1|dashboard|docs|static)\b", value):
+            raise ValueError(f"is {value!r}; leave out /{own[1]}, which is a path of the service itself")
+        return value.rstrip("/")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for item in value.split(",") if value != "*" else ():
+            try:
+                ipaddress.ip_network(item.strip())
+            except ValueError as error:
+                raise ValueError(
+                    f"contains {item.strip()!r}; write addresses and networks, such as 10.0.0.5,10.1.0.0/16, or *"
+                ) from error
         return value
 
     @field_validator("device")

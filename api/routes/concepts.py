@@ -29,6 +29,7 @@ from api.domain.tables import Bundle, Concept, Consent, Job, JobState, Reference
 from api.domain.text_rules import as_read
 from api.erasure import erase_concept, hold_off_erasures
 from api.idempotency import IdempotencyHeader, IdempotentRequest
+from api.public_address import link
 from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
 from api.schemas import (
@@ -172,7 +173,7 @@ async def create_concept(
     await session.flush()
     detail = await _detail(session, who, concept.id)
     accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
-    response.headers["Location"] = f"/v1/concepts/{concept.id}"
+    response.headers["Location"] = link(f"/v1/concepts/{concept.id}")
     if not await idempotent.save_answer(session, response, accepted):
         return idempotent.replay(response, ConceptAccepted)
     await trail.record("concept.create", concept.id, "accepted")
@@ -226,7 +227,7 @@ async def create_version(
     if not detail.references:  # checked only now: a sweep may remove them until the new job's row exists
         raise references_gone(before.name)
     accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Location"] = link(f"/v1/jobs/{job.id}")
     if not await idempotent.save_answer(session, response, accepted):
         return idempotent.replay(response, ConceptAccepted)
     await trail.record("concept.train_again", concept_id, "accepted")

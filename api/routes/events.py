@@ -18,6 +18,7 @@ from api.auth import Reader
 from api.db import Sessions
 from api.domain.errors import NotFound
 from api.domain.tables import Job, JobEvent
+from api.public_address import link
 from api.services import ServicesDep, SessionDep
 
 POLL_SECONDS = 0.5
@@ -130,5 +131,5 @@ async def _read_batch(session: AsyncSession, owner_id: UUID, job_id: UUID, last_
 
 
 def _encode(event: JobEvent) -> bytes:
-    data = event.data | ({"url": f"/v1/jobs/{event.job_id}/preview"} if event.kind == "preview" else {})
+    data = event.data | ({"url": link(f"/v1/jobs/{event.job_id}/preview")} if event.kind == "preview" else {})
     return format_sse_event(event=event.kind, data_str=json.dumps(data), id=str(event.id))

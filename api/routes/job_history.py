@@ -15,6 +15,7 @@ from api.domain import job_log
 from api.domain.errors import NotFound
 from api.domain.storage import ObjectMissing, Storage, preview_key, preview_prefix
 from api.domain.tables import Checkpoint, Job, JobEvent
+from api.public_address import link
 from api.schemas import JobError, JobStateName, Out
 from api.services import ServicesDep, SessionDep
 
@@ -101,7 +102,7 @@ def _previews(storage: Storage, job_id: UUID) -> list[PreviewOut]:
     found = []
     for entry in storage.entries(preview_prefix(job_id)):
         step = int(entry.key.rsplit("/", 1)[1].removesuffix(".png"))
-        found.append(PreviewOut(step=step, at=entry.written_at, url=f"/v1/jobs/{job_id}/previews/{step}"))
+        found.append(PreviewOut(step=step, at=entry.written_at, url=link(f"/v1/jobs/{job_id}/previews/{step}")))
     return sorted(found, key=lambda preview: preview.step)
 
 

@@ -15,6 +15,7 @@ from api.domain import keys
 from api.domain.errors import Conflict, Forbidden, NotFound
 from api.domain.tables import ApiKey, Owner
 from api.domain.text_rules import as_read
+from api.public_address import link
 from api.schemas import In, Name, Out
 from api.services import SessionDep
 
@@ -172,7 +173,7 @@ async def create_key(body: KeyIn, response: Response, who: Admin, session: Sessi
         limits=body.limits.model_dump(exclude_none=True) if body.limits else {},
     )
     made = KeyMade.of_new(key, owner_name, secret)
-    response.headers.update({"Location": f"/v1/keys/{key.id}", "Cache-Control": "no-store"})
+    response.headers.update({"Location": link(f"/v1/keys/{key.id}"), "Cache-Control": "no-store"})
     await trail.record("key.create", key.id, "created", owner_id=key.owner_id)
     return made
 

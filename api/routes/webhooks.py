@@ -15,6 +15,7 @@ from api.auth import Caller, Reader, Trainer
 from api.domain import webhook_address, webhooks
 from api.domain.errors import Conflict, NotFound
 from api.domain.tables import Owner, Webhook, WebhookDelivery
+from api.public_address import link
 from api.schemas import In, Out
 from api.services import ServicesDep, SessionDep
 
@@ -183,7 +184,7 @@ async def create_webhook(
     session.add(webhook)
     await session.flush()
     made = WebhookMade.of_new(webhook)
-    response.headers.update({"Location": f"/v1/webhooks/{webhook.id}", "Cache-Control": "no-store"})
+    response.headers.update({"Location": link(f"/v1/webhooks/{webhook.id}"), "Cache-Control": "no-store"})
     await trail.record("webhook.create", webhook.id, "created")
     return made
 

@@ -97,8 +97,16 @@ def test_every_service_is_hardened() -> None:
 
 
 NOT_IN_CONTAINERS = {"home", "host", "port"}
-HANDED_ON_IF_SET = {"bases_dir", "s3_proxy", "s3_ca_file"}
-ADDRESSES = {"database_url", "redis_url", "s3_endpoint", "s3_public_endpoint", "engine_urls", "denied_words"}
+HANDED_ON_IF_SET = {"bases_dir", "s3_proxy", "s3_ca_file", "public_url"}
+ADDRESSES = {
+    "database_url",
+    "redis_url",
+    "s3_endpoint",
+    "s3_public_endpoint",
+    "engine_urls",
+    "denied_words",
+    "trusted_proxies",
+}
 
 
 def test_every_setting_reaches_the_containers_with_its_own_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,14 @@ def elsewhere(monkeypatch, tmp_path):
         ("HOME", "~no-such-user/x", "OPAD_HOME is '~no-such-user/x', but there is no such home folder; "
          "write the whole path"),
         ("DEVICE", "gpu", "OPAD_DEVICE is 'gpu'; use auto, cpu, cuda, or cuda:1 for the second GPU"),
+        ("PUBLIC_URL", "example.org/opad", "OPAD_PUBLIC_URL is 'example.org/opad'; "
+         "write an address such as https://example.org or https://example.org/opad"),
+        ("PUBLIC_URL", "https://example.org/opad?a", "OPAD_PUBLIC_URL is 'https://example.org/opad?a'; "
+         "write an address such as https://example.org or https://example.org/opad"),
+        ("PUBLIC_URL", "https://example.org/v1/", "OPAD_PUBLIC_URL is 'https://example.org/v1/'; "
+         "leave out /v1, which is a path of the service itself"),
+        ("TRUSTED_PROXIES", "10.0.0.5, proxy", "OPAD_TRUSTED_PROXIES contains 'proxy'; "
+         "write addresses and networks, such as 10.0.0.5,10.1.0.0/16, or *"),
         ("LEASE_SECONDS", "15", "OPAD_LEASE_SECONDS=15 is too short for OPAD_HEARTBEAT_SECONDS=10; "
          "make it at least twice as long"),
     ],
