@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"opad: --device: {error}", file=sys.stderr)
         return 2
     except OpadError as error:
-        print(f"opad: {error}", file=sys.stderr)
+        ours = "python -m opad_core"  # which a shell finds only while the environment is active
+        print(f"opad: {str(error).replace(ours, f'{sys.executable} -m opad_core')}", file=sys.stderr)
         return 1
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 
 from api.domain import audit, keys, retention
+from api.domain.commands import runnable
 from api.domain.database import make_sessions
 from api.domain.environment import accept_any_file_name, end_with, read_settings
 from api.domain.errors import DomainError
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     except UnusableSetting as error:
         end_with(*str(error).splitlines())
     except (LocalError, DomainError) as error:
-        print(f"opad: {error}", file=sys.stderr)
+        print(f"opad: {runnable(str(error))}", file=sys.stderr)
         return 1
     except OperationalError as error:
         print(f"opad: the database does not answer: {error.orig}", file=sys.stderr)
@@ -194,7 +195,7 @@ def run_retention(arguments: argparse.Namespace) -> int:
 def run_doctor(arguments: argparse.Namespace) -> int:
     from worker import doctor  # imports torch, 400 MB that the launcher does not need
 
-    return doctor.run_checks(_settings_of_the_running_stack(), say=print)
+    return doctor.run_checks(_settings_of_the_running_stack(), say=lambda line: print(runnable(line)))
 
 
 def _settings_of_the_running_stack() -> Settings:

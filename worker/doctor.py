@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import redis
@@ -35,6 +36,12 @@ from worker.stack.home import LocalError
 _PROBE_KEY = "system/doctor"
 _FREE_BYTES = 2 << 30
 """Much more than a training on the nano base writes; the cache of sd-turbo needs more."""
+
+
+_CHECKOUT = Path(__file__).parents[1]
+_REPAIR = (
+    f"run `make -C {_CHECKOUT} setup`" if (_CHECKOUT / "Makefile").is_file() else "install the packages of OPAD again"
+)
 
 
 class CheckFailed(Exception):
@@ -70,7 +77,7 @@ def run_checks(settings: Settings, *, say: Callable[[str], None]) -> int:
 
 def _python(settings: Settings) -> str:
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        raise CheckFailed(f"{platform.python_version()} is not 3.11-3.13; run `make setup PYTHON=/path/to/python3.11`")
+        raise CheckFailed(f"{platform.python_version()} is not 3.11-3.13; install one of them, then {_REPAIR}")
     return f"{platform.python_version()}, data in {settings.home}"
 
 
@@ -78,7 +85,7 @@ def _torch(settings: Settings) -> str:
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
-        raise CheckFailed(f"cannot be imported ({error}); run `make setup`") from error
+        raise CheckFailed(f"cannot be imported ({error}); {_REPAIR}") from error
     return f"{torch.__version__}, " + (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only")
 
 
@@ -197,10 +204,10 @@ def _decoder(settings: Settings) -> str:
                 answer = asyncio.run(decoded(file, heic=heic))
             except CannotStart as error:
                 raise CheckFailed(
-                    f"the process that decodes uploads does not start, so each is refused ({error}); run `make setup`"
+                    f"the process that decodes uploads does not start, so each is refused ({error}); {_REPAIR}"
                 ) from error
         if isinstance(answer, CleanImage) != whole:
-            raise CheckFailed(f"decodes wrongly: {answer}; run `make setup`")
+            raise CheckFailed(f"decodes wrongly: {answer}; {_REPAIR}")
     if heic:
         return "decodes in its own process, HEIC too"
     why = "OPAD_HEIC is false" if not settings.heic else "`pip install 'opad[heic]'` adds it"

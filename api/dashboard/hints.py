@@ -2,7 +2,7 @@
 
 HINTS = {
     "oom": "The device ran out of memory. Stop other programs that use it, or choose a base and batch that fit: "
-    "`opad doctor` shows what each part needs.",
+    "`python -m opad_core doctor` shows what each part of a base needs.",
     "invalid": "The training refused its input. Correct what the message above names, and train again.",
     "lost_worker": "The worker died or stopped sending heartbeats. Check that its machine is up and has free memory, "
     "then retry: the training continues from its last checkpoint.",

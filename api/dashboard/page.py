@@ -16,6 +16,7 @@ from markupsafe import Markup
 from starlette.templating import Jinja2Templates
 
 from api.auth import Caller, caller_of_session, csrf_token, session_token
+from api.domain.commands import runnable
 from api.domain.errors import DomainError
 from api.errors import STATUS
 from api.public_address import link, root
@@ -150,8 +151,9 @@ def _setting(value: Any) -> str:
 
 
 def _commands(sentence: str) -> Markup:
-    """Render text between backticks as code."""
-    parts = (Markup("<code>{}</code>" if n % 2 else "{}").format(part) for n, part in enumerate(sentence.split("`")))
+    """Render text between backticks as code, and commands so that they run where the service was started."""
+    pieces = runnable(sentence).split("`")
+    parts = (Markup("<code>{}</code>" if n % 2 else "{}").format(part) for n, part in enumerate(pieces))
     return Markup("").join(parts)
 
 

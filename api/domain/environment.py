@@ -9,6 +9,7 @@ from typing import Any, Never
 
 from pydantic import ValidationError
 
+from api.domain.commands import runnable
 from api.domain.settings import Settings
 
 _FOREIGN = re.compile(r"PG[A-Z]+|(AWS|BOTO|CELERY|CELERYD|KOMBU|WEED)_\w+|WEB_CONCURRENCY")
@@ -63,7 +64,7 @@ def accept_any_file_name() -> None:
 def end_with(*sentences: str) -> Never:
     """End the program with these sentences on standard error and status 2, as argparse does for its options."""
     for sentence in sentences:
-        print(f"opad: {sentence}", file=sys.stderr)
+        print(f"opad: {runnable(sentence)}", file=sys.stderr)
     raise SystemExit(2)
 
 

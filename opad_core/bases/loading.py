@@ -236,7 +236,7 @@ def base_folder(name: str, bases: Path | None) -> Path:
     if not (bases / name / "manifest.json").is_file():
         raise OpadError(
             f"the base {name!r} is not at {bases / name} (OPAD_BASES_DIR changes the folder); "
-            f"fetch it once, about 13 GB: python -m opad_core fetch {name}"
+            f"fetch it once, about 13 GB, with `python -m opad_core fetch {name}`"
         )
     return bases / name
 

@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from api.domain.commands import runnable
 from api.domain.environment import ignore_foreign_variables, read_settings
 
 DATABASE = "OPAD_DATABASE_URL is no address of a database; write postgresql://user:password@host:5432/opad"
@@ -57,7 +58,7 @@ def assert_ends_with(capsys, *sentences, needed=(), **given):
     with pytest.raises(SystemExit) as ended:
         read_settings(*needed, **given)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines() == [f"opad: {sentence}" for sentence in sentences]
+    assert capsys.readouterr().err.splitlines() == [f"opad: {runnable(sentence)}" for sentence in sentences]
 
 
 def test_every_unusable_setting_is_named_at_once(monkeypatch, capsys):

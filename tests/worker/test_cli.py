@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from api.domain import keys
+from api.domain.commands import runnable
 from api.domain.database import make_sessions
 from api.domain.tables import ApiKey, Owner
 from worker import cli
@@ -46,7 +47,7 @@ def test_an_owners_name_is_read_as_the_api_reads_it(in_use, capsys):
 def test_without_a_running_service_it_says_how_to_start_one(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("OPAD_HOME", str(tmp_path))
     assert cli.main(["migrate"]) == 1
-    assert "start it with `opad up`, or set OPAD_DATABASE_URL" in capsys.readouterr().err
+    assert runnable("start it with `opad up`, or set OPAD_DATABASE_URL") in capsys.readouterr().err
 
 
 def test_migrating_twice_succeeds(in_use):

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import sys
 
 import pytest
 import torch
@@ -113,7 +114,7 @@ def test_a_base_is_found_by_its_name_once_it_is_fetched(mirror, bases, tmp_path,
     assert main(generate) == 1
     missing = capsys.readouterr().err
     assert missing.startswith(f"opad: the base 'sd-turbo' is not at {bases / 'sd-turbo'} (OPAD_BASES_DIR")
-    assert missing.endswith("python -m opad_core fetch sd-turbo\n")
+    assert missing.endswith(f"`{sys.executable} -m opad_core fetch sd-turbo`\n")
 
     assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
     printed = capsys.readouterr().out
