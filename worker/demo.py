@@ -5,8 +5,6 @@ It uploads photos with `POST /concepts`, shows the job's progress, generates ima
 """
 
 import argparse
-import base64
-import difflib
 import io
 import json
 import os
@@ -22,6 +20,7 @@ import httpx
 from PIL import Image
 from tqdm import tqdm
 
+from api.domain.commands import runnable
 from api.domain.consent import STATEMENT
 from api.domain.environment import accept_any_file_name, end_with, read_settings
 from api.domain.settings import Settings
@@ -44,7 +43,10 @@ from worker.stack.launcher import local_stack
 from worker.stack.supervision import UnusableSetting
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "striped_mug"
-PROMPTS, SEEDS_PER_PROMPT, FIRST_SEED = 4, 3, 100
+SCENES = 4
+SEED = 100
+"""One image per scene: after training, images of one prompt differ little between seeds."""
+TILE = 256
 TIMED_CALLS = 50
 POLL_SECONDS = 0.5
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {postfix}"
@@ -54,14 +56,14 @@ PLAN = """\
 {count} photos of a {noun} in {folder}; base {base}.
 1. Start PostgreSQL, Valkey, an S3 store, a trainer and an engine, with their data in {home}: some seconds.
 2. Upload the photos and learn the concept in {iterations} iterations: some minutes on a CPU.
-3. Generate {images} images in {scenes} scenes, before and after training, and write {sheet}.
+3. Generate an image in each of {scenes} scenes, before and after training, and write {sheet}.
 """
 
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    untouched: list[Image.Image]
-    personalised: list[Image.Image]
+    untouched: Image.Image
+    personalised: Image.Image
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,12 +89,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"By uploading {folder} you state: {STATEMENT}")
         base = load_base(settings.base, bases=settings.bases, device="cpu")
         _check_class_noun(base.manifest, class_noun)
-        prompts = [s.format("<concept>") for s in held_out_scenes(base, references, class_noun)[:PROMPTS]]
+        scenes = _spread(held_out_scenes(base, references, class_noun))
+        prompts = [scene.format("<concept>") for scene in scenes]
         print(
             PLAN.format(
                 count=len(references), noun=class_noun, folder=folder, base=base.manifest.name, home=settings.home,
                 iterations=_total_iterations(base.manifest, arguments.iterations),
-                images=2 * PROMPTS * SEEDS_PER_PROMPT, scenes=PROMPTS, sheet=arguments.out / "sheet.png",
+                scenes=len(scenes), sheet=arguments.out / "sheet.png",
             )
         )  # fmt: skip
         with local_stack(settings, say=print) as running:
@@ -111,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     except UnusableSetting as error:
         end_with(*str(error).splitlines())
     except (OpadError, LocalError) as error:
-        print(f"opad: {error}", file=sys.stderr)
+        print(f"opad: {runnable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; `make demo` starts again; concepts that were learned are kept", file=sys.stderr)
@@ -141,16 +144,15 @@ def run(
         reason = job["error"]["detail"] if job["error"] else "see the folder of logs"
         raise OpadError(f"the job ended {job['state']}: {reason}")
 
-    seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS_PER_PROMPT))
     generated = {
         prompt: GeneratedImages(
-            untouched=_generate(client, name, prompt, seeds, untouched=True),
-            personalised=_generate(client, name, prompt, seeds, untouched=False),
+            untouched=_generate(client, name, prompt, untouched=True),
+            personalised=_generate(client, name, prompt, untouched=False),
         )
         for prompt in prompts
     }
     identity = {
-        side: identity_score([image for images in generated.values() for image in getattr(images, side)], references)
+        side: identity_score([getattr(images, side) for images in generated.values()], references)
         for side in ("untouched", "personalised")
     }
     milliseconds = [_milliseconds_of_one(client, name, prompts[0], seed) for seed in range(TIMED_CALLS)]
@@ -163,21 +165,21 @@ def run(
         "generate_ms_p50": round(statistics.median(milliseconds), 1),
         "generate_ms_p95": round(statistics.quantiles(milliseconds, n=20)[-1], 1),
         "iterations": job["total_steps"],
-        "seeds": seeds,
+        "seed": SEED,
         "prompts": prompts,
     }
 
     out.mkdir(parents=True, exist_ok=True)
     for i, images in enumerate(generated.values()):
         for side in ("untouched", "personalised"):
-            for seed, image in zip(seeds, getattr(images, side), strict=True):
-                image.save(out / f"{side}-{i}-{seed}.png")
+            getattr(images, side).save(out / f"{side}-{i}.png")
     subtitle = (
         f"identity {report['identity_before']:.2f} before, {report['identity_after']:.2f} after   "
         f"learned in {report['train_seconds']:.0f} s   one diffusion step, {report['generate_ms_p50']:.0f} ms per image"
     )
-    rows = [Row(prompt, images.untouched, images.personalised) for prompt, images in generated.items()]
-    draw_sheet(f"OPAD: this {class_noun}, anywhere", subtitle, references, rows).save(out / "sheet.png")
+    rows = [Row(prompt, [images.untouched], [images.personalised]) for prompt, images in generated.items()]
+    title = f"OPAD: this {class_noun}, anywhere"
+    draw_sheet(title, subtitle, references, rows, tile=TILE).save(out / "sheet.png")
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
@@ -185,14 +187,28 @@ def run(
 def _what_to_learn(images: str, class_noun: str) -> tuple[Path, str]:
     if not images:
         if class_noun:
-            raise OpadError(f"which photos show a {class_noun}? make demo IMAGES=folder CLASS={class_noun}")
-        return EXAMPLE, (EXAMPLE / "class.txt").read_text().strip()
+            raise OpadError(f"which photos show a {class_noun}? `make demo IMAGES=folder CLASS={class_noun}`")
+        return EXAMPLE, _noun_of(EXAMPLE)
     folder = Path(images).expanduser()
     if not class_noun and (folder / "class.txt").is_file():
-        class_noun = (folder / "class.txt").read_text().strip()
+        class_noun = _noun_of(folder)
     if not class_noun:
-        raise OpadError("the class noun is missing: make demo IMAGES=folder CLASS=dog")
+        raise OpadError("the class noun is missing: `make demo IMAGES=folder CLASS=dog`")
     return folder, class_noun
+
+
+def _noun_of(folder: Path) -> str:
+    try:
+        return (folder / "class.txt").read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise OpadError(
+            f"{folder / 'class.txt'} is not UTF-8 text: {error.reason}; save it as UTF-8, or give the noun as CLASS=dog"
+        ) from error
+
+
+def _spread(scenes: list[str]) -> list[str]:
+    """Return scenes from all over the list. Neighbors may be the same scene in other words."""
+    return scenes[:: max(1, len(scenes) // SCENES)][:SCENES]
 
 
 def _overrides(iterations: int | None) -> dict[str, int]:
@@ -207,9 +223,8 @@ def _total_iterations(manifest: Manifest, iterations: int | None) -> int:
 def _check_class_noun(manifest: Manifest, noun: str) -> None:
     """Raise OpadError if the base does not know the noun, before the service is started."""
     if manifest.nouns is not None and noun not in manifest.nouns:
-        near = difflib.get_close_matches(noun, manifest.nouns, n=5, cutoff=0.5) or manifest.nouns[:5]
         raise OpadError(
-            f"the base {manifest.name!r} does not know {noun!r}; CLASS can be, for instance: {', '.join(near)}"
+            f"the base {manifest.name!r} does not know {noun!r}; CLASS can be one of: {', '.join(manifest.nouns)}"
         )
 
 
@@ -258,10 +273,10 @@ def _watch(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     return job
 
 
-def _generate(client: httpx.Client, name: str, prompt: str, seeds: list[int], *, untouched: bool) -> list[Image.Image]:
-    body = {"concept": name, "prompt": prompt, "seed": seeds[0], "count": len(seeds), "untouched": untouched}
-    answer = _checked(client.post("/generate", json=body, headers={"Accept": "application/json"})).json()
-    return [Image.open(io.BytesIO(base64.b64decode(image["data"]))).convert("RGB") for image in answer["images"]]
+def _generate(client: httpx.Client, name: str, prompt: str, *, untouched: bool) -> Image.Image:
+    body = {"concept": name, "prompt": prompt, "seed": SEED, "untouched": untouched}
+    answer = _checked(client.post("/generate", json=body, headers={"Accept": "image/png"}))
+    return Image.open(io.BytesIO(answer.content)).convert("RGB")
 
 
 def _milliseconds_of_one(client: httpx.Client, name: str, prompt: str, seed: int) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-TILE, GAP, MARGIN, LABEL = 160, 8, 28, 26
+GAP, MARGIN, LABEL = 8, 28, 26
 """Pixels."""
 PAPER, INK, FAINT = "#fbfaf7", "#1d1d1f", "#77767a"
 
@@ -19,13 +19,15 @@ class Row:
     personalised: list[Image.Image]
 
 
-def draw_sheet(title: str, subtitle: str, references: list[Image.Image], rows: list[Row]) -> Image.Image:
-    """Draw the sheet. All rows must have equally many images. References are at the left and add no height."""
+def draw_sheet(
+    title: str, subtitle: str, references: list[Image.Image], rows: list[Row], *, tile: int = 160
+) -> Image.Image:
+    """Draw the sheet with images of `tile` pixels. All rows must have equally many; references add no height."""
     count = len(rows[0].untouched)
-    step = TILE + GAP
+    step = tile + GAP
     top = MARGIN + 100
-    tiles = _reference_tiles(references, len(rows))
-    right = MARGIN + max(x + tile.width for x, _, tile in tiles)
+    placed = _reference_tiles(references, len(rows), tile)
+    right = MARGIN + max(x + reference.width for x, _, reference in placed)
     lefts = [MARGIN, right + GAP * 4, right + step * count + GAP * 7]
     width = lefts[2] + step * count - GAP + MARGIN
     height = top + (step + LABEL) * len(rows) + MARGIN
@@ -36,31 +38,31 @@ def draw_sheet(title: str, subtitle: str, references: list[Image.Image], rows: l
     for left, heading in zip(lefts, ("references", "before: the untouched student", "after: one step, your concept"),
                              strict=True):  # fmt: skip
         pen.text((left, top - 30), heading, INK, ImageFont.load_default(17))
-    for x, y, tile in tiles:
-        sheet.paste(tile, (MARGIN + x, top + y))
+    for x, y, reference in placed:
+        sheet.paste(reference, (MARGIN + x, top + y))
     for i, row in enumerate(rows):
         y = top + i * (step + LABEL)
         for left, images in zip(lefts[1:], (row.untouched, row.personalised), strict=True):
             for j, image in enumerate(images):
-                sheet.paste(_tile(image, TILE), (left + j * step, y))
-            pen.text((left, y + TILE + 3), row.prompt, FAINT, ImageFont.load_default(15))
+                sheet.paste(_tile(image, tile), (left + j * step, y))
+            pen.text((left, y + tile + 3), row.prompt, FAINT, ImageFont.load_default(15))
     return sheet
 
 
-def _reference_tiles(references: list[Image.Image], rows: int) -> list[tuple[int, int, Image.Image]]:
+def _reference_tiles(references: list[Image.Image], rows: int, tile: int) -> list[tuple[int, int, Image.Image]]:
     """Return left, top and tile of each reference, in reading order.
 
     Tiles are as large as the images if two columns hold them all. Otherwise they have half the size, and two of them
     fit beside each row.
     """
     halves = 1 if len(references) <= 2 * rows else 2
-    side = (TILE + GAP) // halves - GAP
+    side = (tile + GAP) // halves - GAP
     columns = math.ceil(len(references) / (rows * halves))
     places = [divmod(i, columns) for i in range(len(references))]
     return [
         (
             column * (side + GAP),
-            row // halves * (TILE + GAP + LABEL) + row % halves * (side + GAP),
+            row // halves * (tile + GAP + LABEL) + row % halves * (side + GAP),
             _tile(reference, side),
         )
         for (row, column), reference in zip(places, references, strict=True)

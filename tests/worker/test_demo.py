@@ -19,9 +19,12 @@ def test_photos_that_the_service_would_refuse_are_refused_before_it_starts(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--class", "mug"], "which photos show a mug? make demo IMAGES=folder CLASS=mug"),
-        (["--images", "{photos}"], "the class noun is missing: make demo IMAGES=folder CLASS=dog"),
-        (["--images", "{photos}", "--class", "mugg"], "does not know 'mugg'; CLASS can be, for instance: mug, "),
+        (["--class", "mug"], "which photos show a mug? `make demo IMAGES=folder CLASS=mug`"),
+        (["--images", "{photos}"], "the class noun is missing: `make demo IMAGES=folder CLASS=dog`"),
+        (
+            ["--images", "{photos}", "--class", "mugg"],
+            "does not know 'mugg'; CLASS can be one of: alien, apple, ",
+        ),
     ],
 )
 def test_a_wrong_class_is_refused_before_anything_is_started(tmp_path, capsys, arguments, sentence):
@@ -32,3 +35,17 @@ def test_a_wrong_class_is_refused_before_anything_is_started(tmp_path, capsys, a
     assert sentence in printed.err
     assert "Traceback" not in printed.err
     assert "Start PostgreSQL" not in printed.out
+
+
+def test_the_sheet_shows_scenes_from_all_over_the_list():
+    """Its neighbors are often one scene in other words: "with a city in the background" and "in the city"."""
+    assert demo._spread(list("abcdefgh")) == ["a", "c", "e", "g"]
+    assert demo._spread(list("abcdefghi")) == ["a", "c", "e", "g"]
+    assert demo._spread(list("abc")) == ["a", "b", "c"]
+    assert demo._spread([]) == []
+
+
+def test_a_class_that_is_no_text_is_named(tmp_path, capsys):
+    (tmp_path / "class.txt").write_bytes(b"caf\xe9\n")
+    assert demo.main(["--images", str(tmp_path)]) == 1
+    assert f"{tmp_path}/class.txt is not UTF-8 text: " in capsys.readouterr().err

@@ -21,6 +21,13 @@ def test_references_make_the_sheet_wider_and_never_taller():
     assert len({height for _, height in sizes}) == 1
 
 
+def test_one_image_per_prompt_can_be_large():
+    row = Row("a <concept> on the beach", [Image.new("RGB", (64, 64), RED)], [Image.new("RGB", (64, 64), GREEN)])
+    sheet = draw_sheet("title", "subtitle", [Image.new("RGB", (64, 64), BLUE)], [row] * 2, tile=256)
+    pixels = {color: n for n, color in sheet.getcolors(1 << 20)}
+    assert [pixels[RED], pixels[GREEN], pixels[BLUE]] == [2 * 256**2, 2 * 256**2, 256**2]
+
+
 def sheet_of(references: int) -> Image.Image:
     before, after, reference = (Image.new("RGB", (64, 64), color) for color in (RED, GREEN, BLUE))
     rows = [Row("a <concept> on the beach", [before] * 3, [after] * 3)] * 2
