@@ -11,6 +11,7 @@ from api.domain.denied_words import DeniedWords
 from api.domain.environment import end_with, read_settings
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
+from api.image_check import ImageCheck
 
 
 def make_server(settings: Settings) -> uvicorn.Server:
@@ -38,6 +39,10 @@ def main() -> int:
         DeniedWords.read(settings.denied_words)
     except OSError as error:
         end_with(f"OPAD_DENIED_WORDS names {settings.denied_words}, which cannot be read: {error.strerror}")
+    try:
+        ImageCheck(settings)
+    except ValueError as error:
+        end_with(str(error))
     configure_logs(settings.log_level)
     server = make_server(settings)
     gc.freeze()  # a full collection scanned every imported object: 0.1 s in the middle of a request

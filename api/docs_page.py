@@ -8,6 +8,7 @@ from fastapi.responses import Response
 
 from api.dashboard.page import templates
 from api.domain.settings import Settings
+from api.loopback import curl_for
 from api.public_address import public_address
 
 
@@ -112,7 +113,7 @@ def _curl(
     address: str,
     accept: list[str],
 ) -> str:
-    lines = [f"curl {address.rstrip('/')}{path}"]
+    lines = [f"{curl_for(address)} {address.rstrip('/')}{path}"]
     if path.startswith("/v1"):
         lines.append('-H "Authorization: Bearer $OPAD_KEY"')
     if media_type == "multipart/form-data":

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from api.dashboard.page import PageRoute, ViewerDep, page
 from api.domain.errors import NotFound
 from api.domain.storage import StorageUnavailable
+from api.loopback import curl_for
 from api.output_schemas import DownloadOut, Layout
 from api.public_address import public_address
 from api.routes import concepts, downloads, images, preferences
@@ -79,6 +80,7 @@ async def concept_detail(
         concept=concept,
         files=files,
         address=public_address(request),
+        curl=curl_for(public_address(request)),
         stored=(await images.list_images(services, viewer.who, session, concept_id=concept_id, limit=6)).items,
     )
 

@@ -29,8 +29,8 @@ def load_scorer(name: str) -> Scorer:
     module, _, function = name.partition(":")
     try:
         scorer: Scorer = getattr(importlib.import_module(module), function)
-        scorer(_WHITE)
-    except (ImportError, AttributeError) as error:
+        float(scorer(_WHITE))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"OPAD_IMAGE_SCORER={name} cannot be loaded ({error}); the built-in one needs `pip install "
             "'opad[checks]'`; name another as module:function, or set OPAD_IMAGE_CHECK=off"

@@ -1,14 +1,19 @@
 """The service as a whole."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.domain import keys
 from api.domain.settings import Settings
+from worker.stack.embedded import environment
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_importing_the_app_loads_no_torch() -> None:
@@ -92,8 +97,19 @@ def test_the_reference_lists_every_route_and_loads_nothing_from_elsewhere(anonym
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert {"/v1/concepts", "/v1/generate", "/v1/jobs/{job_id}"} <= set(document["paths"])
     assert "/concepts" not in document["paths"]
-    [generate] = re.findall("curl [^ ]+/v1/generate [^<]+", page.text)
-    [as_openai] = re.findall("curl [^ ]+/v1/images/generations [^<]+", page.text)
+    [generate] = re.findall("curl [^\n]+/v1/generate [^<]+", page.text)
+    [as_openai] = re.findall("curl [^\n]+/v1/images/generations [^<]+", page.text)
     assert "Accept: image/png" in generate
     assert "concept:my mug" in as_openai
     assert "Accept: image/png" not in as_openai
+
+
+def test_an_image_scorer_that_cannot_be_loaded_is_one_sentence_and_status_2(settings: Settings, tmp_path: Path) -> None:
+    env = os.environ | environment(settings) | {"OPAD_IMAGE_CHECK": "flag", "OPAD_IMAGE_SCORER": "nobody.has:this"}
+    done = subprocess.run(
+        [sys.executable, "-m", "api"], env=env | {"PYTHONPATH": str(REPOSITORY)}, cwd=tmp_path, capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("opad: OPAD_IMAGE_SCORER=nobody.has:this cannot be loaded (No module named 'nobody')")
