@@ -16,7 +16,8 @@ def main() -> None:
     with make_sessions(settings).begin() as session:
         key = ensure_first_admin_key(session)
     if key is None:
-        print("admin key    was printed at the first start; another: python -m worker.cli key create --scopes admin")
+        print("admin key    was printed at the first start; another, in the reconciler's container:")
+        print("             python -m worker.cli key create --scopes admin")
         return
     print(f"admin key    {key}  (shown this once; copy it now)")
     if address := os.environ.get("OPAD_ADDRESS"):

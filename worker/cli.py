@@ -24,7 +24,7 @@ from migrations.run import migrate
 from worker.backup import restore_backup, write_backup
 from worker.stack.embedded import local_servers
 from worker.stack.home import LocalError, published_environment
-from worker.stack.launcher import run_stack
+from worker.stack.launcher import run_stack, store_new_admin_key
 from worker.stack.supervision import UnusableSetting
 
 
@@ -169,7 +169,10 @@ def restore(arguments: argparse.Namespace) -> int:
         else:
             with arguments.file.open("rb") as file:
                 held = restore_backup(settings, file)
+        key_file = None if settings.database_url == read_settings().database_url else store_new_admin_key(settings)
     print(f"restored {held.rows} rows and {held.objects} files of revision {held.revision}", file=sys.stderr)
+    if key_file is not None:
+        print(f"a new admin key is in {key_file}; the keys of the backup work too", file=sys.stderr)
     return 0
 
 

@@ -1,7 +1,6 @@
 """Sign in with an API key, and sign out. A cookie holds the session."""
 
 import hmac
-import ipaddress
 import secrets
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid5
@@ -20,9 +19,10 @@ from api.auth import (
     session_token,
 )
 from api.dashboard.page import SIGN_IN, PageRoute, bare_page
-from api.domain import audit
+from api.domain import audit, keys
 from api.domain.errors import Forbidden, TooManyRequests, Unauthorized
 from api.domain.tables import DashboardSession
+from api.loopback import is_loopback
 from api.public_address import is_same_origin, link
 from api.refusals import recording_of_sign_in
 from api.services import Services, ServicesDep, SessionDep
@@ -34,10 +34,11 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("/dashboard/sign-in")
-async def sign_in_page(request: Request, next: str = "") -> Response:
+async def sign_in_page(request: Request, services: ServicesDep, session: SessionDep, next: str = "") -> Response:
     if not _is_private(request):
         return _insecure(request)
-    return bare_page(request, "sign_in.html", message=None, next=_own_page(next))
+    stored = await _stores_a_key(services, session)
+    return bare_page(request, "sign_in.html", message=None, next=_own_page(next), stored=stored)
 
 
 @router.post("/dashboard/sign-in")
@@ -58,7 +59,8 @@ async def sign_in(request: Request, services: ServicesDep, session: SessionDep) 
             )
     except (Unauthorized, Forbidden) as error:
         status = 401 if isinstance(error, Unauthorized) else 403
-        answer = bare_page(request, "sign_in.html", status=status, message=error.message, next=following)
+        stored = await _stores_a_key(services, session)
+        answer = bare_page(request, "sign_in.html", status=status, message=error.message, next=following, stored=stored)
         answer.background = recording_of_sign_in(request, text, error)
         return answer
     old = session_token(request)
@@ -98,6 +100,12 @@ async def sign_out(request: Request, session: SessionDep) -> Response:
     return response
 
 
+async def _stores_a_key(services: Services, session: AsyncSession) -> bool:
+    """Return whether the data folder holds a key that signs in. In containers and after a rotation it does not."""
+    stored = keys.parse_file(services.settings.home)
+    return stored is not None and await session.scalar(keys.opened_by(stored)) is not None
+
+
 async def _end_session(session: AsyncSession, token: str) -> None:
     await session.execute(delete(DashboardSession).where(DashboardSession.token_sha256 == hash_token(token)))
 
@@ -126,13 +134,7 @@ def _is_private(request: Request) -> bool:
     """
     if request.url.scheme == "https":
         return True
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname or "")
 
 
 def _insecure(request: Request) -> Response:

@@ -11,8 +11,10 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -23,6 +25,8 @@ from api.domain.tables import ApiKey, DashboardSession, Owner
 ADMIN_OWNER = "admin"
 """The owner whose `admin` keys operate the whole installation. Admin keys of others manage their owner's keys only."""
 SCOPES = ("admin", "train", "generate", "read")
+KEY_FILE = "admin-key"
+"""The file in the data folder in which the launcher stores an admin key."""
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _FORM = re.compile(r"(opk_live_[0-9A-Za-z]{43})_([0-9a-f]{8})")
 
@@ -50,6 +54,14 @@ def parse(text: str) -> bytes | None:
     if match is None or match[2] != _checksum(match[1]):
         return None
     return hash_key(text)
+
+
+def parse_file(home: Path) -> bytes | None:
+    """Return the hash of the key that the data folder stores, or None if it stores none."""
+    try:
+        return parse((home / KEY_FILE).read_text().strip())
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def is_live() -> ColumnElement[bool]:
@@ -126,6 +138,11 @@ def ensure_first_admin_key(session: Session) -> str | None:
     key, secret = create(session, owner_name=ADMIN_OWNER, label="first admin key", scopes=["admin"])
     audit.record(session, action="key.create", object_id=key.id, outcome="created", owner_id=key.owner_id)
     return secret.text
+
+
+def opened_by(sha256: bytes) -> Select[UUID]:
+    """Select the id of the live key with this secret."""
+    return select(ApiKey.id).where(has_secret(sha256), is_live())
 
 
 def _checksum(body: str) -> str:

@@ -90,6 +90,20 @@ def test_over_tls_the_cookie_is_bound_to_the_host(api_settings: Settings, new_ke
         assert "strict-transport-security" in browser.get("/dashboard").headers
 
 
+def test_the_page_names_the_file_with_a_key_while_that_key_works(
+    anonymous: TestClient, new_key: Callable[..., str], api_settings: Settings, sessions: Sessions
+) -> None:
+    named = "An admin key is in the file <code>admin-key</code>"
+    file = api_settings.home / "admin-key"
+    assert named not in anonymous.get("/dashboard/sign-in").text
+    file.write_text(new_key() + "\n")
+    assert named in anonymous.get("/dashboard/sign-in").text
+    assert named in sign_in(anonymous, "hello").text
+    with sessions.begin() as db:
+        db.execute(update(ApiKey).values(revoked_at=func.now()))
+    assert named not in anonymous.get("/dashboard/sign-in").text
+
+
 def test_another_sites_form_does_not_sign_in(anonymous: TestClient, new_key: Callable[..., str]) -> None:
     assert sign_in(anonymous, new_key(), Origin="http://evil.example").status_code == 403
     assert sign_in(anonymous, new_key(), **{"Sec-Fetch-Site": "cross-site"}).status_code == 403

@@ -33,6 +33,10 @@ def draw(client: httpx.Client) -> bytes:
     return answer.content
 
 
+def signs_in(client: httpx.Client, key: str) -> bool:
+    return client.post("/dashboard/sign-in", data={"key": key}).status_code == 303
+
+
 def test_a_restored_stack_draws_the_same_picture_byte_for_byte(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,13 +58,20 @@ def test_a_restored_stack_draws_the_same_picture_byte_for_byte(
         for name in [name for name in os.environ if name.startswith("OPAD_")]:
             del os.environ[name]
     assert file.stat().st_mode & 0o077 == 0
-    key = (lost / "admin-key").read_text()
+    old_key = (lost / "admin-key").read_text().strip()
     shutil.rmtree(lost)
 
     monkeypatch.setenv("OPAD_HOME", str(empty))
     assert cli.main(["restore", str(file)]) == 0
-    (empty / "admin-key").write_text(key)
-    with local_stack(settings_in(empty, base), say=print) as running, client_of(running) as client:
+    key_file = empty / "admin-key"
+    assert f"a new admin key is in {key_file}; the keys of the backup work too" in capsys.readouterr().err
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    lines: list[str] = []
+    with local_stack(settings_in(empty, base), say=lines.append) as running, client_of(running) as client:
+        assert f"admin key    in {key_file}" in lines
+        assert "An admin key is in the file <code>admin-key</code>" in client.get("/dashboard/sign-in").text
+        assert signs_in(client, key_file.read_text().strip())
+        assert signs_in(client, old_key)
         assert draw(client) == picture
         assert client.get("/v1/audit").json()["items"]
         learn(client, "a second dog")  # whatever numbers itself goes on where it was

@@ -14,8 +14,9 @@ import httpx
 from celery.exceptions import CeleryError
 from kombu.exceptions import KombuError
 
+from api.domain import audit, keys
+from api.domain.commands import runnable
 from api.domain.database import make_sessions
-from api.domain.keys import ensure_first_admin_key
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from migrations.run import migrate
@@ -106,7 +107,12 @@ def local_stack(settings: Settings, *, say: Callable[[str], None]) -> Iterator[R
                     "\n".join(line.removeprefix("opad: ") for line in lines if line.startswith("opad: "))
                 )
             raise LocalError("the service did not start:\n" + "\n".join(lines[-20:]))
-        yield RunningStack(_api_url(chosen), (settings.home / "admin-key").read_text().strip(), launcher.pid)
+        if keys.parse_file(settings.home) is None:
+            raise LocalError(
+                f"{settings.home / keys.KEY_FILE} holds no key; start `opad up`, make one with "
+                "`opad key create --scopes admin`, and write it to that file"
+            )
+        yield RunningStack(_api_url(chosen), (settings.home / keys.KEY_FILE).read_text().strip(), launcher.pid)
     finally:
         launcher.terminate()
         launcher.wait()
@@ -128,13 +134,32 @@ def _listen(
 
 
 def _make_admin_key(settings: Settings, say: Callable[[str], None]) -> None:
-    path = settings.home / "admin-key"
+    path = settings.home / keys.KEY_FILE
     with make_sessions(settings).begin() as session:
-        key = ensure_first_admin_key(session)
+        key = keys.ensure_first_admin_key(session)
         if key is not None:
             write_private(path, key + "\n")  # before the commit, so that a crash cannot lose the key
+        stored = keys.parse_file(settings.home)
+        works = stored is not None and session.scalar(keys.opened_by(stored)) is not None
     if key is not None:
         say(f"admin key    {key}  (shown this once; also in {path})")
+    elif works:
+        say(f"admin key    in {path}")
+    else:
+        say(runnable("admin key    keys that you know still work; `opad key create --scopes admin` makes another"))
+
+
+def store_new_admin_key(settings: Settings) -> Path:
+    """Make an admin key and write it to the data folder, for a restored service, whose keys are known as hashes only.
+
+    Returns the file.
+    """
+    path = settings.home / keys.KEY_FILE
+    with make_sessions(settings).begin() as session:
+        key, secret = keys.create(session, owner_name=keys.ADMIN_OWNER, label="made by opad restore", scopes=["admin"])
+        audit.record(session, action="key.create", object_id=key.id, outcome="created", owner_id=key.owner_id)
+        write_private(path, secret.text + "\n")
+    return path
 
 
 def _api(settings: Settings) -> Service:
