@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 import os
 import shutil
 import subprocess
@@ -15,9 +16,12 @@ from tests.environment.conftest import AUTHORITIES, REPOSITORY
 
 PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 BACKEND = """
+import json
+import os
 import zipfile
 from pathlib import Path
 def build_editable(folder, config_settings=None, metadata_directory=None):
+    Path("seen.json").write_text(json.dumps(dict(os.environ)))
     return write_wheel(Path(folder), "ours").name
 """
 
@@ -75,6 +79,7 @@ def test_packages_go_into_the_checkouts_environment_whatever_pip_is_told(checkou
     assert "on disk" in done.stdout.splitlines()[1]
     assert "  unpacking them" in done.stdout.splitlines()
     assert list(elsewhere.iterdir()) == []
+    assert not set(AUTHORITIES) & json.loads((checkout / "seen.json").read_text()).keys()
     imports = "import torchlike, locked, ours; print(locked.__file__)"
     found = subprocess.check_output([".venv/bin/python", "-I", "-c", imports], cwd=checkout, text=True)
     assert found.startswith(str(checkout / ".venv"))
