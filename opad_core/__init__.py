@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
     from opad_core.generation.export import export_bundle
     from opad_core.generation.generator import MAX_SEED, ImageRequest, OneStepGenerator
+    from opad_core.generation.image_warnings import image_warnings
     from opad_core.generation.prompt_warnings import prompt_warnings
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
     from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
@@ -52,6 +53,7 @@ __all__ = [
     "find_references",
     "held_out_scenes",
     "identity_score",
+    "image_warnings",
     "load_base",
     "override",
     "preset",
@@ -75,6 +77,7 @@ _MODULES = {
     "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
     "generation.export": ("export_bundle",),
     "generation.generator": ("MAX_SEED", "ImageRequest", "OneStepGenerator"),
+    "generation.image_warnings": ("image_warnings",),
     "generation.prompt_warnings": ("prompt_warnings",),
     "methods.custom_diffusion": ("CustomDiffusionConfig",),
     "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),

@@ -30,6 +30,7 @@ from opad_core.flops import count_iteration
 from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.export import EXPORT_FILES, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.generation.image_warnings import image_warnings
 from opad_core.generation.prompt_warnings import prompt_warnings
 from opad_core.methods.opad.config import ABLATIONS, PRESETS, OpadConfig, Setting, preset, settings_of
 from opad_core.methods.train import train
@@ -229,10 +230,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     for warning in prompt_warnings(base.manifest, base.text, prompt=arguments.prompt, class_noun=noun):
         print(f"opad: {warning}", file=sys.stderr)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    images = []
     for seed, file in files.items():
         [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])
         Image.fromarray(image).save(file)
+        images.append(image)
         print(file)
+    for warning in image_warnings(images):
+        print(f"opad: {warning}", file=sys.stderr)
     return 0
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save
 
 from opad_core.__main__ import main
 from opad_core.evaluation.curves import read_losses
+from opad_core.generation import image_warnings
 from tests.random_base import SHORT
 
 
@@ -44,6 +45,13 @@ def test_generate_warns_of_words_that_do_not_reach_the_image(base, tmp_path, cap
         "opad: nano does not know 'zebra' and may ignore it",
         "opad: the prompt is longer than nano reads; it ignores the end: 'the beach on the beach'",
     ]
+
+
+def test_generate_says_when_its_images_are_alike(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(image_warnings, "ALIKE", 256.0)  # so that any images are
+    command = ["generate", "--prompt", "a dog", "--count", "4", "--out", str(tmp_path), "--base", str(base.folder)]
+    assert main(command) == 0
+    assert capsys.readouterr().err.startswith("opad: the images of these 4 seeds are nearly alike")
 
 
 @pytest.mark.parametrize("count", [1, 6])

@@ -42,6 +42,7 @@ from opad_core import (
     OneStepGenerator,
     OpadError,
     TextEncoder,
+    image_warnings,
     load_base,
     preset,
     prompt_warnings,
@@ -110,6 +111,7 @@ class Engine:
                     for image, origin in zip(generated, origins, strict=True)
                 )
             )
+            warnings += await loop.run_in_executor(self.encoders, image_warnings, [image.pixels for image in generated])
         return {
             "images": images,
             "seeds": request.seeds,

@@ -56,6 +56,13 @@ def test_it_warns_of_words_that_do_not_reach_the_image(client, stored):
     assert ask(client, stored[0].name).json()["warnings"] == []
 
 
+def test_it_says_when_the_images_are_alike(client, stored):
+    answer = ask(client, stored[0].name, seeds=[7, 7, 7, 7]).json()
+    assert answer["warnings"] == [
+        "the images of these 4 seeds are nearly alike; other words change more than another seed"
+    ]
+
+
 def test_half_precision_differs_only_by_rounding(engine_settings, base, stored):
     half = engine_settings.model_copy(update={"precision": "half"})
     with TestClient(create_app(half, bind="test")) as client:
