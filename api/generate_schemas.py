@@ -4,7 +4,7 @@ import secrets
 from typing import Self
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Base64Bytes, ConfigDict, Field, model_validator
 
 from api.schemas import MAX_SEED, ImageFormat, In, Name, Out, Prompt, Seed
 
@@ -40,8 +40,16 @@ class GenerateIn(In):
         return self
 
 
+class KeepIn(In):
+    receipt: str = Field(max_length=20_000, description="`receipt` of the image in the answer of `POST /v1/generate`")
+    data: Base64Bytes = Field(description="`data` of the same image: the file in base64")
+
+
 class ImageOut(Out):
     id: UUID | None = Field(description="id of the stored image; null without `store`")
+    receipt: str | None = Field(
+        description="with `data`, it stores this image within a day (`POST /v1/images`); null if it is stored already"
+    )
     seed: int
     media_type: str
     data: str = Field(description="the file in base64")

@@ -33,18 +33,20 @@ _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 _UPLOADS = {"/v1/concepts", "/concepts"}
 _BODY_BYTES = 1 << 20
+_IMAGE_BYTES = 8 << 20
+"""A PNG of 1024 x 1024 pixels, at its largest, in base64."""
 
 
 class RequestFrame:
     """Middleware for every request. Its log line has the route's template and our ids, never a prompt, image or key."""
 
     def __init__(self, app: ASGIApp, *, upload_bytes: int, body_seconds: float) -> None:
-        """Limit the body: an upload to `upload_bytes`, any other to 1 MiB.
+        """Limit the body: an upload to `upload_bytes`, an image to store to 8 MiB, any other to 1 MiB.
 
         The next piece of a body must arrive within `body_seconds`.
         """
         self._app = app
-        self._upload_bytes = upload_bytes
+        self._max_bytes = dict.fromkeys(_UPLOADS, upload_bytes) | {"/v1/images": _IMAGE_BYTES}
         self._body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +76,7 @@ class RequestFrame:
         structlog.contextvars.bind_contextvars(request_id=request_id)  # valid in this request's task only
         try:
             request_headers = Headers(scope=scope)
-            max_bytes = self._upload_bytes if scope["path"] in _UPLOADS else _BODY_BYTES
+            max_bytes = self._max_bytes.get(scope["path"], _BODY_BYTES)
             if _HOST.fullmatch(request_headers.get("host", "localhost")) is None:
                 detail = "the Host header is not a host with an optional port; send the service's own host"
                 await errors.problem(Request(scope), 400, "bad_host", detail)(scope, receive, framed)

@@ -1,6 +1,7 @@
 """The settings, connections and shared objects of one api process, and the dependencies that give them to routes."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.engine_client import EngineClient
 from api.image_check import ImageCheck
+from api.image_receipts import ReceiptSigner
 from api.latency_histogram import LatencyHistogram
 from api.rate_limiter import RateLimiter
 
@@ -35,6 +37,7 @@ class Services:
     notifier: Celery
     denied_words: DeniedWords
     image_check: ImageCheck
+    receipts: ReceiptSigner
     decoder: Decoder
     latency_histogram: LatencyHistogram
     is_stopping: Callable[[], bool]
@@ -55,6 +58,8 @@ async def open_services(settings: Settings, is_stopping: Callable[[], bool]) -> 
         notifier=create_notifier(settings),
         denied_words=DeniedWords.read(settings.denied_words),
         image_check=ImageCheck(settings),
+        # without a secret of the store, receipts are valid in this process only
+        receipts=ReceiptSigner(settings.s3_secret_key.get_secret_value() or secrets.token_hex()),
         decoder=Decoder(heic=settings.heic),
         latency_histogram=LatencyHistogram(sessions),
         is_stopping=is_stopping,

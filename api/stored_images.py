@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 from uuid_utils.compat import uuid7
@@ -16,6 +17,7 @@ from api.domain.tables import Concept, Image
 from api.engine_client import Generated
 from api.erasure import hold_off_erasures
 from api.generate_schemas import GenerateIn
+from api.image_receipts import ImageReceipt
 from api.subject import Subject
 
 
@@ -33,11 +35,7 @@ async def store_images(
 
     Raises NotFound if the concept was erased while the engine worked; StorageUnavailable.
     """
-    await hold_off_erasures(session)
-    if await session.scalar(select(Concept.id).where(Concept.id == subject.concept_id)) is None:
-        raise NotFound(
-            f"the concept {subject.concept_id} was erased in the meantime; nothing was stored", "no_such_concept"
-        )
+    await _hold_concept(session, subject.concept_id)
     image_format = generated.media_type.removeprefix("image/")
     files = [base64.b64decode(data) for data in generated.images]
     images = []
@@ -62,6 +60,25 @@ async def store_images(
     session.add_all(images)
     await session.flush()
     return images
+
+
+async def keep_image(session: AsyncSession, storage: Storage, receipt: ImageReceipt, file: bytes) -> None:
+    """Store a generated image by its receipt. A second time changes nothing.
+
+    Raises NotFound if the concept was erased meanwhile; StorageUnavailable.
+    """
+    await _hold_concept(session, receipt.concept_id)
+    key = image_key(receipt.concept_id, receipt.id, receipt.format)
+    await run_in_threadpool(storage.put_once, key, file, receipt.sha256)
+    row = receipt.model_dump(exclude={"expires_at"}) | {"key": key, "size": len(file)}
+    await session.execute(insert(Image).values(row).on_conflict_do_nothing())
+
+
+async def _hold_concept(session: AsyncSession, concept_id: UUID) -> None:
+    """Keep the concept from being erased until the transaction ends. Raises NotFound if it is erased already."""
+    await hold_off_erasures(session)
+    if await session.scalar(select(Concept.id).where(Concept.id == concept_id)) is None:
+        raise NotFound(f"the concept {concept_id} was erased in the meantime; nothing was stored", "no_such_concept")
 
 
 def _store(storage: Storage, images: Sequence[Image], files: Sequence[bytes]) -> None:

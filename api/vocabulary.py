@@ -1,15 +1,10 @@
 """Check a class noun against the served base."""
 
-import difflib
-from collections.abc import Iterable
-
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.domain.errors import Invalid, Unavailable
 from api.domain.tables import ServedBase
-
-_MAX_NEAR = 8
 
 
 async def served_base(session: AsyncSession, configured: str) -> ServedBase:
@@ -29,16 +24,10 @@ async def served_base(session: AsyncSession, configured: str) -> ServedBase:
 def check_class_noun(base: ServedBase, noun: str) -> str:
     if base.nouns is None or noun in base.nouns:
         return noun
-    near = _near(noun, base.nouns)
+    # No near word: spelling offers "backpack" for "zwieback".
+    known = len(base.nouns)
     raise Invalid(
-        f"the base {base.name!r} does not know {noun!r}; choose one of: {', '.join(near)}",
+        f"the base {base.name!r} does not know the class noun {noun!r}; GET /v1/base lists the {known} that it knows",
         "unknown_class_noun",
-        near=near,
-        errors=[{"field": "class_noun", "message": f"{noun!r} is unknown; near: {', '.join(near)}"}],
+        errors=[{"field": "class_noun", "message": f"{noun!r} is none of the {known} that {base.name} knows"}],
     )
-
-
-def _near(word: str, known: Iterable[str]) -> list[str]:
-    """Return the known words closest to this one, or the first known words if none is close."""
-    known = sorted(known)
-    return difflib.get_close_matches(word, known, n=_MAX_NEAR, cutoff=0.5) or known[:_MAX_NEAR]

@@ -267,7 +267,11 @@ async def _refuse_taken_name(session: AsyncSession, owner_id: UUID, name: str) -
 
 
 def _name_taken(name: str) -> Conflict:
-    return Conflict(f"you already have a concept named {name!r}; choose another name", "name_taken")
+    return Conflict(
+        f"you already have a concept named {name!r}; choose another name",
+        "name_taken",
+        errors=[{"field": "name", "message": f"you already have a concept named {name!r}; choose another name"}],
+    )
 
 
 def _store(storage: Storage, images: Sequence[CleanImage]) -> None:

@@ -75,6 +75,19 @@ async def generate(
             headers["X-Image-Id"] = str(ids[0])
         headers["Vary"] = "Accept"
         return Response(base64.b64decode(generated.images[0]), media_type=generated.media_type, headers=headers)
+    receipts: list[str | None] = [None] * body.count
+    if not body.store:
+        receipts = [
+            services.receipts.sign(
+                base64.b64decode(data),
+                owner_id=who.owner_id,
+                subject=subject,
+                body=body,
+                seed=seed,
+                check_score=score,
+            )
+            for seed, data, score in zip(generated.seeds, generated.images, scores, strict=True)
+        ]
     result = GenerateOut(
         concept_id=subject.concept_id,
         version=subject.version,
@@ -82,13 +95,16 @@ async def generate(
         images=[
             ImageOut(
                 id=image_id,
+                receipt=receipt,
                 seed=seed,
                 media_type=generated.media_type,
                 data=data,
                 check_score=score,
                 flagged=services.image_check.flags(score),
             )
-            for image_id, seed, data, score in zip(ids, generated.seeds, generated.images, scores, strict=True)
+            for image_id, receipt, seed, data, score in zip(
+                ids, receipts, generated.seeds, generated.images, scores, strict=True
+            )
         ],
         warnings=generated.warnings,
         timing=generated.timing,

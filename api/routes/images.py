@@ -1,4 +1,4 @@
-"""Stored images (`store` of a request): list, read and erase them."""
+"""Stored images: store one that was generated without `store`; list, read and erase them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -12,15 +12,23 @@ from api.audit import TrailDep
 from api.auth import Generator, Reader
 from api.domain.storage import Storage
 from api.domain.tables import Concept, Image
-from api.generate_schemas import GenerateIn
+from api.generate_schemas import GenerateIn, KeepIn
 from api.output_schemas import ImagePage, StoredImage
 from api.services import ServicesDep, SessionDep
-from api.stored_images import erase_image, no_such_image
+from api.stored_images import erase_image, keep_image, no_such_image
 
 LINK_SECONDS = 900
 _MEDIA_TYPES: dict[str, Any] = {f"image/{name}": {} for name in ("png", "jpeg", "webp")}
 
 router = APIRouter(tags=["images"])
+
+
+@router.post("/images", status_code=201, response_model=StoredImage)
+async def store_image(body: KeepIn, services: ServicesDep, who: Generator, session: SessionDep) -> StoredImage:
+    """Store an image that was generated without `store`, byte for byte as it was answered."""
+    receipt = services.receipts.read(body.receipt, body.data, owner_id=who.owner_id)
+    await keep_image(session, services.storage, receipt, body.data)
+    return await read_image(receipt.id, services, who, session)
 
 
 @router.get("/images", response_model=ImagePage)

@@ -80,20 +80,23 @@ def test_a_name_is_taken_once_for_each_owner(
     assert again.status_code == 409
     assert again.json()["code"] == "name_taken"
     assert "'my mug'" in again.json()["detail"]
+    assert again.json()["errors"][0]["field"] == "name"
 
     bob = {"Authorization": f"Bearer {new_key('bob')}"}
     assert upload(reference(4), reference(5), reference(6), headers=bob).status_code == 202
 
 
-def test_an_unknown_class_noun_is_answered_with_near_words(
-    upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
+def test_an_unknown_class_noun_is_answered_with_the_place_of_the_list(
+    upload: Callable[..., Any], stored: Callable[[], dict[str, int]], client: TestClient
 ) -> None:
-    answer = upload(reference(1), reference(2), reference(3), class_noun="rabit")
+    answer = upload(reference(1), reference(2), reference(3), class_noun="zwieback")
 
-    assert answer.status_code == 422
-    assert answer.json()["code"] == "unknown_class_noun"
-    assert answer.json()["near"][0] == "rabbit"
-    assert "rabbit" in answer.json()["detail"]
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_class_noun")
+    known = client.get("/v1/base").json()["nouns"]
+    assert answer.json()["detail"] == (
+        f"the base 'nano' does not know the class noun 'zwieback'; GET /v1/base lists the {len(known)} that it knows"
+    )
+    assert answer.json()["errors"][0]["field"] == "class_noun"
     assert stored() == {"concept": 0, "job": 0, "reference": 0, "objects": 0}
 
 
