@@ -11,8 +11,8 @@ MIN_IMAGES = 4
 ALIKE = 7.0
 """Largest mean difference from the first image, in levels of 255, at which four images look like one.
 
-Measured on nano: 8.7 to 43 in 66 draws of four seeds without a concept, all visibly different. Three trained concepts gave
-one image four times in 23 of 30 draws, at 1.2 to 6.5; in the others, at 7.6 to 13.5, one of the four was another image.
+Measured on nano: 8.7 to 43 in 66 draws of four seeds without a concept, all visibly different. Three trained concepts
+gave one image four times in 23 of 30 draws, at 1.2 to 6.5; in the others, at 7.6 to 13.5, one of the four was another.
 """
 SIDE = 64
 """Images are compared at this side, so that the grain of a large base does not count as a difference."""

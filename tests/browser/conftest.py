@@ -5,9 +5,11 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 import uvicorn
 from sqlalchemy import select
@@ -20,6 +22,7 @@ from api.domain.storage import Storage
 from api.domain.tables import Job, JobState, Webhook
 from bench.demo_data import seed_demo_data
 from tests.job_life import wait_until
+from worker.stack.launcher import RunningStack, local_stack
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -32,6 +35,9 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LONG = '{"iterations": 5000, "collaborative_iterations": 0}'
 
 
 @pytest.fixture(scope="package")
@@ -130,6 +136,44 @@ def demo_pages(settings: Settings, sessions: Sessions, admin_key: str) -> dict[s
         "system": "/dashboard/system",
         "reference": "/docs",
     }
+
+
+@pytest.fixture(scope="package")
+def own_settings(short_folder: Path) -> Settings:
+    return Settings(
+        home=short_folder / "browser",
+        database_url=None,
+        redis_url=None,
+        s3_endpoint=None,
+        port=0,
+        device="cpu",
+        lease_seconds=20,
+        heartbeat_seconds=1,
+        poll_seconds=1,
+        generate_timeout_seconds=60,
+    )
+
+
+@pytest.fixture(scope="package")
+def running(own_settings: Settings) -> Iterator[RunningStack]:
+    with local_stack(own_settings, say=lambda line: None) as started:
+        yield started
+
+
+@pytest.fixture
+def client(running: RunningStack) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {running.admin_key}"}
+    with httpx.Client(base_url=running.api_url, headers=headers, timeout=60) as opened:
+        yield opened
+
+
+def hand_in(client: httpx.Client, name: str, folder: str) -> dict[str, Any]:
+    files = [("images", (path.name, path.read_bytes())) for path in sorted((EXAMPLES / folder).glob("*.png"))]
+    noun = (EXAMPLES / folder / "class.txt").read_text().strip()
+    data = {"name": name, "class_noun": noun, "overrides": LONG, "consent": "true"}
+    answer = client.post("/v1/concepts", data=data, files=files)
+    assert answer.status_code == 202, answer.text
+    return answer.json()
 
 
 def sign_in(page: Any, address: str, key: str, *, at: str = "/dashboard") -> None:

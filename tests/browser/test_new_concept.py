@@ -29,5 +29,5 @@ def test_the_page_counts_photos_as_the_service_will(served: str, admin_key: str,
     ):
         page.get_by_label("Drop photos here").set_input_files(files)
         page.locator("#count").filter(has_text=words).wait_for()
-    page.get_by_role("button", name="Create concept").click()
-    page.get_by_role("alert").filter(has_text="9 photos are more than 8; remove some.").wait_for()
+    page.get_by_role("button", name="Learn it").click()
+    page.locator(".field-error").filter(has_text="9 photos are more than 8; remove some.").wait_for()

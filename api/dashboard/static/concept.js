@@ -1,16 +1,11 @@
 // Versions side by side with the same seeds, and the receipt of an erasure.
 
 import { element, sendJson, toast, words } from "/static/app.js";
+import { tiles, warnings } from "/static/viewer.js";
 
 const page = document.getElementById("concept");
 const id = page.dataset.concept;
 const IMAGE_COUNT = 4;
-
-function column(title, answer) {
-  const images = answer.images.map(({ seed, media_type, data }) =>
-    element("figure", {}, element("img", { src: `data:${media_type};base64,${data}`, alt: `${title}, seed ${seed}` }), element("figcaption", { textContent: `seed ${seed}` })));
-  return element("div", {}, element("h3", { textContent: title }), element("div", { className: "images" }, ...images));
-}
 
 document.getElementById("compare")?.addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -21,9 +16,11 @@ document.getElementById("compare")?.addEventListener("submit", async (event) => 
   const button = form.querySelector("button");
   button.disabled = true;
   try {
-    const columns = [column("untouched student", await sendJson("/v1/generate", { ...body, untouched: true }))];
-    for (const version of versions) columns.push(column(`v${version}`, await sendJson("/v1/generate", { ...body, version })));
-    target.replaceChildren(element("div", { className: "sides many" }, ...columns));
+    const answers = [await sendJson("/v1/generate", { ...body, untouched: true })];
+    for (const version of versions) answers.push(await sendJson("/v1/generate", { ...body, version }));
+    const rows = answers.flatMap((answer) => [
+      element("h3", { textContent: answer.version ? `v${answer.version}` : "untouched student" }), ...warnings(answer), tiles(answer, page.dataset.name)]);
+    target.replaceChildren(...rows);
   } catch (error) {
     toast(words(error), true);
   } finally {

@@ -1,6 +1,7 @@
 // Check photos before they are sent: a problem that the service would refuse appears beside the photo.
 
 import { call, element, words } from "/static/app.js";
+import { clearError, clearErrors, showErrors } from "/static/field_errors.js";
 
 const form = document.getElementById("new");
 const list = document.getElementById("files");
@@ -8,10 +9,24 @@ const drop = document.getElementById("drop");
 const picker = document.getElementById("images");
 const message = document.getElementById("message");
 const limits = Object.fromEntries(["minImages", "maxImages", "maxBytes", "minSide", "maxPixels"].map((name) => [name, Number(form.dataset[name])]));
+const nouns = document.getElementById("nouns"); // absent where the base knows every noun
 const TYPES = ["image/jpeg", "image/png", "image/webp"];
 let references = []; // { file, item, verdict, problem, print }
 const key = crypto.randomUUID();
 let tries = 0;
+
+if (nouns) {
+  const known = JSON.parse(nouns.dataset.nouns);
+  accessibleAutocomplete({
+    element: nouns, id: "class_noun", name: "class_noun", minLength: 0, showAllValues: true, confirmOnBlur: false, displayMenu: "overlay", placeholder: "mug",
+    source(typed, show) {
+      const text = typed.trim().toLowerCase();
+      show(known.filter((noun) => noun.includes(text)).sort((one, other) => other.startsWith(text) - one.startsWith(text)));
+    },
+    onConfirm: (noun) => { if (noun) clearError(form.class_noun); },
+    tNoResults: () => `${nouns.dataset.base} knows no such noun`,
+  });
+}
 
 async function fingerprint(file) {
   const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
@@ -75,6 +90,7 @@ function showProblems() {
     reference.verdict.textContent = problem ?? `✓ ${reference.fine}`;
   }
   document.getElementById("count").textContent = countWords();
+  clearError(picker);
 }
 
 function countWords() {
@@ -91,19 +107,37 @@ for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event
 for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
 drop.addEventListener("drop", (event) => { event.preventDefault(); add([...event.dataTransfer.files]); });
 
-function complain(sentence, input) {
+function complain(sentence) {
   message.textContent = sentence;
   message.hidden = false;
-  for (const other of form.querySelectorAll("[aria-invalid]")) other.removeAttribute("aria-invalid");
-  if (input) { input.setAttribute("aria-invalid", "true"); input.focus(); } else message.scrollIntoView({ block: "nearest" });
+  message.scrollIntoView({ block: "center" });
 }
 
 function missing() {
-  if (references.some((reference) => reference.wrong) || references.length < limits.minImages || references.length > limits.maxImages) return [countWords(), picker];
-  if (!form.name.value.trim()) return ["Enter a name.", form.elements.name];
-  if (!form.class_noun.value.trim()) return ["Enter a class noun.", form.class_noun];
-  if (form.consent && !form.consent.checked) return ["Confirm that you may use these photos.", form.consent];
-  return null;
+  const errors = [];
+  if (references.some((reference) => reference.wrong) || references.length < limits.minImages || references.length > limits.maxImages) errors.push({ input: picker, sentence: references.length > 0 ? countWords() : `Add at least ${limits.minImages === 1 ? "1 photo" : `${limits.minImages} photos`}.` });
+  if (!form.elements.name.value.trim()) errors.push({ input: form.elements.name, sentence: "Enter a name." });
+  const noun = form.class_noun.value.trim().toLowerCase().replace(/\s+/g, " ");
+  if (!noun) errors.push({ input: form.class_noun, sentence: "Enter a class noun." });
+  else if (nouns && !JSON.parse(nouns.dataset.nouns).includes(noun)) errors.push({ input: form.class_noun, sentence: `${nouns.dataset.base} does not know “${noun}”. Choose a noun from the list.` });
+  if (form.consent && !form.consent.checked) errors.push({ input: form.consent, sentence: "Confirm that you may use these photos." });
+  return errors;
+}
+
+/** Return the input that a field of the service's answer means: `images[2]`, `overrides.iterations`, `name`. */
+function inputOf(field) {
+  return field.startsWith("images") ? picker : form.elements[field.replace("overrides.", "")];
+}
+
+function showRefusal(error) {
+  const found = (error.problem?.errors ?? []).map(({ field, message: sentence }) => ({ field, sentence, input: inputOf(field) }));
+  for (const { field, sentence } of found) {
+    const reference = references[/^images\[(\d+)\]$/.exec(field)?.[1]];
+    if (reference) reference.problem = sentence;
+  }
+  showProblems();
+  if (found.length > 0 && found.every(({ input }) => input?.closest?.(".field"))) showErrors(form, found);
+  else complain(words(error));
 }
 
 function showLengths() {
@@ -113,10 +147,13 @@ function showLengths() {
 form.addEventListener("change", (event) => { if (event.target.name === "preset") showLengths(); });
 showLengths();
 
+form.addEventListener("input", (event) => clearError(event.target));
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const lack = missing();
-  if (lack) return complain(...lack);
+  message.hidden = true;
+  clearErrors(form);
+  const lacking = missing();
+  if (lacking.length > 0) return showErrors(form, lacking);
   const body = new FormData();
   for (const reference of references) body.append("images", reference.file, reference.file.name);
   body.append("name", form.elements.name.value);
@@ -135,14 +172,8 @@ form.addEventListener("submit", async (event) => {
     location.assign(`/dashboard/jobs/${accepted.job.id}`);
   } catch (error) {
     if (error.problem) tries += 1; // a refused form is a new request after correction; one without an answer is the same request
-    for (const { field, message: sentence } of error.problem?.errors ?? []) {
-      const found = /^images\[(\d+)\]$/.exec(field);
-      const reference = found && references[Number(found[1])];
-      if (reference) { reference.problem = sentence; showProblems(); }
-    }
-    const named = error.problem?.errors?.[0]?.field;
-    complain(words(error), form.elements[named] instanceof HTMLInputElement ? form.elements[named] : null);
+    showRefusal(error);
     button.disabled = false;
-    button.textContent = "Create concept";
+    button.textContent = "Learn it";
   }
 });

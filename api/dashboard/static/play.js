@@ -1,6 +1,8 @@
-// Generate a grid of images over seeds and prompts, with timing and optionally the untouched student. The URL stores the form.
+// Generate images over seeds and prompts, with timing and optionally the untouched student. The URL stores the form.
 
 import { element, sendJson, toast, words } from "/static/app.js";
+import { clearError, clearErrors, showErrors } from "/static/field_errors.js";
+import { tiles, warnings } from "/static/viewer.js";
 
 const form = document.getElementById("play");
 const results = document.getElementById("results");
@@ -44,36 +46,40 @@ async function timed(body) {
   return { ...answer, milliseconds: performance.now() - began };
 }
 
-function grid(answer) {
-  return element("div", { className: "images" }, ...answer.images.map(({ seed, media_type, data }) =>
-    element("figure", {}, element("img", { src: `data:${media_type};base64,${data}`, alt: `${answer.prompt}, seed ${seed}` }), element("figcaption", { textContent: `seed ${seed}` }))));
-}
-
-function split(answer) {
+function details(answer) {
   const parts = STEPS.map((name) => `${name.replace("_", " + ")} ${Math.round(answer.timing[`${name}_ms`] ?? 0)}`);
-  return element("p", { className: "split" }, element("b", { textContent: `${Math.round(answer.milliseconds)} ms` }), ...parts.map((part) => element("span", { textContent: part })),
+  const split = element("div", { className: "split" }, element("b", { textContent: `${Math.round(answer.milliseconds)} ms` }), ...parts.map((part) => element("span", { textContent: part })),
     element("span", { textContent: `keys and values: ${answer.cache.kv}` }), element("span", { textContent: `bundle: ${answer.cache.bundle}` }));
+  return element("details", {}, element("summary", { textContent: "Details" }), split);
 }
 
 function sheet(prompt, own, untouched) {
+  const name = form.concept.selectedOptions[0].textContent;
   const panel = element("section", { className: "panel" }, element("h2", { textContent: prompt }));
-  if (untouched) {
-    panel.append(element("div", { className: "sides" },
-      element("div", {}, element("h3", { textContent: own.version ? `v${own.version}` : "concept" }), grid(own), split(own)),
-      element("div", {}, element("h3", { textContent: "untouched student" }), grid(untouched), split(untouched))));
-  } else panel.append(grid(own), split(own));
-  for (const warning of own.warnings) panel.append(element("p", { className: "quiet", textContent: warning }));
+  if (untouched) panel.append(element("h3", { textContent: `v${own.version}` }));
+  panel.append(...warnings(own), tiles(own, name), details(own));
+  if (untouched) panel.append(element("h3", { textContent: "untouched student" }), ...warnings(untouched, { but: own.warnings }), tiles(untouched, name), details(untouched));
   return panel;
 }
 
 const promptsOf = () => form.prompt.value.split("\n").map((line) => line.trim()).filter(Boolean);
+
+function complain(error) {
+  const errors = (error.problem?.errors ?? []).map(({ field, message: sentence }) => ({ input: form.elements[field], sentence }));
+  if (errors.length > 0 && errors.every(({ input }) => input?.closest(".field"))) return showErrors(form, errors);
+  message.textContent = words(error);
+  message.hidden = false;
+  message.scrollIntoView({ block: "center" });
+}
 
 async function drawAll(event) {
   event.preventDefault();
   const button = form.querySelector("button.primary");
   const prompts = promptsOf();
   button.disabled = true;
+  button.textContent = "Generating …";
   message.hidden = true;
+  clearErrors(form);
   const keepsSeed = form.seed.value !== "" && (form.lock.checked || form.seed.dataset.own);
   if (!keepsSeed) form.seed.value = Math.floor(Math.random() * 2 ** 32);
   const seed = Number(form.seed.value);
@@ -88,10 +94,10 @@ async function drawAll(event) {
     results.prepend(...sheets);
     keepAddress(prompts);
   } catch (error) {
-    message.textContent = words(error);
-    message.hidden = false;
+    complain(error);
   } finally {
     button.disabled = false;
+    button.textContent = "Generate";
     delete form.seed.dataset.own;
   }
 }
@@ -105,6 +111,7 @@ function asCurl() {
 
 if (form) {
   form.addEventListener("submit", drawAll);
+  form.addEventListener("input", (event) => clearError(event.target));
   form.concept.addEventListener("change", fillVersions);
   form.seed.addEventListener("input", () => { form.seed.dataset.own = "1"; });
   document.getElementById("curl").addEventListener("click", async () => {
