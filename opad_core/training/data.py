@@ -34,7 +34,10 @@ class TrainingData:
 def prepare_data(base: Base, references: list[Image.Image], class_noun: str, config: TrainingConfig) -> TrainingData:
     """Prepare references for training. Raises OpadError for a class noun that the base does not know."""
     if base.manifest.nouns is not None and class_noun not in base.manifest.nouns:
-        raise OpadError(f"the base {base.manifest.name!r} does not know the class noun {class_noun!r}")
+        raise OpadError(
+            f"the base {base.manifest.name!r} does not know the class noun {class_noun!r}; "
+            f"it knows {', '.join(sorted(base.manifest.nouns))}"
+        )
     references = references[: config.max_references or len(references)]
     pixels = reference_pixels(references, base.manifest.resolution, keep_aspect=config.keep_aspect).to(base.device)
     scenes = scenes_of(base, pixels, class_noun) if config.scene_captions else [""] * len(references)

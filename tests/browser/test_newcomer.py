@@ -25,18 +25,19 @@ BEACH = "a photo of a <concept> on the beach"
 def test_a_newcomer_gets_from_the_sign_in_to_a_downloaded_image(
     width: int, running: RunningStack, new_page: Callable[..., Any]
 ) -> None:
-    page = new_page(
-        viewport={"width": width, "height": 900}, forgiven="a status of 422"
-    )  # of a prompt without <concept>
+    without_concept = "the server responded with a status of 422"
+    page = new_page(viewport={"width": width, "height": 900}, forgiven=without_concept)
     name = f"My Teapot {width}"
     sign_in(page, running.api_url, running.admin_key)
     if width < 800:
         page.get_by_role("button", name="Menu").click()
     page.locator("#menu").get_by_role("link", name="New concept").click()
+    page.wait_for_url("**/concepts/new")  # and its script
     fill_in_the_form(page, name)
     watch_the_training(page)
 
     page.get_by_role("link", name="Try a prompt").click()
+    page.wait_for_url("**/playground?*")
     images = generate(page, BEACH)
     wide = images.first.bounding_box()["width"]
     assert wide >= 256
@@ -94,7 +95,7 @@ def test_what_the_service_refuses_is_shown_beside_its_field(
     photos.set_input_files([*PHOTOS[:2], animation])
     page.locator("#count").filter(has_text="3 photos, all good.").wait_for()
     name.fill("taken")
-    page.get_by_role("combobox", name="Class noun").fill("taxi")
+    page.get_by_role("combobox", name="Class noun").fill("car")
     page.get_by_role("checkbox", name="I took these photos").check()
 
     page.get_by_role("button", name="Learn it").click()

@@ -18,7 +18,7 @@ let tries = 0;
 if (nouns) {
   const known = JSON.parse(nouns.dataset.nouns);
   accessibleAutocomplete({
-    element: nouns, id: "class_noun", name: "class_noun", minLength: 0, showAllValues: true, confirmOnBlur: false, displayMenu: "overlay", placeholder: "mug",
+    element: nouns, id: "class_noun", name: "class_noun", minLength: 0, showAllValues: true, confirmOnBlur: false, displayMenu: "inline", placeholder: "mug",
     source(typed, show) {
       const text = typed.trim().toLowerCase();
       show(known.filter((noun) => noun.includes(text)).sort((one, other) => other.startsWith(text) - one.startsWith(text)));

@@ -102,7 +102,7 @@ def test_an_unknown_class_noun_fails_the_job_with_a_message(quick, sessions, cla
     assert run(claimed, quick, never) == 0
     job = read_job(sessions, claimed.job_id)
     assert (job.state, job.error_code) == (JobState.failed, "invalid")
-    assert "does not know the class noun 'teapot'" in job.error_detail
+    assert "does not know the class noun 'teapot'; it knows " in job.error_detail
 
 
 def test_a_lost_reference_fails_the_job_as_storage(quick, sessions, claimed):
