@@ -11,9 +11,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from api.domain.settings import Preset
 from api.domain.tables import Concept, Consent, ConsentSource, Job, JobState
 from api.domain.text_rules import name_as_read, noun_as_read, prompt_as_read
+from api.job_times import JobTimes
 from api.public_address import link
 
 MAX_SEED = 2**63 - 1
+MAX_ITERATIONS = 20_000
 PLACEHOLDER = "<concept>"
 
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -58,8 +60,8 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(seed_or_random)]
 class Overrides(In):
     """The fields of a preset that a request may change: both set the length of the training."""
 
-    iterations: int | None = Field(None, ge=1, le=20_000)
-    collaborative_iterations: int | None = Field(None, ge=0, le=20_000)
+    iterations: int | None = Field(None, ge=1, le=MAX_ITERATIONS)
+    collaborative_iterations: int | None = Field(None, ge=0, le=MAX_ITERATIONS)
 
 
 class ConceptIn(In):
@@ -94,7 +96,7 @@ class JobError(Out):
     detail: str
 
 
-class JobOut(Out):
+class JobOut(Out, JobTimes):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -113,6 +115,11 @@ class JobOut(Out):
                     "total_steps": 1200,
                     "progress": 0.25,
                     "eta_seconds": 181.5,
+                    "eta_source": "measured",
+                    "starts_in_seconds": None,
+                    "queued_seconds": 2.0,
+                    "worked_seconds": 62.5,
+                    "between_attempts_seconds": 0.0,
                     "losses": {"rec": 0.041, "id": 0.23},
                     "attempt": 1,
                     "queue_position": None,
@@ -139,7 +146,6 @@ class JobOut(Out):
     step: int
     total_steps: int | None
     progress: float = Field(ge=0, le=1)
-    eta_seconds: float | None
     losses: dict[str, float]
     attempt: int
     queue_position: int | None = Field(description="1 is next; null if the job is not queued")
@@ -150,7 +156,7 @@ class JobOut(Out):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, job: Job, concept_name: str, queue_position: int | None) -> Self:
+    def of(cls, job: Job, concept_name: str, queue_position: int | None, times: JobTimes) -> Self:
         error = JobError(code=job.error_code, detail=job.error_detail or "") if job.error_code else None
         return cls(
             id=job.id,
@@ -166,7 +172,7 @@ class JobOut(Out):
             step=job.step,
             total_steps=job.total_steps,
             progress=_progress(job),
-            eta_seconds=job.eta_seconds,
+            **times.model_dump(),
             losses=job.losses,
             attempt=job.attempt,
             queue_position=queue_position,

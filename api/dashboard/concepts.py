@@ -1,19 +1,23 @@
 """The pages of concepts, the gallery of stored images and the preference test."""
 
+from collections.abc import Sequence
 from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.page import PageRoute, ViewerDep, page
 from api.domain.errors import NotFound
 from api.domain.storage import StorageUnavailable
+from api.domain.tables import Job, JobState
 from api.loopback import curl_for
 from api.output_schemas import DownloadOut, Layout
 from api.public_address import public_address
 from api.routes import concepts, downloads, images, preferences
-from api.schemas import ConceptState
+from api.routes.jobs import described_jobs
+from api.schemas import ConceptState, JobOut
 from api.services import ServicesDep, SessionDep
 
 PAGE_SIZE = 24
@@ -53,8 +57,15 @@ async def concept_list(
         is_filtered=bool(query),
         is_later=cursor is not None,
         states=STATES,
+        open_jobs=await _open_jobs(session, [concept.id for concept in found.items]),
         photo_count=services.settings.reference_count("photo"),
     )
+
+
+async def _open_jobs(session: AsyncSession, concept_ids: Sequence[UUID]) -> dict[UUID, JobOut]:
+    """Return the queued or running job of each concept that has one."""
+    is_open = Job.state.in_((JobState.queued, JobState.running))
+    return {job.concept_id: job for job in await described_jobs(session, Job.concept_id.in_(concept_ids), is_open)}
 
 
 @router.get("/concepts/{concept_id}")

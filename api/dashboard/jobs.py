@@ -11,9 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.dashboard.hints import HINTS
 from api.dashboard.page import PageRoute, Viewer, ViewerDep, page
 from api.domain.errors import Unavailable
+from api.domain.settings import Preset
 from api.domain.storage import StorageUnavailable
 from api.domain.tables import JobState
-from api.routes import concepts, job_history, jobs, system
+from api.routes import concepts, estimate, job_history, jobs, system
+from api.schemas import MAX_ITERATIONS
 from api.services import Services, ServicesDep, SessionDep
 
 PAGE_SIZE = 25
@@ -83,6 +85,41 @@ async def job_detail(
         attempts=(await jobs.list_attempts(job_id, who, session)).items,
         hints=HINTS,
     )
+
+
+@router.get("/jobs/{job_id}/progress")
+async def job_progress(request: Request, viewer: ViewerDep, session: SessionDep, job_id: UUID) -> Response:
+    """Render the part of a job's page that changes with each iteration."""
+    return page(request, viewer, "job_progress.html", job=await jobs.read_job(job_id, viewer.who, session))
+
+
+@router.get("/estimate")
+async def training_estimate(
+    request: Request,
+    viewer: ViewerDep,
+    services: ServicesDep,
+    session: SessionDep,
+    preset: Preset = "default",
+    iterations: str = "",
+    collaborative_iterations: str = "",
+) -> Response:
+    """Render the sentence that says how long a training would take, for forms. A wrong length shows none."""
+    try:
+        found = await estimate.read_estimate(
+            services,
+            viewer.who,
+            session,
+            preset=preset,
+            iterations=_length(iterations),
+            collaborative_iterations=_length(collaborative_iterations),
+        )
+    except Unavailable:
+        found = None
+    return page(request, viewer, "estimate.html", estimate=found)
+
+
+def _length(value: str) -> int | None:
+    return int(value) if value.isdecimal() and int(value) <= MAX_ITERATIONS else None
 
 
 async def _values_of_preset(

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from api.domain.training_times import EtaSource
+
 
 @dataclass(frozen=True)
 class JobProgress:
@@ -17,6 +19,7 @@ class JobProgress:
     losses: Mapping[str, float]
     preview_key: str | None
     """None keeps the last preview."""
+    eta_source: EtaSource | None = None
 
     def columns(self) -> dict[str, Any]:
         columns: dict[str, Any] = {
@@ -24,6 +27,7 @@ class JobProgress:
             "step": self.step,
             "total_steps": self.total_steps,
             "eta_seconds": self.eta_seconds,
+            "eta_source": self.eta_source,
             "losses": {name: value for name, value in self.losses.items() if math.isfinite(value)},
         }
         return columns if self.preview_key is None else columns | {"preview_key": self.preview_key}

@@ -190,6 +190,7 @@ def finish(
     base_sha256: str | None = None,
     exports: Sequence[StoredExport] = (),
     report: Mapping[str, Any] | None = None,
+    timing: Mapping[str, Any] | None = None,
 ) -> Select[UUID]:
     """Store the job's one result. Row: the bundle's id. After an earlier cancel request there is no row."""
     moved = _end_claim(
@@ -217,7 +218,7 @@ def finish(
     )
     dropped = delete(Checkpoint).where(Checkpoint.job_id == moved.c.id).cte("dropped")
     rows = [_export_row(made, export) for export in exports]
-    return select(made.c.id).add_cte(*_end_of_attempt(moved, "succeeded"), dropped, *rows)
+    return select(made.c.id).add_cte(*_end_of_attempt(moved, "succeeded", timing=timing), dropped, *rows)
 
 
 def fail(job_id: UUID, fence: int, *, code: str, detail: str) -> Select[JobState]:
@@ -369,18 +370,20 @@ def _update_ended(*conditions: ColumnElement[bool], **values: Any) -> CTE:
     return (
         update(Job)
         .where(*conditions)
-        .values(worker=None, lease_until=None, eta_seconds=None, **values)
+        .values(worker=None, lease_until=None, eta_seconds=None, eta_source=None, **values)
         .returning(*_REPORTED)
         .cte("moved")
     )
 
 
-def _end_of_attempt(moved: CTE, cause: str, detail: str | None = None) -> tuple[CTE, CTE]:
+def _end_of_attempt(
+    moved: CTE, cause: str, detail: str | None = None, *, timing: Mapping[str, Any] | None = None
+) -> tuple[CTE, CTE]:
     """Close the attempts, and write the webhook messages of the jobs that ended."""
     closed = (
         update(Attempt)
         .where(Attempt.job_id == moved.c.id, Attempt.fence == moved.c.fence)
-        .values(ended_at=func.now(), cause=cause, detail=detail)
+        .values(ended_at=func.now(), cause=cause, detail=detail, timing=timing)
         .cte("closed")
     )
     return closed, announced(moved)

@@ -18,6 +18,8 @@ from api.domain.errors import Conflict, NotFound
 from api.domain.settings import Preset
 from api.domain.tables import Attempt, Concept, Job, JobState, Reference
 from api.domain.text_rules import as_read
+from api.forecast import forecast_open_jobs
+from api.job_times import EXISTED, WORKED, JobTimes
 from api.quotas import check_training
 from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
 from api.services import ServicesDep, SessionDep
@@ -34,14 +36,25 @@ async def described_jobs(
         select(func.count()).where(ahead.state == JobState.queued, ahead.id <= Job.id).correlate(Job).scalar_subquery()
     )
     query = (
-        select(Job, Concept.name, case((Job.state == JobState.queued, place)))
+        select(Job, Concept.name, case((Job.state == JobState.queued, place)), EXISTED, WORKED)
         .join(Concept, Concept.id == Job.concept_id)
         .where(*conditions)
         .order_by(Job.id.desc())
         .limit(limit)
         .execution_options(populate_existing=True)
     )
-    return [JobOut.of(job, name, position) for job, name, position in (await session.execute(query)).all()]
+    rows = (await session.execute(query)).all()
+    unreported = any(not job.state.is_final and job.eta_seconds is None for job, *_ in rows)
+    expected = await forecast_open_jobs(session) if unreported else {}
+    return [
+        JobOut.of(
+            job,
+            name,
+            position,
+            JobTimes.of(job, existed_seconds=existed, worked_seconds=worked, expected=expected.get(job.id)),
+        )
+        for job, name, position, existed, worked in rows
+    ]
 
 
 async def _own_job(session: AsyncSession, who: Caller, job_id: UUID) -> JobOut:

@@ -12,14 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller, Reader
 from api.domain.tables import Concept, GenerateHistogram, Heartbeat, Job, JobState, Webhook, WebhookDelivery
+from api.domain.tables.heartbeat import HEARTBEAT_TIMEOUT
 from api.latency_histogram import OK, quantile
 from api.schemas import Out
 from api.services import SessionDep
 
 router = APIRouter(tags=["system"])
 
-HEARTBEAT_TIMEOUT = timedelta(seconds=45)
-"""An engine or trainer host is lost after this time without a heartbeat; it sends one every ten seconds."""
 _DAY = timedelta(hours=24)
 _NEAR_FULL = 0.92
 _MAX_SHOWN = 10

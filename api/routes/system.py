@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth import Admin, Reader
 from api.domain import audit
 from api.domain.tables import Heartbeat, RetentionSweep
+from api.domain.tables.heartbeat import HEARTBEAT_TIMEOUT
 from api.routes import health
-from api.routes.overview import HEARTBEAT_TIMEOUT
 from api.routes.storage import require_operator
 from api.schemas import Out
 from api.services import Services, ServicesDep, SessionDep

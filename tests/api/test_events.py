@@ -20,7 +20,7 @@ from api.domain.tables import JobEvent, JobState
 from api.routes import events
 from tests.job_life import wait_until
 
-PROGRESS = JobProgress("distillation", 3, 10, 7.5, {"mse": 0.25}, "jobs/x/previews/3.png")
+PROGRESS = JobProgress("distillation", 3, 10, 7.5, {"mse": 0.25}, "jobs/x/previews/3.png", "history")
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def test_a_finished_job_is_replayed_from_its_start_and_the_stream_ends(
     assert seen == [
         ("state", {"state": "queued", "attempt": 0, **quiet}),
         ("state", {"state": "running", "attempt": 1, **quiet}),
-        ("progress", {"step": 3, "eta_seconds": 7.5, **losses}),
+        ("progress", {"step": 3, "eta_seconds": 7.5, "eta_source": "history", **losses}),
         ("preview", {"step": 3, "url": f"/v1/jobs/{job_id}/preview"}),
-        ("progress", {"step": 10, "eta_seconds": None, **losses}),
+        ("progress", {"step": 10, "eta_seconds": None, "eta_source": None, **losses}),
         ("state", {"state": "succeeded", "attempt": 1, **quiet}),
     ]
 

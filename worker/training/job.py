@@ -1,5 +1,6 @@
 """The training of one job: read its references, run the method, report progress, store previews and checkpoints."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ from api.domain.job_reports import JobProgress
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDiffers, Storage, StorageUnavailable, preview_key
 from api.domain.tables import Concept, Job, Reference
+from api.domain.training_times import past_timings, stage_iterations, typical_time
 from opad_core import (
     Base,
     OpadError,
@@ -35,6 +37,7 @@ from opad_core import (
     train,
 )
 from worker.training.checkpoints import newest_valid_checkpoint, save_checkpoint
+from worker.training.clock import TrainingClock, process_start
 from worker.training.lease import Lease
 from worker.training.storage_retry import retry_storage
 
@@ -62,6 +65,7 @@ class TrainingResult:
     base_sha256: str
     exports: list[Exported]
     report: dict[str, object] | None
+    clock: TrainingClock
 
 
 class BadImageError(OpadError):
@@ -81,6 +85,7 @@ def train_job(
             .where(Job.id == claim.job_id)
             .options(selectinload(Job.concept).selectinload(Concept.references))
         ).one()
+        past = db.execute(past_timings(base=job.concept.base, preset=job.preset)).all()
     base = load_base(settings.base, bases=settings.bases, device=settings.device, precision=settings.precision)
     if base.manifest.name != job.concept.base:
         raise OpadError(
@@ -104,7 +109,11 @@ def train_job(
         )
         for reference in job.concept.references
     ]
-    reporter = _ProgressReporter(claim, settings, sessions, storage, lease)
+    device = base.device.type
+    expected = typical_time(past, base=job.concept.base, preset=job.preset, device=device, worker=job.worker)
+    plan = stage_iterations(dataclasses.asdict(config))
+    clock = TrainingClock(plan, expected, device=device, started_at=process_start())
+    reporter = _ProgressReporter(claim, settings, sessions, storage, lease, clock)
 
     def run(resume: bytes | None) -> bytes:
         return train(
@@ -128,7 +137,9 @@ def train_job(
     except TrainingStopped as stopped:
         reporter.save_final_state(stopped.state)
         raise
-    return TrainingResult(bundle, base.manifest.sha256, _exports(bundle, base), _report(bundle, base, references))
+    return TrainingResult(
+        bundle, base.manifest.sha256, _exports(bundle, base), _report(bundle, base, references), clock
+    )
 
 
 def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> dict[str, object] | None:
@@ -166,8 +177,10 @@ def _exports(bundle: bytes, base: Base) -> list[Exported]:
 class _ProgressReporter:
     """Turns the method's reports into progress in the database, previews in the store, and checkpoints."""
 
-    def __init__(self, claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease) -> None:
-        self._claim, self._settings = claim, settings
+    def __init__(
+        self, claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, clock: TrainingClock
+    ) -> None:
+        self._claim, self._settings, self._clock = claim, settings, clock
         self._sessions, self._storage, self._lease = sessions, storage, lease
         self._step: int | None = None
         self._stage: str | None = None
@@ -176,6 +189,8 @@ class _ProgressReporter:
 
     def report(self, progress: Progress) -> None:
         self._step = progress.step
+        self._clock.iteration_ended(progress.stage, progress.step, at=time.monotonic())
+        eta_seconds, eta_source = self._clock.left()
         if progress.stage != self._stage:
             log.info("training.stage", stage=progress.stage, step=progress.step)
             self._stage = progress.stage
@@ -186,9 +201,10 @@ class _ProgressReporter:
                 stage=progress.stage,
                 step=progress.step,
                 total_steps=progress.total_steps,
-                eta_seconds=(progress.total_steps - progress.step) * progress.seconds_per_step,
+                eta_seconds=eta_seconds,
                 losses=progress.losses,
                 preview_key=self._preview_key,
+                eta_source=eta_source,
             ),
             seconds_per_step=progress.seconds_per_step,
         )

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -139,6 +140,7 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
         base_sha256=learned.base_sha256,
         exports=exports,
         report=learned.report,
+        timing=learned.clock.timing(at=time.monotonic()),
     )
     return Outcome("job.succeeded", finish)
 

@@ -7,9 +7,10 @@ const page = document.getElementById("concept");
 const id = page.dataset.concept;
 const IMAGE_COUNT = 4;
 
-document.getElementById("compare")?.addEventListener("submit", async (event) => {
-  event.preventDefault();
+page.addEventListener("submit", async (event) => {
   const form = event.target;
+  if (form.id !== "compare") return;
+  event.preventDefault();
   const target = document.getElementById("compared");
   const body = { concept_id: id, prompt: form.prompt.value, seed: Number(form.seed.value || 7), count: IMAGE_COUNT };
   const versions = target.dataset.versions.split(",").map(Number);
@@ -32,7 +33,7 @@ function fact(name, value) {
   return [element("dt", { textContent: name }), element("dd", { textContent: value })];
 }
 
-document.getElementById("erase-button").addEventListener("opad:answered", ({ detail: receipt }) => {
+function showReceipt(receipt) {
   const list = element("dl", { className: "pairs" });
   list.append(
     ...fact("concept", `${receipt.name} (${receipt.concept_id})`), ...fact("at", new Date(receipt.erased_at).toLocaleString()),
@@ -46,6 +47,19 @@ document.getElementById("erase-button").addEventListener("opad:answered", ({ det
   const panel = document.getElementById("receipt");
   panel.hidden = false;
   panel.focus();
+}
+
+page.addEventListener("opad:answered", ({ target, detail }) => {
+  if (target.id === "erase-button") showReceipt(detail);
+  if (target.id === "again") location.assign(`/dashboard/jobs/${detail.job.id}`);
 });
 
-document.getElementById("again")?.addEventListener("opad:answered", ({ detail }) => location.assign(`/dashboard/jobs/${detail.job.id}`));
+// The list of versions is live. A change of a state changes the rest of the page too.
+
+const states = () => document.getElementById("versions-live").dataset.states;
+let shownStates = states();
+document.addEventListener("htmx:afterSettle", () => {
+  if (states() === shownStates) return;
+  shownStates = states();
+  htmx.trigger(document.body, "opad:ended");
+});

@@ -1,10 +1,9 @@
 // A live job: progress, loss curves, previews and log, through the public API.
 
-import { call, duration, element, localize } from "/static/app.js";
+import { call, element, localize } from "/static/app.js";
 
 const page = document.getElementById("job");
 const id = page.dataset.job;
-const field = (name) => page.querySelector(`[data-field="${name}"]`);
 
 const GROUPS = {
   alignment: (name) => ["id", "mse", "swd"].includes(name),
@@ -122,34 +121,27 @@ play.addEventListener("click", () => {
 scrub.addEventListener("input", () => { stopPlaying(); showFrame(Number(scrub.value)); });
 loadFilm();
 
-// Events
+// Events. The server renders what they change, except losses, previews and the log.
 
 function onProgress(progress) {
-  const share = progress.total_steps ? Math.min(1, progress.step / progress.total_steps) : 0;
-  field("stage").textContent = progress.stage ?? "–";
-  field("steps").textContent = progress.total_steps ? `${progress.step} / ${progress.total_steps}` : progress.step;
-  field("percent").textContent = `${Math.floor(share * 100)} %`;
-  field("progress").value = share;
-  field("eta").textContent = isRunning ? duration(progress.eta_seconds) : "–";
+  refreshSoon();
   if (progress.losses && Object.keys(progress.losses).length > 0) {
     points.set(progress.step, progress.losses);
     drawSoon();
   }
 }
 
-let seenStates = 0;
-let isRunning = false;
-const knownStates = page.querySelectorAll(".timeline li").length;
-function onState(change) {
+let refreshTimer;
+function refreshSoon() { // a replay has many of these events
+  clearTimeout(refreshTimer);
+  refreshTimer = setTimeout(() => htmx.trigger(document.body, "opad:progress"), 150);
+}
+
+let seenStates;
+let knownStates;
+function onState() {
   seenStates += 1;
-  isRunning = change.state === "running";
-  field("state").replaceChildren(Object.assign(element("span", { className: "state", textContent: change.state }), {}));
-  field("state").firstChild.dataset.state = change.state;
-  field("progress").dataset.state = change.state;
-  field("attempt").textContent = change.attempt;
-  if (change.state === "succeeded") { field("percent").textContent = "100 %"; field("progress").value = 1; }
-  if (!isRunning) field("eta").textContent = "–";
-  if (seenStates > knownStates) htmx.trigger(document.body, "opad:changed"); // the server rendered the rest of the page before this change
+  if (seenStates > knownStates) htmx.trigger(document.body, "opad:changed"); // the server rendered the page before this change
 }
 
 // The log. The stream repeats all kept lines from the first, so they replace those that the server rendered.
@@ -172,18 +164,27 @@ function showLog() {
   if (atEnd) logList.scrollTop = logList.scrollHeight;
 }
 
-const source = new EventSource(`/v1/jobs/${id}/events`);
-source.addEventListener("progress", (event) => onProgress(JSON.parse(event.data)));
-source.addEventListener("state", (event) => onState(JSON.parse(event.data)));
-source.addEventListener("preview", loadFilmSoon);
-source.addEventListener("log", (event) => {
-  logLines.push(JSON.parse(event.data));
-  clearTimeout(logTimer);
-  logTimer = setTimeout(showLog, 100);
-});
+let source;
+function watch() {
+  seenStates = 0;
+  knownStates = page.querySelectorAll(".timeline li").length;
+  logLines.length = 0;
+  source = new EventSource(`/v1/jobs/${id}/events`);
+  source.addEventListener("progress", (event) => onProgress(JSON.parse(event.data)));
+  source.addEventListener("state", onState);
+  source.addEventListener("preview", loadFilmSoon);
+  source.addEventListener("log", (event) => {
+    logLines.push(JSON.parse(event.data));
+    clearTimeout(logTimer);
+    logTimer = setTimeout(showLog, 100);
+  });
+}
 let filmTimer;
 function loadFilmSoon() { // a replay has many of these events
   clearTimeout(filmTimer);
   filmTimer = setTimeout(loadFilm, 150);
 }
+watch();
+document.body.addEventListener("opad:changed", () => { if (source.readyState === EventSource.CLOSED) watch(); }); // a retry
 addEventListener("pagehide", () => source.close());
+addEventListener("pageshow", (event) => { if (event.persisted) watch(); });

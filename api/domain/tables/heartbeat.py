@@ -1,10 +1,13 @@
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.domain.tables.table import Table
+
+HEARTBEAT_TIMEOUT = timedelta(seconds=45)
+"""An engine or trainer host is lost after this time without a heartbeat; it sends one every ten seconds."""
 
 
 class Heartbeat(Table):

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Enum, ForeignKey, Identity, Index, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 from uuid_utils.compat import uuid7
 
@@ -61,6 +62,8 @@ class Job(Table):
     step: Mapped[int] = mapped_column(default=0)
     total_steps: Mapped[int | None]
     eta_seconds: Mapped[float | None]
+    eta_source: Mapped[str | None]
+    """measured, history or estimate."""
     losses: Mapped[dict[str, float]] = mapped_column(default=dict)
     preview_key: Mapped[str | None]
 
@@ -101,6 +104,8 @@ class Attempt(Table):
     ended_at: Mapped[datetime | None]
     cause: Mapped[str | None]
     detail: Mapped[str | None]
+    timing: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """The times of a whole training (`api.domain.training_times.timing`)."""
 
 
 class ErasedTraining(Table):

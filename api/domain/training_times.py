@@ -1,0 +1,114 @@
+"""How long a training takes: from past trainings of the same preset, base and device, or as documented for a base."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Literal
+
+from sqlalchemy import Select, select
+
+from api.domain.tables import Attempt, Concept, Job
+
+EtaSource = Literal["measured", "history", "estimate"]
+"""Where a time comes from: the job's own iterations, past trainings here, or the base's documented times."""
+
+_READ = 50
+_TYPICAL_OF = 5
+"""Times are medians of this many past trainings, so that one on a busy machine does not count."""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    start_seconds: float
+    """What the stage takes beside its iterations: loading, caches, samples, slow first iterations."""
+    iteration_seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingTime:
+    stages: Mapping[str, StageTime]
+    finish_seconds: float
+    """From the last iteration to the stored bundle: report card, exports, upload."""
+    source: EtaSource
+
+    def seconds(self, plan: Mapping[str, int]) -> float | None:
+        """Return how long a training with these iterations of each stage takes; None if a stage is unknown."""
+        if any(count and stage not in self.stages for stage, count in plan.items()):
+            return None
+        return self.finish_seconds + sum(
+            self.stages[stage].start_seconds + count * self.stages[stage].iteration_seconds
+            for stage, count in plan.items()
+            if count
+        )
+
+
+def stage_iterations(values: Mapping[str, Any]) -> dict[str, int]:
+    """Return the iterations of each stage, in their order, from the values of a preset."""
+    distillation = values["iterations"] * (2 if values["teacher_first"] else 1)
+    return {"distillation": distillation, "collaborative": values["collaborative_iterations"]}
+
+
+def timing(time: TrainingTime, device: str) -> dict[str, Any]:
+    """Return what an attempt keeps of its times. `device` is "cpu" or "cuda"."""
+    stages = {name: asdict(stage) for name, stage in time.stages.items()}
+    return {"device": device, "stages": stages, "finish_seconds": time.finish_seconds}
+
+
+def past_timings(*, base: str, preset: str) -> Select[str, dict[str, Any]]:
+    """Select the worker and the times of past trainings, newest first."""
+    return (
+        select(Attempt.worker, Attempt.timing)
+        .join(Job, Job.id == Attempt.job_id)
+        .join(Concept, Concept.id == Job.concept_id)
+        .where(Attempt.timing.is_not(None), Job.preset == preset, Concept.base == base)
+        .order_by(Attempt.ended_at.desc())
+        .limit(_READ)
+    )
+
+
+def typical_time(
+    past: Iterable[tuple[str, Mapping[str, Any]]],
+    *,
+    base: str,
+    preset: str,
+    device: str | None,
+    worker: str | None = None,
+) -> TrainingTime | None:
+    """Return the typical time of a training, from this worker's own past if it has one, else from all of `past`.
+
+    `device` None takes any device. Without a past training the documented time is returned, or None if there is none.
+    """
+    documented = _DOCUMENTED.get((base, preset, device or "cpu"))
+    fitting = [(who, times) for who, times in past if device is None or times["device"] == device]
+    chosen = ([times for who, times in fitting if who == worker] or [times for _, times in fitting])[:_TYPICAL_OF]
+    if not chosen:
+        return documented
+    names = {name for times in chosen for name in times["stages"]}
+    stages = {name: _typical_stage([t["stages"][name] for t in chosen if name in t["stages"]]) for name in names}
+    known = documented.stages if documented else {}
+    return TrainingTime({**known, **stages}, median(times["finish_seconds"] for times in chosen), "history")
+
+
+def _typical_stage(stages: Sequence[Mapping[str, float]]) -> StageTime:
+    return StageTime(
+        median(stage["start_seconds"] for stage in stages), median(stage["iteration_seconds"] for stage in stages)
+    )
+
+
+_DOCUMENTED = {
+    # Measured on two cores of a shared machine.
+    ("nano", "default", "cpu"): TrainingTime(
+        {"distillation": StageTime(20, 0.5), "collaborative": StageTime(3, 0.5)}, 20, "estimate"
+    ),
+    ("nano", "paper", "cpu"): TrainingTime(
+        {"distillation": StageTime(12, 0.6), "collaborative": StageTime(3, 0.6)}, 20, "estimate"
+    ),
+    # Measured on an NVIDIA H200; `default` by its share of the operations (docs/sd-turbo.md).
+    ("sd-turbo", "default", "cuda"): TrainingTime(
+        {"distillation": StageTime(57, 1.04), "collaborative": StageTime(0, 1.04)}, 0, "estimate"
+    ),
+    ("sd-turbo", "paper", "cuda"): TrainingTime(
+        {"distillation": StageTime(57, 1.11), "collaborative": StageTime(0, 1.11)}, 0, "estimate"
+    ),
+}
+"""By base, preset and device."""

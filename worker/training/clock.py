@@ -1,0 +1,88 @@
+"""The clock of one training: it times the stages and predicts the time left."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+from api.domain.training_times import EtaSource, StageTime, TrainingTime, timing
+
+WARM_UP = 5
+"""First iterations of a stage that its pace leaves out: they fill caches, compile, or generate samples."""
+_PAST_WEIGHT = 20
+"""Iterations of this training that count as much as the past ones."""
+
+
+def process_start() -> float:
+    """Return when this process started, by `time.monotonic`."""
+    return time.monotonic() - (time.time() - psutil.Process().create_time())
+
+
+class TrainingClock:
+    """Times the stages of a training. `expected` is the time that such a training takes, None if it is unknown."""
+
+    def __init__(
+        self, plan: Mapping[str, int], expected: TrainingTime | None, *, device: str, started_at: float
+    ) -> None:
+        self._plan, self._expected, self._device = plan, expected, device
+        self._iterations: dict[str, list[float]] = {}
+        """Seconds of every iteration, by stage."""
+        self._now = started_at
+        self._step = 0
+        self._resumed = False
+
+    def iteration_ended(self, stage: str, step: int, *, at: float) -> None:
+        self._resumed = self._resumed or (not self._iterations and step != 1)
+        self._iterations.setdefault(stage, []).append(at - self._now)
+        self._now, self._step = at, step
+
+    def left(self) -> tuple[float | None, EtaSource | None]:
+        """Return the seconds until the job ends and their source, or twice None if they are unknown."""
+        measured = [stage for stage in self._iterations if self._pace(stage) is not None]
+        if self._expected is None and not measured:
+            return None, None
+        paces = {stage: self._blended_pace(stage) for stage in measured}
+        known = self._expected.stages if self._expected else {}
+        newest = measured[-1] if measured else None
+        speed = paces[newest] / known[newest].iteration_seconds if newest is not None and newest in known else 1.0
+        seconds, before = 0.0, 0
+        for stage, count in self._plan.items():
+            undone = max(0, min(count, before + count - self._step))
+            before += count
+            if stage in known:
+                seconds += undone * paces.get(stage, known[stage].iteration_seconds * speed)
+                if undone and stage not in self._iterations:
+                    seconds += known[stage].start_seconds * speed
+            elif undone and newest is None:
+                return None, None
+            elif newest is not None:
+                seconds += undone * paces.get(stage, paces[newest])
+        if self._expected is None:
+            return seconds, "measured"
+        return seconds + self._expected.finish_seconds * speed, "measured" if measured else self._expected.source
+
+    def timing(self, *, at: float) -> dict[str, Any] | None:
+        """Return the times for later predictions; None if a part was done by an earlier attempt, or was too short."""
+        stages = {}
+        for stage, iterations in self._iterations.items():
+            pace = self._pace(stage)
+            if pace is not None:
+                stages[stage] = StageTime(max(0.0, sum(iterations) - len(iterations) * pace), pace)
+        if self._resumed or not stages:
+            return None
+        return timing(TrainingTime(stages, at - self._now, "measured"), self._device)
+
+    def _pace(self, stage: str) -> float | None:
+        """Return the mean seconds of the stage's iterations after the warm-up."""
+        steady = self._iterations.get(stage, [])[WARM_UP:]
+        return sum(steady) / len(steady) if steady else None
+
+    def _blended_pace(self, stage: str) -> float:
+        """Weigh a measured pace against the past. Documented times are of another machine and have no weight."""
+        measured = self._pace(stage)
+        assert measured is not None
+        if self._expected is None or self._expected.source != "history" or stage not in self._expected.stages:
+            return measured
+        past, count = self._expected.stages[stage].iteration_seconds, len(self._iterations[stage]) - WARM_UP
+        return (_PAST_WEIGHT * past + count * measured) / (_PAST_WEIGHT + count)
