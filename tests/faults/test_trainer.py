@@ -228,7 +228,7 @@ def test_a_frozen_trainer_that_wakes_up_after_another_took_over_writes_nothing(
 def test_a_wish_to_cancel_ends_the_trainer_within_ten_seconds_and_an_iteration(quick, sessions, queue, trainers, check):
     job_id = queue(iterations=LONG)
     trainer = trainers.start(*trainers.claim())
-    wait_until(lambda: read_job(sessions, job_id).step > 1, seconds=120, what="an iteration")
+    wait_until(lambda: read_job(sessions, job_id).eta_seconds, seconds=120, what="a measured time left")
     with sessions.begin() as db:
         began, eta = time.monotonic(), read_job(sessions, job_id).eta_seconds
         db.execute(jobs.request_cancel(job_id)).one()

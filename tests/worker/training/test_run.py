@@ -7,6 +7,7 @@ from sqlalchemy import select, update
 from api.domain import jobs
 from api.domain.storage import Storage
 from api.domain.tables import Bundle, Concept, Export, Job, JobState, Reference
+from api.domain.training_times import past_timings, typical_time
 from opad_core.generation.bundle import read_bundle
 from tests.job_life import checkpoints_of, read_job
 from tests.random_base import write_random_base
@@ -47,6 +48,22 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
     assert bundle.report.keys() == {"prompts", "seeds", "personalised", "untouched"}
     assert bundle.report["personalised"].keys() == bundle.report["untouched"].keys() >= {"identity", "copies"}
     assert storage.delete_prefix(f"jobs/{job.id}/f") == 0, "its checkpoints are gone"
+
+
+def test_a_training_keeps_its_times_for_the_next_one(quick, sessions, queue_training):
+    queue_training(iterations=8)
+    with sessions.begin() as db:
+        job_id, fence, _ = db.execute(jobs.claim("w1", lease_seconds=60)).one()
+    assert run(Claim(job_id, fence), quick, never) == 0
+    with sessions.begin() as db:
+        past = db.execute(past_timings(base="nano", preset="default")).all()
+    assert [(worker, times["device"], times["stages"].keys()) for worker, times in past] == [
+        ("w1", "cpu", {"distillation"})  # two collaborative iterations are too few
+    ]
+    expected = typical_time(past, base="nano", preset="default", device="cpu")
+    assert expected.source == "history"
+    assert expected.stages["distillation"].iteration_seconds > 0
+    assert expected.finish_seconds > 0
 
 
 def test_a_training_in_half_precision_says_so_and_ends_with_a_bundle(quick, sessions, claimed, capfd):
