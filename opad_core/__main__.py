@@ -189,6 +189,7 @@ def _write_report(folder: Path, base: Base, bundle: Bundle, references: list[Ima
         if before is not None:
             print(f"{name:<16}{before:>10.3f}{after:>10.3f}")
     print(f"before and after: {folder / SHEET}")
+    print(card.verdict.sentence)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

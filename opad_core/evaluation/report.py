@@ -1,4 +1,4 @@
-"""The report card of a concept: identity, prompt fit and diversity, each beside the untouched student.
+"""The report card of a concept: identity, prompt fit and diversity, each beside the untouched student, and a verdict.
 
 Identity and the copy check use a network that takes no part in training. Text fit, CLIP-I and DINO are the field's
 usual scores on the base's networks. Those are also discriminators, so read these scores together with identity.
@@ -17,7 +17,9 @@ from opad_core.bases.captions import held_out_scenes
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.evaluation.embedding import EfficientNetLite0, embed, load_embedding
+from opad_core.evaluation.scores import Scores
 from opad_core.evaluation.sheet import Row, draw_sheet
+from opad_core.evaluation.verdict import Verdict, verdict_of
 from opad_core.generation.bundle import Bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.networks.text_encoder import PLACEHOLDER
@@ -25,31 +27,11 @@ from opad_core.pixels import squared, to_pixels
 
 SCENES, SEEDS = 8, 4
 """Number of scene prompts, and of images per prompt."""
+IMAGES = 4
+"""Number of images that a card shows by themselves."""
 FIRST_SEED = 1_000
 COPIED = 0.95
 """Cosine above which an image repeats a reference, scene included. New images of the same object stay below."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores are cosines in [-1, 1] unless noted. None means that the base has no network for the score."""
-
-    identity: float
-    """Mean over images and references, by EfficientNet-Lite0."""
-    text_fit: float | None
-    """CLIP-T: images against prompts, in which the class noun replaces the placeholder."""
-    scene_accuracy: float | None
-    """Share of the images whose own scene prompt fits best among all scene prompts of the base."""
-    clip_image: float
-    """CLIP-I: images against references."""
-    dino: float
-    """Images against references, by the class token of the first discriminator's network."""
-    diversity: float
-    """Mean distance (1 - cosine, EfficientNet-Lite0) between images of one prompt."""
-    closest: float
-    """The highest cosine of any image with any reference, by EfficientNet-Lite0."""
-    copies: float
-    """Share of the images whose cosine with a reference is above `COPIED`."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +40,18 @@ class ReportCard:
     seeds: list[int]
     personalised: Scores
     untouched: Scores
+    verdict: Verdict
+    images: list[Image.Image]
+    """The first images of the concept, of as many prompts as possible."""
     sheet: Image.Image
 
     def figures(self) -> dict[str, object]:
-        """Return everything but the sheet as plain data, rounded to four digits."""
+        """Return everything but the images as plain data, rounded to four digits."""
         rounded = {
             side: {name: None if value is None else round(value, 4) for name, value in asdict(scores).items()}
             for side, scores in (("personalised", self.personalised), ("untouched", self.untouched))
         }
-        return {"prompts": self.prompts, "seeds": self.seeds, **rounded}
+        return {"prompts": self.prompts, "seeds": self.seeds, **rounded, "verdict": asdict(self.verdict)}
 
 
 def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> ReportCard:
@@ -97,12 +82,17 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
         for prompt, left, right in zip(prompts, untouched, personalised, strict=True)
     ]
     subtitle = f"identity {before.identity:.2f} before, {after.identity:.2f} after   one diffusion step per image"
+    verdict = verdict_of(after, before)
     return ReportCard(
         prompts=prompts,
         seeds=seeds,
         personalised=after,
         untouched=before,
-        sheet=draw_sheet(f"OPAD: this {bundle.class_noun}", subtitle, references, rows),
+        verdict=verdict,
+        images=_pil_images(np.concatenate(personalised.swapaxes(0, 1))[:IMAGES]),
+        sheet=draw_sheet(
+            f"OPAD: this {bundle.class_noun}", subtitle, references, rows, ending=verdict
+        ),
     )
 
 

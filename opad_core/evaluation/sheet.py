@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from opad_core.evaluation.verdict import Verdict
+
 GAP, MARGIN, LABEL = 8, 28, 26
 """Pixels."""
 PAPER, INK, FAINT = "#fbfaf7", "#1d1d1f", "#77767a"
+COLORS = {"green": "#2b6a44", "amber": "#7c5a12", "red": "#a2362f"}
+"""Dark enough to read on `PAPER`."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,13 @@ class Row:
 
 
 def draw_sheet(
-    title: str, subtitle: str, references: list[Image.Image], rows: list[Row], *, tile: int = 160
+    title: str,
+    subtitle: str,
+    references: list[Image.Image],
+    rows: list[Row],
+    *,
+    tile: int = 160,
+    ending: Verdict | None = None,
 ) -> Image.Image:
     """Draw the sheet with images of `tile` pixels. All rows must have equally many; references add no height."""
     count = len(rows[0].untouched)
@@ -30,7 +40,8 @@ def draw_sheet(
     right = MARGIN + max(x + reference.width for x, _, reference in placed)
     lefts = [MARGIN, right + GAP * 4, right + step * count + GAP * 7]
     width = lefts[2] + step * count - GAP + MARGIN
-    height = top + (step + LABEL) * len(rows) + MARGIN
+    bottom = top + (step + LABEL) * len(rows)
+    height = bottom + MARGIN + (MARGIN if ending else 0)
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, MARGIN - 6), title, INK, ImageFont.load_default(30))
@@ -46,6 +57,8 @@ def draw_sheet(
             for j, image in enumerate(images):
                 sheet.paste(_tile(image, tile), (left + j * step, y))
             pen.text((left, y + tile + 3), row.prompt, FAINT, ImageFont.load_default(15))
+    if ending:
+        pen.text((MARGIN, bottom + 6), ending.sentence, COLORS[ending.color], ImageFont.load_default(22))
     return sheet
 
 

@@ -1,0 +1,51 @@
+"""The verdict that ends a report card: one sentence and a color.
+
+docs/personalize.md has the trainings behind the three thresholds.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from opad_core.evaluation.scores import Scores
+
+MIN_GAIN = 0.02
+"""Least rise of the identity score. Trainings that differ only in their seed differ by 0.008 (standard deviation)."""
+MAX_SCENE_LOSS = 0.15
+"""Largest fall of the scene accuracy: two standard errors of a share of 32 images near 0.75."""
+MIN_DIVERSITY = 0.005
+"""Least mean distance between images of one prompt that differ in their seed."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    name: Literal["learned_well", "likeness_did_not_rise", "scenes_lost", "images_nearly_alike"]
+    color: Literal["green", "amber", "red"]
+    sentence: str
+
+
+def verdict_of(personalised: Scores, untouched: Scores) -> Verdict:
+    """Return the verdict on a concept, from its scores and the untouched student's. The first fault found decides."""
+    before, after = untouched.identity, personalised.identity
+    if after - before < MIN_GAIN:
+        return Verdict(
+            "likeness_did_not_rise",
+            "red",
+            f"The likeness did not rise: {before:.2f} before the training, {after:.2f} after it. "
+            "Try other photos or another class noun.",
+        )
+    scenes_before, scenes_after = untouched.scene_accuracy, personalised.scene_accuracy
+    if scenes_before is not None and scenes_after is not None and scenes_before - scenes_after > MAX_SCENE_LOSS:
+        return Verdict(
+            "scenes_lost",
+            "red",
+            f"Scenes lost: {scenes_after:.0%} of the images show the scene of their prompt, "
+            f"{scenes_before:.0%} before the training. Try photos with different backgrounds.",
+        )
+    if personalised.diversity < MIN_DIVERSITY:
+        return Verdict(
+            "images_nearly_alike",
+            "amber",
+            f"Images nearly alike: the likeness rose from {before:.2f} to {after:.2f}, "
+            "but another seed hardly changes the image.",
+        )
+    return Verdict("learned_well", "green", f"Learned well: the likeness rose from {before:.2f} to {after:.2f}.")
