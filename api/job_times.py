@@ -1,6 +1,6 @@
 """The times of a job: how long it has waited and worked, and how long it will take."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, Float, func, select
@@ -24,7 +24,7 @@ class JobTimes(BaseModel):
     between_attempts_seconds: float = Field(description="since the first start, without an attempt")
 
     @classmethod
-    def of(cls, job: Job, *, existed_seconds: float, worked_seconds: float, expected: Expected | None) -> Self:
+    def of_job(cls, job: Job, *, existed_seconds: float, worked_seconds: float, expected: Expected | None) -> Self:
         """Build it from the job's row and `EXISTED` and `WORKED`. `expected` is the forecast of an open job."""
         eta, source = job.eta_seconds, job.eta_source
         starts_in = expected.starts_in_seconds if expected else None
@@ -42,7 +42,7 @@ class JobTimes(BaseModel):
         )
 
 
-def _seconds(interval: ColumnElement[object]) -> ColumnElement[float]:
+def _seconds(interval: ColumnElement[Any]) -> ColumnElement[float]:
     return func.extract("epoch", interval).cast(Float)
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json
 
 from api.domain.settings import Preset
-from api.domain.tables import Concept, Consent, ConsentSource, Job, JobState
+from api.domain.tables import Bundle, Concept, Consent, ConsentSource, Job, JobState
 from api.domain.text_rules import name_as_read, noun_as_read, prompt_as_read
 from api.job_times import JobTimes
 from api.public_address import link
@@ -96,6 +96,14 @@ class JobError(Out):
     detail: str
 
 
+class VerdictOut(Out):
+    """What the report card says of a concept."""
+
+    name: str = Field(description="`learned_well`, `likeness_did_not_rise`, `scenes_lost` or `images_nearly_alike`")
+    color: Literal["green", "amber", "red"]
+    sentence: str
+
+
 class JobOut(Out, JobTimes):
     model_config = ConfigDict(
         json_schema_extra={
@@ -124,6 +132,8 @@ class JobOut(Out, JobTimes):
                     "attempt": 1,
                     "queue_position": None,
                     "preview_url": "/v1/jobs/0198c0de-7e57-7000-8000-000000000002/preview",
+                    "verdict": None,
+                    "image_urls": [],
                     "error": None,
                     "created_at": "2026-11-22T21:00:00Z",
                     "started_at": "2026-11-22T21:00:02Z",
@@ -150,13 +160,17 @@ class JobOut(Out, JobTimes):
     attempt: int
     queue_position: int | None = Field(description="1 is next; null if the job is not queued")
     preview_url: str | None
+    verdict: VerdictOut | None
+    image_urls: list[str] = Field(description="URLs of images from the report card of what was learned")
     error: JobError | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, job: Job, concept_name: str, queue_position: int | None, times: JobTimes) -> Self:
+    def of(
+        cls, job: Job, concept_name: str, queue_position: int | None, times: JobTimes, bundle: Bundle | None
+    ) -> Self:
         error = JobError(code=job.error_code, detail=job.error_detail or "") if job.error_code else None
         return cls(
             id=job.id,
@@ -177,11 +191,23 @@ class JobOut(Out, JobTimes):
             attempt=job.attempt,
             queue_position=queue_position,
             preview_url=link(f"/v1/jobs/{job.id}/preview") if job.preview_key else None,
+            **_shown_of_report(bundle),
             error=error,
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
         )
+
+
+def _shown_of_report(bundle: Bundle | None) -> dict[str, Any]:
+    """Return the verdict and the image URLs of the bundle's report, which older bundles do not have."""
+    if bundle is None or bundle.report is None:
+        return {"verdict": None, "image_urls": []}
+    positions = range(1, len(bundle.report.get("images", [])) + 1)
+    return {
+        "verdict": bundle.report.get("verdict"),
+        "image_urls": [link(f"/v1/jobs/{bundle.job_id}/images/{position}") for position in positions],
+    }
 
 
 def _progress(job: Job) -> float:
@@ -217,10 +243,12 @@ class ConceptOut(Out):
     bundle: BundleOut | None
     versions: list[int] = Field(description="the trained versions, oldest first")
     cover_url: str = Field(description="URL of the first photo")
+    verdict: VerdictOut | None = Field(description="of the newest version; null if it could not be evaluated")
+    image_urls: list[str] = Field(description="URLs of images from the report card of the newest version")
     created_at: datetime
 
     @classmethod
-    def of(cls, concept: Concept, newest: JobState, bundle: BundleOut | None, versions: list[int]) -> Self:
+    def of(cls, concept: Concept, newest: JobState, bundle: Bundle | None, versions: list[int]) -> Self:
         """Build it from the concept's own row. `newest` is the state of its newest job."""
         return cls(**_concept_fields(concept, newest, bundle, versions))
 
@@ -260,29 +288,27 @@ class ConceptDetail(ConceptOut):
             )
             for reference in concept.references
         ]
-        figures = concept.bundles[-1].report if concept.bundles else None
-        report = ReportOut(**figures) if figures else None
         newest = concept.bundles[-1] if concept.bundles else None
+        report = ReportOut(**newest.report) if newest and newest.report else None
         fields = _concept_fields(
             concept,
             concept.jobs[-1].state,
-            BundleOut.model_validate(newest, from_attributes=True) if newest else None,
+            newest,
             [bundle.version for bundle in concept.bundles],
         )
         given = None if consent is None else ConsentOut.of(consent)
         return cls(**fields, references=references, jobs=jobs, report=report, consent=given)
 
 
-def _concept_fields(
-    concept: Concept, newest: JobState, bundle: BundleOut | None, versions: list[int]
-) -> dict[str, Any]:
+def _concept_fields(concept: Concept, newest: JobState, bundle: Bundle | None, versions: list[int]) -> dict[str, Any]:
     return {
         "id": concept.id,
         "name": concept.name,
         "class_noun": concept.class_noun,
         "base": concept.base,
         "state": "ready" if bundle else newest.value,
-        "bundle": bundle,
+        "bundle": BundleOut.model_validate(bundle, from_attributes=True) if bundle else None,
+        **_shown_of_report(bundle),
         "versions": versions,
         "cover_url": link(f"/v1/concepts/{concept.id}/references/1"),
         "created_at": concept.created_at,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from opad_core.bases.manifest import Manifest
     from opad_core.errors import DivergedError, OpadError, OtherTrainingError, UnusableDeviceError
     from opad_core.evaluation.identity import identity_score
-    from opad_core.evaluation.report import report_card
+    from opad_core.evaluation.report import ReportCard, report_card
     from opad_core.evaluation.sheet import Row, draw_sheet
     from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
     from opad_core.generation.export import export_bundle
@@ -44,6 +44,7 @@ __all__ = [
     "OpadError",
     "OtherTrainingError",
     "Progress",
+    "ReportCard",
     "Row",
     "TextEncoder",
     "TrainingStopped",
@@ -72,7 +73,7 @@ _MODULES = {
     "bases.manifest": ("Manifest",),
     "errors": ("DivergedError", "OpadError", "OtherTrainingError", "UnusableDeviceError"),
     "evaluation.identity": ("identity_score",),
-    "evaluation.report": ("report_card",),
+    "evaluation.report": ("ReportCard", "report_card"),
     "evaluation.sheet": ("Row", "draw_sheet"),
     "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
     "generation.export": ("export_bundle",),

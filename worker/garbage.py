@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.domain.database import Sessions
-from api.domain.storage import ERASURE, Storage
+from api.domain.storage import ERASURE, Storage, checkpoint_prefix
 from api.domain.tables import Bundle, Checkpoint, Export, Image, Job, JobState, Reference
 
 log = structlog.get_logger()
@@ -74,7 +74,7 @@ def _without_job(db: Session, keys: list[str]) -> list[str]:
     """Return checkpoints without a row, and everything that a late trainer wrote for an erased job."""
     jobs = {key: UUID(key.split("/")[1]) for key in keys}
     existing = set(db.scalars(select(Job.id).where(Job.id.in_(jobs.values()))))
-    checkpoints = [key for key in keys if "/previews/" not in key]
+    checkpoints = [key for key in keys if key.startswith(checkpoint_prefix(jobs[key]))]
     lost = set(_not_in(Checkpoint.key)(db, checkpoints))
     return [key for key in keys if key in lost or jobs[key] not in existing]
 

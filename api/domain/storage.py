@@ -59,6 +59,11 @@ def preview_key(job_id: UUID, step: int) -> str:
     return f"{preview_prefix(job_id)}{step}.png"
 
 
+def job_image_key(job_id: UUID, sha256: str) -> str:
+    """Return the key of an image in a job's report card."""
+    return f"{job_prefix(job_id)}images/{sha256}.png"
+
+
 def image_key(concept_id: UUID, image_id: UUID, image_format: str) -> str:
     return f"{image_prefix(concept_id)}{image_id}.{image_format}"
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, ScalarSelect, func, or_, select, true
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import aliased, selectinload
 from starlette.concurrency import run_in_threadpool
 
 from api.audit import TrailDep
@@ -33,7 +33,6 @@ from api.public_address import link
 from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
 from api.schemas import (
-    BundleOut,
     ConceptAccepted,
     ConceptDetail,
     ConceptIn,
@@ -290,19 +289,16 @@ async def list_concepts(
 ) -> ConceptPage:
     """List your concepts, newest first."""
     own_bundles = select(Bundle).where(Bundle.concept_id == Concept.id)
-    bundle = own_bundles.order_by(Bundle.version.desc()).limit(1).lateral("bundle")
+    newest_bundle = aliased(Bundle, own_bundles.order_by(Bundle.version.desc()).limit(1).lateral())
     versions = select(func.array_agg(aggregate_order_by(Bundle.version, Bundle.version)))
     query = (
         select(
             Concept,
-            _newest_state().label("newest"),
-            versions.where(Bundle.concept_id == Concept.id).scalar_subquery().label("versions"),
-            bundle.c.version,
-            bundle.c.sha256,
-            bundle.c.size,
-            bundle.c.created_at,
+            _newest_state(),
+            versions.where(Bundle.concept_id == Concept.id).scalar_subquery(),
+            newest_bundle,
         )
-        .outerjoin(bundle, true())
+        .outerjoin(newest_bundle, true())
         .where(Concept.owner_id == who.owner_id)
         .order_by(Concept.id.desc())
         .limit(limit + 1)
@@ -318,13 +314,7 @@ async def list_concepts(
         query = query.where(Concept.id < cursor)
     found = (await session.execute(query)).all()
     items = [
-        ConceptOut.of(
-            row.Concept,
-            row.newest,
-            BundleOut.model_validate(row, from_attributes=True) if row.versions else None,
-            row.versions or [],
-        )
-        for row in found[:limit]
+        ConceptOut.of(concept, newest, bundle, versions or []) for concept, newest, versions, bundle in found[:limit]
     ]
     return ConceptPage(items=items, next=str(items[-1].id) if len(found) > limit else None)
 

@@ -16,7 +16,8 @@ from api.dispatch import notify_workers
 from api.domain import jobs
 from api.domain.errors import Conflict, NotFound
 from api.domain.settings import Preset
-from api.domain.tables import Attempt, Concept, Job, JobState, Reference
+from api.domain.storage import job_image_key
+from api.domain.tables import Attempt, Bundle, Concept, Job, JobState, Reference
 from api.domain.text_rules import as_read
 from api.forecast import forecast_open_jobs
 from api.job_times import EXISTED, WORKED, JobTimes
@@ -36,8 +37,9 @@ async def described_jobs(
         select(func.count()).where(ahead.state == JobState.queued, ahead.id <= Job.id).correlate(Job).scalar_subquery()
     )
     query = (
-        select(Job, Concept.name, case((Job.state == JobState.queued, place)), EXISTED, WORKED)
+        select(Job, Concept.name, case((Job.state == JobState.queued, place)), Bundle, EXISTED, WORKED)
         .join(Concept, Concept.id == Job.concept_id)
+        .outerjoin(Bundle, Bundle.job_id == Job.id)
         .where(*conditions)
         .order_by(Job.id.desc())
         .limit(limit)
@@ -51,9 +53,10 @@ async def described_jobs(
             job,
             name,
             position,
-            JobTimes.of(job, existed_seconds=existed, worked_seconds=worked, expected=expected.get(job.id)),
+            JobTimes.of_job(job, existed_seconds=existed, worked_seconds=worked, expected=expected.get(job.id)),
+            bundle,
         )
-        for job, name, position, existed, worked in rows
+        for job, name, position, bundle, existed, worked in rows
     ]
 
 
@@ -111,6 +114,24 @@ async def read_preview(
         return Response(status_code=304, headers=headers)
     png = await run_in_threadpool(services.storage.read, key)
     return Response(png, media_type="image/png", headers=headers)
+
+
+@router.get(
+    "/jobs/{job_id}/images/{position}", response_class=Response, responses={200: {"content": {"image/png": {}}}}
+)
+async def read_report_image(
+    job_id: UUID, position: int, services: ServicesDep, who: Reader, session: SessionDep
+) -> Response:
+    """Read an image (from 1) of the report card of what the job learned."""
+    report = await session.scalar(
+        select(Bundle.report).join(Job, Job.id == Bundle.job_id).where(Job.owner_id == who.owner_id, Job.id == job_id)
+    )
+    hashes = (report or {}).get("images", [])
+    if not 1 <= position <= len(hashes):
+        raise NotFound(f"there is no image {position} of a job {job_id} here", "no_such_image")
+    sha256 = hashes[position - 1]
+    png = await run_in_threadpool(services.storage.get, job_image_key(job_id, sha256), sha256)
+    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=31536000, immutable"})
 
 
 @router.post("/jobs/{job_id}/cancel", response_model=JobOut)

@@ -115,5 +115,5 @@ def _by_kind(entries: Iterable[Entry]) -> dict[Kind, tuple[int, int]]:
 def _kind(key: str) -> Kind:
     parts = key.split("/")
     if parts[0] == "jobs" and len(parts) > 2:
-        return "previews" if parts[2] == "previews" else "checkpoints"
+        return "previews" if parts[2] in ("previews", "images") else "checkpoints"
     return _FOLDERS.get(parts[0], "other")

@@ -90,9 +90,7 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
         untouched=before,
         verdict=verdict,
         images=_pil_images(np.concatenate(personalised.swapaxes(0, 1))[:IMAGES]),
-        sheet=draw_sheet(
-            f"OPAD: this {bundle.class_noun}", subtitle, references, rows, ending=verdict
-        ),
+        sheet=draw_sheet(f"OPAD: this {bundle.class_noun}", subtitle, references, rows, ending=verdict),
     )
 
 

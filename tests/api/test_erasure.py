@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from api.domain import jobs
 from api.domain.database import Sessions
 from api.domain.settings import Settings
-from api.domain.storage import Storage, bundle_key, checkpoint_key, preview_key
+from api.domain.storage import Storage, bundle_key, checkpoint_key, job_image_key, preview_key
 from api.domain.tables import Attempt, Bundle, Checkpoint, IdempotencyKey, JobState
 from tests.api.reference_images import reference
 
@@ -22,7 +22,11 @@ def learned(concept: dict[str, Any], sessions: Sessions, settings: Settings) -> 
     bundle, other = b"bundle of " + job_id.bytes, b"something"
     sha256 = hashlib.sha256(bundle).hexdigest()
     storage.put_once(bundle_key(sha256), bundle, sha256)
-    for key in (checkpoint_key(job_id, 1, 50, "0" * 64), preview_key(job_id, 25)):
+    for key in (
+        checkpoint_key(job_id, 1, 50, "0" * 64),
+        preview_key(job_id, 25),
+        job_image_key(job_id, "1" * 64),
+    ):
         storage.put_once(key, other, hashlib.sha256(other).hexdigest())
     with sessions.begin() as db:
         (_, fence, _) = db.execute(jobs.claim("w", lease_seconds=60, job_id=job_id)).one()
@@ -35,14 +39,14 @@ def learned(concept: dict[str, Any], sessions: Sessions, settings: Settings) -> 
 def test_an_erased_concept_leaves_nothing(
     client: TestClient, learned: dict[str, Any], stored: Callable[[], dict[str, int]], sessions: Sessions
 ) -> None:
-    assert stored()["objects"] == 6
+    assert stored()["objects"] == 7
 
     receipt = client.delete(f"/v1/concepts/{learned['id']}").json()
 
     assert receipt["bundles"] == [learned["bundle_sha256"]]
     assert len(receipt["references"]) == 3
     assert receipt["jobs"] == [str(learned["job_id"])]
-    assert (receipt["checkpoints"], receipt["objects"], receipt["shared"]) == (1, 6, [])
+    assert (receipt["checkpoints"], receipt["objects"], receipt["shared"]) == (1, 7, [])
     assert stored() == {"concept": 0, "job": 0, "reference": 0, "objects": 0}
     with sessions() as db:
         assert not any(db.scalar(select(func.count()).select_from(table)) for table in (Attempt, Bundle, Checkpoint))

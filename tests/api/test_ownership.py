@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from api.domain.database import Sessions
 from api.domain.settings import Settings
-from api.domain.storage import Storage, bundle_key, image_key, preview_key
+from api.domain.storage import Storage, bundle_key, image_key, job_image_key, preview_key
 from api.domain.tables import Bundle, Concept, Image, JobState
 from tests.api.test_auth import bearer
 
@@ -35,10 +35,12 @@ def alices(
     concept_id, job_id, image_id = UUID(concept["id"]), concept["jobs"][0]["id"], uuid7()
     stored = {"sha256": hashlib.sha256(FILE).hexdigest(), "size": len(FILE)}
     bundle, image = bundle_key(stored["sha256"]), image_key(concept_id, image_id, "png")
-    for key in (bundle, image, preview_key(UUID(job_id), 25)):
+    report_image = job_image_key(UUID(job_id), stored["sha256"])
+    for key in (bundle, image, preview_key(UUID(job_id), 25), report_image):
         Storage(settings).put_once(key, FILE, stored["sha256"])
     with sessions.begin() as db:
-        db.add(Bundle(job_id=UUID(job_id), concept_id=concept_id, version=1, key=bundle, **stored))
+        report = {"prompts": [], "seeds": [], "personalised": {}, "untouched": {}, "images": [stored["sha256"]]}
+        db.add(Bundle(job_id=UUID(job_id), concept_id=concept_id, version=1, key=bundle, report=report, **stored))
         owner_id = db.get_one(Concept, concept_id).owner_id
         db.add(Image(id=image_id, owner_id=owner_id, concept_id=concept_id, version=1, prompt="a <concept>", seed=1,
                      format="png", key=image, **stored))  # fmt: skip

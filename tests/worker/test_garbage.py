@@ -7,7 +7,15 @@ import pytest
 from sqlalchemy import func, select
 
 from api.domain import jobs
-from api.domain.storage import ERASURE, Storage, bundle_key, checkpoint_key, preview_key, reference_key
+from api.domain.storage import (
+    ERASURE,
+    Storage,
+    bundle_key,
+    checkpoint_key,
+    job_image_key,
+    preview_key,
+    reference_key,
+)
 from api.domain.tables import Concept, Reference
 from worker.garbage import collect
 
@@ -43,6 +51,7 @@ def world(sessions, make_job, put):
         put(bundle_key("2" * 64)),
         put(checkpoint_key(running, 1, 3, "0" * 64)),
         put(preview_key(running, 3)),
+        put(job_image_key(done, "5" * 64)),
     ]
     with sessions.begin() as db:
         concept = db.scalars(select(Concept.id)).first()

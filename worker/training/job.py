@@ -27,6 +27,7 @@ from opad_core import (
     OpadError,
     OtherTrainingError,
     Progress,
+    ReportCard,
     TrainingStopped,
     export_bundle,
     load_base,
@@ -64,7 +65,7 @@ class TrainingResult:
     bundle: bytes
     base_sha256: str
     exports: list[Exported]
-    report: dict[str, object] | None
+    report: ReportCard | None
     clock: TrainingClock
 
 
@@ -142,10 +143,10 @@ def train_job(
     )
 
 
-def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> dict[str, object] | None:
-    """Return the figures of the report card, or None if the concept cannot be evaluated."""
+def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> ReportCard | None:
+    """Return the report card, or None if the concept cannot be evaluated."""
     try:
-        return report_card(read_bundle(bundle), base, references).figures()
+        return report_card(read_bundle(bundle), base, references)
     except OpadError as error:
         log.info("report.none", reason=str(error))
         return None

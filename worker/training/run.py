@@ -6,6 +6,7 @@ SIGTERM it commits a checkpoint, gives the job back and exits.
 
 import argparse
 import hashlib
+import io
 import signal
 import sys
 import time
@@ -36,8 +37,9 @@ from api.domain.storage import (
     bundle_key,
     checkpoint_prefix,
     export_key,
+    job_image_key,
 )
-from opad_core import DivergedError, OpadError, TrainingStopped, read_bundle
+from opad_core import DivergedError, OpadError, ReportCard, TrainingStopped, read_bundle
 from worker.retries import log_retry
 from worker.training.job import BadImageError, Claim, Exported, TrainingResult, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
@@ -130,6 +132,7 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
     storage.put_once(key, learned.bundle, sha256)
     read_bundle(storage.get(key, sha256))
     exports = [_store_export(storage, exported) for exported in learned.exports]
+    report = None if learned.report is None else _store_report(claim, storage, learned.report)
     failpoints.reach("bundle.stored")
     finish = jobs.finish(
         claim.job_id,
@@ -139,10 +142,22 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
         size=len(learned.bundle),
         base_sha256=learned.base_sha256,
         exports=exports,
-        report=learned.report,
+        report=report,
         timing=learned.clock.timing(at=time.monotonic()),
     )
     return Outcome("job.succeeded", finish)
+
+
+def _store_report(claim: Claim, storage: Storage, card: ReportCard) -> dict[str, object]:
+    """Store the card's images and return its figures with the images' hashes."""
+    hashes = []
+    for image in card.images:
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        sha256 = hashlib.sha256(file.getvalue()).hexdigest()
+        storage.put_once(job_image_key(claim.job_id, sha256), file.getvalue(), sha256)
+        hashes.append(sha256)
+    return {**card.figures(), "images": hashes}
 
 
 def _store_export(storage: Storage, exported: Exported) -> StoredExport:

@@ -26,7 +26,7 @@ class Bundle(Table):
     base_sha256: Mapped[str | None]
     """Hash of the base's manifest; None for a bundle that is older than this column."""
     report: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """`opad_core.evaluation.report.ReportCard.figures`; None if it could not be evaluated."""
+    """`opad_core.evaluation.report.ReportCard.figures` with the hashes of its images; None if it was not evaluated."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

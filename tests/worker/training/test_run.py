@@ -5,7 +5,7 @@ from safetensors.torch import load
 from sqlalchemy import select, update
 
 from api.domain import jobs
-from api.domain.storage import Storage
+from api.domain.storage import Storage, job_image_key
 from api.domain.tables import Bundle, Concept, Export, Job, JobState, Reference
 from api.domain.training_times import past_timings, typical_time
 from opad_core.generation.bundle import read_bundle
@@ -45,7 +45,11 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
     with sessions.begin() as db:
         bundle = db.scalars(select(Bundle)).one()
     assert read_bundle(storage.get(bundle.key, bundle.sha256)).class_noun == "mug"
-    assert bundle.report.keys() == {"prompts", "seeds", "personalised", "untouched"}
+    assert bundle.report.keys() == {"prompts", "seeds", "personalised", "untouched", "verdict", "images"}
+    assert bundle.report["verdict"]["sentence"]
+    assert len(bundle.report["images"]) == 4
+    for sha256 in bundle.report["images"]:
+        assert storage.get(job_image_key(job.id, sha256), sha256).startswith(b"\x89PNG")
     assert bundle.report["personalised"].keys() == bundle.report["untouched"].keys() >= {"identity", "copies"}
     assert storage.delete_prefix(f"jobs/{job.id}/f") == 0, "its checkpoints are gone"
 
