@@ -15,14 +15,14 @@ from typing import Any
 from uuid import UUID
 
 from PIL import Image as PILImage
-from PIL import ImageFilter
+from PIL import ImageFilter, ImageOps
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from api.domain import job_log
 from api.domain.database import Sessions
-from api.domain.storage import Storage, bundle_key, export_key, image_key, preview_key, reference_key
+from api.domain.storage import Storage, bundle_key, export_key, image_key, job_image_key, preview_key, reference_key
 from api.domain.tables import (
     Attempt,
     Bundle,
@@ -47,6 +47,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NOUNS = ["ball", "teapot", "backpack", "robot", "dog", "mug", "car", "cat"]
 """Class nouns of the examples' folders, in the order of their names."""
 _STEPS = 200
+_WATCHED = 12
+"""Newest jobs, which have previews, events and images."""
 
 
 def seed_demo_data(sessions: Sessions, storage: Storage, *, owner_name: str, concepts: int, jobs: int) -> list[UUID]:
@@ -76,11 +78,11 @@ def seed_demo_data(sessions: Sessions, storage: Storage, *, owner_name: str, con
         ]
         db.add_all(made)
         db.flush()
-        for n, concept in enumerate(made):
-            group = references[n % len(references)]
+        group_of = {concept.id: references[n % len(references)] for n, concept in enumerate(made)}
+        for concept_id, group in group_of.items():
             db.add_all(
                 Reference(
-                    concept_id=concept.id, position=p, key=reference_key(sha256), sha256=sha256, width=64, height=64
+                    concept_id=concept_id, position=p, key=reference_key(sha256), sha256=sha256, width=64, height=64
                 )
                 for p, sha256 in enumerate(group, start=1)
             )
@@ -89,21 +91,23 @@ def seed_demo_data(sessions: Sessions, storage: Storage, *, owner_name: str, con
         ended = [row for row in rows if row["state"] is JobState.succeeded]
         db.execute(insert(Attempt), [_attempt(row) for row in rows if row["started_at"]])
         if ended:
-            bundles = [_bundle(row) for row in ended]
+            newest_ids = {row["id"] for row in rows[-_WATCHED:]}
+            bundles = [
+                _bundle(
+                    row,
+                    _report_images(storage, row["id"], group_of[row["concept_id"]] if row["id"] in newest_ids else []),
+                )
+                for row in ended
+            ]
             db.execute(insert(Bundle), bundles)
             downloadable = [bundle for bundle in bundles if bundle["concept_id"] in {one.id for one in made[:4]}]
             db.add_all(Export(**row) for bundle in downloadable for row in _files(storage, bundle))
-        watched = rows[-12:]
+        watched = rows[-_WATCHED:]
         db.execute(delete(JobEvent).where(JobEvent.job_id.in_([row["id"] for row in watched])))
         db.execute(insert(JobEvent), [event for row in watched for event in _events(row)])
         _operations(db, owner_id, now)
         ids = [concept.id for concept in made]
-        newest = [
-            (row, references[made.index(one) % len(references)])
-            for row in watched
-            for one in made
-            if one.id == row["concept_id"]
-        ]
+        newest = [(row, group_of[row["concept_id"]]) for row in watched]
         _stored_images(storage, db, owner_id, ids[:4], references)
     for row, group in newest:
         _previews(storage, sessions, row["id"], row["step"], group)
@@ -129,6 +133,11 @@ _REPORT = {
     "seeds": [1000, 1001, 1002, 1003],
     "personalised": dict(zip(_SCORES, [0.51, 0.29, 0.84, 0.81, 0.62, 0.21, 0.78, 0.0], strict=True)),
     "untouched": dict(zip(_SCORES, [0.39, 0.31, 0.91, 0.72, 0.48, 0.27, 0.55, 0.0], strict=True)),
+    "verdict": {
+        "name": "learned_well",
+        "color": "green",
+        "sentence": "Learned well: the likeness rose from 0.39 to 0.51.",
+    },
 }
 _ENDINGS = [JobState.succeeded] * 7 + [JobState.failed] * 2 + [JobState.cancelled]
 _FAILURES = [
@@ -181,7 +190,19 @@ def _attempt(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bundle(row: dict[str, Any]) -> dict[str, Any]:
+def _report_images(storage: Storage, job_id: UUID, references: Sequence[str]) -> list[str]:
+    """Store the references, mirrored, as the images of the job's report card. Return their hashes."""
+    hashes = []
+    for reference in references[:4]:
+        file = io.BytesIO()
+        image = PILImage.open(io.BytesIO(storage.get(reference_key(reference), reference))).convert("RGB")
+        ImageOps.mirror(image.resize((64, 64))).save(file, "PNG")
+        hashes.append(hashlib.sha256(file.getvalue()).hexdigest())
+        storage.put_once(job_image_key(job_id, hashes[-1]), file.getvalue(), hashes[-1])
+    return hashes
+
+
+def _bundle(row: dict[str, Any], images: list[str]) -> dict[str, Any]:
     sha256 = hashlib.sha256(row["id"].bytes).hexdigest()
     return {
         "id": uuid7(),
@@ -191,7 +212,7 @@ def _bundle(row: dict[str, Any]) -> dict[str, Any]:
         "key": bundle_key(sha256),
         "sha256": sha256,
         "size": 412_000,
-        "report": _REPORT,
+        "report": _REPORT | {"images": images},
     }
 
 
@@ -326,7 +347,14 @@ def _operations(db: Session, owner_id: UUID, now: datetime) -> None:
             )
         ],
     )
-    memory = {"memory_used": 9.1e9, "memory_total": 33.6e9, "disk_used": 2.1e11, "disk_total": 5e11, "load": 0.31}
+    memory = {
+        "machine": "gpu-1",
+        "memory_used": 9.1e9,
+        "memory_total": 33.6e9,
+        "disk_used": 2.1e11,
+        "disk_total": 5e11,
+        "load": 0.31,
+    }
     gpu = {"gpu_memory_used": 6.2e9, "gpu_memory_total": 2.4e10, "device_name": "NVIDIA RTX 4090"}
     engine = {"base": "nano", "device": "cuda", **gpu, **memory}
     trainer = {"base": "nano", "device": "cuda", **memory}

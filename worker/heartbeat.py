@@ -1,6 +1,7 @@
 """Write a heartbeat of this process, with facts about its machine, for the dashboard. Nothing else depends on it."""
 
 import shutil
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -24,10 +25,14 @@ _EXPIRY = timedelta(days=1)
 
 
 def machine_facts(settings: Settings) -> dict[str, Any]:
-    """Return memory and disk in bytes, and `load`: the share of all cores in use since the last call."""
+    """Return memory and disk in bytes, `load` (the share of all cores in use since the last call) and the machine.
+
+    `machine` is the host's name. Containers have names of their own, so their figures are shown apart.
+    """
     settings.home.mkdir(parents=True, exist_ok=True)
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(settings.home)
     return {
+        "machine": socket.gethostname(),
         "memory_used": memory.total - memory.available,
         "memory_total": memory.total,
         "process_memory": psutil.Process().memory_info().rss,

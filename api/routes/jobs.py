@@ -1,6 +1,7 @@
 """Jobs: read, cancel and retry trainings."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
@@ -29,9 +30,12 @@ router = APIRouter(tags=["jobs"])
 
 
 async def described_jobs(
-    session: AsyncSession, *conditions: ColumnElement[bool], limit: int | None = None
+    session: AsyncSession,
+    *conditions: ColumnElement[bool],
+    order_by: Sequence[ColumnElement[Any]] = (Job.id.desc(),),
+    limit: int | None = None,
 ) -> list[JobOut]:
-    """Read jobs, newest first, each with its concept's name and its place in the queue of all owners' jobs."""
+    """Read jobs, newest first by default, each with its concept's name and its place in the queue of all owners."""
     ahead = aliased(Job)
     place = (
         select(func.count()).where(ahead.state == JobState.queued, ahead.id <= Job.id).correlate(Job).scalar_subquery()
@@ -41,7 +45,7 @@ async def described_jobs(
         .join(Concept, Concept.id == Job.concept_id)
         .outerjoin(Bundle, Bundle.job_id == Job.id)
         .where(*conditions)
-        .order_by(Job.id.desc())
+        .order_by(*order_by)
         .limit(limit)
         .execution_options(populate_existing=True)
     )
@@ -58,6 +62,17 @@ async def described_jobs(
         )
         for job, name, position, bundle, existed, worked in rows
     ]
+
+
+async def active_jobs(session: AsyncSession, who: Caller, *, limit: int) -> list[JobOut]:
+    """Read the running jobs and then the queued ones, in the order of the queue."""
+    return await described_jobs(
+        session,
+        Job.owner_id == who.owner_id,
+        Job.state.in_([JobState.running, JobState.queued]),
+        order_by=(Job.state == JobState.queued, Job.id.asc()),
+        limit=limit,
+    )
 
 
 async def _own_job(session: AsyncSession, who: Caller, job_id: UUID) -> JobOut:

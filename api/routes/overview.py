@@ -46,6 +46,7 @@ class GenerateFigures(Out):
 class WorkerOut(Out):
     name: str
     kind: Literal["engine", "trainer"]
+    machine: str = Field(description="name of its host; memory, disk and load in `facts` are those of the host")
     alive: bool
     seen_at: datetime
     started_at: datetime
@@ -90,6 +91,7 @@ async def _workers(session: AsyncSession) -> list[WorkerOut]:
         WorkerOut(
             name=row.name,
             kind=row.kind,  # type: ignore[arg-type]  # a text column of these two
+            machine=row.facts.get("machine", row.name),
             alive=is_alive,
             seen_at=row.seen_at,
             started_at=row.started_at,
@@ -109,10 +111,12 @@ def _of_workers(workers: list[WorkerOut], *, expected: bool) -> list[AttentionOu
             found.append(
                 _problem("worker_lost", f"the {worker.kind} {worker.name} sends no heartbeats", worker.seen_at)
             )
+    latest = {worker.machine: worker for worker in sorted(workers, key=lambda worker: worker.seen_at)}
+    for machine, worker in latest.items():
         for what in ("disk", "memory"):
             used, total = worker.facts.get(f"{what}_used"), worker.facts.get(f"{what}_total")
             if used and total and used / total > _NEAR_FULL:
-                message = f"the {what} of the {worker.kind} {worker.name} is {used / total:.0%} full"
+                message = f"the {what} of {machine} is {used / total:.0%} full"
                 found.append(_problem(what, message, worker.seen_at))
     return found
 

@@ -47,7 +47,7 @@ def test_a_lost_worker_and_a_full_disk_need_attention(operator: TestClient, sess
     attention = operator.get("/v1/overview").json()["attention"]
 
     assert [item["kind"] for item in attention] == ["no_worker", "disk", "worker_lost"]
-    assert attention[1]["message"] == "the disk of the engine host:engine is 93% full"
+    assert attention[1]["message"] == "the disk of host:engine is 93% full"
 
 
 def test_ones_own_failed_jobs_and_webhooks_need_attention(

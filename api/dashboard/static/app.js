@@ -148,6 +148,15 @@ addEventListener("pageshow", () => {
   for (const field of document.querySelectorAll("form[method=get] :disabled")) field.disabled = false;
 });
 
+const SMALL = 128; // pixels a side up to which an image is enlarged without blur
+function sharpen(image) {
+  image.classList.toggle("crisp", image.naturalWidth > 0 && image.naturalWidth <= SMALL);
+}
+const sharpenAll = () => document.querySelectorAll(".generated img").forEach(sharpen);
+document.addEventListener("load", (event) => { if (event.target.matches?.(".generated img")) sharpen(event.target); }, true);
+document.addEventListener("htmx:afterSettle", sharpenAll);
+sharpenAll();
+
 setInterval(() => {
   const choosing = chosenJobs().length > 0 || document.querySelector("dialog[open]");
   if (!document.hidden && !choosing && document.querySelector("[data-live]")) window.htmx?.trigger(document.body, "opad:tick");

@@ -11,7 +11,12 @@ const GROUPS = {
   discriminator: (name) => name.startsWith("d_"),
   teacher: (name) => name === "rec",
 };
-const HEIGHT = 170;
+const NAMES = {
+  rec: "reconstruction", id: "identity", mse: "squared error", swd: "sliced Wasserstein", dino: "DINO", dinov2: "DINOv2", clip: "CLIP",
+};
+const HEIGHT = 190;
+const SMOOTHING = 0.9; // per iteration, as in loss.png
+const APART = 10; // largest over smallest running mean from which a chart has a logarithmic scale
 const points = new Map(); // step -> losses; an attempt that resumes repeats some steps
 const plots = new Map();
 
@@ -19,6 +24,23 @@ const color = (name) => getComputedStyle(document.documentElement).getPropertyVa
 
 function shownLoss(value) {
   return value === undefined || value === null ? "–" : value.toPrecision(3);
+}
+
+function runningMean(steps, values) {
+  let mean = null;
+  let at = 0;
+  return values.map((value, i) => {
+    if (value === null) return null;
+    const kept = SMOOTHING ** (steps[i] - at); // not every iteration is reported
+    mean = mean === null ? value : kept * mean + (1 - kept) * value;
+    at = steps[i];
+    return mean;
+  });
+}
+
+function isLogarithmic(columns, means) {
+  const newest = means.map((mean) => mean.findLast((value) => value !== null));
+  return columns.flat().every((value) => value === null || value > 0) && Math.max(...newest) > APART * Math.min(...newest);
 }
 
 function drawCharts() {
@@ -31,34 +53,46 @@ function drawCharts() {
     figure.hidden = own.length === 0;
     if (own.length === 0) continue;
     const columns = own.map((name) => steps.map((step) => points.get(step)[name] ?? null));
-    const newest = points.get(steps.at(-1));
+    const means = columns.map((column) => runningMean(steps, column));
+    const logarithmic = isLogarithmic(columns, means);
     figure.querySelector(".keys").replaceChildren(
-      ...own.map((name, i) => element("span", {}, element("i", { className: `k${(i % 4) + 1}` }), `${name} ${shownLoss(newest[name])}`)),
+      ...own.map((name, i) => {
+        const label = NAMES[name.replace(/^(adv|d)_/, "")] ?? name;
+        return element("span", { title: name }, element("i", { className: `k${(i % 4) + 1}` }), `${label} ${shownLoss(columns[i].findLast((value) => value !== null))}`);
+      }),
+      logarithmic ? "logarithmic scale" : "",
     );
-    plot(group, figure.querySelector(".plot"), own, [steps, ...columns]);
+    plot(group, figure.querySelector(".plot"), own, [steps, ...columns, ...means], logarithmic);
   }
 }
 
-function plot(group, target, names, data) {
+function plot(group, target, names, data, logarithmic) {
+  const kind = `${names} ${logarithmic}`;
   const before = plots.get(group);
-  if (before && before.names.join() === names.join()) return before.chart.setData(data);
+  if (before?.kind === kind) return before.chart.setData(data);
   before?.chart.destroy();
   const axis = {
     stroke: () => color("--quiet"),
     grid: { stroke: () => color("--line"), width: 1 },
     ticks: { show: false },
     font: "12px Inter, system-ui, sans-serif",
+    labelFont: "12px Inter, system-ui, sans-serif",
   };
+  const line = (i, look) => ({ stroke: () => color(`--c${(i % 4) + 1}`), spanGaps: true, ...look });
   const options = {
     width: target.clientWidth,
     height: HEIGHT,
     legend: { show: false },
     cursor: { y: false, points: { size: 5 } },
-    scales: { x: { time: false } },
-    axes: [{ ...axis, size: 28 }, { ...axis, size: 52 }],
-    series: [{}, ...names.map((name, i) => ({ label: name, stroke: () => color(`--c${(i % 4) + 1}`), width: 1.75, spanGaps: true, points: { show: data[0].length < 3 } }))],
+    scales: { x: { time: false }, y: { distr: logarithmic ? 3 : 1 } },
+    axes: [{ ...axis, size: 28, label: "iteration", labelSize: 16 }, { ...axis, size: 56 }],
+    series: [
+      {},
+      ...names.map((_, i) => line(i, { width: 1, alpha: 0.3, points: { show: data[0].length < 3 } })),
+      ...names.map((_, i) => line(i, { width: 2, points: { show: false } })),
+    ],
   };
-  plots.set(group, { names, chart: new uPlot(options, data, target) });
+  plots.set(group, { kind, chart: new uPlot(options, data, target) });
 }
 
 let waiting = false;

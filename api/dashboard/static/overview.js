@@ -2,25 +2,36 @@
 
 import { call } from "/static/app.js";
 
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const charts = [];
+const HEIGHT = 170;
+const REFRESH_MS = 60_000;
+const charts = new Map();
 
-function draw(figure, hours) {
-  const target = figure.querySelector(".plot");
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const hour = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+const lastDay = () => [Date.now() / 1000 - 86400, Date.now() / 1000];
+
+function make(target) {
   const axis = { stroke: () => color("--quiet"), grid: { stroke: () => color("--line"), width: 1 }, ticks: { show: false }, font: "12px Inter, system-ui, sans-serif" };
-  const x = hours.map((hour) => Date.parse(hour.at) / 1000);
-  const y = hours.map((hour) => hour[figure.dataset.hours]);
-  const now = Date.now() / 1000;
-  figure.hidden = false;
-  charts.push(new uPlot({
-    width: target.clientWidth, height: 170, legend: { show: false }, cursor: { y: false },
-    scales: { x: { range: [now - 86400, now] }, y: { range: (_, __, most) => [0, (most || 1) * 1.15] } },
-    axes: [{ ...axis, size: 28, values: (_, ticks) => ticks.map((tick) => new Date(tick * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })) }, { ...axis, size: 52 }],
+  return new uPlot({
+    width: target.clientWidth, height: HEIGHT, legend: { show: false }, cursor: { y: false },
+    scales: { x: { range: lastDay }, y: { range: (_, __, most) => [0, (most || 1) * 1.15] } },
+    // a label such as "12:00 AM" is 60 pixels wide
+    axes: [{ ...axis, size: 28, space: 84, incrs: [1, 2, 3, 4, 6, 8, 12].map((hours) => hours * 3600), values: (_, ticks) => ticks.map(hour) }, { ...axis, size: 52 }],
     series: [{}, { stroke: () => color("--c1"), fill: () => color("--accent-soft"), paths: uPlot.paths.bars({ size: [0.7, 30] }), points: { show: false } }],
-  }, [x, y], target));
+  }, [[], []], target);
 }
 
-const { generate } = await call("/v1/overview");
-if (generate.hours.length > 0) for (const figure of document.querySelectorAll("[data-hours]")) draw(figure, generate.hours);
+async function refresh() {
+  const { hours } = (await call("/v1/overview")).generate;
+  document.getElementById("hours").hidden = hours.length === 0;
+  if (hours.length === 0) return;
+  for (const figure of document.querySelectorAll("[data-hours]")) {
+    if (!charts.has(figure)) charts.set(figure, make(figure.querySelector(".plot")));
+    charts.get(figure).setData([hours.map(({ at }) => Date.parse(at) / 1000), hours.map((one) => one[figure.dataset.hours])]);
+  }
+}
+
+refresh();
+setInterval(() => { if (!document.hidden) refresh(); }, REFRESH_MS);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((chart) => chart.redraw()));
-new ResizeObserver(() => charts.forEach((chart) => chart.setSize({ width: chart.root.parentElement.clientWidth, height: 170 }))).observe(document.getElementById("main"));
+new ResizeObserver(() => charts.forEach((chart) => chart.setSize({ width: chart.root.parentElement.clientWidth, height: HEIGHT }))).observe(document.getElementById("main"));

@@ -1,5 +1,9 @@
 """The verdict, at figures that were measured on the nano base (docs/personalize.md)."""
 
+import json
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
 from opad_core.evaluation.scores import Scores
@@ -19,10 +23,10 @@ UNTOUCHED = scores(0.383, 0.75, 0.078)
 @pytest.mark.parametrize(
     ("personalised", "name", "color"),
     [
-        (scores(0.559, 0.75, 0.012), "learned_well", "green"),
+        (scores(0.582, 0.75, 0.032), "learned_well", "green"),
         (scores(0.392, 0.75, 0.060), "likeness_did_not_rise", "red"),
         (scores(0.543, 0.00, 0.053), "scenes_lost", "red"),
-        (scores(0.559, 0.75, 0.004), "images_nearly_alike", "amber"),
+        (scores(0.559, 0.75, 0.012), "images_nearly_alike", "amber"),
     ],
 )
 def test_each_outcome_has_its_verdict(personalised, name, color):
@@ -37,6 +41,8 @@ def test_each_outcome_has_its_verdict(personalised, name, color):
         (scores(0.402, 0.75, 0.05), "likeness_did_not_rise"),  # + 0.019
         (scores(0.5, 0.61, 0.05), "learned_well"),  # - 0.14
         (scores(0.5, 0.59, 0.05), "scenes_lost"),  # - 0.16
+        (scores(0.5, 0.75, 0.021), "learned_well"),
+        (scores(0.5, 0.75, 0.019), "images_nearly_alike"),
         (scores(0.402, 0.0, 0.0), "likeness_did_not_rise"),  # decides before the others
         (scores(0.5, 0.0, 0.0), "scenes_lost"),
     ],
@@ -52,3 +58,23 @@ def test_a_base_that_cannot_compare_images_with_text_loses_no_scenes():
 def test_the_sentence_quotes_the_scores():
     lost = verdict_of(scores(0.543, 0.25, 0.053), UNTOUCHED)
     assert lost.sentence.startswith("Scenes lost: 25% of the images show the scene of their prompt, 75% before")
+
+
+def test_the_measured_trainings_have_the_documented_verdicts():
+    """docs/personalize.md shows these. OPAD has three seeds of each concept."""
+    runs = json.loads((Path(__file__).parents[3] / "bench" / "compare.json").read_text())
+    found = {
+        (run["method"], run["concept"], run["seed"]): verdict_of(
+            Scores(**run["personalised"]), Scores(**run["untouched"])
+        ).name
+        for run in runs
+    }
+    for concept, name in (
+        ("blue_teapot", "learned_well"),
+        ("striped_mug", "images_nearly_alike"),
+        ("dotted_backpack", "images_nearly_alike"),
+        ("orange_robot", "likeness_did_not_rise"),
+    ):
+        assert {found["opad", concept, seed] for seed in range(3)} == {name}
+    stripped = [name for (method, _, _), name in found.items() if method == "custom-diffusion-stripped"]
+    assert Counter(stripped) == {"scenes_lost": 9, "likeness_did_not_rise": 3}
