@@ -46,8 +46,18 @@ def test_a_lost_worker_and_a_full_disk_need_attention(operator: TestClient, sess
 
     attention = operator.get("/v1/overview").json()["attention"]
 
-    assert [item["kind"] for item in attention] == ["no_worker", "disk", "worker_lost"]
-    assert attention[1]["message"] == "the disk of host:engine is 93% full"
+    assert [item["kind"] for item in attention] == ["no_worker", "worker_lost", "disk"]
+    assert attention[2]["message"] == "the disk of host:engine is 93% full"
+
+
+def test_a_full_machine_needs_attention_once(operator: TestClient, sessions: Sessions) -> None:
+    for kind in ("engine", "trainer"):
+        put_worker(sessions, kind, machine="gpu-1", memory_used=93 * GB, memory_total=100 * GB)
+
+    overview = operator.get("/v1/overview").json()
+
+    assert [worker["machine"] for worker in overview["workers"]] == ["gpu-1", "gpu-1"]
+    assert [item["message"] for item in overview["attention"]] == ["the memory of gpu-1 is 93% full"]
 
 
 def test_ones_own_failed_jobs_and_webhooks_need_attention(

@@ -148,12 +148,15 @@ addEventListener("pageshow", () => {
   for (const field of document.querySelectorAll("form[method=get] :disabled")) field.disabled = false;
 });
 
-const SMALL = 128; // pixels a side up to which an image is enlarged without blur
+// Images of a small base are enlarged without blur.
+
+export const SMALL = 128; // pixels a side
+const ENLARGED = ".generated img, .tile img, .duel img";
 function sharpen(image) {
   image.classList.toggle("crisp", image.naturalWidth > 0 && image.naturalWidth <= SMALL);
 }
-const sharpenAll = () => document.querySelectorAll(".generated img").forEach(sharpen);
-document.addEventListener("load", (event) => { if (event.target.matches?.(".generated img")) sharpen(event.target); }, true);
+const sharpenAll = () => document.querySelectorAll(ENLARGED).forEach(sharpen);
+document.addEventListener("load", (event) => { if (event.target.matches?.(ENLARGED)) sharpen(event.target); }, true);
 document.addEventListener("htmx:afterSettle", sharpenAll);
 sharpenAll();
 

@@ -1,7 +1,6 @@
 // A blind pair: two versions with the same seed in random order, and the vote.
 
 import { sendJson, toast, words } from "/static/app.js";
-import "/static/viewer.js";
 
 const form = document.getElementById("sides");
 const duel = document.getElementById("duel");

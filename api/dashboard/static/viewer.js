@@ -1,9 +1,8 @@
 // Generated images: tiles that open in a dialog with the settings, download, keep and erase. An image has the shape of
 // GET /v1/images/{id}; one that is not stored has no id, but the file (`data`, `media_type`) and a receipt.
 
-import { element, sendJson, words } from "/static/app.js";
+import { element, sendJson, SMALL, words } from "/static/app.js";
 
-const SMALL = 128; // pixels a side up to which an image is enlarged without blur
 const shown = new WeakMap(); // images of the tiles that scripts have made
 
 export function tile(image) {
@@ -158,11 +157,3 @@ document.addEventListener("click", (event) => {
   viewer ??= new Viewer();
   viewer.open(button);
 });
-
-function sharpen(img) {
-  img.classList.toggle("crisp", img.naturalWidth > 0 && img.naturalWidth <= SMALL);
-}
-const sharpenAll = () => document.querySelectorAll(".tile img, .duel img").forEach(sharpen);
-document.addEventListener("load", (event) => { if (event.target.matches?.(".tile img, .duel img")) sharpen(event.target); }, true);
-document.addEventListener("htmx:afterSettle", sharpenAll);
-sharpenAll();
