@@ -48,6 +48,8 @@ def _seconds(interval: ColumnElement[Any]) -> ColumnElement[float]:
 
 EXISTED = _seconds(func.coalesce(Job.finished_at, func.now()) - Job.created_at)
 """Seconds from a job's creation to its end, or until now."""
+QUEUED = _seconds(Job.started_at - Job.created_at)
+"""Seconds from a job's creation to its first start; null before it."""
 WORKED = (
     select(func.coalesce(func.sum(_seconds(func.coalesce(Attempt.ended_at, func.now()) - Attempt.started_at)), 0.0))
     .where(Attempt.job_id == Job.id)

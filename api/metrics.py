@@ -9,10 +9,11 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.domain.tables import Attempt, Job, JobState, WebhookDelivery
+from api.job_times import QUEUED, WORKED
 
 GENERATE_SECONDS = Histogram(
     "opad_generate_seconds",
@@ -20,7 +21,7 @@ GENERATE_SECONDS = Histogram(
     ["cache"],
     buckets=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10),
 )
-_JOB_SECONDS = (30, 60, 300, 600, 1800, 3600, 7200, 14400)
+_JOB_SECONDS = (5, 30, 60, 300, 600, 1800, 3600, 7200, 14400)
 
 
 def observe_generate(cache: dict[str, str], seconds: float) -> None:
@@ -36,7 +37,10 @@ async def exposition(session: AsyncSession) -> bytes:
             [
                 await _jobs(session),
                 await _iteration_rate(session),
-                await _job_seconds(session),
+                await _durations(session, "opad_job_seconds", "Work on a job: the sum of its attempts", WORKED),
+                await _durations(
+                    session, "opad_job_queued_seconds", "From a job's creation to its first start", QUEUED
+                ),
                 await _lost_attempts(session),
                 await _messages(session),
             ]
@@ -74,15 +78,18 @@ async def _iteration_rate(session: AsyncSession) -> Metric:
     )
 
 
-async def _job_seconds(session: AsyncSession) -> Metric:
-    seconds = func.extract("epoch", Job.finished_at - Job.started_at)
-    within = [func.count().filter(seconds <= bound) for bound in _JOB_SECONDS]
-    rows = await session.execute(
-        select(Job.state, func.count(), func.sum(seconds), *within)
+async def _durations(session: AsyncSession, name: str, meaning: str, seconds: ColumnElement[float]) -> Metric:
+    """Return a histogram over the jobs that have started and ended."""
+    ended = (
+        select(Job.state, seconds.label("seconds"))
         .where(Job.started_at.is_not(None), Job.finished_at.is_not(None))
-        .group_by(Job.state)
+        .subquery()
     )
-    metric = HistogramMetricFamily("opad_job_seconds", "From a job's first start to its end", labels=["state"])
+    within = [func.count().filter(ended.c.seconds <= bound) for bound in _JOB_SECONDS]
+    rows = await session.execute(
+        select(ended.c.state, func.count(), func.sum(ended.c.seconds), *within).group_by(ended.c.state)
+    )
+    metric = HistogramMetricFamily(name, meaning, labels=["state"])
     for state, count, total, *below in rows:
         bounds = [*map(str, map(float, _JOB_SECONDS)), "+Inf"]
         metric.add_metric([state.value], list(zip(bounds, [*below, count], strict=True)), float(total))

@@ -33,16 +33,22 @@ def test_jobs_attempts_and_messages_are_counted(
     assert values(client, key)["opad_jobs", "queued"] == 1
     client.post(f"/v1/jobs/{job_id}/cancel")
     now = datetime.now(UTC)
-    set_job(job_id, state=JobState.succeeded, started_at=now - timedelta(seconds=90), finished_at=now)
+    began = now - timedelta(seconds=120)
+    set_job(
+        job_id, state=JobState.succeeded, created_at=began - timedelta(seconds=20), started_at=began, finished_at=now
+    )  # fmt: skip
     with sessions.begin() as db:
-        db.add(Attempt(job_id=UUID(job_id), fence=1, worker="w", ended_at=now, cause="lost_worker"))
+        for fence, (seconds, cause) in enumerate(((30, "lost_worker"), (60, "succeeded")), 1):
+            worked = {"started_at": now - timedelta(seconds=seconds), "ended_at": now, "cause": cause}
+            db.add(Attempt(job_id=UUID(job_id), fence=fence, worker="w", **worked))
 
     after = values(client, key)
 
     assert (after["opad_jobs", "queued"], after["opad_jobs", "succeeded"]) == (0, 1)
     assert after["opad_job_seconds_bucket", "60.0", "succeeded"] == 0
     assert after["opad_job_seconds_bucket", "300.0", "succeeded"] == 1
-    assert after["opad_job_seconds_sum", "succeeded"] == 90
+    assert after["opad_job_seconds_sum", "succeeded"] == 90  # 30 + 60 of the 120
+    assert after["opad_job_queued_seconds_sum", "succeeded"] == 20
     assert after["opad_attempts_lost",] == 1
     assert after["opad_webhook_messages", "pending"] == 1
 
