@@ -35,6 +35,7 @@ from api.routes import (
     preferences,
     storage,
     system,
+    versions,
     webhooks,
 )
 from api.schemas import Problem
@@ -77,6 +78,7 @@ def create_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: 
     )
     for module in (
         concepts,
+        versions,
         downloads,
         jobs,
         job_history,

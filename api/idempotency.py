@@ -104,6 +104,11 @@ class IdempotentRequest:
         self.answer = known.answer
 
 
+def sent_fields(body: BaseModel) -> dict[str, Any]:
+    """Return the fields that were sent: a random seed would differ each time."""
+    return body.model_dump(mode="json", exclude_unset=True)
+
+
 async def _fingerprint(route: str, fields: Mapping[str, Any], files: list[UploadFile]) -> str:
     digests = []
     for file in files:

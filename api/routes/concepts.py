@@ -6,7 +6,6 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
-from pydantic import BaseModel
 from sqlalchemy import ColumnElement, ScalarSelect, func, or_, select, true
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import IntegrityError
@@ -17,7 +16,6 @@ from starlette.concurrency import run_in_threadpool
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
 from api.concept_form import split_form
-from api.concept_refusals import references_gone
 from api.decoder import CleanImage
 from api.dispatch import notify_workers
 from api.domain import failpoints
@@ -28,7 +26,7 @@ from api.domain.storage import Storage, reference_key
 from api.domain.tables import Bundle, Concept, Consent, Job, JobState, Reference
 from api.domain.text_rules import as_read
 from api.erasure import erase_concept, hold_off_erasures
-from api.idempotency import IdempotencyHeader, IdempotentRequest
+from api.idempotency import IdempotencyHeader, IdempotentRequest, sent_fields
 from api.public_address import link
 from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
@@ -122,7 +120,7 @@ async def create_concept(
         _check_consent(services.settings, body)
         services.denied_words.refuse("class_noun", body.class_noun)
         idempotent = await IdempotentRequest.find(
-            session, who.owner_id, idempotency_key, "concepts", _sent_fields(body), files
+            session, who.owner_id, idempotency_key, "concepts", sent_fields(body), files
         )
         if idempotent.answer:
             return idempotent.replay(response, ConceptAccepted)
@@ -155,7 +153,7 @@ async def create_concept(
             statement_version=STATEMENT_VERSION,
         )
     )
-    job = _job(who, concept.id, body, version=1)
+    job = new_job(who, concept.id, body, version=1)
     session.add(job)
     session.add_all(
         Reference(
@@ -183,58 +181,7 @@ async def create_concept(
     return accepted
 
 
-@router.post("/concepts/{concept_id}/versions", status_code=202, response_model=ConceptAccepted)
-async def create_version(
-    concept_id: UUID,
-    body: VersionIn,
-    request: Request,
-    services: ServicesDep,
-    response: Response,
-    tasks: BackgroundTasks,
-    who: Trainer,
-    session: SessionDep,
-    trail: TrailDep,
-    idempotency_key: IdempotencyHeader = None,
-) -> ConceptAccepted:
-    """Train a concept again on the same photos. The previous version is used until the new one is ready."""
-    route = f"concepts/{concept_id}/versions"
-    idempotent = await IdempotentRequest.find(session, who.owner_id, idempotency_key, route, _sent_fields(body), [])
-    if idempotent.answer:
-        return idempotent.replay(response, ConceptAccepted)
-    before = await _detail(session, who, concept_id)
-    await check_training(session, services.settings, who, request)
-    newest = before.jobs[0]
-    if newest.state in ("queued", "running"):
-        raise Conflict(
-            f"version {newest.version} of {before.name!r} is still {newest.state}; wait for it or cancel its job first",
-            "concept_in_training",
-            state=newest.state,
-            job_id=str(newest.id),
-        )
-    job = _job(who, concept_id, body, version=newest.version + 1)
-    session.add(job)
-    try:
-        await session.flush()
-    except IntegrityError as error:
-        if await idempotent.lost_race(session):
-            return idempotent.replay(response, ConceptAccepted)
-        raise Conflict(
-            f"another request started a version of {before.name!r} at the same moment; see its job",
-            "concept_in_training",
-        ) from error
-    detail = await _detail(session, who, concept_id)
-    if not detail.references:  # checked only now: a sweep may remove them until the new job's row exists
-        raise references_gone(before.name)
-    accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
-    response.headers["Location"] = link(f"/v1/jobs/{job.id}")
-    if not await idempotent.save_answer(session, response, accepted):
-        return idempotent.replay(response, ConceptAccepted)
-    await trail.record("concept.train_again", concept_id, "accepted")
-    tasks.add_task(notify_workers, services.notifier, job.id, job.preset)
-    return accepted
-
-
-def _job(who: Caller, concept_id: UUID, body: ConceptIn | VersionIn, *, version: int) -> Job:
+def new_job(who: Caller, concept_id: UUID, body: ConceptIn | VersionIn, *, version: int) -> Job:
     return Job(
         owner_id=who.owner_id,
         concept_id=concept_id,
@@ -243,11 +190,6 @@ def _job(who: Caller, concept_id: UUID, body: ConceptIn | VersionIn, *, version:
         overrides=body.overrides.model_dump(exclude_none=True) if body.overrides else {},
         seed=body.seed,
     )
-
-
-def _sent_fields(body: BaseModel) -> dict[str, Any]:
-    """Return the fields that were sent: a random seed would differ each time."""
-    return body.model_dump(mode="json", exclude_unset=True)
 
 
 def _check_consent(settings: Settings, body: ConceptIn) -> None:
