@@ -90,6 +90,8 @@ def _train(arguments: argparse.Namespace) -> int:
     config = override(
         preset(arguments.preset, base.manifest.presets), {**without, **changes, **_set_by_hand(arguments.set)}
     )
+    if base.manifest.limits:
+        print(f"opad: {base.manifest.limits}", file=sys.stderr)
     arguments.out.mkdir(parents=True, exist_ok=True)
     resume = checkpoint.read_bytes() if checkpoint.exists() else None
     losses = [] if resume is None else read_losses(arguments.out / LOSSES)

@@ -37,6 +37,9 @@ class Manifest:
     training_scenes: list[str] = field(default_factory=list)
     """Scenes that `scene_share` asks the student for, each with one `{}`."""
 
+    limits: str | None = None
+    """What the base cannot learn and what to do about it, in a sentence that is shown before a training."""
+
     @property
     def sha256(self) -> str:
         """Identifies the base in bundles; changes with any weight."""

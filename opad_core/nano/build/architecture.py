@@ -191,8 +191,8 @@ def build_parts(words: Sequence[str], folder: Path) -> Parts:
 def write_base(folder: Path, parts: Parts, *, vocabulary: Mapping[str, Any]) -> None:
     """Write the base in fp16, with a manifest that has the hash of every file.
 
-    `vocabulary` holds the manifest's `nouns`, `words`, `templates`, the three lists of scenes, `presets` and
-    `licenses`. The parts themselves are not changed.
+    `vocabulary` holds the manifest's `nouns`, `words`, `templates`, the three lists of scenes, `presets`,
+    `licenses` and `limits`. The parts themselves are not changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     networks = {

@@ -93,6 +93,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": _SMALL,
 }
+LIMITS = (
+    "The base nano was trained on simple drawn objects at 64 x 64 pixels, so photographs of real things come out "
+    "blurred; for those, use the base sd-turbo on a GPU."
+)
 _PARTS = ("teacher", "student", "vae", "text_encoder", "dino", "dinov2", "clip", "identity", "text_projection")
 
 
@@ -133,4 +137,5 @@ def manifest_vocabulary() -> dict[str, Any]:
         "training_scenes": list(TRAINING_SCENES),
         "presets": PRESETS,
         "licenses": dict.fromkeys(_PARTS, "Apache-2.0"),
+        "limits": LIMITS,
     }
