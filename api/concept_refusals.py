@@ -3,7 +3,8 @@
 from uuid import UUID
 
 from api.domain.errors import Conflict
-from api.domain.tables import JobState
+from api.domain.replaced_bases import BASE_CHANGED
+from api.domain.tables import Concept, JobState
 
 
 def not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, error_detail: str | None) -> Conflict:
@@ -24,11 +25,27 @@ def not_ready(name: str, job_id: UUID, state: JobState, error_code: str | None, 
     )
 
 
-def base_changed(name: str, concept_id: UUID) -> Conflict:
+def base_changed(concept: Concept, obstacle: str | None) -> Conflict:
+    """Return the error for a concept of another base. `obstacle` keeps it from being trained again on this one."""
+    start = f"{concept.name!r} was trained on another base than the one that runs now"
+    if obstacle == "concept_in_training":
+        return Conflict(
+            f"{start}, and is being trained again; GET /v1/concepts/{concept.id} lists its jobs", "concept_in_training"
+        )
+    rest = {
+        None: f"; train it again with POST /v1/concepts/{concept.id}/versions",
+        "references_gone": ", and cannot be trained again, because its photos were deleted when their retention time "
+        "was over; erase it, and upload them again",
+        "unknown_class_noun": f", and cannot be trained again, because this base does not know {concept.class_noun!r}; "
+        "upload its photos as a new concept with another class noun",
+    }
+    return Conflict(start + rest[obstacle], BASE_CHANGED)
+
+
+def version_of_another_base(name: str, version: int) -> Conflict:
     return Conflict(
-        f"the base of this installation has changed since {name!r} was trained; train it again with "
-        f"POST /v1/concepts/{concept_id}/versions",
-        "base_changed",
+        f"version {version} of {name!r} was trained on another base than the one that runs now; leave `version` out",
+        BASE_CHANGED,
     )
 
 

@@ -14,7 +14,7 @@ import httpx
 import structlog
 
 from api.domain.denied_words import ENGINE_CODE, refusal
-from api.domain.errors import DeadlineExceeded, DomainError, Invalid, Unavailable
+from api.domain.errors import Conflict, DeadlineExceeded, DomainError, Invalid, Unavailable
 
 log = structlog.get_logger()
 
@@ -69,7 +69,7 @@ class EngineClient:
     ) -> Generated:
         """Generate images. A second try uses the same seeds, so it returns the same images.
 
-        Raises Unavailable, DeadlineExceeded, Invalid.
+        Raises Unavailable, DeadlineExceeded, Invalid; Conflict for a bundle of another base.
         """
         body = {
             "bundle": None if bundle is None else {"key": bundle.key, "sha256": bundle.sha256},
@@ -164,6 +164,9 @@ class EngineClient:
             if said["code"] == ENGINE_CODE:
                 return refusal("prompt")
             return Invalid(str(said["message"]), str(said["code"]))
+        if answer.status_code == 409:
+            said = answer.json()
+            return Conflict(str(said["message"]), str(said["code"]))
         if answer.status_code == 504:
             return self._late()
         if answer.status_code == 503:

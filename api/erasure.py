@@ -32,8 +32,8 @@ from api.domain.tables import (
     WebhookDelivery,
 )
 from api.engine_client import EngineClient
+from api.output_schemas import ErasureReceipt
 from api.quotas import keep_erased_training
-from api.schemas import ErasureReceipt
 
 
 async def hold_off_erasures(session: AsyncSession) -> None:

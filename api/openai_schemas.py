@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from api.domain.text_rules import as_read
-from api.schemas import ImageFormat, In, Out, Prompt, read_by, seed_or_random
+from api.schemas import ConceptProblem, ImageFormat, In, Out, Prompt, read_by, seed_or_random
 
 _IGNORED = "accepted for compatibility and ignored"
 
@@ -78,6 +78,9 @@ class ModelOut(Out):
     object: Literal["model"] = "model"
     created: int = Field(description="when the newest version was trained, in seconds since 1970")
     owned_by: str
+    problem: ConceptProblem | None = Field(
+        None, description="not in OpenAI's API; null unless the base was replaced since the training"
+    )
 
 
 class ModelList(Out):
@@ -86,7 +89,15 @@ class ModelList(Out):
             "examples": [
                 {
                     "object": "list",
-                    "data": [{"id": "concept:my mug", "object": "model", "created": 1795381200, "owned_by": "admin"}],
+                    "data": [
+                        {
+                            "id": "concept:my mug",
+                            "object": "model",
+                            "created": 1795381200,
+                            "owned_by": "admin",
+                            "problem": None,
+                        }
+                    ],
                 }
             ]
         }

@@ -1,4 +1,4 @@
-"""Response bodies of downloads and stored images."""
+"""Response bodies of downloads, stored images and erasures."""
 
 from datetime import datetime
 from typing import Literal
@@ -92,3 +92,23 @@ class StoredImage(Out):
 class ImagePage(Out):
     items: list[StoredImage]
     next: str | None = Field(description="pass it as `cursor` to get the next page; null on the last page")
+
+
+class ErasureReceipt(Out):
+    """The receipt of an erasure, which cannot be undone."""
+
+    concept_id: UUID
+    name: str
+    erased_at: datetime
+    references: list[str] = Field(description="SHA-256 of each photo, as it was stored")
+    bundles: list[str] = Field(description="SHA-256 of each version")
+    exports: list[str] = Field(description="SHA-256 of each version's file in another tool's layout")
+    shared: list[str] = Field(description="SHA-256 of files that another concept uses too, which stay")
+    images: list[UUID] = Field(description="ids of the stored images")
+    jobs: list[UUID]
+    checkpoints: int
+    objects: int = Field(
+        description="files deleted in the object store: photos, versions, exports, images, previews, …"
+    )
+    engines_cleared: int = Field(description="engines that deleted their copies in memory and on disk")
+    engines_unreachable: int = Field(description="engines that may keep a copy in memory until they restart")

@@ -20,7 +20,7 @@ PLACEHOLDER = "<concept>"
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 JobStateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ConceptState = Literal["queued", "running", "ready", "failed", "cancelled"]
+ConceptState = Literal["queued", "running", "ready", "base_changed", "failed", "cancelled"]
 
 
 class In(BaseModel):
@@ -234,12 +234,27 @@ class ReportOut(Out):
     untouched: dict[str, float | None]
 
 
+class ConceptProblem(Out):
+    """What keeps a trained concept from generating images."""
+
+    code: str = Field(
+        description="as `/generate` answers: `base_changed` if the base was replaced since the training, or "
+        "`concept_in_training` while it is trained again for that reason"
+    )
+    detail: str
+    can_learn_again: bool = Field(description="whether `POST /v1/concepts/{id}/versions` would accept it now")
+
+
 class ConceptOut(Out):
     id: UUID
     name: str
     class_noun: str
     base: str
-    state: ConceptState = Field(description="`ready` if a bundle exists, else the state of the newest job")
+    state: ConceptState = Field(
+        description="`ready` if a version generates images; `base_changed` if one would, but the base was replaced "
+        "since; else the state of the newest job"
+    )
+    problem: ConceptProblem | None = Field(None, description="null unless the base was replaced since the training")
     bundle: BundleOut | None
     versions: list[int] = Field(description="the trained versions, oldest first")
     cover_url: str = Field(description="URL of the first photo")
@@ -248,9 +263,16 @@ class ConceptOut(Out):
     created_at: datetime
 
     @classmethod
-    def of(cls, concept: Concept, newest: JobState, bundle: Bundle | None, versions: list[int]) -> Self:
-        """Build it from the concept's own row. `newest` is the state of its newest job."""
-        return cls(**_concept_fields(concept, newest, bundle, versions))
+    def of(
+        cls,
+        concept: Concept,
+        state: ConceptState,
+        problem: ConceptProblem | None,
+        bundle: Bundle | None,
+        versions: list[int],
+    ) -> Self:
+        """Build it from the concept's own row."""
+        return cls(**_concept_fields(concept, state, problem, bundle, versions))
 
 
 class ConsentOut(Out):
@@ -276,7 +298,14 @@ class ConceptDetail(ConceptOut):
     report: ReportOut | None = Field(description="scores of the newest version; null if it could not be evaluated")
 
     @classmethod
-    def of_all(cls, concept: Concept, jobs: list[JobOut], consent: Consent | None) -> Self:
+    def of_all(
+        cls,
+        concept: Concept,
+        state: ConceptState,
+        problem: ConceptProblem | None,
+        jobs: list[JobOut],
+        consent: Consent | None,
+    ) -> Self:
         """Build it from a concept whose references, jobs and bundles are loaded."""
         references = [
             ReferenceOut(
@@ -292,7 +321,8 @@ class ConceptDetail(ConceptOut):
         report = ReportOut(**newest.report) if newest and newest.report else None
         fields = _concept_fields(
             concept,
-            concept.jobs[-1].state,
+            state,
+            problem,
             newest,
             [bundle.version for bundle in concept.bundles],
         )
@@ -300,13 +330,20 @@ class ConceptDetail(ConceptOut):
         return cls(**fields, references=references, jobs=jobs, report=report, consent=given)
 
 
-def _concept_fields(concept: Concept, newest: JobState, bundle: Bundle | None, versions: list[int]) -> dict[str, Any]:
+def _concept_fields(
+    concept: Concept,
+    state: ConceptState,
+    problem: ConceptProblem | None,
+    bundle: Bundle | None,
+    versions: list[int],
+) -> dict[str, Any]:
     return {
         "id": concept.id,
         "name": concept.name,
         "class_noun": concept.class_noun,
         "base": concept.base,
-        "state": "ready" if bundle else newest.value,
+        "state": state,
+        "problem": problem,
         "bundle": BundleOut.model_validate(bundle, from_attributes=True) if bundle else None,
         **_shown_of_report(bundle),
         "versions": versions,
@@ -318,26 +355,7 @@ def _concept_fields(concept: Concept, newest: JobState, bundle: Bundle | None, v
 class ConceptAccepted(Out):
     concept: ConceptDetail
     job: JobOut
-
-
-class ErasureReceipt(Out):
-    """The receipt of an erasure, which cannot be undone."""
-
-    concept_id: UUID
-    name: str
-    erased_at: datetime
-    references: list[str] = Field(description="SHA-256 of each photo, as it was stored")
-    bundles: list[str] = Field(description="SHA-256 of each version")
-    exports: list[str] = Field(description="SHA-256 of each version's file in another tool's layout")
-    shared: list[str] = Field(description="SHA-256 of files that another concept uses too, which stay")
-    images: list[UUID] = Field(description="ids of the stored images")
-    jobs: list[UUID]
-    checkpoints: int
-    objects: int = Field(
-        description="files deleted in the object store: photos, versions, exports, images, previews, …"
-    )
-    engines_cleared: int = Field(description="engines that deleted their copies in memory and on disk")
-    engines_unreachable: int = Field(description="engines that may keep a copy in memory until they restart")
+    warnings: list[str] = Field([], description="what the base cannot learn from photos")
 
 
 class ConceptPage(Out):

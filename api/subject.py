@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.concept_refusals import base_changed, not_ready
+from api.concept_refusals import base_changed, not_ready, version_of_another_base
 from api.domain.errors import NotFound
-from api.domain.tables import Bundle, Concept, Job, ServedBase
+from api.domain.replaced_bases import obstacle, present_base
+from api.domain.tables import Bundle, Concept, Job
 from api.engine_client import BundleKey
 from api.generate_schemas import GenerateIn
 
@@ -23,7 +24,7 @@ class Subject:
     """None for the untouched base."""
     version: int | None
     resolution: int | None
-    """Side of an image in pixels; None until an engine has announced the concept's base."""
+    """Side of an image in pixels; None until an engine has announced the base."""
 
 
 async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) -> Subject:
@@ -37,13 +38,11 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
     if body.version is not None:
         newest_bundle = newest_bundle.where(Bundle.version == body.version)
     newest_job = select(Job).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
-    bundle, job = newest_bundle.lateral("bundle"), newest_job.lateral("job")
+    bundle, job, base = newest_bundle.lateral("bundle"), newest_job.lateral("job"), present_base().subquery("base")
     row = (
         await session.execute(
             select(
-                Concept.id.label("concept_id"),
-                Concept.name,
-                Concept.class_noun,
+                Concept,
                 bundle.c.key,
                 bundle.c.sha256,
                 bundle.c.base_sha256,
@@ -52,11 +51,13 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
                 job.c.state,
                 job.c.error_code,
                 job.c.error_detail,
-                ServedBase,
+                base.c.manifest_sha256,
+                base.c.resolution,
+                obstacle().label("obstacle"),
             )
             .outerjoin(bundle, onclause=Concept.id == bundle.c.concept_id)
             .outerjoin(job, onclause=Concept.id == job.c.concept_id)
-            .outerjoin(ServedBase, ServedBase.name == Concept.base)
+            .outerjoin(base, onclause=true())
             .where(Concept.owner_id == owner_id, named)
             .order_by((Concept.id == wanted_id).desc())  # an id goes before a name that is spelled like one
             .limit(1)
@@ -66,22 +67,25 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
         wanted = body.concept_id or repr(body.concept)
         raise NotFound(f"there is no concept {wanted} here; GET /v1/concepts lists yours", "no_such_concept",
                        object_id=body.concept_id)  # fmt: skip
+    concept: Concept = row.Concept
     if row.key is None and body.version is not None:
         raise NotFound(
-            f"{row.name!r} has no trained version {body.version}; GET /v1/concepts/{row.concept_id} lists them",
+            f"{concept.name!r} has no trained version {body.version}; GET /v1/concepts/{concept.id} lists them",
             "no_such_version",
         )
-    if row.key is None and not body.untouched:
-        raise not_ready(row.name, row.job_id, row.state, row.error_code, row.error_detail)
-    current = None if row.ServedBase is None else row.ServedBase.manifest_sha256
-    if not body.untouched and None not in (row.base_sha256, current) and row.base_sha256 != current:
-        raise base_changed(row.name, row.concept_id)
+    if not body.untouched:
+        if row.key is None:
+            raise not_ready(concept.name, row.job_id, row.state, row.error_code, row.error_detail)
+        if None not in (row.base_sha256, row.manifest_sha256) and row.base_sha256 != row.manifest_sha256:
+            if body.version is not None:
+                raise version_of_another_base(concept.name, body.version)
+            raise base_changed(concept, row.obstacle)
     return Subject(
-        concept_id=row.concept_id,
-        class_noun=row.class_noun,
+        concept_id=concept.id,
+        class_noun=concept.class_noun,
         bundle=None if body.untouched else BundleKey(row.key, row.sha256),
         version=None if body.untouched else row.version,
-        resolution=row.ServedBase.resolution if row.ServedBase else None,
+        resolution=row.resolution,
     )
 
 

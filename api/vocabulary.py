@@ -1,15 +1,15 @@
-"""Check a class noun against the served base."""
+"""What the served base knows: its class nouns, and what it cannot learn."""
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.domain.errors import Invalid, Unavailable
+from api.domain.replaced_bases import present_base
 from api.domain.tables import ServedBase
 
 
 async def served_base(session: AsyncSession, configured: str) -> ServedBase:
     """Return the announced base that the settings name, or the newest one if they name a path."""
-    query = select(ServedBase).order_by(ServedBase.announced_at.desc()).limit(1)
+    query = present_base()
     if "/" not in configured:
         query = query.where(ServedBase.name == configured)
     base = await session.scalar(query)
@@ -19,6 +19,11 @@ async def served_base(session: AsyncSession, configured: str) -> ServedBase:
             "no_base",
         )
     return base
+
+
+def warnings_of(base: ServedBase) -> list[str]:
+    """Return what to know before anything is trained on the base."""
+    return [base.limits] if base.limits else []
 
 
 def check_class_noun(base: ServedBase, noun: str) -> str:

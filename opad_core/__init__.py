@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from opad_core.bases.captions import held_out_scenes
     from opad_core.bases.loading import Base, load_base
     from opad_core.bases.manifest import Manifest
-    from opad_core.errors import DivergedError, OpadError, OtherTrainingError, UnusableDeviceError
+    from opad_core.errors import DivergedError, OpadError, OtherBaseError, OtherTrainingError, UnusableDeviceError
     from opad_core.evaluation.identity import identity_score
     from opad_core.evaluation.report import ReportCard, report_card
     from opad_core.evaluation.sheet import Row, draw_sheet
@@ -42,6 +42,7 @@ __all__ = [
     "OneStepGenerator",
     "OpadConfig",
     "OpadError",
+    "OtherBaseError",
     "OtherTrainingError",
     "Progress",
     "ReportCard",
@@ -71,7 +72,7 @@ _MODULES = {
     "bases.captions": ("held_out_scenes",),
     "bases.loading": ("Base", "load_base"),
     "bases.manifest": ("Manifest",),
-    "errors": ("DivergedError", "OpadError", "OtherTrainingError", "UnusableDeviceError"),
+    "errors": ("DivergedError", "OpadError", "OtherBaseError", "OtherTrainingError", "UnusableDeviceError"),
     "evaluation.identity": ("identity_score",),
     "evaluation.report": ("ReportCard", "report_card"),
     "evaluation.sheet": ("Row", "draw_sheet"),

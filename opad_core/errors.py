@@ -9,6 +9,10 @@ class UnusableDeviceError(OpadError):
     """The device does not exist here."""
 
 
+class OtherBaseError(OpadError):
+    """The concept was learned on another base than the one loaded."""
+
+
 class DivergedError(OpadError):
     """The losses are no longer finite numbers."""
 

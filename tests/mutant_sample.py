@@ -43,11 +43,14 @@ GROUPS = {
         without=("tests/opad_core/nano/test_build.py", "tests/opad_core/test_flops.py"),
     ),
     "service": Group(
-        [f"api/domain/{name}.py" for name in ("jobs", "job_log", "keys", "retention", "webhooks")]
+        [f"api/domain/{name}.py" for name in ("jobs", "job_log", "keys", "replaced_bases", "retention", "webhooks")]
         + ["worker/inference/batching.py"],
         ["tests/domain", "tests/worker/inference/test_batching.py"]
         + [f"tests/worker/test_{name}.py" for name in ("claiming", "nightly", "reconcile", "trainer_log", "webhooks")]
-        + [f"tests/api/test_{name}.py" for name in ("auth", "care", "job_history", "jobs", "keys", "webhooks")],
+        + [
+            f"tests/api/test_{name}.py"
+            for name in ("auth", "care", "job_history", "jobs", "keys", "replaced_base", "webhooks")
+        ],
     ),
 }
 NO_FAULT = re.compile(

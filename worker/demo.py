@@ -98,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
                 scenes=len(scenes), sheet=arguments.out / "sheet.png",
             )
         )  # fmt: skip
+        if base.manifest.limits:
+            print(base.manifest.limits)
         with local_stack(settings, say=print) as running:
             client = httpx.Client(
                 base_url=running.api_url,

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from celery.exceptions import CeleryError
 from kombu.exceptions import KombuError
 from PIL import Image
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.decoder import CannotStart, CleanImage, decoded
@@ -25,8 +25,10 @@ from api.domain.database import make_engine
 from api.domain.denied_words import DeniedWords
 from api.domain.errors import DomainError
 from api.domain.image_scorer import load_scorer
+from api.domain.replaced_bases import is_of_another_base, obstacle
 from api.domain.settings import Settings
 from api.domain.storage import Storage
+from api.domain.tables import Concept
 from migrations.run import alembic_config
 from opad_core import OpadError, load_base, reads_heic
 from worker.celery_app import create_app
@@ -60,6 +62,7 @@ def run_checks(settings: Settings, *, say: Callable[[str], None]) -> int:
         "engine": _engine,
         "trainer": _trainer,
         "reconciler": _reconciler,
+        "concepts": _concepts,
         "api": _api,
         "decoder": _decoder,
         "care": _care,
@@ -176,6 +179,28 @@ def _reconciler(settings: Settings) -> str:
         when = f"last on {swept[0]}" if swept[0] else "never"
         raise CheckFailed(f"swept {when}, so lost jobs are not found; start `python -m worker.reconcile`")
     return f"last nightly sweep {swept[0]}"
+
+
+def _concepts(settings: Settings) -> str:
+    """Count the concepts whose base was replaced: they generate no images."""
+    if settings.database_url is None:
+        return "come with `opad up`"
+    can_be_trained = obstacle().is_(None).label("can_be_trained")
+    query = select(is_of_another_base().label("has_changed"), can_be_trained, func.count()).select_from(Concept)
+    try:
+        with make_engine(settings).connect() as connection:
+            rows = connection.execute(query.group_by("has_changed", "can_be_trained")).all()
+    except (OperationalError, ProgrammingError) as error:
+        raise CheckFailed("cannot be checked without the database; see postgresql") from error
+    able = sum(count for has_changed, can_be, count in rows if has_changed and can_be)
+    others = sum(count for has_changed, can_be, count in rows if has_changed and not can_be)
+    if able:
+        raise CheckFailed(
+            f"{able} generate no images, because the base was replaced after their training; train them again: "
+            "`POST /v1/concepts/versions`, or Overview in the dashboard of each owner"
+        )
+    rest = f", {others} of another base, which are in training or cannot be trained again" if others else ""
+    return f"{sum(count for *_, count in rows)}{rest}"
 
 
 def _api(settings: Settings) -> str:

@@ -9,19 +9,19 @@ from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.page import PageRoute, ViewerDep, page
-from api.domain.errors import NotFound
+from api.domain.errors import NotFound, Unavailable
 from api.domain.storage import StorageUnavailable
 from api.domain.tables import Job, JobState
 from api.loopback import curl_for
 from api.output_schemas import DownloadOut, Layout
 from api.public_address import public_address
-from api.routes import concepts, downloads, images, preferences
+from api.routes import concepts, downloads, images, preferences, system
 from api.routes.jobs import described_jobs
 from api.schemas import ConceptState, JobOut
 from api.services import ServicesDep, SessionDep
 
 PAGE_SIZE = 24
-STATES: tuple[ConceptState, ...] = ("ready", "running", "queued", "failed", "cancelled")
+STATES: tuple[ConceptState, ...] = ("ready", "running", "queued", "base_changed", "failed", "cancelled")
 LAYOUTS: tuple[Layout, ...] = ("opad", "diffusers", "kohya", "textual_inversion")
 
 router = APIRouter(prefix="/dashboard", route_class=PageRoute)
@@ -89,11 +89,19 @@ async def concept_detail(
         viewer,
         "concept.html",
         concept=concept,
+        limits=await _limits(services, viewer, session),
         files=files,
         address=public_address(request),
         curl=curl_for(public_address(request)),
         stored=(await images.list_images(services, viewer.who, session, concept_id=concept_id, limit=6)).items,
     )
+
+
+async def _limits(services: ServicesDep, viewer: ViewerDep, session: SessionDep) -> str | None:
+    try:
+        return (await system.read_base(services, viewer.who, session)).limits
+    except Unavailable:  # no engine has announced its base yet
+        return None
 
 
 @router.get("/gallery")

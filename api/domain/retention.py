@@ -2,7 +2,8 @@
 
     images          stored images, `keep_images_days` after they were generated
     references      of a trained concept, `keep_references_days` after its last training; the concept still generates
-                    images, but can only be trained again from new photos
+                    images, but can only be trained again from new photos. References of a concept of a replaced base
+                    stay while it can be trained again, because it generates no images until then
     failed uploads  references of a concept that never trained, `keep_failed_uploads_days` after its last training ended
     events          of jobs, `keep_events_days` after the job ended
 
@@ -21,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from api.domain import audit
 from api.domain.database import Sessions
+from api.domain.replaced_bases import is_of_another_base, obstacle
 from api.domain.settings import Settings
 from api.domain.storage import ERASURE, Storage
 from api.domain.tables import FINAL_STATES, Bundle, Concept, Image, Job, JobEvent, Reference, RetentionSweep
@@ -206,7 +208,10 @@ def _has_ended() -> ColumnElement[bool]:
 
 
 def _trained(cutoffs: Cutoffs) -> Select[UUID] | None:
-    return None if cutoffs.references is None else _idle_concepts(cutoffs.references).where(_has_bundle())
+    if cutoffs.references is None:
+        return None
+    waits_for_training = is_of_another_base() & obstacle().is_(None)
+    return _idle_concepts(cutoffs.references).where(_has_bundle(), ~waits_for_training)
 
 
 def _never_trained(cutoffs: Cutoffs) -> Select[UUID] | None:

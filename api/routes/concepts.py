@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
-from sqlalchemy import ColumnElement, ScalarSelect, func, or_, select, true
+from sqlalchemy import func, or_, select, true
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,17 +16,20 @@ from starlette.concurrency import run_in_threadpool
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
 from api.concept_form import split_form
+from api.concept_states import concept_problem, concept_state
 from api.decoder import CleanImage
 from api.dispatch import notify_workers
 from api.domain import failpoints
 from api.domain.consent import STATEMENT, STATEMENT_VERSION
 from api.domain.errors import Conflict, Invalid, NotFound
+from api.domain.replaced_bases import is_of_another_base, obstacle
 from api.domain.settings import Settings
 from api.domain.storage import Storage, reference_key
-from api.domain.tables import Bundle, Concept, Consent, Job, JobState, Reference
+from api.domain.tables import Bundle, Concept, Consent, Job, Reference
 from api.domain.text_rules import as_read
 from api.erasure import erase_concept, hold_off_erasures
 from api.idempotency import IdempotencyHeader, IdempotentRequest, sent_fields
+from api.output_schemas import ErasureReceipt
 from api.public_address import link
 from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
@@ -37,13 +40,12 @@ from api.schemas import (
     ConceptOut,
     ConceptPage,
     ConceptState,
-    ErasureReceipt,
     Problem,
     VersionIn,
 )
 from api.services import ServicesDep, SessionDep
 from api.uploads import clean_images, read_form
-from api.vocabulary import check_class_noun, served_base
+from api.vocabulary import check_class_noun, served_base, warnings_of
 
 log = structlog.get_logger()
 router = APIRouter(tags=["concepts"])
@@ -126,7 +128,7 @@ async def create_concept(
             return idempotent.replay(response, ConceptAccepted)
         await check_training(session, services.settings, who, request)
         base = await served_base(session, services.settings.base)
-        base_name, class_noun = base.name, check_class_noun(base, body.class_noun)
+        base_name, class_noun, warnings = base.name, check_class_noun(base, body.class_noun), warnings_of(base)
         await _refuse_taken_name(session, who.owner_id, body.name)
         await session.rollback()  # returns the connection while the images are decoded
         images = await clean_images(files, services.decoder, services.settings)
@@ -169,7 +171,7 @@ async def create_concept(
     )
     await session.flush()
     detail = await _detail(session, who, concept.id)
-    accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
+    accepted = ConceptAccepted(concept=detail, job=detail.jobs[0], warnings=warnings)
     response.headers["Location"] = link(f"/v1/concepts/{concept.id}")
     if not await idempotent.save_answer(session, response, accepted):
         return idempotent.replay(response, ConceptAccepted)
@@ -236,7 +238,9 @@ async def list_concepts(
     query = (
         select(
             Concept,
-            _newest_state(),
+            concept_state(),
+            is_of_another_base(),
+            obstacle(),
             versions.where(Bundle.concept_id == Concept.id).scalar_subquery(),
             newest_bundle,
         )
@@ -251,27 +255,17 @@ async def list_concepts(
             or_(Concept.name.icontains(name, autoescape=True), Concept.class_noun.icontains(name, autoescape=True))
         )
     if state is not None:
-        query = query.where(_is_in(state))
+        query = query.where(concept_state() == state)
     if cursor is not None:
         query = query.where(Concept.id < cursor)
     found = (await session.execute(query)).all()
     items = [
-        ConceptOut.of(concept, newest, bundle, versions or []) for concept, newest, versions, bundle in found[:limit]
+        ConceptOut.of(
+            concept, state_now, concept_problem(concept, hindered_by) if has_changed else None, bundle, versions or []
+        )
+        for concept, state_now, has_changed, hindered_by, versions, bundle in found[:limit]
     ]
     return ConceptPage(items=items, next=str(items[-1].id) if len(found) > limit else None)
-
-
-def _is_in(state: ConceptState) -> ColumnElement[bool]:
-    """Return the condition for a concept in this state, as in `ConceptOut.state`."""
-    trained = select(Bundle.id).where(Bundle.concept_id == Concept.id).exists()
-    if state == "ready":
-        return trained
-    return ~trained & (_newest_state() == JobState(state))
-
-
-def _newest_state() -> ScalarSelect[JobState]:
-    newest = select(Job.state).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
-    return newest.scalar_subquery()
 
 
 @router.get("/concepts/{concept_id}", response_model=ConceptDetail)
@@ -317,13 +311,16 @@ async def read_reference(
 
 
 async def _detail(session: AsyncSession, who: Caller, concept_id: UUID) -> ConceptDetail:
-    concept = await session.scalar(
-        select(Concept)
+    query = (
+        select(Concept, concept_state(), is_of_another_base(), obstacle())
         .where(Concept.owner_id == who.owner_id, Concept.id == concept_id)
         .options(selectinload(Concept.references), selectinload(Concept.bundles), selectinload(Concept.jobs))
         .execution_options(populate_existing=True)
     )
-    if concept is None:
+    found = (await session.execute(query)).one_or_none()
+    if found is None:
         raise NotFound(f"there is no concept {concept_id} here; GET /v1/concepts lists yours", "no_such_concept")
+    concept, state, has_changed, hindered_by = found
+    problem = concept_problem(concept, hindered_by) if has_changed else None
     described = await described_jobs(session, Job.concept_id == concept_id)
-    return ConceptDetail.of_all(concept, described, await session.get(Consent, concept_id))
+    return ConceptDetail.of_all(concept, state, problem, described, await session.get(Consent, concept_id))

@@ -9,7 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.audit import TrailDep
 from api.auth import Generator, Reader
+from api.concept_states import concept_problem
 from api.domain.errors import Invalid, NotFound
+from api.domain.replaced_bases import is_of_another_base, obstacle
 from api.domain.tables import Bundle, Concept, Owner
 from api.domain.text_rules import as_read, name_as_read
 from api.generate_schemas import GenerateIn
@@ -92,7 +94,7 @@ async def read_model(model: str, who: Reader, session: SessionDep) -> ModelOut:
 async def _models(session: AsyncSession, *conditions: ColumnElement[bool]) -> list[ModelOut]:
     trained_at = func.max(Bundle.created_at)
     query = (
-        select(Concept.name, Owner.name, trained_at)
+        select(Concept, Owner.name, trained_at, is_of_another_base(), obstacle())
         .join(Owner, Owner.id == Concept.owner_id)
         .join(Bundle, Bundle.concept_id == Concept.id)
         .where(*conditions)
@@ -100,8 +102,13 @@ async def _models(session: AsyncSession, *conditions: ColumnElement[bool]) -> li
         .order_by(Concept.id.desc())
     )
     return [
-        ModelOut(id=PREFIX + name, created=int(created.timestamp()), owned_by=owner)
-        for name, owner, created in (await session.execute(query)).all()
+        ModelOut(
+            id=PREFIX + concept.name,
+            created=int(created.timestamp()),
+            owned_by=owner,
+            problem=concept_problem(concept, hindered_by) if has_changed else None,
+        )
+        for concept, owner, created, has_changed, hindered_by in (await session.execute(query)).all()
     ]
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller, Reader
+from api.domain.replaced_bases import is_of_another_base, obstacle
 from api.domain.tables import Concept, GenerateHistogram, Heartbeat, Job, JobState, Webhook, WebhookDelivery
 from api.domain.tables.heartbeat import HEARTBEAT_TIMEOUT
 from api.latency_histogram import OK, quantile
@@ -54,7 +55,17 @@ class WorkerOut(Out):
 
 
 class AttentionOut(Out):
-    kind: Literal["job_failed", "others_failed", "worker_lost", "no_worker", "webhook_failing", "disk", "memory"]
+    kind: Literal[
+        "base_changed",
+        "base_changed_for_good",
+        "job_failed",
+        "others_failed",
+        "worker_lost",
+        "no_worker",
+        "webhook_failing",
+        "disk",
+        "memory",
+    ]
     message: str
     at: datetime | None
     object_id: UUID | None = Field(description="id of the job or webhook")
@@ -74,6 +85,7 @@ async def read_overview(who: Reader, session: SessionDep) -> Overview:
     return Overview(
         attention=[
             *_of_workers(workers, expected=who.operates),
+            *await _concepts_of_another_base(session, who),
             *await _failed_jobs(session, who),
             *(await _others_failed_jobs(session, who) if who.operates else []),
             *await _failing_webhooks(session, who),
@@ -123,6 +135,24 @@ def _of_workers(workers: list[WorkerOut], *, expected: bool) -> list[AttentionOu
 
 def _problem(kind: Any, message: str, at: datetime | None = None, object_id: UUID | None = None) -> AttentionOut:
     return AttentionOut(kind=kind, message=message, at=at, object_id=object_id)
+
+
+async def _concepts_of_another_base(session: AsyncSession, who: Caller) -> list[AttentionOut]:
+    """Return what can be trained again and what cannot. What is in training needs no attention."""
+    query = select(obstacle().label("code"), func.count()).where(Concept.owner_id == who.owner_id, is_of_another_base())
+    counted = dict((await session.execute(query.group_by("code"))).all())
+    lost = counted.get("references_gone", 0) + counted.get("unknown_class_noun", 0)
+    found = []
+    if able := counted.get(None, 0):
+        found.append(_problem("base_changed", _dead_concepts(able)))
+    if lost:
+        found.append(_problem("base_changed_for_good", f"{_dead_concepts(lost)}, and cannot be trained again"))
+    return found
+
+
+def _dead_concepts(count: int) -> str:
+    subject = "1 concept generates" if count == 1 else f"{count} concepts generate"
+    return f"{subject} no images since the base was replaced"
 
 
 async def _failed_jobs(session: AsyncSession, who: Caller) -> list[AttentionOut]:

@@ -32,6 +32,7 @@ class BaseOut(Out):
     resolution: int = Field(description="side of an image in pixels")
     nouns: list[str] | None = Field(description="the class nouns that it knows; null if it knows all")
     words: list[str] | None = Field(description="the words that it knows in prompts; null if it knows all")
+    limits: str | None = Field(description="what it cannot learn from photos; null if nothing is known")
     presets: dict[str, dict[str, Any]] = Field(description="every setting of each preset on this base")
 
 
@@ -61,7 +62,12 @@ async def read_base(services: ServicesDep, who: Reader, session: SessionDep) -> 
     """Read the base of this installation: its image size, words and presets."""
     base = await served_base(session, services.settings.base)
     return BaseOut(
-        name=base.name, resolution=base.resolution, nouns=base.nouns, words=base.words, presets=base.presets or {}
+        name=base.name,
+        resolution=base.resolution,
+        nouns=base.nouns,
+        words=base.words,
+        limits=base.limits,
+        presets=base.presets or {},
     )
 
 

@@ -3,21 +3,72 @@
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Request, Response
+from pydantic import Field
+from sqlalchemy import select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from api.audit import TrailDep
 from api.auth import Trainer
 from api.concept_refusals import references_gone
+from api.concept_states import concept_problem
 from api.dispatch import notify_workers
 from api.domain.errors import Conflict
+from api.domain.replaced_bases import is_of_another_base, obstacle
+from api.domain.tables import Concept, Job
 from api.idempotency import IdempotencyHeader, IdempotentRequest, sent_fields
 from api.public_address import link
 from api.quotas import check_training
 from api.routes.concepts import new_job, read_concept
-from api.schemas import ConceptAccepted, VersionIn
+from api.routes.jobs import described_jobs
+from api.schemas import ConceptAccepted, JobOut, Out, VersionIn
 from api.services import ServicesDep, SessionDep
+from api.vocabulary import check_class_noun, served_base, warnings_of
 
 router = APIRouter(tags=["concepts"])
+
+
+class SkippedConcept(Out):
+    concept_id: UUID
+    name: str
+    code: str = Field(description="`concept_in_training`, `references_gone` or `unknown_class_noun`")
+    detail: str
+
+
+class LearnedAgain(Out):
+    jobs: list[JobOut] = Field(description="the new jobs, newest first")
+    skipped: list[SkippedConcept] = Field(description="concepts that are in training already, or cannot be trained")
+
+
+@router.post("/concepts/versions", status_code=202, response_model=LearnedAgain)
+async def create_versions(
+    request: Request, services: ServicesDep, tasks: BackgroundTasks, who: Trainer, session: SessionDep, trail: TrailDep
+) -> LearnedAgain:
+    """Train all concepts again whose base was replaced, each with the preset of its newest job. Safe to repeat."""
+    await check_training(session, services.settings, who, request)
+    base = await served_base(session, services.settings.base)
+    replaced = select(Concept.id).where(Concept.owner_id == who.owner_id, is_of_another_base()).order_by(Concept.id)
+    # with their rows locked, no other request trains them and no sweep removes their photos
+    ids = (await session.scalars(replaced.with_for_update())).all()
+    newest = select(Job.preset, Job.version).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
+    job = newest.lateral("job")
+    found = await session.execute(
+        select(Concept, obstacle(), job.c.preset, job.c.version).join(job, true()).where(Concept.id.in_(ids))
+    )
+    jobs, skipped = [], []
+    for concept, code, preset, version in found.all():
+        if code is not None:
+            detail = concept_problem(concept, code).detail
+            skipped.append(SkippedConcept(concept_id=concept.id, name=concept.name, code=code, detail=detail))
+            continue
+        concept.base = base.name
+        jobs.append(new_job(who, concept.id, VersionIn(preset=preset), version=version + 1))
+    session.add_all(jobs)
+    await session.flush()
+    for queued in jobs:
+        await trail.record("concept.train_again", queued.concept_id, "accepted")
+        tasks.add_task(notify_workers, services.notifier, queued.id, queued.preset)
+    described = await described_jobs(session, Job.id.in_([queued.id for queued in jobs]))
+    return LearnedAgain(jobs=described, skipped=skipped)
 
 
 @router.post("/concepts/{concept_id}/versions", status_code=202, response_model=ConceptAccepted)
@@ -40,6 +91,9 @@ async def create_version(
         return idempotent.replay(response, ConceptAccepted)
     before = await read_concept(concept_id, who, session)
     await check_training(session, services.settings, who, request)
+    base = await served_base(session, services.settings.base)
+    base_name, warnings = base.name, warnings_of(base)
+    check_class_noun(base, before.class_noun)
     newest = before.jobs[0]
     if newest.state in ("queued", "running"):
         raise Conflict(
@@ -59,10 +113,11 @@ async def create_version(
             f"another request started a version of {before.name!r} at the same moment; see its job",
             "concept_in_training",
         ) from error
+    await session.execute(update(Concept).where(Concept.id == concept_id).values(base=base_name))
     detail = await read_concept(concept_id, who, session)
     if not detail.references:  # checked only now: a sweep may remove them until the new job's row exists
         raise references_gone(before.name)
-    accepted = ConceptAccepted(concept=detail, job=detail.jobs[0])
+    accepted = ConceptAccepted(concept=detail, job=detail.jobs[0], warnings=warnings)
     response.headers["Location"] = link(f"/v1/jobs/{job.id}")
     if not await idempotent.save_answer(session, response, accepted):
         return idempotent.replay(response, ConceptAccepted)

@@ -1,4 +1,4 @@
-"""The base that a bundle was trained on"""
+"""The base that a bundle was trained on, and the limits of a base"""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,10 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    op.add_column("bundle", sa.Column("base_sha256", sa.String(), nullable=True))
+    op.add_column("bundle", sa.Column("base_sha256", sa.Text(), nullable=True))
+    op.add_column("base", sa.Column("limits", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("base", "limits")
     op.drop_column("bundle", "base_sha256")

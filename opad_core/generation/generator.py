@@ -8,7 +8,7 @@ from cachetools import LRUCache
 
 from opad_core.adapters.adapter import Adapter
 from opad_core.bases.loading import Base
-from opad_core.errors import OpadError
+from opad_core.errors import OpadError, OtherBaseError
 from opad_core.generation.bundle import Bundle
 from opad_core.networks.denoiser import KeysValues
 from opad_core.networks.text_encoder import PLACEHOLDER
@@ -80,9 +80,10 @@ class OneStepGenerator:
             keys_values = self.base.student.keys_values(text_states)
         else:
             if bundle.base_sha256 != self.base.manifest.sha256:
-                raise OpadError(
+                raise OtherBaseError(
                     f"the concept was learned on another base ({bundle.base} {bundle.base_sha256[:12]}) than the one "
-                    f"loaded ({self.base.manifest.name} {self.base.manifest.sha256[:12]}); train it again"
+                    f"loaded ({self.base.manifest.name} {self.base.manifest.sha256[:12]}); "
+                    "train it again, or load that base"
                 )
             self._check_shapes(bundle)
             if PLACEHOLDER not in request.prompt:

@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import Job, JobState, Webhook
 from bench.demo_data import seed_demo_data
+from tests.api.engine.conftest import base_folder, bundle, engine_url  # noqa: F401  pytest finds fixtures by name
 from tests.job_life import wait_until
 from worker.stack.launcher import RunningStack, local_stack
 
@@ -96,9 +98,9 @@ def admin_key(sessions: Sessions) -> str:
         return create(db, owner_name="admin", label="first admin key", scopes=["admin"])[1].text
 
 
-@pytest.fixture
-def served(settings: Settings) -> Iterator[str]:
-    """Run the api alone, without engine or trainer."""
+@contextmanager
+def running_api(settings: Settings) -> Iterator[str]:
+    """Run the api; yield its address."""
     server: uvicorn.Server = make_server(settings.model_copy(update={"port": 0}))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -106,6 +108,13 @@ def served(settings: Settings) -> Iterator[str]:
     yield f"http://localhost:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def served(settings: Settings) -> Iterator[str]:
+    """Run the api alone, without engine or trainer."""
+    with running_api(settings) as address:
+        yield address
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from api.domain.database import Sessions
 from api.domain.retention import Amount, Cutoffs, Outdated
 from api.domain.settings import Settings
 from api.domain.storage import ObjectMissing, Storage, image_key, reference_key
-from api.domain.tables import Bundle, Image, Job, JobEvent, JobState, Reference, RetentionSweep
+from api.domain.tables import Bundle, Concept, Image, Job, JobEvent, JobState, Reference, RetentionSweep, ServedBase
 from tests.job_life import insert_job
 
 DAYS = {"keep_images_days": 10, "keep_references_days": 10, "keep_failed_uploads_days": 10, "keep_events_days": 10}
@@ -130,6 +130,22 @@ def test_references_that_a_training_needs_stay(strict, sessions, storage, ended_
 
     assert retention.sweep(strict, sessions, storage) == Outdated()
     assert references_left(sessions, job_id) == 1
+
+
+@pytest.mark.parametrize(("known", "removed"), [(["robot"], 0), (None, 0), (["cat"], 1)])
+def test_references_of_a_replaced_base_stay_while_the_concept_can_be_trained_again(
+    strict, sessions, storage, ended_job, known, removed
+):
+    job_id = ended_job(ago=LONG_AGO, photo=b"needed", learned=True)
+    with sessions.begin() as db:
+        db.execute(update(Bundle).values(base_sha256="0" * 64))
+        db.execute(update(Concept).values(class_noun="robot"))
+        db.add(ServedBase(name="nano", resolution=64, nouns=known, manifest_sha256="1" * 64))
+
+    with sessions() as db:
+        assert retention.preview(strict, db, {})["references"].count == removed
+    assert retention.sweep(strict, sessions, storage) == Outdated(references=removed)
+    assert references_left(sessions, job_id) == 1 - removed
 
 
 def test_stored_images_are_removed_with_their_files(strict, sessions, storage, ended_job):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from safetensors.torch import save
 from opad_core.__main__ import main
 from opad_core.evaluation.curves import read_losses
 from opad_core.generation import image_warnings
+from tests.opad_core.generation.test_generation import random_bundle
 from tests.random_base import SHORT
 
 
@@ -38,6 +40,16 @@ def test_train_then_generate_without_any_server(base, reference_folder, tmp_path
     assert [Image.open(out / f"{seed}.png").size for seed in (0, 1)] == [(64, 64), (64, 64)]
 
 
+def test_a_concept_of_another_base_is_one_sentence_with_the_remedy(base, tmp_path, capsys):
+    (tmp_path / "concept.safetensors").write_bytes(random_bundle(base, 1, base_sha256="0" * 64))
+    prompt = ["--prompt", "a <concept>", "--out", str(tmp_path / "out")]
+    assert main(["generate", "--concept", str(tmp_path), "--base", str(base.folder), *prompt]) == 1
+    assert capsys.readouterr().err == (
+        "opad: the concept was learned on another base (nano 000000000000) than the one loaded "
+        f"(nano {base.manifest.sha256[:12]}); train it again, or load that base\n"
+    )
+
+
 def test_generate_warns_of_words_that_do_not_reach_the_image(base, tmp_path, capsys):
     prompt = "a zebra " + "on the beach " * 7
     assert main(["generate", "--prompt", prompt, "--out", str(tmp_path), "--base", str(base.folder)]) == 0
@@ -52,6 +64,15 @@ def test_generate_says_when_its_images_are_alike(base, tmp_path, capsys, monkeyp
     command = ["generate", "--prompt", "a dog", "--count", "4", "--out", str(tmp_path), "--base", str(base.folder)]
     assert main(command) == 0
     assert capsys.readouterr().err.startswith("opad: the images of these 4 seeds are nearly alike")
+
+
+def test_the_limits_of_the_base_are_told_before_the_training(base, reference_folder, tmp_path, capsys):
+    folder = shutil.copytree(base.folder, tmp_path / "base")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"limits": "It draws."}))
+    arguments = ["--images", str(reference_folder), "--class", "dog", "--out", str(tmp_path / "out")]
+    assert main(["train", "--base", str(folder), *arguments]) == 0
+    assert capsys.readouterr().err.startswith("opad: It draws.\n")
 
 
 @pytest.mark.parametrize("count", [1, 6])

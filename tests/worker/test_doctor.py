@@ -1,11 +1,13 @@
 """`opad doctor` against real servers, with and without the rest of the service."""
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import delete, text, update
 
 from api.domain import retention
 from api.domain.database import make_sessions
 from api.domain.storage import Storage
+from api.domain.tables import Bundle, Job, JobState, Reference, ServedBase
+from tests.job_life import insert_job
 from worker.doctor import run_checks
 
 
@@ -19,7 +21,7 @@ def lines_of(settings) -> dict[str, str]:
 def test_each_part_has_a_line_and_a_missing_part_has_a_remedy(settings, sessions, notifications):
     lines = lines_of(settings.model_copy(update={"port": 1}))
 
-    healthy = {"python", "torch", "base", "postgresql", "redis", "s3", "engine", "decoder", "care", "disk"}
+    healthy = {"python", "torch", "base", "postgresql", "redis", "s3", "engine", "concepts", "decoder", "care", "disk"}
     assert {name for name, line in lines.items() if line.startswith("ok")} == healthy
     assert "start `python -m worker.host`" in lines["trainer"]
     assert "start `python -m worker.reconcile`" in lines["reconciler"]
@@ -49,6 +51,30 @@ def test_a_part_that_does_not_answer_is_named_with_the_remedy(settings, changed,
     line = lines_of(broken)[part]
     assert line.startswith("FAIL")
     assert words in line
+
+
+def test_concepts_of_a_replaced_base_are_counted_with_the_remedy(settings, sessions):
+    photo = Reference(position=1, key="references/a", sha256="a", width=64, height=64)
+    job_id = insert_job(sessions, [photo], state=JobState.succeeded)
+    with sessions.begin() as db:
+        concept_id = db.get_one(Job, job_id).concept_id
+        of_old = {"version": 1, "key": "b", "sha256": "b", "size": 1, "base_sha256": "0" * 64}
+        db.add(Bundle(job_id=job_id, concept_id=concept_id, **of_old))
+        db.add(ServedBase(name="nano", resolution=64, manifest_sha256="0" * 64))
+    assert lines_of(settings)["concepts"].split() == ["ok", "concepts", "1"]
+
+    with sessions.begin() as db:
+        db.execute(update(ServedBase).values(manifest_sha256="1" * 64))
+    line = lines_of(settings)["concepts"]
+    assert line.startswith("FAIL")
+    assert "1 generate no images, because the base was replaced after their training" in line
+    assert "`POST /v1/concepts/versions`" in line
+
+    with sessions.begin() as db:
+        db.execute(delete(Reference))
+    line = lines_of(settings)["concepts"]
+    assert line.startswith("ok")
+    assert "1 of another base, which are in training or cannot be trained again" in line
 
 
 def test_an_old_database_needs_a_migration(settings):

@@ -28,6 +28,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 from api.domain.database import Sessions, make_sessions
 from api.domain.denied_words import ENGINE_CODE, DeniedWords
 from api.domain.errors import Unavailable
+from api.domain.replaced_bases import BASE_CHANGED
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
 from api.domain.tables import ServedBase
@@ -41,6 +42,7 @@ from opad_core import (
     Manifest,
     OneStepGenerator,
     OpadError,
+    OtherBaseError,
     TextEncoder,
     image_warnings,
     load_base,
@@ -230,6 +232,8 @@ async def generate(request: Request) -> Response:
     except (Unavailable, ObjectDamaged) as error:
         log.warning("bundle.unavailable", error=str(error))
         return _busy("storage_unavailable", 3)
+    except OtherBaseError as error:
+        return _refusal(409, BASE_CHANGED, str(error))
     except OpadError as error:
         return _refusal(422, "bad_request", str(error))
 
@@ -275,12 +279,13 @@ async def _announce(sessions: Sessions, manifest: Manifest) -> None:
 
 
 def announce(sessions: Sessions, manifest: Manifest) -> None:
-    """Write the row from which the api knows the base: its vocabulary, presets and resolution."""
+    """Write the row from which the api knows the base: its vocabulary, limits, presets and resolution."""
     row = {
         "name": manifest.name,
         "resolution": manifest.resolution,
         "nouns": manifest.nouns,
         "words": manifest.words,
+        "limits": manifest.limits,
         "presets": {name: asdict(preset(name, manifest.presets)) for name in PRESETS},
         "manifest_sha256": manifest.sha256,
     }

@@ -7,6 +7,21 @@ const page = document.getElementById("concept");
 const id = page.dataset.concept;
 const IMAGE_COUNT = 4;
 
+async function answerOf(version, body) {
+  try {
+    return await sendJson("/v1/generate", { ...body, version });
+  } catch (error) {
+    if (error.problem?.code !== "base_changed") throw error;
+    return null;
+  }
+}
+
+function row(title, answer) {
+  const heading = element("h3", { textContent: title });
+  if (answer === null) return [heading, element("p", { className: "quiet", textContent: "trained on another base" })];
+  return [heading, ...warnings(answer), tiles(answer, page.dataset.name)];
+}
+
 page.addEventListener("submit", async (event) => {
   const form = event.target;
   if (form.id !== "compare") return;
@@ -17,10 +32,8 @@ page.addEventListener("submit", async (event) => {
   const button = form.querySelector("button");
   button.disabled = true;
   try {
-    const answers = [await sendJson("/v1/generate", { ...body, untouched: true })];
-    for (const version of versions) answers.push(await sendJson("/v1/generate", { ...body, version }));
-    const rows = answers.flatMap((answer) => [
-      element("h3", { textContent: answer.version ? `v${answer.version}` : "untouched student" }), ...warnings(answer), tiles(answer, page.dataset.name)]);
+    const rows = row("untouched student", await sendJson("/v1/generate", { ...body, untouched: true }));
+    for (const version of versions) rows.push(...row(`v${version}`, await answerOf(version, body)));
     target.replaceChildren(...rows);
   } catch (error) {
     toast(words(error), true);

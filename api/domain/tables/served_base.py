@@ -20,5 +20,7 @@ class ServedBase(Table):
     words: Mapped[list[str] | None]
     presets: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """Every field of each preset on this base; None until an engine has announced it."""
+    limits: Mapped[str | None]
+    """What the base cannot learn from photos, in a sentence; None if its manifest names nothing."""
     manifest_sha256: Mapped[str]
     announced_at: Mapped[datetime] = mapped_column(server_default=func.now())

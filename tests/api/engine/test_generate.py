@@ -17,9 +17,13 @@ from PIL import Image
 from sqlalchemy import update
 
 from api.domain.database import Sessions
+from api.domain.settings import Settings
+from api.domain.storage import Storage, bundle_key
 from api.domain.tables import Bundle, JobState
 from api.engine_client import EngineClient
+from opad_core.bases.loading import load_base
 from tests.api.services import replace_services
+from tests.worker.inference.conftest import random_bundle
 
 BEACH = "a <concept> on the beach"
 
@@ -228,7 +232,8 @@ def test_ready_when_an_engine_is(client: TestClient) -> None:
     answer = client.get("/readyz")
 
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ready", "parts": {"database": "ok", "storage": "ok", "engine": "ok"}}
+    parts = dict.fromkeys(("database", "storage", "engine", "decoder"), "ok")
+    assert answer.json() == {"status": "ready", "parts": parts}
 
 
 def test_a_version_is_generated_by_its_number(client: TestClient, ready: dict[str, Any]) -> None:
@@ -245,12 +250,28 @@ def test_a_version_is_generated_by_its_number(client: TestClient, ready: dict[st
 def test_a_concept_of_another_base_is_a_409_and_its_untouched_base_still_generates(
     client: TestClient, ready: dict[str, Any], sessions: Sessions
 ) -> None:
-    """The base was replaced since: the concept's row names the old one's hash."""
+    """The base was replaced since: the bundle's row names another hash than the announced one, "0" * 64."""
     with sessions.begin() as db:
-        db.execute(update(Bundle).values(base_sha256="0" * 64))
+        db.execute(update(Bundle).values(base_sha256="1" * 64))
     body = {"concept": "my mug", "prompt": BEACH, "seed": 7}
     refused = client.post("/v1/generate", json=body)
 
     assert (refused.status_code, refused.json()["code"]) == (409, "base_changed")
     assert f"train it again with POST /v1/concepts/{ready['id']}/versions" in refused.json()["detail"]
     assert client.post("/v1/generate", json=body | {"untouched": True}).status_code == 200
+
+
+def test_the_engines_own_refusal_of_another_base_has_the_same_code(
+    client: TestClient, ready: dict[str, Any], sessions: Sessions, settings: Settings, base_folder: Path
+) -> None:
+    """The bundle's row is older than its column `base_sha256`, so only the file names its base."""
+    foreign = random_bundle(load_base(str(base_folder), device="cpu"), seed=1, base_sha256="1" * 64)
+    sha256 = hashlib.sha256(foreign).hexdigest()
+    Storage(settings).put_once(bundle_key(sha256), foreign, sha256)
+    with sessions.begin() as db:
+        db.execute(update(Bundle).values(key=bundle_key(sha256), sha256=sha256))
+
+    refused = client.post("/v1/generate", json={"concept": "my mug", "prompt": BEACH, "seed": 7})
+
+    assert (refused.status_code, refused.json()["code"]) == (409, "base_changed")
+    assert "train it again" in refused.json()["detail"]

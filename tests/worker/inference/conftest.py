@@ -29,7 +29,7 @@ class Stored:
         return {"key": self.key, "sha256": self.sha256}
 
 
-def random_bundle(base: Base, seed: int) -> bytes:
+def random_bundle(base: Base, seed: int, *, base_sha256: str | None = None) -> bytes:
     generator = torch.Generator().manual_seed(seed)
     projections = pretrained_projections(base.student).requires_grad_(False)
     for parameter in projections.parameters():
@@ -41,7 +41,7 @@ def random_bundle(base: Base, seed: int) -> bytes:
         method="opad",
         class_noun="dog",
         base="nano",
-        base_sha256=base.manifest.sha256,
+        base_sha256=base_sha256 or base.manifest.sha256,
         config={},
         seed=seed,
     )

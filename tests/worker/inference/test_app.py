@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import io
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,12 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from api.domain.database import make_sessions
+from api.domain.storage import Storage
 from api.domain.tables import ServedBase
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.methods.opad.config import OpadConfig, preset
 from tests.engine_process import engine_process
+from tests.worker.inference.conftest import random_bundle
 from worker.inference.app import announce, create_app
 
 BEACH = "a <concept> on the beach"
@@ -103,6 +106,17 @@ def test_refusals_name_the_mistake(client, stored, changes, status, words):
     assert words in answer.json()["message"]
 
 
+def test_a_bundle_of_another_base_is_refused_with_a_code_of_its_own(client, base, settings):
+    data = random_bundle(base, 1, base_sha256="0" * 64)
+    name = {"key": "bundles/foreign.safetensors", "sha256": hashlib.sha256(data).hexdigest()}
+    Storage(settings).put_once(name["key"], data, name["sha256"])
+
+    answer = ask(client, name)
+
+    assert (answer.status_code, answer.json()["code"]) == (409, "base_changed")
+    assert answer.json()["message"].endswith("train it again, or load that base")
+
+
 def test_announcing_twice_leaves_one_row(settings, base):
     sessions = make_sessions(settings)
     announce(sessions, base.manifest)
@@ -110,6 +124,7 @@ def test_announcing_twice_leaves_one_row(settings, base):
     with sessions() as session:
         (row,) = session.scalars(select(ServedBase)).all()
     assert (row.name, row.resolution, row.nouns) == ("nano", 64, ["dog", "mug", "robot"])
+    assert (row.manifest_sha256, row.limits) == (base.manifest.sha256, base.manifest.limits)
     found = {name: (len(values), values["lambda_adv"]) for name, values in row.presets.items()}
     assert found == {name: (len(fields(OpadConfig)), [1.0, 1.0, 1.0]) for name in ("paper", "default")}
     assert row.presets["default"]["iterations"] == preset("default", base.manifest.presets).iterations
