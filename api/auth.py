@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.domain import keys
 from api.domain.errors import Forbidden, Unauthorized
 from api.domain.tables import ApiKey, DashboardSession, Owner
-from api.public_address import is_same_origin
+from api.origin import is_same_origin
 from api.services import SessionDep
 
 IDLE = timedelta(minutes=30)

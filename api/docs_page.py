@@ -17,7 +17,7 @@ def install_docs_page(app: FastAPI, settings: Settings) -> None:
         document = app.openapi()
         context = {
             "info": document["info"],
-            "routes": _routes(document, f"{public_address(request)}/"),
+            "routes": _routes(document, f"{public_address(request, settings)}/"),
             "photo_count": settings.reference_count("photo"),
         }
         return templates.TemplateResponse(request, "reference.html", context)

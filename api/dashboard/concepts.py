@@ -91,8 +91,8 @@ async def concept_detail(
         concept=concept,
         limits=await _limits(services, viewer, session),
         files=files,
-        address=public_address(request),
-        curl=curl_for(public_address(request)),
+        address=public_address(request, services.settings),
+        curl=curl_for(public_address(request, services.settings)),
         stored=(await images.list_images(services, viewer.who, session, concept_id=concept_id, limit=6)).items,
     )
 

@@ -23,7 +23,8 @@ from api.domain import audit, keys
 from api.domain.errors import Forbidden, TooManyRequests, Unauthorized
 from api.domain.tables import DashboardSession
 from api.loopback import is_loopback
-from api.public_address import is_same_origin, link
+from api.origin import is_same_origin
+from api.public_address import link
 from api.refusals import recording_of_sign_in
 from api.services import Services, ServicesDep, SessionDep
 

@@ -56,10 +56,16 @@ def draw_sheet(
         for left, images in zip(lefts[1:], (row.untouched, row.personalised), strict=True):
             for j, image in enumerate(images):
                 sheet.paste(_tile(image, tile), (left + j * step, y))
-            pen.text((left, y + tile + 3), row.prompt, FAINT, ImageFont.load_default(15))
+            _write_within(pen, (left, y + tile + 3), row.prompt, step * count - GAP)
     if ending:
         pen.text((MARGIN, bottom + 6), ending.sentence, COLORS[ending.color], ImageFont.load_default(22))
     return sheet
+
+
+def _write_within(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> None:
+    """Write a prompt in the largest size that fits the width."""
+    fonts = [ImageFont.load_default(size) for size in range(15, 8, -1)]
+    pen.text(at, text, FAINT, next((font for font in fonts if font.getlength(text) <= width), fonts[-1]))
 
 
 def _reference_tiles(references: list[Image.Image], rows: int, tile: int) -> list[tuple[int, int, Image.Image]]:

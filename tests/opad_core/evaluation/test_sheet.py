@@ -32,3 +32,12 @@ def sheet_of(references: int) -> Image.Image:
     before, after, reference = (Image.new("RGB", (64, 64), color) for color in (RED, GREEN, BLUE))
     rows = [Row("a <concept> on the beach", [before] * 3, [after] * 3)] * 2
     return draw_sheet("title", "subtitle", [reference] * references, rows)
+
+
+def test_a_long_prompt_stays_in_its_column():
+    """The prompt of 50 letters is 370 pixels wide in the usual size; the column has 256."""
+    long = Row("a <concept> with a mountain range in the background", *[[Image.new("RGB", (64, 64), RED)]] * 2)
+    sheet = draw_sheet("title", "subtitle", [Image.new("RGB", (64, 64), BLUE)], [long], tile=256)
+    between = sheet.crop((sheet.width - 28 - 256 - 24, 400, sheet.width - 28 - 256 - 2, sheet.height))
+    right = sheet.crop((sheet.width - 28 + 2, 400, sheet.width, sheet.height))
+    assert len(between.getcolors()) == len(right.getcolors()) == 1
