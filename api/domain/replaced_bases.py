@@ -4,7 +4,7 @@ The present base is the one that an engine announced last. A bundle that is olde
 as one of the present base; the engine, which reads the file, refuses it if it is not.
 """
 
-from sqlalchemy import ColumnElement, Select, any_, case, false, func, or_, select
+from sqlalchemy import ColumnElement, Select, all_, case, false, func, select
 
 from api.domain.tables import FINAL_STATES, Bundle, Concept, Job, Reference, ServedBase
 
@@ -26,11 +26,11 @@ def is_of_another_base() -> ColumnElement[bool]:
 def obstacle() -> ColumnElement[str | None]:
     """Return the code of what keeps a `Concept` from being trained again on the present base; NULL if nothing does."""
     base = present_base().subquery()
-    knows_noun = select(or_(base.c.nouns.is_(None), Concept.class_noun == any_(base.c.nouns))).correlate(Concept)
+    lacks_noun = select(Concept.class_noun != all_(base.c.nouns)).correlate(Concept)  # NULL if it knows every noun
     return case(
         (_exists(Job, Job.state.not_in(FINAL_STATES)), "concept_in_training"),
         (~_exists(Reference), "references_gone"),
-        (~knows_noun.scalar_subquery(), "unknown_class_noun"),
+        (lacks_noun.scalar_subquery(), "unknown_class_noun"),
     )
 
 

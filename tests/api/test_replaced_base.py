@@ -126,6 +126,8 @@ def test_all_are_trained_again_by_one_request_that_is_safe_to_repeat(
 ) -> None:
     upload(reference(4), reference(5), reference(6), name="never trained")
     replace_base(sessions)
+    with sessions.begin() as db:
+        db.execute(update(Concept).values(base="old"))
 
     first = client.post("/v1/concepts/versions")
     again = client.post("/v1/concepts/versions")
@@ -136,6 +138,7 @@ def test_all_are_trained_again_by_one_request_that_is_safe_to_repeat(
     assert (again.status_code, again.json()["jobs"]) == (202, [])
     [skipped] = again.json()["skipped"]
     assert (skipped["name"], skipped["code"]) == ("my mug", "concept_in_training")
+    assert client.get(f"/v1/concepts/{trained['id']}").json()["base"] == "nano"
     assert client.get("/v1/overview").json()["attention"] == []
 
 

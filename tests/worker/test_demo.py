@@ -49,3 +49,11 @@ def test_a_class_that_is_no_text_is_named(tmp_path, capsys):
     (tmp_path / "class.txt").write_bytes(b"caf\xe9\n")
     assert demo.main(["--images", str(tmp_path)]) == 1
     assert f"{tmp_path}/class.txt is not UTF-8 text: " in capsys.readouterr().err
+
+
+def test_what_the_base_cannot_learn_is_said_before_anything_starts(tmp_path, monkeypatch, capsys):
+    """Nothing can start, because the data folder would be inside of a file."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OPAD_HOME", str(tmp_path / "file" / "home"))
+    assert demo.main([]) == 1
+    assert "photographs of real things come out blurred" in capsys.readouterr().out

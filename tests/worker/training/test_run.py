@@ -44,7 +44,8 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
     assert storage.read(job.preview_key).startswith(b"\x89PNG")
     with sessions.begin() as db:
         bundle = db.scalars(select(Bundle)).one()
-    assert read_bundle(storage.get(bundle.key, bundle.sha256)).class_noun == "mug"
+    learned = read_bundle(storage.get(bundle.key, bundle.sha256))
+    assert (learned.class_noun, learned.base_sha256) == ("mug", bundle.base_sha256)
     assert bundle.report.keys() == {"prompts", "seeds", "personalised", "untouched", "verdict", "images"}
     assert bundle.report["verdict"]["sentence"]
     assert len(bundle.report["images"]) == 4
