@@ -69,7 +69,7 @@ def test_overview_leads_with_images_and_one_action(
 def test_the_first_day_has_words_and_one_action(served: str, admin_key: str, new_page: Callable[..., Any]) -> None:
     page = new_page()
     sign_in(page, served, admin_key)
-    expect(page.locator(".figures")).to_contain_text("No image yet")
+    expect(page.locator(".figures")).to_contain_text("No requests")
     assert "–" not in page.locator("main").inner_text()
     expect(page.locator("main .primary")).to_have_text("New concept")
     expect(page.locator("#hours")).to_be_hidden()

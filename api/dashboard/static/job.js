@@ -78,6 +78,8 @@ function plot(group, target, names, data, logarithmic) {
     font: "12px Inter, system-ui, sans-serif",
     labelFont: "12px Inter, system-ui, sans-serif",
   };
+  const decades = (_, splits) => splits.map((value) => (Number.isInteger(Math.log10(value)) ? value : null));
+  const grid = logarithmic ? { ...axis.grid, filter: decades } : axis.grid;
   const line = (i, look) => ({ stroke: () => color(`--c${(i % 4) + 1}`), spanGaps: true, ...look });
   const options = {
     width: target.clientWidth,
@@ -85,7 +87,7 @@ function plot(group, target, names, data, logarithmic) {
     legend: { show: false },
     cursor: { y: false, points: { size: 5 } },
     scales: { x: { time: false }, y: { distr: logarithmic ? 3 : 1 } },
-    axes: [{ ...axis, size: 28, label: "iteration", labelSize: 16 }, { ...axis, size: 56 }],
+    axes: [{ ...axis, size: 28, label: "iteration", labelSize: 16 }, { ...axis, grid, size: 56 }],
     series: [
       {},
       ...names.map((_, i) => line(i, { width: 1, alpha: 0.3, points: { show: data[0].length < 3 } })),
