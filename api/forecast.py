@@ -12,7 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.domain.tables import Concept, Heartbeat, Job, JobState, ServedBase
 from api.domain.tables.heartbeat import HEARTBEAT_TIMEOUT
-from api.domain.training_times import EtaSource, TrainingTime, past_timings, stage_iterations, typical_time
+from api.domain.training_times import (
+    EtaSource,
+    TrainingTime,
+    past_timings,
+    stage_iterations,
+    typical_time,
+    undone_iterations,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ async def forecast_new_job(
 async def _read_queue(session: AsyncSession) -> _Queue:
     opened = (
         await session.execute(
-            select(Job.id, Job.state, Job.preset, Job.overrides, Job.eta_seconds, Concept.base)
+            select(Job.id, Job.state, Job.preset, Job.overrides, Job.step, Job.eta_seconds, Concept.base)
             .join(Concept, Concept.id == Job.concept_id)
             .where(Job.state.in_((JobState.queued, JobState.running)))
             .order_by(Job.id)
@@ -64,14 +71,14 @@ async def _read_queue(session: AsyncSession) -> _Queue:
     free_in = []
     for job in opened:
         if job.state is JobState.running:
-            found[job.id] = Expected(None, *await times.of(job.base, job.preset, job.overrides))
+            found[job.id] = Expected(None, *await times.of(job.base, job.preset, job.overrides, step=job.step))
             free_in.append(_left(job.eta_seconds, found[job.id]))
     trainers = max(sum(kind == "trainer" for kind, _ in heartbeats), len(free_in))
     free_in += [0.0] * (trainers - len(free_in))
     heapq.heapify(free_in)
     for job in opened:
         if job.state is JobState.queued:
-            found[job.id] = _enqueue(free_in, *await times.of(job.base, job.preset, job.overrides))
+            found[job.id] = _enqueue(free_in, *await times.of(job.base, job.preset, job.overrides, step=job.step))
     return _Queue(times, found, trainers, free_in)
 
 
@@ -83,8 +90,10 @@ class _Times:
         self._known: dict[tuple[str, str], TrainingTime | None] = {}
         self._presets: dict[str, Mapping[str, Any]] = {}
 
-    async def of(self, base: str, preset: str, overrides: Mapping[str, Any]) -> tuple[float | None, EtaSource | None]:
-        """Return how long such a training takes, and the source; twice None if it is unknown."""
+    async def of(
+        self, base: str, preset: str, overrides: Mapping[str, Any], *, step: int = 0
+    ) -> tuple[float | None, EtaSource | None]:
+        """Return how long such a training takes after `step`, and the source; twice None if it is unknown."""
         if (base, preset) not in self._known:
             past = (await self._session.execute(past_timings(base=base, preset=preset))).all()
             self._known[base, preset] = typical_time(past, base=base, preset=preset, device=self._device)
@@ -92,8 +101,10 @@ class _Times:
                 query = select(ServedBase.presets).where(ServedBase.name == base)
                 self._presets[base] = await self._session.scalar(query) or {}
         known, values = self._known[base, preset], self._presets[base].get(preset)
-        seconds = known.seconds(stage_iterations({**values, **overrides})) if known and values else None
-        return (None, None) if known is None or seconds is None else (seconds, known.source)
+        if known is None or values is None:
+            return None, None
+        seconds = known.seconds(undone_iterations(stage_iterations({**values, **overrides}), step))
+        return (None, None) if seconds is None else (seconds, known.source)
 
 
 def _left(reported: float | None, expected: Expected) -> float:

@@ -1,6 +1,6 @@
 """The times of a job: how long it has waited and worked, and how long it will take."""
 
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, Float, func, select
@@ -23,23 +23,23 @@ class JobTimes(BaseModel):
     worked_seconds: float = Field(description="the sum of all attempts")
     between_attempts_seconds: float = Field(description="since the first start, without an attempt")
 
-    @classmethod
-    def of_job(cls, job: Job, *, existed_seconds: float, worked_seconds: float, expected: Expected | None) -> Self:
-        """Build it from the job's row and `EXISTED` and `WORKED`. `expected` is the forecast of an open job."""
-        eta, source = job.eta_seconds, job.eta_source
-        starts_in = expected.starts_in_seconds if expected else None
-        starts = job.state is JobState.running or starts_in is not None
-        if eta is None and starts and expected and expected.seconds is not None:
-            eta, source = (starts_in or 0.0) + expected.seconds, expected.source
-        queued = existed_seconds if job.started_at is None else (job.started_at - job.created_at).total_seconds()
-        return cls(
-            eta_seconds=eta,
-            eta_source=source,  # type: ignore[arg-type]  # a text column of these three
-            starts_in_seconds=starts_in,
-            queued_seconds=queued,
-            worked_seconds=worked_seconds,
-            between_attempts_seconds=max(0.0, existed_seconds - queued - worked_seconds),
-        )
+
+def times_of(job: Job, *, existed_seconds: float, worked_seconds: float, expected: Expected | None) -> JobTimes:
+    """Build the times from the job's row and `EXISTED` and `WORKED`. `expected` is the forecast of an open job."""
+    eta, source = job.eta_seconds, job.eta_source
+    starts_in = expected.starts_in_seconds if expected else None
+    starts = job.state is JobState.running or starts_in is not None
+    if eta is None and starts and expected and expected.seconds is not None:
+        eta, source = (starts_in or 0.0) + expected.seconds, expected.source
+    queued = existed_seconds if job.started_at is None else (job.started_at - job.created_at).total_seconds()
+    return JobTimes(
+        eta_seconds=eta,
+        eta_source=source,  # type: ignore[arg-type]  # a text column of these three
+        starts_in_seconds=starts_in,
+        queued_seconds=round(queued, 3),
+        worked_seconds=round(worked_seconds, 3),
+        between_attempts_seconds=round(max(0.0, existed_seconds - queued - worked_seconds), 3),
+    )
 
 
 def _seconds(interval: ColumnElement[Any]) -> ColumnElement[float]:

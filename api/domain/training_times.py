@@ -48,6 +48,15 @@ def stage_iterations(values: Mapping[str, Any]) -> dict[str, int]:
     return {"distillation": distillation, "collaborative": values["collaborative_iterations"]}
 
 
+def undone_iterations(plan: Mapping[str, int], step: int) -> dict[str, int]:
+    """Return the iterations of each stage that are left after `step` of all."""
+    undone = {}
+    for stage, count in plan.items():
+        undone[stage] = max(0, count - max(0, step))
+        step -= count
+    return undone
+
+
 def timing(time: TrainingTime, device: str) -> dict[str, Any]:
     """Return what an attempt keeps of its times. `device` is "cpu" or "cuda"."""
     stages = {name: asdict(stage) for name, stage in time.stages.items()}

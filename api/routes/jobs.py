@@ -21,7 +21,7 @@ from api.domain.storage import job_image_key
 from api.domain.tables import Attempt, Bundle, Concept, Job, JobState, Reference
 from api.domain.text_rules import as_read
 from api.forecast import forecast_open_jobs
-from api.job_times import EXISTED, WORKED, JobTimes
+from api.job_times import EXISTED, WORKED, times_of
 from api.quotas import check_training
 from api.schemas import AttemptList, AttemptOut, JobOut, JobPage
 from api.services import ServicesDep, SessionDep
@@ -57,7 +57,7 @@ async def described_jobs(
             job,
             name,
             position,
-            JobTimes.of_job(job, existed_seconds=existed, worked_seconds=worked, expected=expected.get(job.id)),
+            times_of(job, existed_seconds=existed, worked_seconds=worked, expected=expected.get(job.id)),
             bundle,
         )
         for job, name, position, bundle, existed, worked in rows

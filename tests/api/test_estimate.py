@@ -124,6 +124,21 @@ def test_a_running_job_without_a_report_has_the_whole_time_left(
     assert times(client, running) == (None, WHOLE, "history")
 
 
+def test_a_job_that_is_queued_again_has_the_rest_left(
+    client: TestClient,
+    queue: Callable[..., str],
+    sessions: Sessions,
+    set_job: Callable[..., None],
+    start_trainers: Callable[[int], None],
+) -> None:
+    start_trainers(1)
+    learn(sessions, queue("past"))
+    resumed = queue("resumed")
+    set_job(resumed, step=60, total_steps=110)
+
+    assert times(client, resumed) == (0, WHOLE - 60 * 0.25, "history")
+
+
 def test_without_a_trainer_nobody_knows_the_start(
     client: TestClient, queue: Callable[..., str], sessions: Sessions
 ) -> None:

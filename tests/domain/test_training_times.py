@@ -11,6 +11,7 @@ from api.domain.training_times import (
     stage_iterations,
     timing,
     typical_time,
+    undone_iterations,
 )
 
 PLAN = {"distillation": 100, "collaborative": 10}
@@ -88,3 +89,9 @@ def test_a_training_with_a_stage_of_unknown_time_is_unknown():
 def test_the_plan_counts_both_trainings_of_teacher_first():
     values = {"iterations": 100, "teacher_first": True, "collaborative_iterations": 30}
     assert stage_iterations(values) == {"distillation": 200, "collaborative": 30}
+
+
+def test_a_resumed_training_has_its_rest_left():
+    assert undone_iterations(PLAN, 0) == {"distillation": 100, "collaborative": 10}
+    assert undone_iterations(PLAN, 60) == {"distillation": 40, "collaborative": 10}
+    assert undone_iterations(PLAN, 103) == {"distillation": 0, "collaborative": 7}

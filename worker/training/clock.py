@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from api.domain.training_times import EtaSource, StageTime, TrainingTime, timing
+from api.domain.training_times import EtaSource, StageTime, TrainingTime, timing, undone_iterations
 
 WARM_UP = 5
 """First iterations of a stage that its pace leaves out: they fill caches, compile, or generate samples."""
@@ -46,10 +46,8 @@ class TrainingClock:
         known = self._expected.stages if self._expected else {}
         newest = measured[-1] if measured else None
         speed = paces[newest] / known[newest].iteration_seconds if newest is not None and newest in known else 1.0
-        seconds, before = 0.0, 0
-        for stage, count in self._plan.items():
-            undone = max(0, min(count, before + count - self._step))
-            before += count
+        seconds = 0.0
+        for stage, undone in undone_iterations(self._plan, self._step).items():
             if stage in known:
                 seconds += undone * paces.get(stage, known[stage].iteration_seconds * speed)
                 if undone and stage not in self._iterations:
