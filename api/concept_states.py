@@ -3,9 +3,9 @@
 from sqlalchemy import ColumnElement, Text, and_, case, select, type_coerce
 
 from api.concept_refusals import base_changed
+from api.concept_schemas import ConceptProblem, ConceptState
 from api.domain.replaced_bases import BASE_CHANGED, is_of_another_base
 from api.domain.tables import Bundle, Concept, Job, JobState
-from api.schemas import ConceptProblem, ConceptState
 
 _IN_TRAINING = (JobState.queued.value, JobState.running.value)
 

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from api.concept_schemas import ConceptProblem
 from api.domain.text_rules import as_read
-from api.schemas import ConceptProblem, ImageFormat, In, Out, Prompt, read_by, seed_or_random
+from api.schemas import ImageFormat, In, Out, Prompt, read_by, seed_or_random
 
 _IGNORED = "accepted for compatibility and ignored"
 

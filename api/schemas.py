@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json
 
 from api.domain.settings import Preset
-from api.domain.tables import Bundle, Concept, Consent, ConsentSource, Job, JobState
+from api.domain.tables import Bundle, Job, JobState
 from api.domain.text_rules import name_as_read, noun_as_read, prompt_as_read
 from api.job_times import JobTimes
 from api.public_address import link
@@ -20,7 +20,6 @@ PLACEHOLDER = "<concept>"
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 JobStateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ConceptState = Literal["queued", "running", "ready", "base_changed", "failed", "cancelled"]
 
 
 class In(BaseModel):
@@ -81,14 +80,6 @@ class VersionIn(In):
     preset: Preset = "default"
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     overrides: Overrides | None = None
-
-
-class ReferenceOut(Out):
-    position: int
-    width: int
-    height: int
-    url: str
-    check_score: float | None = Field(description="score of the image check, 0 to 1; null if it is off")
 
 
 class JobError(Out):
@@ -191,7 +182,7 @@ class JobOut(Out, JobTimes):
             attempt=job.attempt,
             queue_position=queue_position,
             preview_url=link(f"/v1/jobs/{job.id}/preview") if job.preview_key else None,
-            **_shown_of_report(bundle),
+            **shown_of_report(bundle),
             error=error,
             created_at=job.created_at,
             started_at=job.started_at,
@@ -199,7 +190,7 @@ class JobOut(Out, JobTimes):
         )
 
 
-def _shown_of_report(bundle: Bundle | None) -> dict[str, Any]:
+def shown_of_report(bundle: Bundle | None) -> dict[str, Any]:
     """Return the verdict and the image URLs of the bundle's report, which older bundles do not have."""
     if bundle is None or bundle.report is None:
         return {"verdict": None, "image_urls": []}
@@ -214,153 +205,6 @@ def _progress(job: Job) -> float:
     if job.state is JobState.succeeded:
         return 1.0
     return min(1.0, job.step / job.total_steps) if job.total_steps else 0.0
-
-
-class BundleOut(Out):
-    version: int
-    sha256: str
-    size: int
-    created_at: datetime
-
-
-class ReportOut(Out):
-    """Scores of the trained concept and of the untouched student, at the same prompts and seeds."""
-
-    prompts: list[str]
-    seeds: list[int]
-    personalised: dict[str, float | None] = Field(
-        description="identity, text_fit, scene_accuracy, clip_image, dino, diversity, closest, copies"
-    )
-    untouched: dict[str, float | None]
-
-
-class ConceptProblem(Out):
-    """What keeps a trained concept from generating images."""
-
-    code: str = Field(
-        description="as `/generate` answers: `base_changed` if the base was replaced since the training, or "
-        "`concept_in_training` while it is trained again for that reason"
-    )
-    detail: str
-    can_learn_again: bool = Field(description="whether `POST /v1/concepts/{id}/versions` would accept it now")
-
-
-class ConceptOut(Out):
-    id: UUID
-    name: str
-    class_noun: str
-    base: str
-    state: ConceptState = Field(
-        description="`ready` if a version generates images; `base_changed` if one would, but the base was replaced "
-        "since; else the state of the newest job"
-    )
-    problem: ConceptProblem | None = Field(None, description="null unless the base was replaced since the training")
-    bundle: BundleOut | None
-    versions: list[int] = Field(description="the trained versions, oldest first")
-    cover_url: str = Field(description="URL of the first photo")
-    verdict: VerdictOut | None = Field(description="of the newest version; null if it could not be evaluated")
-    image_urls: list[str] = Field(description="URLs of images from the report card of the newest version")
-    created_at: datetime
-
-    @classmethod
-    def of(
-        cls,
-        concept: Concept,
-        state: ConceptState,
-        problem: ConceptProblem | None,
-        bundle: Bundle | None,
-        versions: list[int],
-    ) -> Self:
-        """Build it from the concept's own row."""
-        return cls(**_concept_fields(concept, state, problem, bundle, versions))
-
-
-class ConsentOut(Out):
-    source: ConsentSource = Field(description="`statement`: declared with the request; `policy`: by the installation")
-    statement_version: str
-    given_at: datetime
-    api_key_id: UUID = Field(description="the key that uploaded the photos")
-
-    @classmethod
-    def of(cls, consent: Consent) -> Self:
-        return cls(
-            source=consent.source,
-            statement_version=consent.statement_version,
-            given_at=consent.given_at,
-            api_key_id=consent.api_key_id,
-        )
-
-
-class ConceptDetail(ConceptOut):
-    references: list[ReferenceOut]
-    jobs: list[JobOut]
-    consent: ConsentOut | None = Field(description="null for a concept that is older than this record")
-    report: ReportOut | None = Field(description="scores of the newest version; null if it could not be evaluated")
-
-    @classmethod
-    def of_all(
-        cls,
-        concept: Concept,
-        state: ConceptState,
-        problem: ConceptProblem | None,
-        jobs: list[JobOut],
-        consent: Consent | None,
-    ) -> Self:
-        """Build it from a concept whose references, jobs and bundles are loaded."""
-        references = [
-            ReferenceOut(
-                position=reference.position,
-                width=reference.width,
-                height=reference.height,
-                url=link(f"/v1/concepts/{concept.id}/references/{reference.position}"),
-                check_score=reference.check_score,
-            )
-            for reference in concept.references
-        ]
-        newest = concept.bundles[-1] if concept.bundles else None
-        report = ReportOut(**newest.report) if newest and newest.report else None
-        fields = _concept_fields(
-            concept,
-            state,
-            problem,
-            newest,
-            [bundle.version for bundle in concept.bundles],
-        )
-        given = None if consent is None else ConsentOut.of(consent)
-        return cls(**fields, references=references, jobs=jobs, report=report, consent=given)
-
-
-def _concept_fields(
-    concept: Concept,
-    state: ConceptState,
-    problem: ConceptProblem | None,
-    bundle: Bundle | None,
-    versions: list[int],
-) -> dict[str, Any]:
-    return {
-        "id": concept.id,
-        "name": concept.name,
-        "class_noun": concept.class_noun,
-        "base": concept.base,
-        "state": state,
-        "problem": problem,
-        "bundle": BundleOut.model_validate(bundle, from_attributes=True) if bundle else None,
-        **_shown_of_report(bundle),
-        "versions": versions,
-        "cover_url": link(f"/v1/concepts/{concept.id}/references/1"),
-        "created_at": concept.created_at,
-    }
-
-
-class ConceptAccepted(Out):
-    concept: ConceptDetail
-    job: JobOut
-    warnings: list[str] = Field([], description="what the base cannot learn from photos")
-
-
-class ConceptPage(Out):
-    items: list[ConceptOut]
-    next: str | None = Field(description="pass it as `cursor` to get the next page; null on the last page")
 
 
 class AttemptOut(Out):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.concept_schemas import ConceptState
 from api.dashboard.page import PageRoute, ViewerDep, page
 from api.domain.errors import NotFound, Unavailable
 from api.domain.storage import StorageUnavailable
@@ -17,7 +18,7 @@ from api.output_schemas import DownloadOut, Layout
 from api.public_address import public_address
 from api.routes import concepts, downloads, images, preferences, system
 from api.routes.jobs import described_jobs
-from api.schemas import ConceptState, JobOut
+from api.schemas import JobOut
 from api.services import ServicesDep, SessionDep
 
 PAGE_SIZE = 24

@@ -5,10 +5,10 @@ from itertools import zip_longest
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.concept_schemas import ConceptOut
 from api.dashboard.page import PageRoute, ViewerDep, page
 from api.routes import concepts, jobs
 from api.routes.overview import read_overview
-from api.schemas import ConceptOut
 from api.services import ServicesDep, SessionDep
 
 PAGE_SIZE = 8

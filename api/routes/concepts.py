@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from api.audit import TrailDep
 from api.auth import Caller, Reader, Trainer
 from api.concept_form import split_form
+from api.concept_schemas import ConceptAccepted, ConceptDetail, ConceptOut, ConceptPage, ConceptState
 from api.concept_states import concept_problem, concept_state
 from api.decoder import CleanImage
 from api.dispatch import notify_workers
@@ -33,16 +34,7 @@ from api.output_schemas import ErasureReceipt
 from api.public_address import link
 from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
-from api.schemas import (
-    ConceptAccepted,
-    ConceptDetail,
-    ConceptIn,
-    ConceptOut,
-    ConceptPage,
-    ConceptState,
-    Problem,
-    VersionIn,
-)
+from api.schemas import ConceptIn, Problem, VersionIn
 from api.services import ServicesDep, SessionDep
 from api.uploads import clean_images, read_form
 from api.vocabulary import check_class_noun, served_base, warnings_of

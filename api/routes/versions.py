@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from api.audit import TrailDep
 from api.auth import Trainer
 from api.concept_refusals import references_gone
+from api.concept_schemas import ConceptAccepted
 from api.concept_states import concept_problem
 from api.dispatch import notify_workers
 from api.domain.errors import Conflict
@@ -20,7 +21,7 @@ from api.public_address import link
 from api.quotas import check_training
 from api.routes.concepts import new_job, read_concept
 from api.routes.jobs import described_jobs
-from api.schemas import ConceptAccepted, JobOut, Out, VersionIn
+from api.schemas import JobOut, Out, VersionIn
 from api.services import ServicesDep, SessionDep
 from api.vocabulary import check_class_noun, served_base, warnings_of
 
