@@ -1,6 +1,6 @@
 // The form for new keys. A new secret is shown once, only in this page.
 
-import { call, sendJson, toast, words } from "/static/app.js";
+import { call, root, sendJson, toast, words } from "./app.js";
 
 function reveal(answer) {
   document.getElementById("secret-text").textContent = answer.secret;
@@ -20,7 +20,7 @@ document.getElementById("new-key").addEventListener("submit", async (event) => {
   for (const name of ["images_per_minute", "max_concepts"]) if (form[name].value) limits[name] = Number(form[name].value);
   if (Object.keys(limits).length > 0) body.limits = limits;
   try {
-    reveal(await sendJson("/v1/keys", body));
+    reveal(await sendJson(`${root}/v1/keys`, body));
     form.reset();
     htmx.trigger(document.body, "opad:changed");
   } catch (error) {
@@ -31,7 +31,7 @@ document.getElementById("new-key").addEventListener("submit", async (event) => {
 document.getElementById("check")?.addEventListener("click", async () => {
   const verdict = document.getElementById("verdict");
   try {
-    const answer = await call("/v1/audit/verify");
+    const answer = await call(`${root}/v1/audit/verify`);
     verdict.textContent = answer.message;
     verdict.className = answer.intact ? "inset notice calm" : "inset notice";
     verdict.hidden = false;

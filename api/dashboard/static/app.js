@@ -1,12 +1,13 @@
 // Shared by all pages: local times, actions through the public API, live regions, copy buttons, the menu.
 
+export const root = document.documentElement.dataset.root;
 const csrf = document.querySelector('meta[name="csrf-token"]').content;
 const TICK_MS = 4000;
 
 export async function call(path, options = {}) {
   const headers = { Accept: "application/json", "X-CSRF-Token": csrf, ...options.headers };
   const answer = await fetch(path, { ...options, headers, credentials: "same-origin" });
-  if (answer.status === 401) location.assign(`/dashboard/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
+  if (answer.status === 401) location.assign(`${root}/dashboard/sign-in?next=${encodeURIComponent(location.pathname.slice(root.length) + location.search)}`);
   const body = answer.status === 204 ? null : await answer.json();
   if (!answer.ok) throw Object.assign(new Error(body.detail), { problem: body });
   return body;
@@ -110,7 +111,7 @@ async function actOnAll(button) {
   const able = chosen.filter((box) => fitting.includes(box.dataset.state));
   if (able.length === 0) return toast(`None of these can be ${verb === "cancel" ? "cancelled" : "retried"}.`, true);
   if (!(await confirmed(`${verb === "cancel" ? "Cancel" : "Retry"} ${able.length} of ${chosen.length} selected jobs?`))) return;
-  const ends = await Promise.allSettled(able.map((box) => call(`/v1/jobs/${box.dataset.job}/${verb}`, { method: "POST" })));
+  const ends = await Promise.allSettled(able.map((box) => call(`${root}/v1/jobs/${box.dataset.job}/${verb}`, { method: "POST" })));
   const refused = ends.filter((end) => end.status === "rejected");
   toast(`${ends.length - refused.length} of ${able.length} done`);
   for (const end of refused.slice(0, 3)) toast(words(end.reason), true);

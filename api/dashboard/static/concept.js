@@ -1,7 +1,7 @@
 // Versions side by side with the same seeds, and the receipt of an erasure.
 
-import { element, sendJson, toast, words } from "/static/app.js";
-import { tiles, warnings } from "/static/viewer.js";
+import { element, root, sendJson, toast, words } from "./app.js";
+import { tiles, warnings } from "./viewer.js";
 
 const page = document.getElementById("concept");
 const id = page.dataset.concept;
@@ -9,7 +9,7 @@ const IMAGE_COUNT = 4;
 
 async function answerOf(version, body) {
   try {
-    return await sendJson("/v1/generate", { ...body, version });
+    return await sendJson(`${root}/v1/generate`, { ...body, version });
   } catch (error) {
     if (error.problem?.code !== "base_changed") throw error;
     return null;
@@ -32,7 +32,7 @@ page.addEventListener("submit", async (event) => {
   const button = form.querySelector("button");
   button.disabled = true;
   try {
-    const rows = row("untouched student", await sendJson("/v1/generate", { ...body, untouched: true }));
+    const rows = row("untouched student", await sendJson(`${root}/v1/generate`, { ...body, untouched: true }));
     for (const version of versions) rows.push(...row(`v${version}`, await answerOf(version, body)));
     target.replaceChildren(...rows);
   } catch (error) {
@@ -64,7 +64,7 @@ function showReceipt(receipt) {
 
 page.addEventListener("opad:answered", ({ target, detail }) => {
   if (target.id === "erase-button") showReceipt(detail);
-  if (target.id === "again") location.assign(`/dashboard/jobs/${detail.job.id}`);
+  if (target.id === "again") location.assign(`${root}/dashboard/jobs/${detail.job.id}`);
 });
 
 // The list of versions is live. A change of a state changes the rest of the page too.

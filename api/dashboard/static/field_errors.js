@@ -1,6 +1,6 @@
 // Errors of a form, each beside its field. The first one scrolls into view and gets the focus.
 
-import { element } from "/static/app.js";
+import { element } from "./app.js";
 
 export function clearError(input) {
   if (!input.hasAttribute("aria-invalid")) return;

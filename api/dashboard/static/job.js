@@ -1,6 +1,6 @@
 // A live job: progress, loss curves, previews and log, through the public API.
 
-import { call, element, localize } from "/static/app.js";
+import { call, element, localize, root } from "./app.js";
 
 const page = document.getElementById("job");
 const id = page.dataset.job;
@@ -127,7 +127,7 @@ function showFrame(index) {
 }
 
 async function loadFilm() {
-  frames = (await call(`/v1/jobs/${id}/history`)).previews;
+  frames = (await call(`${root}/v1/jobs/${id}/history`)).previews;
   const atEnd = scrub.value === scrub.max; // as the server rendered it, or moved by the user
   document.getElementById("no-film").hidden = frames.length > 0;
   document.getElementById("scrubber").hidden = frames.length < 2;
@@ -205,7 +205,7 @@ function watch() {
   seenStates = 0;
   knownStates = page.querySelectorAll(".timeline li").length;
   logLines.length = 0;
-  source = new EventSource(`/v1/jobs/${id}/events`);
+  source = new EventSource(`${root}/v1/jobs/${id}/events`);
   source.addEventListener("progress", (event) => onProgress(JSON.parse(event.data)));
   source.addEventListener("state", onState);
   source.addEventListener("preview", loadFilmSoon);

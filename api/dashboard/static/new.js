@@ -1,7 +1,7 @@
 // Check photos before they are sent: a problem that the service would refuse appears beside the photo.
 
-import { call, element, words } from "/static/app.js";
-import { clearError, clearErrors, showErrors } from "/static/field_errors.js";
+import { call, element, root, words } from "./app.js";
+import { clearError, clearErrors, showErrors } from "./field_errors.js";
 
 const form = document.getElementById("new");
 const list = document.getElementById("files");
@@ -168,8 +168,8 @@ form.addEventListener("submit", async (event) => {
   button.disabled = true;
   button.textContent = "Sending …";
   try {
-    const accepted = await call("/v1/concepts", { method: "POST", body, headers: { "Idempotency-Key": `${key}-${tries}` } });
-    location.assign(`/dashboard/jobs/${accepted.job.id}`);
+    const accepted = await call(`${root}/v1/concepts`, { method: "POST", body, headers: { "Idempotency-Key": `${key}-${tries}` } });
+    location.assign(`${root}/dashboard/jobs/${accepted.job.id}`);
   } catch (error) {
     if (error.problem) tries += 1; // a refused form is a new request after correction; one without an answer is the same request
     showRefusal(error);

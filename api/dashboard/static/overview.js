@@ -1,6 +1,6 @@
 // Charts of the last day's generate requests by hour.
 
-import { call } from "/static/app.js";
+import { call, root } from "./app.js";
 
 const HEIGHT = 170;
 const REFRESH_MS = 60_000;
@@ -22,7 +22,7 @@ function make(target) {
 }
 
 async function refresh() {
-  const { hours } = (await call("/v1/overview")).generate;
+  const { hours } = (await call(`${root}/v1/overview`)).generate;
   document.getElementById("hours").hidden = hours.length === 0;
   if (hours.length === 0) return;
   for (const figure of document.querySelectorAll("[data-hours]")) {

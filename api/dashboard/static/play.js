@@ -1,8 +1,8 @@
 // Generate images over seeds and prompts, with timing and optionally the untouched student. The URL stores the form.
 
-import { element, sendJson, toast, words } from "/static/app.js";
-import { clearError, clearErrors, showErrors } from "/static/field_errors.js";
-import { tiles, warnings } from "/static/viewer.js";
+import { element, root, sendJson, toast, words } from "./app.js";
+import { clearError, clearErrors, showErrors } from "./field_errors.js";
+import { tiles, warnings } from "./viewer.js";
 
 const form = document.getElementById("play");
 const results = document.getElementById("results");
@@ -42,7 +42,7 @@ function request(prompt, seed) {
 
 async function timed(body) {
   const began = performance.now();
-  const answer = await sendJson("/v1/generate", body);
+  const answer = await sendJson(`${root}/v1/generate`, body);
   return { ...answer, milliseconds: performance.now() - began };
 }
 
@@ -106,7 +106,7 @@ function asCurl() {
   const seed = form.seed.value ? Number(form.seed.value) : undefined;
   const body = JSON.stringify(request(promptsOf()[0] ?? "", seed)).replaceAll("'", "'\\''");
   const direct = /^(localhost|127\..*|\[::1\])$/.test(location.hostname) ? " --noproxy '*'" : "";  // no proxy sees the key
-  return `curl${direct} -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \\\n  ${location.origin}/v1/generate -d '${body}'`;
+  return `curl${direct} -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \\\n  ${location.origin}${root}/v1/generate -d '${body}'`;
 }
 
 if (form) {

@@ -1,6 +1,6 @@
 // A blind pair: two versions with the same seed in random order, and the vote.
 
-import { sendJson, toast, words } from "/static/app.js";
+import { root, sendJson, toast, words } from "./app.js";
 
 const form = document.getElementById("sides");
 const duel = document.getElementById("duel");
@@ -9,7 +9,7 @@ let turn = 0;
 
 async function generated(version, prompt, seed) {
   const body = { concept_id: form.dataset.concept, prompt, seed };
-  const { images } = await sendJson("/v1/generate", version ? { ...body, version } : { ...body, untouched: true });
+  const { images } = await sendJson(`${root}/v1/generate`, version ? { ...body, version } : { ...body, untouched: true });
   return `data:${images[0].media_type};base64,${images[0].data}`;
 }
 
@@ -39,7 +39,7 @@ async function vote(side) {
   const [preferred, other] = side === "1" ? [sides[1], sides[0]] : sides;
   pair = null;
   try {
-    await sendJson(`/v1/concepts/${form.dataset.concept}/preferences`, { preferred, other, tie: side === "tie", prompt, seed });
+    await sendJson(`${root}/v1/concepts/${form.dataset.concept}/preferences`, { preferred, other, tie: side === "tie", prompt, seed });
     htmx.trigger(document.body, "opad:changed");
     await show();
   } catch (error) {

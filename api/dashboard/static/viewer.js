@@ -1,7 +1,7 @@
 // Generated images: tiles that open in a dialog with the settings, download, keep and erase. An image has the shape of
 // GET /v1/images/{id}; one that is not stored has no id, but the file (`data`, `media_type`) and a receipt.
 
-import { element, sendJson, SMALL, words } from "/static/app.js";
+import { element, root, sendJson, SMALL, words } from "./app.js";
 
 const shown = new WeakMap(); // images of the tiles that scripts have made
 
@@ -24,7 +24,7 @@ export function warnings(answer, { but = [] } = {}) {
   return answer.warnings.filter((sentence) => !but.includes(sentence)).map((textContent) => element("p", { className: "notice calm warning", textContent }));
 }
 
-const source = (image) => (image.data ? `data:${image.media_type};base64,${image.data}` : `/v1/images/${image.id}/file`);
+const source = (image) => (image.data ? `data:${image.media_type};base64,${image.data}` : `${root}/v1/images/${image.id}/file`);
 const imageOf = (button) => shown.get(button) ?? JSON.parse(button.dataset.image);
 
 function fileName(image) {
@@ -36,7 +36,7 @@ function settingsAddress(image) {
   const { prompt, seed } = image.settings;
   const query = new URLSearchParams({ concept: image.concept_id, prompt, seed, count: 1 });
   query.set(...(image.version ? ["version", image.version] : ["compare", 1]));
-  return `/dashboard/playground?${query}`;
+  return `${root}/dashboard/playground?${query}`;
 }
 
 const fact = (name, value) => [element("dt", { textContent: name }), element("dd", { textContent: value })];
@@ -129,11 +129,11 @@ class Viewer {
     const { image } = this;
     this.keep.disabled = true;
     try {
-      const kept = await sendJson("/v1/images", { receipt: image.receipt, data: image.data });
+      const kept = await sendJson(`${root}/v1/images`, { receipt: image.receipt, data: image.data });
       Object.assign(image, { id: kept.id, created_at: kept.created_at });
       if (this.image !== image) return; // the person went on to the next one
       this.showKept();
-      this.status.replaceChildren("Kept in the ", element("a", { href: "/dashboard/gallery", textContent: "gallery" }), ".");
+      this.status.replaceChildren("Kept in the ", element("a", { href: `${root}/dashboard/gallery`, textContent: "gallery" }), ".");
       this.erase.focus();
     } catch (error) {
       this.status.textContent = words(error);
