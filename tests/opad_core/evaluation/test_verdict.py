@@ -1,7 +1,6 @@
 """The verdict, at figures that were measured on the nano base (docs/personalize.md)."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,8 @@ UNTOUCHED = scores(0.383, 0.75, 0.078)
     ("personalised", "name", "color"),
     [
         (scores(0.582, 0.75, 0.032), "learned_well", "green"),
-        (scores(0.392, 0.75, 0.060), "likeness_did_not_rise", "red"),
+        (scores(0.392, 0.75, 0.060), "likeness_did_not_rise", "amber"),
+        (scores(0.319, 0.75, 0.170), "likeness_did_not_rise", "red"),
         (scores(0.543, 0.00, 0.053), "scenes_lost", "red"),
         (scores(0.559, 0.75, 0.012), "images_nearly_alike", "amber"),
     ],
@@ -43,8 +43,8 @@ def test_each_outcome_has_its_verdict(personalised, name, color):
         (scores(0.5, 0.59, 0.05), "scenes_lost"),  # - 0.16
         (scores(0.5, 0.75, 0.021), "learned_well"),
         (scores(0.5, 0.75, 0.019), "images_nearly_alike"),
-        (scores(0.402, 0.0, 0.0), "likeness_did_not_rise"),  # decides before the others
-        (scores(0.5, 0.0, 0.0), "scenes_lost"),
+        (scores(0.402, 0.0, 0.0), "scenes_lost"),  # decides before the others
+        (scores(0.402, 0.75, 0.0), "likeness_did_not_rise"),
     ],
 )
 def test_a_verdict_changes_at_its_threshold(personalised, name):
@@ -77,4 +77,4 @@ def test_the_measured_trainings_have_the_documented_verdicts():
     ):
         assert {found["opad", concept, seed] for seed in range(3)} == {name}
     stripped = [name for (method, _, _), name in found.items() if method == "custom-diffusion-stripped"]
-    assert Counter(stripped) == {"scenes_lost": 9, "likeness_did_not_rise": 3}
+    assert stripped == ["scenes_lost"] * 12
