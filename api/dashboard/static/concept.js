@@ -56,7 +56,7 @@ function showReceipt(receipt) {
   );
   const save = element("a", { textContent: "Save the receipt", download: `erasure-${receipt.concept_id}.json`, href: `data:application/json,${encodeURIComponent(JSON.stringify(receipt, null, 2))}` });
   document.getElementById("receipt-body").append(list, element("p", {}, save));
-  page.hidden = true;
+  page.remove(); // it is live, and the concept is gone
   const panel = document.getElementById("receipt");
   panel.hidden = false;
   panel.focus();
@@ -69,7 +69,7 @@ page.addEventListener("opad:answered", ({ target, detail }) => {
 
 // The list of versions is live. A change of a state changes the rest of the page too.
 
-const states = () => document.getElementById("versions-live").dataset.states;
+const states = () => document.getElementById("versions-live")?.dataset.states;
 let shownStates = states();
 document.addEventListener("htmx:afterSettle", () => {
   if (states() === shownStates) return;
