@@ -192,10 +192,10 @@ def test_a_second_engine_steps_in_with_the_same_image(
 ) -> None:
     """The image is the same whichever of the two engines the concept hashes to."""
     asked = {"concept": "my mug", "prompt": BEACH, "seed": 3}
-    before = client.post("/v1/generate", json=asked).json()["images"]
+    before = client.post("/v1/generate", json=asked).json()["images"][0]["data"]
     replace_services(client, engines=EngineClient([f"unix:{tmp_path}/none.sock", engine_url], timeout_seconds=30))
 
-    assert client.post("/v1/generate", json=asked).json()["images"] == before
+    assert client.post("/v1/generate", json=asked).json()["images"][0]["data"] == before
 
 
 def test_an_engine_that_says_nothing_is_asked_after_the_others(
@@ -240,7 +240,8 @@ def test_a_version_is_generated_by_its_number(client: TestClient, ready: dict[st
     asked = {"concept_id": ready["id"], "prompt": BEACH, "seed": 7}
     newest = client.post("/v1/generate", json=asked).json()
 
-    assert client.post("/v1/generate", json={**asked, "version": 1}).json()["images"] == newest["images"]
+    first = client.post("/v1/generate", json={**asked, "version": 1}).json()
+    assert [image["data"] for image in first["images"]] == [image["data"] for image in newest["images"]]
     missing = client.post("/v1/generate", json={**asked, "version": 2})
     assert (missing.status_code, missing.json()["code"]) == (404, "no_such_version")
     both = client.post("/v1/generate", json={**asked, "version": 1, "untouched": True})
