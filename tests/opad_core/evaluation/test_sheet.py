@@ -1,7 +1,8 @@
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
-from opad_core.evaluation.sheet import Row, draw_sheet
+from opad_core.evaluation.sheet import COLORS, Row, draw_sheet
+from opad_core.evaluation.verdict import Verdict
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 128, 0), (0, 0, 255)
 
@@ -41,3 +42,16 @@ def test_a_long_prompt_stays_in_its_column():
     between = sheet.crop((sheet.width - 28 - 256 - 24, 400, sheet.width - 28 - 256 - 2, sheet.height))
     right = sheet.crop((sheet.width - 28 + 2, 400, sheet.width, sheet.height))
     assert len(between.getcolors()) == len(right.getcolors()) == 1
+
+
+@pytest.mark.parametrize("color", ["green", "amber", "red"])
+def test_the_sheet_ends_in_the_verdict_in_its_color(color):
+    row = Row("a <concept>", [Image.new("RGB", (64, 64))] * 4, [Image.new("RGB", (64, 64))] * 4)
+    verdict = Verdict("scenes_lost", color, "Scenes lost: 25% of the images show the scene of their prompt.")
+    plain, ended = (draw_sheet("t", "s", [Image.new("RGB", (9, 9))], [row], ending=one) for one in (None, verdict))
+    below = ended.crop((0, plain.height - 28, *ended.size))
+    assert ImageColor.getrgb(COLORS[color]) in {pixel for _, pixel in below.getcolors(1 << 20)}
+    assert (
+        ended.crop((0, 0, plain.width, plain.height - 28)).tobytes()
+        == plain.crop((0, 0, plain.width, plain.height - 28)).tobytes()
+    )
