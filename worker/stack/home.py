@@ -188,11 +188,13 @@ def make_own_folder(folder: Path, *, passable: bool = False) -> None:
     An existing folder keeps its permissions, unless it is empty and ours. Raises LocalError if it cannot be used.
     """
     mode = 0o711 if passable and os.geteuid() == 0 else 0o700
-    if not folder.exists():
-        try:
+    try:
+        is_new = not folder.exists()
+        if is_new:
             folder.mkdir(parents=True)
-        except PermissionError as error:
-            raise LocalError(f"cannot create {folder}: {error.strerror}; set OPAD_HOME to a folder of yours") from error
+    except OSError as error:  # inside a file, below a folder of others, on a disk that is full or read-only, ...
+        raise LocalError(f"cannot create {folder}: {error.strerror}; set OPAD_HOME to a folder of yours") from error
+    if is_new:
         folder.chmod(mode)
     elif not folder.is_dir():
         raise LocalError(f"{folder} is not a folder; set OPAD_HOME to another one")
@@ -212,7 +214,7 @@ def read_state(path: Path, *, remedy: str) -> dict[str, Any]:
     """Return the content of a state file, or nothing if there is no file. Raises LocalError if it is damaged."""
     try:
         state = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:
         state = None
