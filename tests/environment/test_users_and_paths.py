@@ -33,6 +33,15 @@ def test_a_data_folder_may_have_a_comma_in_its_name(short_folder):
     assert sorted(path.name for path in short_folder.glob("photos*")) == ["photos, old, new"]
 
 
+def test_a_data_folder_that_is_not_utf_8_is_one_sentence_and_status_2(tmp_path, base):
+    """PostgreSQL itself refuses it."""
+    home = os.fsencode(tmp_path) + b"/caf\xe9"
+    done = run("worker.cli", "up", env=variables(Path(os.fsdecode(home)), base))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"opad: OPAD_HOME is {home!r}, whose name is not UTF-8")
+
+
 def test_a_setting_in_a_file_may_begin_with_a_tilde(tmp_path, base):
     (tmp_path / ".env").write_text("OPAD_HOME=~/opad data\n")
     env = {name: value for name, value in variables(tmp_path, base, HOME=str(tmp_path)).items() if name != "OPAD_HOME"}

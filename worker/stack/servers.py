@@ -31,7 +31,7 @@ from worker.stack.home import (
 )
 from worker.stack.named_user import NOT_ALLOWED, with_named_user
 from worker.stack.parent_death import dies_with_parent
-from worker.stack.supervision import Service
+from worker.stack.supervision import Service, UnusableSetting
 
 POSTGRESQL_MAJOR = 18
 
@@ -42,6 +42,13 @@ def postgresql(home: Home, *, durable: bool = True) -> tuple[Service, str]:
     `durable=False` turns fsync off, for tests whose data may be lost.
     """
     data = home.folder / "postgresql" / str(POSTGRESQL_MAJOR)
+    try:
+        str(data).encode()
+    except UnicodeEncodeError as error:
+        raise UnusableSetting(
+            f"OPAD_HOME is {os.fsencode(home.folder)!r}, whose name is not UTF-8, and PostgreSQL keeps no data in such "
+            "a folder; choose another, or set OPAD_DATABASE_URL to a server of yours"
+        ) from error
     account = unprivileged_account(home.folder, data)
     make_own_folder(data.parent, passable=True)
     programs = postgresql_programs(data.parent, account)
