@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -110,7 +111,7 @@ def test_an_interpreter_that_is_not_there_is_named_by_the_doctor(
     (line,) = [line for line in lines if line.split()[1] == "decoder"]
     assert line.startswith("FAIL")
     assert "/no/such/python" in line
-    assert "run `make setup`" in line
+    assert re.search(r"run `make -C \S+ setup`", line)
 
 
 def test_the_image_of_the_api_carries_what_the_decoder_imports(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.domain.settings import Settings
 from api.middleware import RequestFrame
+from api.public_address import PublicAddress
 from api.shedding import IN_FLIGHT_PER_ENGINE, LoadShedding
 
 
@@ -100,7 +101,7 @@ def test_the_service_sheds_load(settings: Settings) -> None:
     with TestClient(create_app(settings), base_url="http://localhost") as client:
         layer: Any = client.app.middleware_stack
         while not isinstance(layer, LoadShedding):
-            layer = layer._app if isinstance(layer, RequestFrame) else layer.app
+            layer = layer._app if isinstance(layer, PublicAddress | RequestFrame) else layer.app
         layer._in_flight = IN_FLIGHT_PER_ENGINE
         assert client.post("/v1/generate", json={}).status_code == 503
         assert client.get("/healthz").status_code == 200

@@ -56,4 +56,4 @@ def test_what_the_base_cannot_learn_is_said_before_anything_starts(tmp_path, mon
     (tmp_path / "file").touch()
     monkeypatch.setenv("OPAD_HOME", str(tmp_path / "file" / "home"))
     assert demo.main([]) == 1
-    assert "photographs of real things come out blurred" in capsys.readouterr().out
+    assert "photographs of real objects come out blurred" in capsys.readouterr().out

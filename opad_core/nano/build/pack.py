@@ -94,7 +94,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": _SMALL,
 }
 LIMITS = (
-    "The base nano was trained on simple drawn objects at 64 x 64 pixels, so photographs of real things come out "
+    "The base nano was trained on simple drawn objects at 64 x 64 pixels, so photographs of real objects come out "
     "blurred; for those, use the base sd-turbo on a GPU."
 )
 _PARTS = ("teacher", "student", "vae", "text_encoder", "dino", "dinov2", "clip", "identity", "text_projection")

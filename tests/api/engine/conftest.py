@@ -35,9 +35,10 @@ def bundle(base_folder: Path) -> bytes:
 def engine_url(stack: Settings, base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An engine with its own database, so that it outlives those of the tests."""
     folder = tmp_path_factory.mktemp("engine")
+    database = f"of_{folder.name}"  # another package uses this fixture too
     with psycopg.connect(stack.database_url or "", autocommit=True) as connection:
-        connection.execute("CREATE DATABASE of_the_engine TEMPLATE template")
-    database_url = urlunsplit(urlsplit(stack.database_url or "")._replace(path="/of_the_engine"))
+        connection.execute(f"CREATE DATABASE {database} TEMPLATE template")
+    database_url = urlunsplit(urlsplit(stack.database_url or "")._replace(path=f"/{database}"))
     settings = stack.model_copy(update={"home": folder, "base": str(base_folder), "database_url": database_url})
     address = folder / "engine.sock"
     with engine_process(settings, address):
