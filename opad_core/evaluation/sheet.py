@@ -51,21 +51,23 @@ def draw_sheet(
         pen.text((left, top - 30), heading, INK, ImageFont.load_default(17))
     for x, y, reference in placed:
         sheet.paste(reference, (MARGIN + x, top + y))
+    font = _fitting_font([row.prompt for row in rows], step * count - GAP)
     for i, row in enumerate(rows):
         y = top + i * (step + LABEL)
         for left, images in zip(lefts[1:], (row.untouched, row.personalised), strict=True):
             for j, image in enumerate(images):
                 sheet.paste(_tile(image, tile), (left + j * step, y))
-            _write_within(pen, (left, y + tile + 3), row.prompt, step * count - GAP)
+            pen.text((left, y + tile + 3), row.prompt, FAINT, font)
     if ending:
         pen.text((MARGIN, bottom + 6), ending.sentence, COLORS[ending.color], ImageFont.load_default(22))
     return sheet
 
 
-def _write_within(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> None:
-    """Write a prompt in the largest size that fits the width."""
+def _fitting_font(texts: list[str], width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the largest font in which every text fits the width."""
     fonts = [ImageFont.load_default(size) for size in range(15, 8, -1)]
-    pen.text(at, text, FAINT, next((font for font in fonts if font.getlength(text) <= width), fonts[-1]))
+    longest = max(texts, key=fonts[0].getlength)
+    return next((font for font in fonts if font.getlength(longest) <= width), fonts[-1])
 
 
 def _reference_tiles(references: list[Image.Image], rows: int, tile: int) -> list[tuple[int, int, Image.Image]]:
