@@ -23,7 +23,7 @@ up: setup
 test: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
-# the tests that train for minutes, then thirty mutants of the method, which do not fail the command
+# the tests that train for minutes or start the stack in odd environments, then thirty mutants of the method, which do not fail the command
 slow: mutation-tool
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n $(WORKERS) --timeout 1800
 	$(PY) -m tests.mutants --group method --sample 30 --seed $$(date +%j) --minutes 4.5 || true

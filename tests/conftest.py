@@ -1,5 +1,6 @@
 """Real servers for the whole session. Each test that needs them gets a new migrated database and an empty bucket."""
 
+import importlib
 import json
 import os
 import shutil
@@ -20,6 +21,12 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage
 from migrations.run import migrate
 from worker.stack.embedded import local_servers
+
+for _name in (
+    "celery.app.amqp", "celery.backends.base", "celery.bootsteps", "celery.fixups.django", "kombu.mixins",
+    "kombu.transport.redis",
+):  # fmt: skip
+    importlib.import_module(_name)  # imported later by a thread, they add loggers while pytest iterates over them
 
 _numbers = count(1)
 _KEPT_SERVERS = os.environ.get("OPAD_TEST_SERVERS")

@@ -17,7 +17,7 @@ from worker.stack.home import published_environment
 from worker.stack.launcher import READY
 from worker.stack.servers import free_ports
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 FOREIGN = dict.fromkeys(AUTHORITIES, "/nowhere/authorities.pem") | {
     "AWS_PROFILE": "nobody", "AWS_MAX_ATTEMPTS": "many", "AWS_ENDPOINT_URL": "http://127.0.0.1:1",

@@ -16,7 +16,7 @@ from worker.stack.home import published_environment
 from worker.stack.launcher import READY
 from worker.stack.named_user import NOT_ALLOWED, with_named_user
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NAMELESS = 54321
 """A uid without an entry in /etc/passwd, as containers are given."""

@@ -43,6 +43,7 @@ def verify(folder):
         assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == expected, path
 
 
+@pytest.mark.slow
 def test_the_smoke_build_makes_a_base_that_loads_and_verifies(built):
     verify(built / "base")
     base = load_base(str(built / "base"), device="cpu")
@@ -54,12 +55,14 @@ def test_the_smoke_build_makes_a_base_that_loads_and_verifies(built):
     assert len(base.backbones) == 3
 
 
+@pytest.mark.slow
 def test_the_smoke_build_writes_a_sheet_for_each_stage_with_images(built):
     sheets = {"world", "aligned_world", "vae", "coding", "decoder", "teacher"}
     sheets |= {"adapt_student", "adapt_teacher"}
     assert {path.stem for path in built.glob("*.png")} - {"evaluated_teacher", "evaluated_student"} == sheets
 
 
+@pytest.mark.slow
 def test_images_are_in_the_order_of_their_seeds(built):
     images, captions = np.load(built / "pictures.npy"), json.loads((built / "captions.json").read_text())
     world = World(lambda name: stand_in(built, name))
@@ -69,12 +72,14 @@ def test_images_are_in_the_order_of_their_seeds(built):
         assert np.array_equal(images[seed], sample.pixels)
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_not_trained_again(built):
     before = (built / "adapt_student.pt").read_bytes()
     run(Build(built, SMOKE, 0, stand_in), ["world", "vae", "coding", "adapt_student"])
     assert (built / "adapt_student.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_support_images_show_few_scenes_and_query_images_show_all(built):
     build = Build(built, SMOKE, 0, stand_in)
     text = TextEncoder(world_tokenizer(), load_text_encoder(build))
@@ -102,6 +107,7 @@ def test_the_examples_show_an_object_in_several_sizes_and_tilts():
     assert min(slopes) < -3 < 0 < 3 < max(slopes)
 
 
+@pytest.mark.slow
 def test_evaluation_scores_teacher_and_student_of_a_built_base(built):
     scores = evaluate_base(Build(built, SMOKE, 0, stand_in), str(built / "base"), images=32)
     assert scores.keys() == {"classifier", "teacher", "student", "vae_psnr_db", "megabytes"}
