@@ -28,7 +28,7 @@ def main(*, heic: bool) -> None:
     Image.preinit()  # the codecs are loaded before the limits forbid opening files
     if heic:
         with suppress(ImportError):  # then HEIC is refused as a format that is not read here
-            import pillow_heif  # noqa: F401
+            import pillow_heif  # noqa: F401  loads the codec before the limits
     nowhere = os.open(os.devnull, os.O_WRONLY)
     _limit_resources()
     sys.stdout.buffer.write(STARTED)

@@ -39,8 +39,9 @@ class ImageReceipt(BaseModel):
 
 
 class ReceiptSigner:
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, *, valid_seconds: int = VALID_SECONDS) -> None:
         """Take a secret that all api processes of the installation share, and no client knows."""
+        self._valid_seconds = valid_seconds
         self._key = hashlib.sha256(f"opad image receipt\n{secret}".encode()).digest()
 
     def sign(
@@ -57,7 +58,7 @@ class ReceiptSigner:
             format=body.format,
             sha256=hashlib.sha256(file).hexdigest(),
             check_score=check_score,
-            expires_at=int(time.time()) + VALID_SECONDS,
+            expires_at=int(time.time()) + self._valid_seconds,
         )
         content = receipt.model_dump_json().encode()
         return base64.urlsafe_b64encode(self._signature(content) + content).decode()

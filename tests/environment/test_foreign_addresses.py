@@ -23,7 +23,7 @@ def no_proxy_from_outside(monkeypatch):
 
 
 @pytest.fixture
-def deliver(settings, make_job, sessions):  # noqa: F811
+def deliver(settings, make_job, sessions):  # noqa: F811  the fixtures above
     """Send one message to a URL and return the log entry of the try."""
 
     def send(url: str, *, private_allowed: bool = False) -> dict:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -8,11 +9,10 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save
+from safetensors.torch import load_file, save, save_file
 
 from opad_core.__main__ import main
 from opad_core.evaluation.curves import read_losses
-from opad_core.generation import image_warnings
 from tests.opad_core.generation.test_generation import random_bundle
 from tests.random_base import SHORT
 
@@ -59,9 +59,18 @@ def test_generate_warns_of_words_that_do_not_reach_the_image(base, tmp_path, cap
     ]
 
 
-def test_generate_says_when_its_images_are_alike(base, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(image_warnings, "ALIKE", 256.0)  # so that any images are
-    command = ["generate", "--prompt", "a dog", "--count", "4", "--out", str(tmp_path), "--base", str(base.folder)]
+def test_generate_says_when_its_images_are_alike(base, tmp_path, capsys):
+    """The last layer of this base's decoder is zero, so every image is the same gray."""
+    folder = shutil.copytree(base.folder, tmp_path / "base")
+    weights = "vae/diffusion_pytorch_model.safetensors"
+    tensors = load_file(folder / weights)
+    for name in [name for name in tensors if name.startswith("decoder.conv_out.")]:
+        tensors[name].zero_()
+    save_file(tensors, folder / weights)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][weights] = hashlib.sha256((folder / weights).read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    command = ["generate", "--prompt", "a dog", "--count", "4", "--out", str(tmp_path), "--base", str(folder)]
     assert main(command) == 0
     assert capsys.readouterr().err.startswith("opad: the images of these 4 seeds are nearly alike")
 

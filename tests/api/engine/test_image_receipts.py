@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from api import image_receipts
+from api.image_receipts import VALID_SECONDS, ReceiptSigner
+from tests.api.services import replace_services
 
 ASKED = {"concept": "my mug", "prompt": "a <concept> on the beach \U0001f3d6", "seed": 7, "format": "webp"}
 
@@ -73,10 +74,9 @@ def test_a_receipt_is_worth_nothing_to_others_or_to_readers(
         assert answer.status_code == status
 
 
-def test_a_receipt_is_valid_for_a_day(
-    client: TestClient, ready: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(image_receipts, "VALID_SECONDS", -1)
+def test_a_receipt_that_is_over_stores_nothing(client: TestClient, ready: dict[str, Any]) -> None:
+    assert VALID_SECONDS == 24 * 60 * 60
+    replace_services(client, receipts=ReceiptSigner("secret", valid_seconds=-1))
     [image] = client.post("/v1/generate", json=ASKED).json()["images"]
 
     assert "older than a day" in keep(client, image).json()["detail"]
