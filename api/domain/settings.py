@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     device: str = "auto"
     precision: Literal["float32", "half"] = "float32"
     """The precision of the frozen networks in trainer and engine. Trained parameters are always float32."""
+    compile: bool = True
+    """An engine compiles its networks in the background, for an image in a fraction of the time."""
 
     trains: Annotated[list[Preset], NoDecode] = []
     """The presets that this host trains, for a GPU that is too small for the others. Empty means all."""
