@@ -44,8 +44,10 @@ from opad_core import (
     OpadError,
     OtherBaseError,
     TextEncoder,
+    device_named,
     image_warnings,
     load_base,
+    precision_for,
     preset,
     prompt_warnings,
 )
@@ -147,8 +149,9 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        precision = precision_for("generation", settings.precision, device=device_named(settings.device))
         base = await asyncio.to_thread(
-            load_base, settings.base, bases=settings.bases, device=settings.device, precision=settings.precision
+            load_base, settings.base, bases=settings.bases, device=settings.device, precision=precision
         )
         generator = OneStepGenerator(base)
         seconds = await asyncio.to_thread(_first_image, generator)
