@@ -27,6 +27,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from api.domain.database import Sessions, make_sessions
 from api.domain.denied_words import ENGINE_CODE, DeniedWords
+from api.domain.engine_answer import MEDIA_TYPE, Generated
 from api.domain.errors import Unavailable
 from api.domain.replaced_bases import BASE_CHANGED
 from api.domain.settings import Settings
@@ -87,8 +88,8 @@ class Engine:
     batcher: Batcher
     encoders: ThreadPoolExecutor
 
-    async def generate(self, request: GenerateRequest) -> dict[str, object]:
-        """Generate and encode the images of a request; return the JSON body of the response.
+    async def generate(self, request: GenerateRequest) -> Generated:
+        """Generate and encode the images of a request.
 
         Raises PromptDenied, Overloaded, DeadlinePassed, TimeoutError, OpadError, and what `BundleCache.get` raises.
         """
@@ -114,23 +115,23 @@ class Engine:
                 )
             )
             warnings += await loop.run_in_executor(self.encoders, image_warnings, [image.pixels for image in generated])
-        return {
-            "images": images,
-            "seeds": request.seeds,
-            "media_type": MEDIA_TYPES[request.format],
-            "warnings": warnings,
-            "timing": {
+        return Generated(
+            images=images,
+            seeds=request.seeds,
+            media_type=MEDIA_TYPES[request.format],
+            warnings=warnings,
+            timing={
                 "queue_ms": round(max(image.queue_ms for image in generated), 2),
                 "bundle_ms": round(bundle_ms, 2),
                 "text_ms": round(sum(image.text_ms for image in generated), 2),
                 "unet_decode_ms": round(max(image.unet_decode_ms for image in generated), 2),
                 "encode_ms": round(1000 * (time.monotonic() - before), 2),
             },
-            "cache": {
+            cache={
                 "bundle": "hit" if bundle_hit else "miss",
                 "kv": "hit" if generated[0].kv_hit else "miss",
             },
-        }
+        )
 
     async def _bundle(self, name: BundleName | None) -> tuple[Bundle | None, bool, float]:
         if name is None:
@@ -220,7 +221,7 @@ async def generate(request: Request) -> Response:
         return _refusal(422, "bad_request", f"seeds must be in 0..{MAX_SEED}, got {body.seeds}")
     engine: Engine = request.app.state.engine
     try:
-        return JSONResponse(await engine.generate(body))
+        return Response((await engine.generate(body)).pack(), media_type=MEDIA_TYPE)
     except PromptDenied:
         return _refusal(422, ENGINE_CODE, "the prompt has a word that this installation refuses")
     except Overloaded as error:

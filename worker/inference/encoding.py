@@ -5,7 +5,6 @@ engines, a description for people, and our own fields for its origin. It does no
 shared and prompts may be private.
 """
 
-import base64
 import io
 from dataclasses import dataclass
 from typing import Literal
@@ -38,8 +37,8 @@ class Provenance:
     seed: int
 
 
-def encode(pixels: np.ndarray, image_format: Format, provenance: Provenance) -> str:
-    """Encode `pixels`, [r, r, 3] uint8, and return the file in Base64. Equal inputs give equal files."""
+def encode(pixels: np.ndarray, image_format: Format, provenance: Provenance) -> bytes:
+    """Encode `pixels`, [r, r, 3] uint8, and return the file. Equal inputs give equal files."""
     packet, options, file = _xmp(provenance), dict[str, object](_OPTIONS[image_format]), io.BytesIO()
     if image_format == "png":
         chunk = PngInfo()
@@ -48,7 +47,7 @@ def encode(pixels: np.ndarray, image_format: Format, provenance: Provenance) -> 
     else:
         options["xmp"] = packet.encode()
     Image.fromarray(pixels).save(file, image_format, **options)
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
 
 
 def _xmp(provenance: Provenance) -> str:
