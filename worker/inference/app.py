@@ -98,9 +98,10 @@ class Engine:
             bundle, bundle_hit, bundle_ms = await self._bundle(request.bundle)
             class_noun = bundle.class_noun if bundle else ""
             self.denied.refuse(request.prompt.replace(PLACEHOLDER, class_noun))
-            warnings = prompt_warnings(self.manifest, self.text, prompt=request.prompt, class_noun=class_noun)
             image_requests = [ImageRequest(bundle, request.prompt, seed) for seed in request.seeds]
             futures = self.batcher.submit(image_requests, deadline=deadline)
+            # while the model thread works
+            warnings = prompt_warnings(self.manifest, self.text, prompt=request.prompt, class_noun=class_noun)
             generated: list[GeneratedImage] = await asyncio.gather(*map(asyncio.wrap_future, futures))
             before = time.monotonic()
             loop = asyncio.get_running_loop()
@@ -108,13 +109,12 @@ class Engine:
             origins = [
                 Provenance(self.manifest.name, request.concept_id, bundle_sha256, seed) for seed in request.seeds
             ]
-            images = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self.encoders, encode, image.pixels, request.format, origin)
-                    for image, origin in zip(generated, origins, strict=True)
-                )
-            )
+            encoding = [
+                loop.run_in_executor(self.encoders, encode, image.pixels, request.format, origin)
+                for image, origin in zip(generated, origins, strict=True)
+            ]
             warnings += await loop.run_in_executor(self.encoders, image_warnings, [image.pixels for image in generated])
+            images = await asyncio.gather(*encoding)
         return Generated(
             images=images,
             seeds=request.seeds,
