@@ -73,7 +73,10 @@ def command_line() -> argparse.ArgumentParser:
             "--precision", default="float32", choices=get_args(Precision), help="half needs two thirds of the memory"
         )
 
-    fetch = commands.add_parser("fetch", help="download a base from the hub or a mirror; continues a stopped download")
+    fetch = commands.add_parser(
+        "fetch",
+        help="download a base from the hub or a mirror; continues a stopped download, and adds a missing fast decoder",
+    )
     fetch.add_argument("base", choices=list(FETCHED), help="the second has SD 2.1-base as its teacher")
     fetch.add_argument("--to", type=Path, help="folder of the base; default: where --base NAME finds it")
     fetch.add_argument(
