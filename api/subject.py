@@ -7,8 +7,9 @@ from sqlalchemy import or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.concept_refusals import base_changed, not_ready, version_of_another_base
-from api.domain.errors import NotFound
+from api.domain.errors import NO_FAST_DECODER, Invalid, NotFound
 from api.domain.replaced_bases import obstacle, present_base
+from api.domain.settings import DecoderName
 from api.domain.tables import Bundle, Concept, Job
 from api.engine_client import BundleKey
 from api.generate_schemas import GenerateIn
@@ -25,12 +26,16 @@ class Subject:
     version: int | None
     resolution: int | None
     """Side of an image in pixels; None until an engine has announced the base."""
+    decoder: DecoderName
 
 
-async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) -> Subject:
+async def find_subject(
+    session: AsyncSession, owner_id: UUID, body: GenerateIn, *, default_decoder: DecoderName
+) -> Subject:
     """Find the concept, its newest bundle (or the version asked for), its newest job and its base in one SELECT.
 
-    Raises NotFound; Conflict if the concept is not ready or was trained on another base than the one served.
+    Raises NotFound; Conflict if the concept is not ready or was trained on another base than the one served; Invalid
+    if the request names a decoder that the base does not have.
     """
     wanted_id = body.concept_id or _as_id(body.concept)
     named = or_(Concept.id == wanted_id, Concept.name == body.concept)
@@ -53,6 +58,7 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
                 job.c.error_detail,
                 base.c.manifest_sha256,
                 base.c.resolution,
+                base.c.no_fast_decoder,
                 obstacle().label("obstacle"),
             )
             .outerjoin(bundle, onclause=Concept.id == bundle.c.concept_id)
@@ -86,7 +92,18 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
         bundle=None if body.untouched else BundleKey(row.key, row.sha256),
         version=None if body.untouched else row.version,
         resolution=row.resolution,
+        decoder=_decoder(body, row.no_fast_decoder, default_decoder),
     )
+
+
+def _decoder(body: GenerateIn, no_fast_decoder: str | None, default: DecoderName) -> DecoderName:
+    """Return the decoder that the request names, else the default where the base has it. Raises Invalid."""
+    if no_fast_decoder is None:
+        return body.decoder or default
+    if body.decoder == "fast":
+        errors = [{"field": "decoder", "message": no_fast_decoder}]
+        raise Invalid(no_fast_decoder, NO_FAST_DECODER, errors=errors)
+    return "full"
 
 
 def _as_id(text: str | None) -> UUID | None:

@@ -236,7 +236,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     images = []
     for seed, file in files.items():
-        [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])
+        [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed, arguments.decoder)])
         Image.fromarray(image).save(file)
         images.append(image)
         print(file)

@@ -15,6 +15,8 @@ from sqlalchemy.exc import ArgumentError
 
 Preset = Literal["default", "paper"]
 """The names of the presets in `opad_core.methods.opad.config`; the api does not import it."""
+DecoderName = Literal["full", "fast"]
+"""The decoders of a base in `opad_core.generation.generator`."""
 MAX_REFERENCES = 100
 """The same number as `MAX_REFERENCES` of `opad_core.reference_images`."""
 
@@ -72,6 +74,9 @@ class Settings(BaseSettings):
     device: str = "auto"
     precision: Literal["float32", "half"] = "float32"
     """The precision of the frozen networks in trainer and engine. Trained parameters are always float32."""
+
+    decoder: DecoderName = "full"
+    """The decoder of requests that name none. `fast` counts only where the base has a fast decoder."""
 
     trains: Annotated[list[Preset], NoDecode] = []
     """The presets that this host trains, for a GPU that is too small for the others. Empty means all."""

@@ -1,6 +1,7 @@
 """Generate images in one step, with one UNet for all concepts that takes keys and values as inputs."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import to_uint8
 
 MAX_SEED = 2**63 - 1
+DecoderName = Literal["full", "fast"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class ImageRequest:
     bundle: Bundle | None
     prompt: str
     seed: int
+    decoder: DecoderName = "full"
+    """`fast` is the base's fast decoder."""
 
 
 class OneStepGenerator:
@@ -49,13 +53,16 @@ class OneStepGenerator:
     @torch.no_grad()
     def prepare(self, request: ImageRequest) -> None:
         """Compute and cache the keys and values of a request. Raises OpadError as `generate` does."""
+        if request.decoder == "fast" and self.base.no_fast_decoder is not None:
+            raise OpadError(self.base.no_fast_decoder)
         self._keys_and_values(request)
 
     @torch.no_grad()  # not inference_mode: a network that loads inside could not be used for training later
     def generate(self, requests: list[ImageRequest]) -> np.ndarray:
         """Return images [b, r, r, 3] uint8 in the order of the requests, which may mix concepts and prompts.
 
-        Raises OpadError for a bundle of another base, and for a prompt that names no concept or more than one.
+        Raises OpadError for a bundle of another base, for a prompt that names no concept or more than one, and for the
+        fast decoder on a base without one.
         """
         if not requests:
             raise OpadError("needs at least one image request")
@@ -67,7 +74,16 @@ class OneStepGenerator:
         }
         eps = torch.stack([noise_of(request.seed, self.base.latent_shape) for request in requests])
         z_student = self.base.student.one_step(eps.to(self.base.device), keys_values)
-        return to_uint8(self.base.decode(z_student))
+        return self._decoded(z_student, [request.decoder for request in requests])
+
+    def _decoded(self, z_student: torch.Tensor, decoders: list[DecoderName]) -> np.ndarray:
+        """Decode each image with its decoder: one pass for each of the two that is asked for."""
+        side = self.base.manifest.resolution
+        images = np.empty((len(decoders), side, side, 3), dtype=np.uint8)
+        for name, decode in (("full", self.base.decode), ("fast", self.base.decode_fast)):
+            if chosen := [i for i, decoder in enumerate(decoders) if decoder == name]:
+                images[chosen] = to_uint8(decode(z_student[chosen]))
+        return images
 
     def _keys_and_values(self, request: ImageRequest) -> KeysValues:
         """Return the keys and values of one request, each [1, tokens, inner], from the cache or computed."""
