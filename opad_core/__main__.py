@@ -191,6 +191,8 @@ def _write_report(folder: Path, base: Base, bundle: Bundle, references: list[Ima
         after = getattr(card.personalised, name)
         if before is not None:
             print(f"{name:<16}{before:>10.3f}{after:>10.3f}")
+    if card.fast_identity is not None:
+        print(f"identity with the fast decoder: {card.fast_identity:.3f}")
     print(f"before and after: {folder / SHEET}")
     print(card.verdict.sentence)
 

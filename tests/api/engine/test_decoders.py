@@ -1,5 +1,6 @@
 """`decoder` of a request: the full decoder, or the base's fast one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -80,3 +81,17 @@ def test_openais_route_takes_the_installations_default(client: TestClient) -> No
     body = {"model": "concept:my mug", "prompt": ASKED["prompt"], "seed": 7, "quality": "high"}
     [image] = client.post("/v1/images/generations", json=body).json()["data"]
     assert image["b64_json"] == generate(client, decoder="fast")["images"][0]["data"]
+
+
+def test_the_playground_offers_the_decoders_of_the_base(
+    client: TestClient, new_key: Callable[..., str], sessions: Sessions
+) -> None:
+    prefer_fast(client)
+    assert client.post("/dashboard/sign-in", data={"key": new_key()}, follow_redirects=False).status_code == 303
+    page = client.get("/dashboard/playground").text
+    assert '<select name="decoder"><option >full</option><option selected>fast</option></select>' in page
+    with sessions.begin() as db:
+        db.execute(update(ServedBase).values(no_fast_decoder=REASON))
+    page = client.get("/dashboard/playground").text
+    assert 'name="prompt"' in page
+    assert 'name="decoder"' not in page
