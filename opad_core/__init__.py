@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opad_core.evaluation.sheet import Row, draw_sheet
     from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
     from opad_core.generation.export import export_bundle
-    from opad_core.generation.generator import MAX_SEED, ImageRequest, OneStepGenerator
+    from opad_core.generation.generator import MAX_BATCH, MAX_SEED, ImageRequest, OneStepGenerator
     from opad_core.generation.image_warnings import image_warnings
     from opad_core.generation.prompt_warnings import prompt_warnings
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opad_core.training.loop import Progress, TrainingStopped
 
 __all__ = [
+    "MAX_BATCH",
     "MAX_SEED",
     "PLACEHOLDER",
     "PRESETS",
@@ -80,7 +81,7 @@ _MODULES = {
     "evaluation.sheet": ("Row", "draw_sheet"),
     "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
     "generation.export": ("export_bundle",),
-    "generation.generator": ("MAX_SEED", "ImageRequest", "OneStepGenerator"),
+    "generation.generator": ("MAX_BATCH", "MAX_SEED", "ImageRequest", "OneStepGenerator"),
     "generation.image_warnings": ("image_warnings",),
     "generation.prompt_warnings": ("prompt_warnings",),
     "methods.custom_diffusion": ("CustomDiffusionConfig",),

@@ -62,8 +62,8 @@ def is_filled(root: Path, generator: OneStepGenerator, compiler: str) -> bool:
 def fill_cache(generator: OneStepGenerator, root: Path, compiler: str) -> None:
     """Compile the networks into the cache, unless they are there. Takes seconds to minutes.
 
-    Raises OpadError if the compiled networks generate other images than the generator, or if there is no C compiler;
-    OSError if the folder cannot be written.
+    Raises OpadError if the compiled networks generate other images than the generator, OSError if the folder cannot be
+    written, and what the compiler raises.
     """
     root.mkdir(parents=True, exist_ok=True)
     folder = cache_folder(root, generator, compiler)

@@ -77,7 +77,9 @@ class OneStepGenerator:
         return {"one_step": (noise, packed), "full": latents, "fast": latents}
 
     def batch_of(self, waiting: int) -> int:
-        """Return how many of the waiting images to generate together, so that all are ready soonest."""
+        """Return how many of the waiting images to generate first, so that all are ready soonest; 0 if none waits."""
+        if not waiting:
+            return 0
         one_step = self._function("one_step")
         if isinstance(one_step, FixedSizes):
             return min(waiting, split(min(waiting, MAX_BATCH), one_step.seconds)[0])

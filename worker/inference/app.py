@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -52,9 +52,11 @@ from opad_core import (
     preset,
     prompt_warnings,
 )
+from opad_core.generation.compiled import compiler_for
 from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, GeneratedImage, Overloaded
 from worker.inference.bundles import BundleCache
+from worker.inference.compiling import Compiling, capture_on_gpu
 from worker.inference.denied_tokens import DeniedTokens, PromptDenied
 from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
 from worker.retries import log_retry
@@ -160,8 +162,10 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         generator = OneStepGenerator(base)
         no_fast_decoder = await asyncio.to_thread(lambda: base.no_fast_decoder)
         log.info("engine.decoders", fast=no_fast_decoder is None, reason=no_fast_decoder)
+        reason = await asyncio.to_thread(capture_on_gpu, generator)
         seconds = await asyncio.to_thread(_first_image, generator)
-        log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_image_s=round(seconds, 3))
+        log.info("engine.ready", base=base.manifest.name, device=str(base.device), level=generator.level,
+                 first_image_s=round(seconds, 3))  # fmt: skip
         batcher = Batcher(generator, seconds_per_image=seconds)
         PREDICTED_WAIT.set_function(batcher.predicted_wait)
         text = replace(base.text, tokenizer=copy.deepcopy(base.text.tokenizer))
@@ -177,12 +181,33 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest, no_fast_decoder))
         # a client may use the api as soon as this engine is ready; without a database the engine still works
         await asyncio.wait({announcing}, timeout=ANNOUNCING_SECONDS)
-        with ProcessHeartbeat(
+        compiling, compiler = None, compiler_for(base.device)
+        if not settings.compile:
+            reason = reason or "OPAD_COMPILE is false"
+        elif compiler is None:
+            reason = f"there is no compiler for the device {base.device.type}"
+        elif reason is None:
+            compiling = Compiling(
+                generator,
+                batcher,
+                compiler=compiler,
+                cache=settings.home / "cache" / "compiled",
+                bases=settings.bases,
+                precision=precision,
+            )
+
+        def level() -> dict[str, Any]:
+            """Return the facts of the heartbeat about the level: which one, and why the engine is not compiled."""
+            return {"level": generator.level, "level_reason": compiling.reason if compiling else reason}
+
+        app.state.level = level
+        heartbeat = ProcessHeartbeat(
             make_sessions(settings),
             kind="engine",
             name=f"{socket.gethostname()}:{bind}",
-            facts=lambda: _facts(settings, base),
-        ):
+            facts=lambda: _facts(settings, base) | level(),
+        )
+        with heartbeat, compiling or nullcontext():
             yield
         announcing.cancel()
         await asyncio.to_thread(batcher.close)
@@ -200,8 +225,8 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
 
 
 async def healthy(request: Request) -> Response:
-    """Answer both probes: uvicorn accepts requests only after the base is loaded."""
-    return JSONResponse({"status": "ok"})
+    """Answer both probes: uvicorn accepts requests only after the base is loaded. The level is for people."""
+    return JSONResponse({"status": "ok", **request.app.state.level()})
 
 
 async def metrics(request: Request) -> Response:
