@@ -175,6 +175,7 @@ def test_the_playground_takes_the_settings_of_a_stored_image(
         kept = db.scalars(select(Image).order_by(Image.id.desc())).first()
         assert kept is not None
         prompt, seed, concept_id = kept.prompt, kept.seed, kept.concept_id
+        kept.decoder = "fast"
     page = new_page()
     sign_in(page, served, admin_key, at=f"/dashboard/gallery?concept={concept_id}")
     page.get_by_role("link", name="Use its settings").first.click()
@@ -183,6 +184,7 @@ def test_the_playground_takes_the_settings_of_a_stored_image(
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(seed))
     expect(page.locator("select[name=concept]")).to_have_value(str(concept_id))
     expect(page.locator("select[name=version]")).to_have_value("1")
+    expect(page.locator("select[name=decoder]")).to_have_value("fast")
 
 
 def test_storage_shows_what_the_next_sweep_takes(
