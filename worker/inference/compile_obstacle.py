@@ -6,6 +6,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from opad_core import c_compiler
+
 FREE_BYTES = 1_000_000_000
 """Free space that a cache of compiled networks needs, with room for the intermediate files."""
 
@@ -28,17 +30,10 @@ def compile_obstacle(cache: Path, *, device: str) -> str | None:
     return None
 
 
-def c_compiler() -> str | None:
-    """Return the path of the C compiler that Triton takes: `CC`, else gcc, else clang. It never takes cc."""
-    if cc := os.environ.get("CC"):
-        return shutil.which(cc)
-    return shutil.which("gcc") or shutil.which("clang")
-
-
 def _missing_tool() -> str | None:
+    if (cc := os.environ.get("CC")) and shutil.which(cc) is None:
+        return f"CC is {cc!r}, which is no program; correct it, or remove it for gcc or clang"
     if c_compiler() is None:
-        if cc := os.environ.get("CC"):
-            return f"CC is {cc!r}, which is no program; correct it, or remove it for gcc or clang"
         return "no C compiler found (CC, gcc or clang); install gcc"
     header = Path(sysconfig.get_path("include", "posix_prefix")) / "Python.h"  # Triton's modules are for Python
     if not header.is_file():

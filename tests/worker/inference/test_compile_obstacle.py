@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.inference.compile_obstacle import c_compiler, compile_obstacle
+from opad_core import c_compiler
+from worker.inference.compile_obstacle import compile_obstacle
 
 
 @pytest.fixture
