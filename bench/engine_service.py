@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-from diffusers import AutoencoderKL
-
 from api.domain.settings import Settings
 from bench.engine_parts import Lab
 from bench.engine_peers import scheduler_of, with_shared_weights
@@ -75,7 +73,7 @@ class EngineProcess:
         """Wait until it accepts connections, which uvicorn does a moment after the line that its start is complete."""
         self.seconds_until(STARTED)
         with socket.socket(socket.AF_UNIX) as probe:
-            while probe.connect_ex(str(self.address)):
+            while not self._ended and probe.connect_ex(str(self.address)):
                 time.sleep(0.001)
         return perf_counter() - self._began
 
@@ -278,16 +276,20 @@ def stored_concepts(lab: Lab, settings: Settings) -> list[str]:
 
 
 def folder_of(base: Base, folder: Path) -> Path:
-    """Return a base's folder. Random weights are written to `folder` first: the parts that an engine reads."""
+    """Return a base's folder. Random weights are in memory only, so they are written to `folder` first."""
     if not isinstance(base, FullSizeBase):
         return base.folder
-    if folder.exists():
-        return folder
-    assert isinstance(base.vae, AutoencoderKL)
+    if not folder.exists():
+        write_engine_parts(base, folder)
+    return folder
+
+
+def write_engine_parts(base: Base, folder: Path) -> None:
+    """Write a base with the parts that an engine reads: without teacher, feature networks and projections."""
     encoder = with_shared_weights(base.text.encoder)
-    encoder.resize_token_embeddings(len(base.text.tokenizer))  # the stand-in tokenizer knows fewer words
+    encoder.resize_token_embeddings(len(base.text.tokenizer))  # a stand-in tokenizer knows fewer words
     for name, part in {
-        "student/unet": with_shared_weights(base.student.unet),
+        "student/unet": base.student.unet,
         "student/scheduler": scheduler_of(base),
         "vae": base.vae,
         "text_encoder": encoder,
@@ -298,4 +300,3 @@ def folder_of(base: Base, folder: Path) -> Path:
     files = {str(path.relative_to(folder)): hash_of(path) for path in paths}
     manifest = asdict(base.manifest) | {"format": FORMAT, "files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder

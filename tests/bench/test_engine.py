@@ -9,7 +9,8 @@ import torch
 from bench import engine, engine_parts
 from bench.engine_parts import Effort, Lab
 from bench.engine_peers import HotSwapped, MixedBatches, Selected, with_shared_weights
-from opad_core import ImageRequest, load_base
+from bench.engine_service import Phase, write_engine_parts
+from opad_core import ImageRequest, OneStepGenerator, load_base
 from tests.random_base import write_random_base
 
 ROUNDING = 1 / 255
@@ -116,3 +117,47 @@ def test_a_copy_shares_the_memory_of_the_weights_and_nothing_else(lab):
     assert theirs.conv_in is not ours.conv_in
     theirs.conv_in.weight.data = torch.zeros(1)
     assert ours.conv_in.weight.shape != (1,)
+
+
+def test_an_engine_is_measured_over_its_socket_at_three_shares_of_its_capacity(run):
+    status, lines, tables = run("--parts", "http")
+    assert status == 0
+    loads = [line for line in lines if line["part"] == "http"]
+    names = [
+        "one client",
+        "16 clients, the capacity",
+        "50% of the capacity",
+        "70% of the capacity",
+        "100% of the capacity",
+    ]
+    assert [line["what"] for line in loads] == names
+    capacity = loads[1]["images_per_s"]
+    # each figure is rounded to four digits
+    assert [line["offered_per_s"] for line in loads[2:]] == [
+        pytest.approx(x * capacity, rel=1e-3) for x in (0.5, 0.7, 1)
+    ]
+    for line in loads:
+        assert 0 < line["engine_p50_ms"] < line["p50_ms"] <= line["p99_ms"]
+        assert line["p50_outside_the_engine_ms"] > 0
+        assert line["refused"] == 0
+    assert f"| http | one client |  | {loads[0]['images_per_s']} | {loads[0]['p50_ms']} |" in tables
+
+
+def test_what_a_load_took_is_split_into_the_engines_time_and_the_rest():
+    phase = Phase(latencies_ms=[10.0, 20.0, 60.0], own_ms=[9.0, 17.0, 40.0], refused=1, seconds=2.0)
+    assert phase.figures() == {
+        "images_per_s": 1.5,
+        "p50_ms": 20.0,
+        "p99_ms": pytest.approx(59.2),  # 1.98 of the 2 steps between the three sorted values
+        "p99_over_p50": pytest.approx(2.96),
+        "engine_p50_ms": 17.0,
+        "p50_outside_the_engine_ms": 3.0,  # the median of 1, 3 and 20
+        "refused": 1,
+    }
+
+
+def test_a_base_in_memory_is_written_as_an_engine_loads_it(lab, tmp_path):
+    write_engine_parts(lab.base, tmp_path)
+    request = ImageRequest(None, lab.stock_prompt, 5)
+    written = load_base(str(tmp_path), device="cpu")
+    assert np.array_equal(OneStepGenerator(written).generate([request]), OneStepGenerator(lab.base).generate([request]))
