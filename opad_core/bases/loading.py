@@ -158,8 +158,7 @@ class Base:
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode scaled latents to float32 pixels, about [-1, 1], not clamped. Gradients flow through."""
-        decoded: Tensor = self.vae.decode((z / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
-        return decoded.float()
+        return decode(self.vae, z)
 
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
         unet = _pretrained(
@@ -220,6 +219,12 @@ def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
     if missing := sorted(report["missing_keys"]):
         raise OpadError(f"{folder} lacks {len(missing)} tensors of a {network.__name__}, the first is {missing[0]}")
     return loaded
+
+
+def decode(vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC, z: Tensor) -> Tensor:
+    """Decode scaled latents to float32 pixels, about [-1, 1], not clamped."""
+    decoded: Tensor = vae.decode((z / vae.config.scaling_factor).to(vae.dtype)).sample
+    return decoded.float()
 
 
 def base_folder(name: str, bases: Path | None) -> Path:
