@@ -46,6 +46,8 @@ class Lab:
         """`folder` is for everything that is written."""
         self.base, self.folder, self.effort, self.concept_count = base, folder, effort, concepts
         self.precision: Precision = "float32" if base.dtype == torch.float32 else "half"
+        self.generators = [OneStepGenerator(base)]
+        """Eager, and then the best level of this machine, once a part has built it."""
         self.noun = noun_of(base)
         scene = base.manifest.scene_prompts[0]
         self.prompt, self.stock_prompt = scene.format(PLACEHOLDER), scene.format(self.noun)
@@ -60,13 +62,14 @@ class Lab:
         pipeline.compile()
         return pipeline
 
-    @cached_property
-    def eager(self) -> OneStepGenerator:
-        return OneStepGenerator(self.base)
-
-    @cached_property
+    @property
     def best(self) -> OneStepGenerator:
-        return load_best(OneStepGenerator(self.base), self.folder)
+        """The last generator that a part has built."""
+        return self.generators[-1]
+
+    @property
+    def name_of_best(self) -> str:
+        return f"ours, {self.best.level}"
 
     @cached_property
     def adapter(self) -> KeyValueAdapter:
@@ -132,31 +135,45 @@ class Lab:
         return {name: statistics.median(values) for name, values in times.items()}
 
 
-def ours(lab: Lab, *, compiled: bool) -> Iterator[Figures]:
-    """Compare the engine's generator with the stock pipeline: one concept, another with each call, and mixed batches.
+def ours_eager(lab: Lab) -> Iterator[Figures]:
+    """Compare the generator that launches each kernel with the stock pipeline."""
+    yield from compared_with_stock(lab)
+
+
+def ours_best(lab: Lab) -> Iterator[Figures]:
+    """Compare the generator at this machine's best level with the stock pipeline. Later parts use it, too."""
+    started = perf_counter()
+    generator = load_best(OneStepGenerator(lab.base), lab.folder)
+    synchronize(lab.base.device)
+    yield {"what": "ours, the best level", "level": generator.level, "seconds": perf_counter() - started}
+    if generator.level != "eager":
+        lab.generators.append(generator)
+        yield from compared_with_stock(lab)
+
+
+def compared_with_stock(lab: Lab) -> Iterator[Figures]:
+    """Compare images of one concept, of another one with each call, and of mixed batches with the stock pipeline.
 
     Prompts are cached, as an engine has them after the first image. The stock pipeline encodes its prompt each time; a
     further row has it encoded before.
     """
-    name = "ours, best" if compiled else "ours, eager"
+    name = lab.name_of_best
     started = perf_counter()
-    generator = lab.best if compiled else lab.eager
     for request in lab.requests(list(range(lab.concept_count)), seed=0):
-        generator.prepare(request)
+        lab.best.prepare(request)
     synchronize(lab.base.device)
-    yield {"what": f"{name}: built and {lab.concept_count} concepts prepared", "seconds": perf_counter() - started}
+    yield {"what": f"{name}: {lab.concept_count} concepts prepared", "seconds": perf_counter() - started}
     states = lab.stock.encode([lab.stock_prompt])
     for size in SIZES:
         contenders: dict[str, Run] = {
             STOCK: lab.stock_run(size),
             "stock, eager, text encoded before": partial(_stock_of_embedded, lab, states.expand(size, -1, -1), size),
-            f"{name}, one concept": partial(_generate, lab, generator, [0] * size),
-            f"{name}, another each time": partial(_generate_another, lab, generator, size),
+            f"{name}, one concept": partial(_generate, lab, [0] * size),
+            f"{name}, another each time": partial(_generate_another, lab, size),
         }
         if size > 1:
-            contenders[f"{name}, {lab.concept_count} mixed"] = partial(_generate_mixed, lab, generator, size)
-        medians = lab.compare(contenders)
-        yield from figures_of(medians, size, also={"of_one_concept": f"{name}, one concept"})
+            contenders[f"{name}, {lab.concept_count} mixed"] = partial(_generate_mixed, lab, size)
+        yield from figures_of(lab.compare(contenders), size, also={"of_one_concept": f"{name}, one concept"})
 
 
 def stock_compiled(lab: Lab) -> Iterator[Figures]:
@@ -171,7 +188,7 @@ def stock_compiled(lab: Lab) -> Iterator[Figures]:
             {
                 STOCK: lab.stock_run(size),
                 "stock, compiled": run,
-                "ours, best, one concept": partial(_generate, lab, lab.best, [0] * size),
+                f"{lab.name_of_best}, one concept": partial(_generate, lab, [0] * size),
             }
         )
         yield from figures_of(medians, size, also={"of_stock_compiled": "stock, compiled"})
@@ -184,9 +201,9 @@ def first_image(lab: Lab) -> Iterator[Figures]:
     pipeline = HotSwapped(lab.base, lab.loras[0])
     unseen = count(1000)
 
-    def ours_of_bytes(generator: OneStepGenerator, number: int) -> None:
+    def ours_of_bytes(number: int) -> None:
         bundle = replace(read_bundle(files[number % len(files)]), id=f"{next(unseen):064x}")
-        generator.generate([ImageRequest(bundle, lab.prompt, number)])
+        lab.best.generate([ImageRequest(bundle, lab.prompt, number)])
 
     def lora_of_bytes(number: int) -> None:
         pipeline.swap(load(loras[number % LORAS]))
@@ -195,8 +212,7 @@ def first_image(lab: Lab) -> Iterator[Figures]:
     medians = lab.compare(
         {
             STOCK: lab.stock_run(1),
-            "ours, eager, first image of a bundle": partial(ours_of_bytes, lab.eager),
-            "ours, best, first image of a bundle": partial(ours_of_bytes, lab.best),
+            f"{lab.name_of_best}, first image of a bundle": ours_of_bytes,
             "LoRA file hot-swapped, first image": lora_of_bytes,
         }
     )
@@ -223,8 +239,7 @@ def loras(lab: Lab) -> Iterator[Figures]:
             "LoRA hot-swapped, another each time": swap,
             "LoRA not swapped": lambda number: swapped.images([lab.stock_prompt], [number]),
             "LoRA by set_adapters, another each time": select,
-            "ours, eager, another each time": partial(_generate_another, lab, lab.eager, 1),
-            "ours, best, another each time": partial(_generate_another, lab, lab.best, 1),
+            f"{lab.name_of_best}, another each time": partial(_generate_another, lab, 1),
         }
     )
     yield from figures_of(medians, 1)
@@ -243,8 +258,7 @@ def peft(lab: Lab) -> Iterator[Figures]:
             {
                 STOCK: lab.stock_run(size),
                 f"PEFT, {LORAS} LoRAs mixed": partial(mixed, size),
-                f"ours, eager, {lab.concept_count} mixed": partial(_generate_mixed, lab, lab.eager, size),
-                f"ours, best, {lab.concept_count} mixed": partial(_generate_mixed, lab, lab.best, size),
+                f"{lab.name_of_best}, {lab.concept_count} mixed": partial(_generate_mixed, lab, size),
             }
         )
         yield from figures_of(medians, size)
@@ -266,7 +280,7 @@ def loras_compiled(lab: Lab) -> Iterator[Figures]:
             STOCK: lab.stock_run(1),
             "LoRA hot-swapped, compiled, another each time": swap,
             "LoRA not swapped, compiled": lambda number: swapped.images([lab.stock_prompt], [number]),
-            "ours, best, another each time": partial(_generate_another, lab, lab.best, 1),
+            f"{lab.name_of_best}, another each time": partial(_generate_another, lab, 1),
         }
     )
     yield from figures_of(medians, 1)
@@ -294,13 +308,13 @@ def _stock_of_embedded(lab: Lab, states: torch.Tensor, size: int, number: int) -
     lab.stock.images_of_embedded(states, seeds_of(number, size))
 
 
-def _generate(lab: Lab, generator: OneStepGenerator, concepts: list[int], number: int) -> None:
-    generator.generate(lab.requests(concepts, seed=number * len(concepts)))
+def _generate(lab: Lab, concepts: list[int], number: int) -> None:
+    lab.best.generate(lab.requests(concepts, seed=number * len(concepts)))
 
 
-def _generate_another(lab: Lab, generator: OneStepGenerator, size: int, number: int) -> None:
-    _generate(lab, generator, [number % lab.concept_count] * size, number)
+def _generate_another(lab: Lab, size: int, number: int) -> None:
+    _generate(lab, [number % lab.concept_count] * size, number)
 
 
-def _generate_mixed(lab: Lab, generator: OneStepGenerator, size: int, number: int) -> None:
-    _generate(lab, generator, [(number * size + place) % lab.concept_count for place in range(size)], number)
+def _generate_mixed(lab: Lab, size: int, number: int) -> None:
+    _generate(lab, [(number * size + place) % lab.concept_count for place in range(size)], number)
