@@ -21,6 +21,7 @@ import torch
 from diffusers.utils import logging
 
 from bench.engine_parts import (
+    SIZES,
     Effort,
     Lab,
     first_image,
@@ -125,6 +126,10 @@ def main(argv: list[str] | None = None) -> int:
                         help="of all contenders; auto is half on a GPU, else float32")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     arguments = parser.parse_args(argv)
+    if arguments.concepts < max(SIZES):
+        parser.error(
+            f"--concepts is {arguments.concepts}, but a mixed batch has {max(SIZES)} images; use at least {max(SIZES)}"
+        )
     device = device_named(arguments.device)
     logging.set_verbosity_error()  # diffusers warns at each swap that the LoRA has no text encoder
     half = arguments.precision == "half" or (arguments.precision == "auto" and device.type == "cuda")
