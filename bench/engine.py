@@ -21,14 +21,13 @@ import torch
 from diffusers.utils import logging
 
 from bench.engine_parts import (
-    SIZES,
     Effort,
     Lab,
     first_image,
     loras,
     loras_compiled,
-    ours_best,
     ours_eager,
+    ours_faster,
     peft,
     stock_compiled,
 )
@@ -38,10 +37,11 @@ from opad_core import Base, load_base
 from opad_core.__main__ import bases_folder
 from opad_core.bases.full_size import FullSizeBase
 from opad_core.bases.loading import Precision, device_named
+from opad_core.generation.generator import MAX_BATCH
 
 PARTS: dict[str, Callable[[Lab], Iterator[Figures]]] = {
     "ours-eager": ours_eager,
-    "ours": ours_best,
+    "ours": ours_faster,
     "stock-compiled": stock_compiled,
     "first-image": first_image,
     "lora": loras,
@@ -50,7 +50,7 @@ PARTS: dict[str, Callable[[Lab], Iterator[Figures]]] = {
     "start": start,
     "lora-compiled": loras_compiled,
 }
-"""The most important first. Parts after "ours" compare with the level that it built."""
+"""The most important first. Parts after "ours" compare with the last level that it built, else with the eager one."""
 TIMINGS = {
     "batch": "batch",
     "ms per image": "ms_per_image",
@@ -119,17 +119,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=30, help="rounds of a comparison, at most")
     parser.add_argument("--comparison-seconds", type=float, default=15, metavar="SECONDS",
                         help="a comparison ends after this time and at least two rounds")  # fmt: skip
-    parser.add_argument("--concepts", type=int, default=64, help="concepts that batches mix, at least 8")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, MAX_BATCH], metavar="SIZE",
+                        help="sizes of batches (default 1 and 8)")  # fmt: skip
+    parser.add_argument("--concepts", type=int, default=64, help="concepts that batches mix (default 64)")
     parser.add_argument("--base", help="a base's name or folder; default: SD-Turbo's networks with random weights")
     parser.add_argument("--resolution", type=int, default=512, help="pixels of random weights, a multiple of 64")
     parser.add_argument("--precision", choices=["auto", "float32", "half"], default="auto",
                         help="of all contenders; auto is half on a GPU, else float32")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     arguments = parser.parse_args(argv)
-    if arguments.concepts < max(SIZES):
-        parser.error(
-            f"--concepts is {arguments.concepts}, but a mixed batch has {max(SIZES)} images; use at least {max(SIZES)}"
-        )
+    if not 1 <= min(arguments.batches) <= max(arguments.batches) <= MAX_BATCH:
+        parser.error(f"--batches must be from 1 to {MAX_BATCH}, got {' '.join(map(str, arguments.batches))}")
+    if arguments.concepts < MAX_BATCH:
+        parser.error(f"--concepts is {arguments.concepts}; use at least {MAX_BATCH}, the images of a mixed batch")
     device = device_named(arguments.device)
     logging.set_verbosity_error()  # diffusers warns at each swap that the LoRA has no text encoder
     half = arguments.precision == "half" or (arguments.precision == "auto" and device.type == "cuda")
@@ -144,7 +146,8 @@ def main(argv: list[str] | None = None) -> int:
             resolution=arguments.resolution,
             precision="half" if half else "float32",
         )
-        lab = Lab(base, folder, Effort(arguments.rounds, arguments.comparison_seconds), concepts=arguments.concepts)
+        effort = Effort(arguments.rounds, arguments.comparison_seconds)
+        lab = Lab(base, folder, effort, concepts=arguments.concepts, sizes=arguments.batches)
         about = machine(device) | {
             "base": base.manifest.name,
             "resolution": base.manifest.resolution,

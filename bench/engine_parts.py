@@ -1,7 +1,9 @@
 """The parts of `bench.engine` that run in one process. Each times contenders in turns and yields their figures."""
 
+import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
@@ -19,9 +21,10 @@ from bench.part_runner import Figures
 from opad_core import Base, Bundle, ImageRequest, OneStepGenerator, export_bundle, read_bundle, write_bundle
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.loading import Precision
+from opad_core.generation.compiled import capture, compiler_for, fill_cache, load_cache
+from opad_core.generation.generator import Functions, Level
 from opad_core.networks.text_encoder import PLACEHOLDER
 
-SIZES = (1, 8)
 LORAS = 8
 """As many as the largest batch has images. The peers' times do not depend on how many other LoRAs exist."""
 STOCK = "stock, eager"
@@ -42,9 +45,10 @@ class Effort:
 class Lab:
     """The contenders around one base, each built when a part first needs it."""
 
-    def __init__(self, base: Base, folder: Path, effort: Effort, *, concepts: int = 64) -> None:
+    def __init__(self, base: Base, folder: Path, effort: Effort, *, concepts: int, sizes: list[int]) -> None:
         """`folder` is for everything that is written."""
-        self.base, self.folder, self.effort, self.concept_count = base, folder, effort, concepts
+        self.base, self.folder, self.effort = base, folder, effort
+        self.concept_count, self.sizes = concepts, sizes
         self.precision: Precision = "float32" if base.dtype == torch.float32 else "half"
         self.generators = [OneStepGenerator(base)]
         """Eager, and then the best level of this machine, once a part has built it."""
@@ -140,15 +144,54 @@ def ours_eager(lab: Lab) -> Iterator[Figures]:
     yield from compared_with_stock(lab)
 
 
-def ours_best(lab: Lab) -> Iterator[Figures]:
-    """Compare the generator at this machine's best level with the stock pipeline. Later parts use it, too."""
-    started = perf_counter()
-    generator = load_best(OneStepGenerator(lab.base), lab.folder)
-    synchronize(lab.base.device)
-    yield {"what": "ours, the best level", "level": generator.level, "seconds": perf_counter() - started}
-    if generator.level != "eager":
+def ours_faster(lab: Lab) -> Iterator[Figures]:
+    """Compare the generator at each further level of this machine with the stock pipeline. Later parts use the last."""
+    for figures, generator in levels(lab.base, lab.folder / "compiled"):
+        yield {"what": f"ours, {generator.level}, made ready", **figures}
         lab.generators.append(generator)
         yield from compared_with_stock(lab)
+
+
+def levels(base: Base, folder: Path) -> Iterator[tuple[Figures, OneStepGenerator]]:
+    """Yield a generator at each level above eager, with the seconds that it took to get there.
+
+    The compiled functions are stored in `folder`, which is empty at first, and loaded from it, as in a second start.
+    """
+    on_gpu = base.device.type == "cuda"
+    if on_gpu:
+        generator = OneStepGenerator(base)
+        seconds = record(generator, generator.modules, "captured")
+        yield {"capture_s": seconds}, generator
+    if compiler := compiler_for(base.device):
+        generator, started = OneStepGenerator(base), perf_counter()
+        with inductor_folder_kept():
+            fill_cache(generator, folder, compiler)
+            filled = perf_counter()
+            functions = load_cache(generator, folder, compiler)
+        figures = {"compile_s": filled - started, "load_s": perf_counter() - filled}
+        if on_gpu:
+            figures["capture_s"] = record(generator, functions, "compiled")
+        else:
+            generator.use(functions, "compiled")
+        yield figures, generator
+
+
+def record(generator: OneStepGenerator, functions: Functions, level: Level) -> float:
+    """Let the generator use the functions as CUDA graphs, and return the seconds that recording them took."""
+    started = perf_counter()
+    captured, steps = capture(generator, functions)
+    for step in steps:
+        step()
+    generator.use(captured, level)
+    return perf_counter() - started
+
+
+@contextmanager
+def inductor_folder_kept() -> Iterator[None]:
+    """Restore Inductor's cache folder afterwards, so that the peers' compilations do not find ours."""
+    before = os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    yield
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
 def compared_with_stock(lab: Lab) -> Iterator[Figures]:
@@ -164,7 +207,7 @@ def compared_with_stock(lab: Lab) -> Iterator[Figures]:
     synchronize(lab.base.device)
     yield {"what": f"{name}: {lab.concept_count} concepts prepared", "seconds": perf_counter() - started}
     states = lab.stock.encode([lab.stock_prompt])
-    for size in SIZES:
+    for size in lab.sizes:
         contenders: dict[str, Run] = {
             STOCK: lab.stock_run(size),
             "stock, eager, text encoded before": partial(_stock_of_embedded, lab, states.expand(size, -1, -1), size),
@@ -178,7 +221,7 @@ def compared_with_stock(lab: Lab) -> Iterator[Figures]:
 
 def stock_compiled(lab: Lab) -> Iterator[Figures]:
     """Compare the compiled stock pipeline with the eager one and with the engine's generator."""
-    for size in SIZES:
+    for size in lab.sizes:
         run: Run = lambda number, size=size: lab.stock_compiled.images(  # noqa: E731
             [lab.stock_prompt] * size, seeds_of(number, size)
         )
@@ -253,7 +296,7 @@ def peft(lab: Lab) -> Iterator[Figures]:
         pipeline.select([(number + place) % LORAS for place in range(size)])
         pipeline.images([lab.stock_prompt] * size, seeds_of(number, size))
 
-    for size in SIZES:
+    for size in lab.sizes:
         medians = lab.compare(
             {
                 STOCK: lab.stock_run(size),
@@ -293,11 +336,6 @@ def figures_of(medians: Mapping[str, float], size: int, *, also: Mapping[str, st
         if what.startswith("ours"):
             ratios |= {name: median / medians[other] for name, other in (also or {}).items()}
         yield {"what": what, "batch": size, "ms_per_image": median / size, **ratios}
-
-
-def load_best(generator: OneStepGenerator, folder: Path) -> OneStepGenerator:
-    """Return the generator at the best level of this machine. Compiled functions are stored in `folder`."""
-    return generator
 
 
 def seeds_of(number: int, size: int) -> list[int]:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 
+from api.domain.engine_answer import Generated
 from api.domain.settings import Settings
 from bench.engine_parts import Lab
 from bench.engine_peers import scheduler_of, with_shared_weights
@@ -197,8 +198,7 @@ class Client:
 
 def own_ms(answer: bytes) -> float:
     """Return the engine's own time from its answer."""
-    timing: dict[str, float] = json.loads(answer)["timing"]
-    return sum(timing.values())
+    return sum(Generated.unpack(answer).timing.values())
 
 
 def http(lab: Lab) -> Iterator[Figures]:

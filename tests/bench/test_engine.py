@@ -25,7 +25,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lab(folder, tmp_path_factory):
-    return Lab(load_base(str(folder), device="cpu"), tmp_path_factory.mktemp("lab"), Effort(2, 0), concepts=8)
+    return Lab(
+        load_base(str(folder), device="cpu"), tmp_path_factory.mktemp("lab"), Effort(2, 0), concepts=8, sizes=[1]
+    )
 
 
 @pytest.fixture
@@ -56,11 +58,12 @@ def test_contenders_are_timed_in_each_batch_size_beside_the_stock_pipeline(run):
         "ours, eager, 8 mixed",
     ]
     assert "ours, eager, 8 mixed" not in times(lines, "ours-eager", 1)
+    assert "ours, compiled, 8 mixed" in times(lines, "ours", 8)
     assert "PEFT, 8 LoRAs mixed" in times(lines, "peft", 8)
     assert {"LoRA hot-swapped, another each time", "LoRA by set_adapters, another each time"} < set(
         times(lines, "lora", 1)
     )
-    assert {"ours, eager, first image of a bundle", "LoRA file hot-swapped, first image"} < set(
+    assert {"ours, compiled, first image of a bundle", "LoRA file hot-swapped, first image"} < set(
         times(lines, "first-image", 1)
     )
     mixed, one = ours["ours, eager, 8 mixed"], ours["ours, eager, one concept"]
@@ -75,10 +78,18 @@ def test_contenders_are_timed_in_each_batch_size_beside_the_stock_pipeline(run):
     assert row in tables
 
 
-def test_fewer_concepts_than_a_batch_has_images_are_refused(run, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--concepts", "7"), "--concepts is 7; use at least 8, the images of a mixed batch"),
+        (("--batches", "1", "9"), "--batches must be from 1 to 8, got 1 9"),
+        (("--batches", "0"), "--batches must be from 1 to 8, got 0"),
+    ],
+)
+def test_impossible_numbers_are_refused(run, capsys, arguments, sentence):
     with pytest.raises(SystemExit):
-        run("--concepts", "7")
-    assert "--concepts is 7, but a mixed batch has 8 images; use at least 8" in capsys.readouterr().err
+        run(*arguments)
+    assert sentence in capsys.readouterr().err
 
 
 def test_the_stock_pipeline_draws_what_ours_draws_without_a_concept(lab):
