@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from opad_core import doctor
 from opad_core.bases.captions import TEMPLATES
+from opad_core.bases.fast_decoder import FAST_DECODER
 from opad_core.bases.loading import FETCHED, Base, Task, base_folder, device_named, load_base, precision_for
 from opad_core.bases.manifest import read_manifest
 from opad_core.command_line import command_line
@@ -189,6 +190,8 @@ def _write_report(folder: Path, base: Base, bundle: Bundle, references: list[Ima
         after = getattr(card.personalised, name)
         if before is not None:
             print(f"{name:<16}{before:>10.3f}{after:>10.3f}")
+    if card.fast_identity is not None:
+        print(f"identity with the fast decoder: {card.fast_identity:.3f}")
     print(f"before and after: {folder / SHEET}")
     print(card.verdict.sentence)
 
@@ -234,7 +237,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     images = []
     for seed, file in files.items():
-        [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])
+        [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed, arguments.decoder)])
         Image.fromarray(image).save(file)
         images.append(image)
         print(file)
@@ -258,11 +261,21 @@ def _flops(arguments: argparse.Namespace) -> int:
 def _fetch(arguments: argparse.Namespace) -> int:
     # Imported here because only this command needs an HTTP client.
     from opad_core.bases.fetch.assemble import fetch, open_mirror
+    from opad_core.bases.fetch.fast_decoder import fetch_fast_decoder, lacks_fast_decoder
     from opad_core.bases.fetch.recipes import RECIPES
 
     folder = arguments.to or bases_folder() / arguments.base
+    mirror = open_mirror(arguments.mirror)
+    if lacks_fast_decoder(folder, arguments.base):
+        fetch_fast_decoder(mirror, folder, like=arguments.like, say=print)
+        print(f"the fast decoder is in {folder / FAST_DECODER}; restart the engines, so that they load it")
+        return 0
     like = None if arguments.like is None else read_manifest(arguments.like)
-    manifest = fetch(RECIPES[arguments.base], open_mirror(arguments.mirror), folder, like=like, say=print)
+    manifest = fetch(RECIPES[arguments.base], mirror, folder, like=like, say=print)
+    try:
+        fetch_fast_decoder(mirror, folder, like=arguments.like, say=print)
+    except OpadError as error:
+        print(f"without the fast decoder, which is optional: {error}. Run the command again to add it")
     name = folder if arguments.to else arguments.base
     print(f"{manifest.name} {manifest.sha256[:12]} is in {folder}; use it with --base {name}, or OPAD_BASE={name}")
     return 0

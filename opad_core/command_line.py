@@ -6,6 +6,7 @@ from typing import get_args
 
 from opad_core.bases.loading import FETCHED, PrecisionSetting
 from opad_core.generation.export import DEFAULT_RANK
+from opad_core.generation.generator import DecoderName
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
 from opad_core.reference_images import MAX_REFERENCES, MIN_REFERENCES, formats, reads_heic
 
@@ -43,6 +44,9 @@ def command_line() -> argparse.ArgumentParser:
     generate.add_argument("--out", type=Path, required=True, help="folder for the images")
     generate.add_argument("--count", type=int, default=1, help="number of images")
     generate.add_argument("--seed", type=int, default=0, help="seed of the first image; the others count up from it")
+    generate.add_argument(
+        "--decoder", default="full", choices=get_args(DecoderName), help="fast loses fine detail; not every base has it"
+    )
     generate.set_defaults(command="generate")
 
     evaluate = commands.add_parser("evaluate", help="score a learned concept beside the untouched student")
@@ -76,7 +80,10 @@ def command_line() -> argparse.ArgumentParser:
             help="half needs two thirds of the memory; auto: half for generation on CUDA, else float32",
         )
 
-    fetch = commands.add_parser("fetch", help="download a base from the hub or a mirror; continues a stopped download")
+    fetch = commands.add_parser(
+        "fetch",
+        help="download a base from the hub or a mirror; continues a stopped download, and adds a missing fast decoder",
+    )
     fetch.add_argument("base", choices=list(FETCHED), help="the second has SD 2.1-base as its teacher")
     fetch.add_argument("--to", type=Path, help="folder of the base; default: where --base NAME finds it")
     fetch.add_argument(

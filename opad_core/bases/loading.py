@@ -3,6 +3,7 @@
     teacher/unet teacher/scheduler student/unet student/scheduler vae text_encoder tokenizer
     discriminators/{dino,dinov2,clip} identity/projection.safetensors manifest.json
     text_projection/projection.safetensors, in bases whose CLIP compares images with text
+    fast_decoder, optional, with a manifest of its own (`bases.fast_decoder`)
 
 Only this module calls `from_pretrained` and knows the VAE's scale. Parts load on first use, so an engine never reads
 the teacher. Weights are safetensors; nothing is unpickled.
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, Dinov2Model, ViTModel
 from transformers.utils import logging as transformers_logging
 
+from opad_core.bases.fast_decoder import FAST_DECODER, verified_fast_decoder
 from opad_core.bases.manifest import Manifest, hash_of, read_manifest
 from opad_core.errors import OpadError, UnusableDeviceError
 from opad_core.networks.denoiser import Denoiser
@@ -66,6 +68,26 @@ class Base:
         kind = json.loads((folder / "config.json").read_text())["_class_name"]
         network = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}[kind]
         return self._frozen(_pretrained(network, folder, torch_dtype=self.dtype, **_WITHOUT_ACCELERATE))
+
+    @cached_property
+    def fast_decoder(self) -> AutoencoderTiny | None:
+        """A small network that decodes the same latents; None if it is not installed. Raises OpadError if damaged."""
+        if not (self.folder / FAST_DECODER).is_dir():
+            return None
+        folder = verified_fast_decoder(self.folder, self.manifest)
+        return self._frozen(_pretrained(AutoencoderTiny, folder, torch_dtype=self.dtype, **_WITHOUT_ACCELERATE))
+
+    @cached_property
+    def no_fast_decoder(self) -> str | None:
+        """Why there is no usable fast decoder, in a sentence for people; None if there is one."""
+        try:
+            if self.fast_decoder is not None:
+                return None
+        except OpadError as error:
+            return str(error).replace(f"{self.folder}/", "")
+        name = self.manifest.name
+        remedy = f"; `python -m opad_core fetch {name}` adds it" if name in FETCHED else ""
+        return self.manifest.no_fast_decoder or f"the base {name!r} has no fast decoder here{remedy}"
 
     @cached_property
     def teacher(self) -> Denoiser:
@@ -163,6 +185,15 @@ class Base:
         """Decode scaled latents to float32 pixels, about [-1, 1], not clamped. Gradients flow through."""
         return decode(self.vae, z)
 
+    def decode_fast(self, z: Tensor) -> Tensor:
+        """Decode as `decode` does, with the fast decoder. Raises OpadError with the reason if there is none.
+
+        TAESD was trained on scaled latents; its `scaling_factor` is 1.
+        """
+        if self.fast_decoder is None:
+            raise OpadError(str(self.no_fast_decoder))
+        return decode(self.fast_decoder, z)
+
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
         unet = _pretrained(
             UNet2DConditionModel,
@@ -224,7 +255,7 @@ def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
     return loaded
 
 
-def decode(vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC, z: Tensor) -> Tensor:
+def decode(vae: Any, z: Tensor) -> Tensor:
     """Decode scaled latents to float32 pixels, about [-1, 1], not clamped."""
     decoded: Tensor = vae.decode((z / vae.config.scaling_factor).to(vae.dtype)).sample
     return decoded.float()

@@ -24,6 +24,7 @@ MAX_BATCH = 8
 Level = Literal["eager", "captured", "compiled"]
 Functions = Mapping[str, Callable[..., Tensor]]
 """What runs in place of `OneStepGenerator.modules`, by the same names."""
+DecoderName = Literal["full", "fast"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class ImageRequest:
     bundle: Bundle | None
     prompt: str
     seed: int
+    decoder: DecoderName = "full"
+    """`fast` is the base's fast decoder."""
 
 
 class OneStepGenerator:
@@ -52,8 +55,12 @@ class OneStepGenerator:
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
-        """The networks of an image: "one_step" from noise to latents, "full" from latents to pixels."""
-        return {"one_step": OneStep(self.base.student), "full": Decode(self.base.vae)}
+        """The networks of an image: "one_step" from noise to latents, and the decoders from latents to pixels."""
+        modules: dict[str, nn.Module] = {"one_step": OneStep(self.base.student), "full": Decode(self.base.vae)}
+        fast = None if self.base.no_fast_decoder else self.base.fast_decoder  # a damaged one is not loaded
+        if fast is not None:
+            modules["fast"] = Decode(fast)
+        return modules
 
     def use(self, functions: Functions, level: Level) -> None:
         """Call these instead of the modules from now on."""
@@ -66,7 +73,8 @@ class OneStepGenerator:
         nouns = manifest.nouns or ["dog"]
         requests = [ImageRequest(None, manifest.templates[0].format(nouns[i % len(nouns)]), i) for i in range(size)]
         noise, packed = self._inputs(requests)
-        return {"one_step": (noise, packed), "full": (self.modules["one_step"](noise, packed),)}
+        latents = (self.modules["one_step"](noise, packed),)
+        return {"one_step": (noise, packed), "full": latents, "fast": latents}
 
     def batch_of(self, waiting: int) -> int:
         """Return how many of the waiting images to generate together, so that all are ready soonest."""
@@ -89,18 +97,27 @@ class OneStepGenerator:
     @torch.no_grad()
     def prepare(self, request: ImageRequest) -> None:
         """Compute and cache the keys and values of a request. Raises OpadError as `generate` does."""
+        if request.decoder == "fast" and self.base.no_fast_decoder is not None:
+            raise OpadError(self.base.no_fast_decoder)
         self._packed_row(request)
 
     @torch.no_grad()  # not inference_mode: a network that loads inside could not be used for training later
     def generate(self, requests: list[ImageRequest]) -> np.ndarray:
         """Return images [b, r, r, 3] uint8 in the order of the requests, which may mix concepts and prompts.
 
-        Raises OpadError for a bundle of another base, and for a prompt that names no concept or more than one.
+        Raises OpadError for a bundle of another base, for a prompt that names no concept or more than one, and for the
+        fast decoder on a base without one.
         """
         if not requests:
             raise OpadError("needs at least one image request")
         z_student = self._function("one_step")(*self._inputs(requests))
-        return _moved(self._function("full")(z_student), torch.device("cpu")).numpy()
+        side = self.base.manifest.resolution
+        images = np.empty((len(requests), side, side, 3), dtype=np.uint8)
+        for decoder in {request.decoder for request in requests}:
+            chosen = [i for i, request in enumerate(requests) if request.decoder == decoder]
+            decoded = self._function(decoder)(z_student if len(chosen) == len(requests) else z_student[chosen])
+            images[chosen] = _moved(decoded, torch.device("cpu")).numpy()
+        return images
 
     def _function(self, name: str) -> Callable[..., Tensor]:
         return (self._functions or self.modules)[name]
