@@ -180,16 +180,7 @@ class Base:
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode scaled latents to float32 pixels, about [-1, 1], not clamped. Gradients flow through."""
-        return _decoded(self.vae, z)
-
-    def decode_fast(self, z: Tensor) -> Tensor:
-        """Decode as `decode` does, with the fast decoder. Raises OpadError with the reason if there is none.
-
-        TAESD was trained on scaled latents; its `scaling_factor` is 1.
-        """
-        if self.fast_decoder is None:
-            raise OpadError(str(self.no_fast_decoder))
-        return _decoded(self.fast_decoder, z)
+        return decode(self.vae, z)
 
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
         unet = _pretrained(
@@ -237,11 +228,6 @@ class Base:
         return self.folder / part
 
 
-def _decoded(network: Any, z: Tensor) -> Tensor:
-    pixels: Tensor = network.decode((z / network.config.scaling_factor).to(network.dtype)).sample
-    return pixels.float()
-
-
 _WITHOUT_ACCELERATE = {"low_cpu_mem_usage": False}
 """Options for diffusers. Without them it logs a request to install accelerate, which is not needed."""
 
@@ -255,6 +241,15 @@ def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
     if missing := sorted(report["missing_keys"]):
         raise OpadError(f"{folder} lacks {len(missing)} tensors of a {network.__name__}, the first is {missing[0]}")
     return loaded
+
+
+def decode(vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC, z: Tensor) -> Tensor:
+    """Decode scaled latents to float32 pixels, about [-1, 1], not clamped.
+
+    TAESD was trained on scaled latents, so its scaling factor is 1.
+    """
+    decoded: Tensor = vae.decode((z / vae.config.scaling_factor).to(vae.dtype)).sample
+    return decoded.float()
 
 
 def base_folder(name: str, bases: Path | None) -> Path:
