@@ -5,12 +5,13 @@ import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.domain import keys
@@ -73,13 +74,7 @@ async def caller_of_key(session: SessionDep, text: str) -> Caller:
             "this is not an OPAD key; a key begins with opk_live_ and ends with a checksum: copy the whole key",
             "malformed_key",
         )
-    found = (
-        await session.execute(
-            select(ApiKey, Owner.name, _not_marked_recently())
-            .join(Owner, Owner.id == ApiKey.owner_id)
-            .where(keys.has_secret(digest), keys.is_live())
-        )
-    ).one_or_none()
+    found = (await session.execute(_key_statement(), {"digest": digest})).one_or_none()
     if found is None:
         raise Unauthorized(
             "this key is unknown, expired or revoked; make a new one with `opad key create`", "unknown_key"
@@ -88,6 +83,15 @@ async def caller_of_key(session: SessionDep, text: str) -> Caller:
     if needs_mark:
         await _mark_used(session, key.id)
     return _as_caller(key, owner_name)
+
+
+@cache  # SQLAlchemy takes longer to build it than PostgreSQL to run it
+def _key_statement() -> Select[ApiKey, str, bool]:
+    return (
+        select(ApiKey, Owner.name, _not_marked_recently())
+        .join(Owner, Owner.id == ApiKey.owner_id)
+        .where(keys.has_secret(bindparam("digest")), keys.is_live())
+    )
 
 
 def _as_caller(key: ApiKey, owner_name: str) -> Caller:

@@ -12,8 +12,10 @@ from uuid import UUID
 
 import httpx
 import structlog
+from pydantic import BaseModel
 
 from api.domain.denied_words import ENGINE_CODE, refusal
+from api.domain.engine_answer import Generated
 from api.domain.errors import Conflict, DeadlineExceeded, DomainError, Invalid, Unavailable
 from api.domain.settings import DecoderName
 
@@ -35,16 +37,14 @@ class BundleKey:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Generated:
-    images: list[str]
-    """Each file in base64."""
-    seeds: list[int]
-    media_type: str
-    timing: dict[str, float]
-    cache: dict[str, str]
-    warnings: list[str]
-    """Sentences about words of the prompt that the base does not know or does not reach."""
+class _Refusal(BaseModel):
+    code: str
+    message: str
+
+
+class _Busy(BaseModel):
+    code: str
+    retry_after: float
 
 
 class EngineClient:
@@ -112,9 +112,13 @@ class EngineClient:
                 self._looked_up = -_LOOK_UP_SECONDS - 1.0
                 failure = _nobody_answers()
                 continue
-            if answer.is_success:
-                return Generated(**answer.json())
-            failure = self._refusal(answer)
+            try:
+                if answer.is_success:
+                    return Generated.unpack(answer.content)
+                failure = self._refusal(answer)
+            except ValueError as error:
+                log.error("engine.malformed", engine=url, status=answer.status_code, size=len(answer.content))
+                raise _failed() from error
             if answer.status_code != 503 or len(urls) == 1:  # a busy engine is not asked again: that makes it busier
                 break
         raise failure
@@ -168,33 +172,37 @@ class EngineClient:
         return ranked * 2 if len(ranked) == 1 else ranked[:2]
 
     def _refusal(self, answer: httpx.Response) -> DomainError:
+        """Return the error that the engine answered with. Raises ValueError if another program answered."""
         if answer.status_code == 422:
-            said = answer.json()
-            if said["code"] == ENGINE_CODE:
+            said = _Refusal.model_validate_json(answer.content)
+            if said.code == ENGINE_CODE:
                 return refusal("prompt")
-            return Invalid(str(said["message"]), str(said["code"]))
+            return Invalid(said.message, said.code)
         if answer.status_code == 409:
-            said = answer.json()
-            return Conflict(str(said["message"]), str(said["code"]))
+            said = _Refusal.model_validate_json(answer.content)
+            return Conflict(said.message, said.code)
         if answer.status_code == 504:
             return self._late()
         if answer.status_code == 503:
-            said = answer.json()
-            retry_after = float(said["retry_after"])
-            reason = "all engines are busy" if said["code"] == "overloaded" else "the engine cannot load the concept"
+            busy = _Busy.model_validate_json(answer.content)
+            reason = "all engines are busy" if busy.code == "overloaded" else "the engine cannot load the concept"
             return Unavailable(
-                f"{reason}; try again in {retry_after:.0f} s", str(said["code"]), retry_after=retry_after
+                f"{reason}; try again in {busy.retry_after:.0f} s", busy.code, retry_after=busy.retry_after
             )
         if answer.status_code == 404:
             return Unavailable("the concept's bundle cannot be found; train it again", "bundle_missing", retry_after=60)
         log.error("engine.failed", status=answer.status_code)
-        return Unavailable("the engine failed on this request; see the engine's log", "engine_failed")
+        return _failed()
 
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
             f"the image was not ready within {self._timeout_seconds:g} s; ask for fewer at once or try again later",
             "deadline_exceeded",
         )
+
+
+def _failed() -> Unavailable:
+    return Unavailable("the engine failed on this request; see the engine's log", "engine_failed")
 
 
 def _nobody_answers() -> Unavailable:

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.audit import Trail
 from api.auth import Caller
+from api.domain.engine_answer import Generated
 from api.domain.tables import Image
-from api.engine_client import Generated
 from api.generate_schemas import GenerateIn
 from api.limits import count_images
 from api.schemas import PLACEHOLDER

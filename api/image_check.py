@@ -4,17 +4,16 @@
 request. `OPAD_IMAGE_SCORER` names the classifier (`api.domain.image_scorer`).
 """
 
-import base64
 from collections.abc import Sequence
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.decoder import CleanImage
+from api.domain.engine_answer import Generated
 from api.domain.errors import Invalid
 from api.domain.image_scorer import Scorer, load_scorer
 from api.domain.settings import Settings
-from api.engine_client import Generated
 from api.uploads import describe
 
 
@@ -43,8 +42,8 @@ class ImageCheck:
 
     async def check_generated(self, generated: Generated) -> list[float | None]:
         """Score generated images in the same way. If one is refused, none is returned or stored."""
-        scores = await self._scores([base64.b64decode(data) for data in generated.images] if self._scorer else [])
-        refused = [seed for seed, score in zip(generated.seeds, scores, strict=False) if self._refuses(score)]
+        scores = await self._scores(generated.images)
+        refused = [seed for seed, score in zip(generated.seeds, scores, strict=True) if self._refuses(score)]
         if refused:
             seeds = ", ".join(map(str, refused))
             raise Invalid(
@@ -53,7 +52,7 @@ class ImageCheck:
                 "image_refused",
                 seeds=refused,
             )
-        return scores or [None] * len(generated.images)
+        return scores
 
     def _refuses(self, score: float | None) -> bool:
         return self._policy == "refuse" and self.flags(score)

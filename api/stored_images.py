@@ -1,6 +1,5 @@
 """Store generated images: an object for each, and a row with the settings that generate it again."""
 
-import base64
 import hashlib
 from collections.abc import Sequence
 from uuid import UUID
@@ -11,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
 from uuid_utils.compat import uuid7
 
+from api.domain.engine_answer import Generated
 from api.domain.errors import NotFound
 from api.domain.storage import Storage, image_key
 from api.domain.tables import Concept, Image
-from api.engine_client import Generated
 from api.erasure import hold_off_erasures
 from api.generate_schemas import GenerateIn
 from api.image_receipts import ImageReceipt
@@ -37,9 +36,8 @@ async def store_images(
     """
     await _hold_concept(session, subject.concept_id)
     image_format = generated.media_type.removeprefix("image/")
-    files = [base64.b64decode(data) for data in generated.images]
     images = []
-    for seed, file, score in zip(generated.seeds, files, scores, strict=True):
+    for seed, file, score in zip(generated.seeds, generated.images, scores, strict=True):
         image_id = uuid7()
         images.append(
             Image(
@@ -57,7 +55,7 @@ async def store_images(
                 check_score=score,
             )
         )
-    await run_in_threadpool(_store, storage, images, files)
+    await run_in_threadpool(_store, storage, images, generated.images)
     session.add_all(images)
     await session.flush()
     return images

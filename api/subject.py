@@ -1,16 +1,17 @@
 """Find the concept that a generate request names, with what the engine needs for it."""
 
 from dataclasses import dataclass
+from functools import cache
 from uuid import UUID
 
-from sqlalchemy import or_, select, true
+from sqlalchemy import Select, bindparam, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.concept_refusals import base_changed, not_ready, version_of_another_base
-from api.domain.errors import NO_FAST_DECODER, Invalid, NotFound
+from api.domain.errors import NO_FAST_DECODER, Conflict, Invalid, NotFound
 from api.domain.replaced_bases import obstacle, present_base
 from api.domain.settings import DecoderName
-from api.domain.tables import Bundle, Concept, Job
+from api.domain.tables import Bundle, Concept, Job, ServedBase
 from api.engine_client import BundleKey
 from api.generate_schemas import GenerateIn
 
@@ -32,47 +33,25 @@ class Subject:
 async def find_subject(
     session: AsyncSession, owner_id: UUID, body: GenerateIn, *, default_decoder: DecoderName
 ) -> Subject:
-    """Find the concept, its newest bundle (or the version asked for), its newest job and its base in one SELECT.
+    """Find the concept, its newest bundle (or the version asked for) and the served base in one SELECT.
 
     Raises NotFound; Conflict if the concept is not ready or was trained on another base than the one served; Invalid
     if the request names a decoder that the base does not have.
     """
-    wanted_id = body.concept_id or _as_id(body.concept)
-    named = or_(Concept.id == wanted_id, Concept.name == body.concept)
-    newest_bundle = select(Bundle).where(Bundle.concept_id == Concept.id).order_by(Bundle.version.desc()).limit(1)
+    wanted: dict[str, object] = {
+        "owner_id": owner_id,
+        "wanted_id": body.concept_id or _as_id(body.concept),
+        "name": body.concept,
+    }
     if body.version is not None:
-        newest_bundle = newest_bundle.where(Bundle.version == body.version)
-    newest_job = select(Job).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
-    bundle, job, base = newest_bundle.lateral("bundle"), newest_job.lateral("job"), present_base().subquery("base")
-    row = (
-        await session.execute(
-            select(
-                Concept,
-                bundle.c.key,
-                bundle.c.sha256,
-                bundle.c.base_sha256,
-                bundle.c.version,
-                job.c.id.label("job_id"),
-                job.c.state,
-                job.c.error_code,
-                job.c.error_detail,
-                base.c.manifest_sha256,
-                base.c.resolution,
-                base.c.no_fast_decoder,
-                obstacle().label("obstacle"),
-            )
-            .outerjoin(bundle, onclause=Concept.id == bundle.c.concept_id)
-            .outerjoin(job, onclause=Concept.id == job.c.concept_id)
-            .outerjoin(base, onclause=true())
-            .where(Concept.owner_id == owner_id, named)
-            .order_by((Concept.id == wanted_id).desc())  # an id goes before a name that is spelled like one
-            .limit(1)
-        )
-    ).one_or_none()
+        wanted["version"] = body.version
+    row = (await session.execute(_statement(of_version=body.version is not None), wanted)).one_or_none()
     if row is None:
-        wanted = body.concept_id or repr(body.concept)
-        raise NotFound(f"there is no concept {wanted} here; GET /v1/concepts lists yours", "no_such_concept",
-                       object_id=body.concept_id)  # fmt: skip
+        raise NotFound(
+            f"there is no concept {body.concept_id or repr(body.concept)} here; GET /v1/concepts lists yours",
+            "no_such_concept",
+            object_id=body.concept_id,
+        )
     concept: Concept = row.Concept
     if row.key is None and body.version is not None:
         raise NotFound(
@@ -81,11 +60,11 @@ async def find_subject(
         )
     if not body.untouched:
         if row.key is None:
-            raise not_ready(concept.name, row.job_id, row.state, row.error_code, row.error_detail)
+            raise await _not_ready(session, concept)
         if None not in (row.base_sha256, row.manifest_sha256) and row.base_sha256 != row.manifest_sha256:
             if body.version is not None:
                 raise version_of_another_base(concept.name, body.version)
-            raise base_changed(concept, row.obstacle)
+            raise base_changed(concept, await session.scalar(select(obstacle()).where(Concept.id == concept.id)))
     return Subject(
         concept_id=concept.id,
         class_noun=concept.class_noun,
@@ -104,6 +83,55 @@ def _decoder(body: GenerateIn, no_fast_decoder: str | None, default: DecoderName
         errors = [{"field": "decoder", "message": no_fast_decoder}]
         raise Invalid(no_fast_decoder, NO_FAST_DECODER, errors=errors)
     return "full"
+
+
+@cache  # SQLAlchemy takes longer to build it than PostgreSQL to run it
+def _statement(
+    *, of_version: bool
+) -> Select[Concept, str | None, str | None, str | None, int | None, str, int, str | None]:
+    wanted_id = bindparam("wanted_id", type_=Concept.id.type)
+    newest = (
+        select(Bundle.key, Bundle.sha256, Bundle.base_sha256, Bundle.version)
+        .where(Bundle.concept_id == Concept.id)
+        .order_by(Bundle.version.desc())
+        .limit(1)
+    )
+    if of_version:
+        newest = newest.where(Bundle.version == bindparam("version"))
+    bundle = newest.lateral("bundle")
+    base = (
+        present_base()
+        .with_only_columns(ServedBase.manifest_sha256, ServedBase.resolution, ServedBase.no_fast_decoder)
+        .subquery("base")
+    )
+    return (
+        select(
+            Concept,
+            bundle.c.key,
+            bundle.c.sha256,
+            bundle.c.base_sha256,
+            bundle.c.version,
+            base.c.manifest_sha256,
+            base.c.resolution,
+            base.c.no_fast_decoder,
+        )
+        .select_from(Concept)
+        .outerjoin(bundle, onclause=true())
+        .outerjoin(base, onclause=true())
+        .where(
+            Concept.owner_id == bindparam("owner_id"), or_(Concept.id == wanted_id, Concept.name == bindparam("name"))
+        )
+        .order_by((Concept.id == wanted_id).desc())  # an id goes before a name that is spelled like one
+        .limit(1)
+    )
+
+
+async def _not_ready(session: AsyncSession, concept: Concept) -> Conflict:
+    """Return the error for a concept without a bundle: the state of its newest job."""
+    job = (
+        await session.scalars(select(Job).where(Job.concept_id == concept.id).order_by(Job.version.desc()).limit(1))
+    ).one()
+    return not_ready(concept.name, job.id, job.state, job.error_code, job.error_detail)
 
 
 def _as_id(text: str | None) -> UUID | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opad_core.bases.captions import held_out_scenes
-    from opad_core.bases.loading import Base, load_base
+    from opad_core.bases.loading import Base, device_named, load_base, precision_for
     from opad_core.bases.manifest import Manifest
     from opad_core.errors import DivergedError, OpadError, OtherBaseError, OtherTrainingError, UnusableDeviceError
     from opad_core.evaluation.identity import identity_score
@@ -50,6 +50,7 @@ __all__ = [
     "TextEncoder",
     "TrainingStopped",
     "UnusableDeviceError",
+    "device_named",
     "draw_sheet",
     "export_bundle",
     "find_references",
@@ -58,6 +59,7 @@ __all__ = [
     "image_warnings",
     "load_base",
     "override",
+    "precision_for",
     "preset",
     "prompt_warnings",
     "read_bundle",
@@ -70,7 +72,7 @@ __all__ = [
 
 _MODULES = {
     "bases.captions": ("held_out_scenes",),
-    "bases.loading": ("Base", "load_base"),
+    "bases.loading": ("Base", "device_named", "load_base", "precision_for"),
     "bases.manifest": ("Manifest",),
     "errors": ("DivergedError", "OpadError", "OtherBaseError", "OtherTrainingError", "UnusableDeviceError"),
     "evaluation.identity": ("identity_score",),

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from opad_core import doctor
 from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.fast_decoder import FAST_DECODER
-from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, load_base
+from opad_core.bases.loading import FETCHED, Base, Task, base_folder, device_named, load_base, precision_for
 from opad_core.bases.manifest import read_manifest
 from opad_core.command_line import command_line
 from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
@@ -70,17 +70,16 @@ def bases_folder() -> Path:
     return Path(os.path.expanduser(os.environ.get("OPAD_BASES_DIR") or f"{home}/bases"))
 
 
-def _base_of(arguments: argparse.Namespace) -> Base:
-    return load_base(
-        arguments.base, bases=bases_folder(), device=arguments.device, precision=arguments.precision
-    )  # fmt: skip
+def _base_of(arguments: argparse.Namespace, task: Task) -> Base:
+    precision = precision_for(task, arguments.precision, device=device_named(arguments.device))
+    return load_base(arguments.base, bases=bases_folder(), device=arguments.device, precision=precision)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     checkpoint = arguments.out / CHECKPOINT
     if not checkpoint.exists():  # a training that was stopped continues, also if it replaces a finished one
         _refuse_to_replace([arguments.out / BUNDLE], arguments)
-    base = _base_of(arguments)
+    base = _base_of(arguments, "training")
     references = _references(arguments.images)
     changes = {
         name: value
@@ -201,14 +200,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     bundle = _bundle_in(arguments.concept)
     out = arguments.out or arguments.concept
     out.mkdir(parents=True, exist_ok=True)
-    base = _base_of(arguments)
+    base = _base_of(arguments, "generation")
     _write_report(out, base, bundle, _references(arguments.images))
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     _refuse_to_replace((arguments.out / name for name in EXPORT_FILES), arguments)
-    files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments), rank=arguments.rank)
+    files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments, "generation"), rank=arguments.rank)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _replace(arguments.out / name, content)
@@ -231,7 +230,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
     files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
     _refuse_to_replace(files.values(), arguments)
-    base, noun = _base_of(arguments), bundle.class_noun if bundle else ""
+    base, noun = _base_of(arguments, "generation"), bundle.class_noun if bundle else ""
     generator = OneStepGenerator(base)
     for warning in prompt_warnings(base.manifest, base.text, prompt=arguments.prompt, class_noun=noun):
         print(f"opad: {warning}", file=sys.stderr)
@@ -283,18 +282,20 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    device = device_named(arguments.device)
+    precision = precision_for("training", arguments.precision, device=device)
     with tempfile.TemporaryDirectory() as folder:
         if not arguments.random_weights:
-            base = _base_of(arguments)
+            base = _base_of(arguments, "training")
         elif arguments.base == "sd-turbo":
-            device = device_named(arguments.device)
-            base = doctor.random_base(Path(folder), device, resolution=arguments.resolution)
+            base = doctor.random_base(Path(folder), device, resolution=arguments.resolution, precision=precision)
         else:
             raise OpadError(f"--random-weights needs --base sd-turbo, got {arguments.base}")
         config = preset(arguments.preset, base.manifest.presets)
         if base.device.type == "cpu":
             config = override(config, {"batch_size": 1})
-        print(f"{base.manifest.name}, {base.manifest.resolution} px, batch {config.batch_size}, {base.device}\n")
+        about = base.manifest
+        print(f"{about.name}, {about.resolution} px, batch {config.batch_size}, {base.device}, {precision}\n")
         print(doctor.HEADER)
         doctor.examine(base, config, report=lambda row: print(row.line(), flush=True))
     return 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from opad_core.bases.loading import FETCHED, Precision
+from opad_core.bases.loading import FETCHED, PrecisionSetting
 from opad_core.generation.export import DEFAULT_RANK
 from opad_core.generation.generator import DecoderName
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
@@ -65,16 +65,19 @@ def command_line() -> argparse.ArgumentParser:
     doctor.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, without any download")
     doctor.add_argument("--resolution", type=int, help="pixels of random weights; default: 512 on a GPU, else 256")
     doctor.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
-    doctor.set_defaults(command="doctor", precision="float32")
+    doctor.set_defaults(command="doctor")
 
     for command in (train, generate, export):
         command.add_argument("--force", action="store_true", help="replace what an earlier run wrote there")
     for command in (train, generate, evaluate, export, doctor):
         command.add_argument("--base", default="nano", help="name of a base or path of its folder")
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    for command in (train, generate, evaluate):
+    for command in (train, generate, evaluate, doctor):
         command.add_argument(
-            "--precision", default="float32", choices=get_args(Precision), help="half needs two thirds of the memory"
+            "--precision",
+            default="auto",
+            choices=get_args(PrecisionSetting),
+            help="half needs two thirds of the memory; auto: half for generation on CUDA, else float32",
         )
 
     fetch = commands.add_parser(

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -68,7 +68,7 @@ def is_live() -> ColumnElement[bool]:
     return ApiKey.revoked_at.is_(None) & or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
 
 
-def has_secret(sha256: bytes) -> ColumnElement[bool]:
+def has_secret(sha256: bytes | BindParameter[bytes]) -> ColumnElement[bool]:
     return or_(
         ApiKey.secret_sha256 == sha256,
         and_(ApiKey.previous_sha256 == sha256, ApiKey.previous_until > func.now()),

@@ -72,8 +72,11 @@ class Settings(BaseSettings):
     bases_dir: Path | None = None
     """The folder of fetched bases; None is `bases` in `home`."""
     device: str = "auto"
-    precision: Literal["float32", "half"] = "float32"
-    """The precision of the frozen networks in trainer and engine. Trained parameters are always float32."""
+    precision: Literal["auto", "float32", "half"] = "auto"
+    """The precision of the frozen networks in trainer and engine. Trained parameters are always float32.
+    `precision_for` of `opad_core` says what `auto` means."""
+    compile: bool = True
+    """An engine compiles its networks in the background, for an image in a fraction of the time."""
 
     decoder: DecoderName = "full"
     """The decoder of requests that name none. `fast` counts only where the base has a fast decoder."""

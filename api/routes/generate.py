@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request, Response
 
 from api.audit import TrailDep
 from api.auth import Generator
+from api.domain.engine_answer import Generated
 from api.domain.errors import NotAcceptable
-from api.engine_client import Generated
 from api.generate_schemas import GenerateIn, GenerateOut, ImageOut
 from api.generation import generate_images
 from api.metrics import observe_generate
@@ -74,19 +74,19 @@ async def generate(
         if body.store:
             headers["X-Image-Id"] = str(ids[0])
         headers["Vary"] = "Accept"
-        return Response(base64.b64decode(generated.images[0]), media_type=generated.media_type, headers=headers)
+        return Response(generated.images[0], media_type=generated.media_type, headers=headers)
     receipts: list[str | None] = [None] * body.count
     if not body.store:
         receipts = [
             services.receipts.sign(
-                base64.b64decode(data),
+                file,
                 owner_id=who.owner_id,
                 subject=subject,
                 body=body,
                 seed=seed,
                 check_score=score,
             )
-            for seed, data, score in zip(generated.seeds, generated.images, scores, strict=True)
+            for seed, file, score in zip(generated.seeds, generated.images, scores, strict=True)
         ]
     result = GenerateOut(
         concept_id=subject.concept_id,
@@ -99,11 +99,11 @@ async def generate(
                 receipt=receipt,
                 seed=seed,
                 media_type=generated.media_type,
-                data=data,
+                data=base64.b64encode(file).decode(),
                 check_score=score,
                 flagged=services.image_check.flags(score),
             )
-            for image_id, receipt, seed, data, score in zip(
+            for image_id, receipt, seed, file, score in zip(
                 ids, receipts, generated.seeds, generated.images, scores, strict=True
             )
         ],

@@ -1,5 +1,6 @@
 """Generate images through OpenAI's API: its clients need only another base URL and key."""
 
+import base64
 import re
 import time
 
@@ -71,8 +72,8 @@ async def create_images(
         ]
     else:
         images = [
-            OneImage(b64_json=data, url=None, seed=seed)
-            for seed, data in zip(answer.generated.seeds, answer.generated.images, strict=True)
+            OneImage(b64_json=base64.b64encode(file).decode(), url=None, seed=seed)
+            for seed, file in zip(answer.generated.seeds, answer.generated.images, strict=True)
         ]
     return ImagesOut(created=int(time.time()), data=images, output_format=image_format)
 

@@ -33,6 +33,9 @@ from opad_core.networks.text_encoder import TextEncoder
 
 SHIPPED = Path(__file__).parents[1] / "nano" / "base"
 Precision = Literal["float32", "half"]
+PrecisionSetting = Literal["auto", "float32", "half"]
+"""What a user chooses; `precision_for` turns "auto" into a precision."""
+Task = Literal["generation", "training"]
 FETCHED = ("sd-turbo", "sd-turbo-2.1-base")
 """Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base as its teacher."""
 
@@ -278,8 +281,23 @@ def load_base(name: str, *, bases: Path | None = None, device: str = "auto", pre
     """
     transformers_logging.disable_progress_bar()  # one bar per part, for loads of milliseconds
     folder = base_folder(name, bases)
-    dtype = torch.float16 if precision == "half" else torch.float32
-    return Base(folder, read_manifest(folder), device_named(device), dtype)
+    return Base(folder, read_manifest(folder), device_named(device), dtype_of(precision))
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """Return the dtype of a base in this precision; in half precision each UNet has its own (see `Base`)."""
+    return torch.float16 if precision == "half" else torch.float32
+
+
+def precision_for(task: Task, setting: PrecisionSetting, *, device: torch.device) -> Precision:
+    """Return the precision that a setting means for a task on a device.
+
+    "auto" is half for generation on CUDA, where it halves the memory and compiled networks are fastest. It is float32
+    for training, which has not been compared at full size, and on other devices, where half precision is slower.
+    """
+    if setting != "auto":
+        return setting
+    return "half" if task == "generation" and device.type == "cuda" else "float32"
 
 
 def device_named(name: str) -> torch.device:

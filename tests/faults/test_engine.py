@@ -1,7 +1,6 @@
 """Engines die and disks fill up during requests for images."""
 
 import asyncio
-import base64
 import hashlib
 import io
 import os
@@ -37,7 +36,7 @@ async def generate(client: EngineClient, concept, bundle: BundleKey, seed: int):
 
 
 def pixels(generated) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(generated.images[0])))).astype(int)
+    return np.asarray(Image.open(io.BytesIO(generated.images[0]))).astype(int)
 
 
 def test_pictures_that_an_engine_was_drawing_when_it_was_killed_come_the_same_from_another(

@@ -27,6 +27,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from api.domain.database import Sessions, make_sessions
 from api.domain.denied_words import ENGINE_CODE, DeniedWords
+from api.domain.engine_answer import MEDIA_TYPE, Generated
 from api.domain.errors import NO_FAST_DECODER, Unavailable
 from api.domain.replaced_bases import BASE_CHANGED
 from api.domain.settings import DecoderName, Settings
@@ -44,8 +45,10 @@ from opad_core import (
     OpadError,
     OtherBaseError,
     TextEncoder,
+    device_named,
     image_warnings,
     load_base,
+    precision_for,
     preset,
     prompt_warnings,
 )
@@ -89,8 +92,8 @@ class Engine:
     batcher: Batcher
     encoders: ThreadPoolExecutor
 
-    async def generate(self, request: GenerateRequest) -> dict[str, object]:
-        """Generate and encode the images of a request; return the JSON body of the response.
+    async def generate(self, request: GenerateRequest) -> Generated:
+        """Generate and encode the images of a request.
 
         Raises PromptDenied, Overloaded, DeadlinePassed, TimeoutError, OpadError, and what `BundleCache.get` raises.
         """
@@ -99,9 +102,10 @@ class Engine:
             bundle, bundle_hit, bundle_ms = await self._bundle(request.bundle)
             class_noun = bundle.class_noun if bundle else ""
             self.denied.refuse(request.prompt.replace(PLACEHOLDER, class_noun))
-            warnings = prompt_warnings(self.manifest, self.text, prompt=request.prompt, class_noun=class_noun)
             image_requests = [ImageRequest(bundle, request.prompt, seed, request.decoder) for seed in request.seeds]
             futures = self.batcher.submit(image_requests, deadline=deadline)
+            # while the model thread works
+            warnings = prompt_warnings(self.manifest, self.text, prompt=request.prompt, class_noun=class_noun)
             generated: list[GeneratedImage] = await asyncio.gather(*map(asyncio.wrap_future, futures))
             before = time.monotonic()
             loop = asyncio.get_running_loop()
@@ -110,30 +114,29 @@ class Engine:
                 Provenance(self.manifest.name, request.concept_id, bundle_sha256, seed, request.decoder)
                 for seed in request.seeds
             ]
-            images = await asyncio.gather(
-                *(
-                    loop.run_in_executor(self.encoders, encode, image.pixels, request.format, origin)
-                    for image, origin in zip(generated, origins, strict=True)
-                )
-            )
+            encoding = [
+                loop.run_in_executor(self.encoders, encode, image.pixels, request.format, origin)
+                for image, origin in zip(generated, origins, strict=True)
+            ]
             warnings += await loop.run_in_executor(self.encoders, image_warnings, [image.pixels for image in generated])
-        return {
-            "images": images,
-            "seeds": request.seeds,
-            "media_type": MEDIA_TYPES[request.format],
-            "warnings": warnings,
-            "timing": {
+            images = await asyncio.gather(*encoding)
+        return Generated(
+            images=images,
+            seeds=request.seeds,
+            media_type=MEDIA_TYPES[request.format],
+            warnings=warnings,
+            timing={
                 "queue_ms": round(max(image.queue_ms for image in generated), 2),
                 "bundle_ms": round(bundle_ms, 2),
                 "text_ms": round(sum(image.text_ms for image in generated), 2),
                 "unet_decode_ms": round(max(image.unet_decode_ms for image in generated), 2),
                 "encode_ms": round(1000 * (time.monotonic() - before), 2),
             },
-            "cache": {
+            cache={
                 "bundle": "hit" if bundle_hit else "miss",
                 "kv": "hit" if generated[0].kv_hit else "miss",
             },
-        }
+        )
 
     async def _bundle(self, name: BundleName | None) -> tuple[Bundle | None, bool, float]:
         if name is None:
@@ -150,8 +153,9 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        precision = precision_for("generation", settings.precision, device=device_named(settings.device))
         base = await asyncio.to_thread(
-            load_base, settings.base, bases=settings.bases, device=settings.device, precision=settings.precision
+            load_base, settings.base, bases=settings.bases, device=settings.device, precision=precision
         )
         generator = OneStepGenerator(base)
         no_fast_decoder = await asyncio.to_thread(lambda: base.no_fast_decoder)
@@ -228,7 +232,7 @@ async def generate(request: Request) -> Response:
     if body.decoder == "fast" and engine.no_fast_decoder is not None:
         return _refusal(422, NO_FAST_DECODER, engine.no_fast_decoder)
     try:
-        return JSONResponse(await engine.generate(body))
+        return Response((await engine.generate(body)).pack(), media_type=MEDIA_TYPE)
     except PromptDenied:
         return _refusal(422, ENGINE_CODE, "the prompt has a word that this installation refuses")
     except Overloaded as error:

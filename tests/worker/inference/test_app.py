@@ -1,4 +1,3 @@
-import base64
 import hashlib
 import io
 import signal
@@ -14,6 +13,7 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from api.domain.database import make_sessions
+from api.domain.engine_answer import Generated
 from api.domain.storage import Storage
 from api.domain.tables import ServedBase
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
@@ -36,32 +36,36 @@ def ask(client, name, **changes):
     return client.post("/generate", json=body)
 
 
-def pixels(image: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB"))
+def generated(client, name, **changes) -> Generated:
+    return Generated.unpack(ask(client, name, **changes).content)
+
+
+def pixels(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
 def test_it_returns_the_images_of_the_generator(client, base, stored):
-    first, second = ask(client, stored[0].name).json(), ask(client, stored[0].name).json()
+    first, second = generated(client, stored[0].name), generated(client, stored[0].name)
     expected = OneStepGenerator(base).generate([ImageRequest(stored[0].bundle, BEACH, seed) for seed in (1, 2)])
-    assert np.array_equal([pixels(image) for image in first["images"]], expected)
-    assert (first["seeds"], first["media_type"]) == ([1, 2], "image/png")
-    assert first["cache"] == {"bundle": "miss", "kv": "miss"}
-    assert second["cache"] == {"bundle": "hit", "kv": "hit"}
-    assert first["timing"].keys() == {"queue_ms", "bundle_ms", "text_ms", "unet_decode_ms", "encode_ms"}
+    assert np.array_equal([pixels(image) for image in first.images], expected)
+    assert (first.seeds, first.media_type) == ([1, 2], "image/png")
+    assert first.cache == {"bundle": "miss", "kv": "miss"}
+    assert second.cache == {"bundle": "hit", "kv": "hit"}
+    assert first.timing.keys() == {"queue_ms", "bundle_ms", "text_ms", "unet_decode_ms", "encode_ms"}
 
 
 def test_it_warns_of_words_that_do_not_reach_the_image(client, stored):
-    answer = ask(client, stored[0].name, prompt="a dog <concept> zebra " + "on the beach " * 6).json()
-    assert answer["warnings"] == [
+    answer = generated(client, stored[0].name, prompt="a dog <concept> zebra " + "on the beach " * 6)
+    assert answer.warnings == [
         "nano does not know 'zebra' and may ignore it",
         "the prompt is longer than nano reads; it ignores the end: 'the beach on the beach'",
     ]
-    assert ask(client, stored[0].name).json()["warnings"] == []
+    assert generated(client, stored[0].name).warnings == []
 
 
 def test_it_says_when_the_images_are_alike(client, stored):
-    answer = ask(client, stored[0].name, seeds=[7, 7, 7, 7]).json()
-    assert answer["warnings"] == [
+    answer = generated(client, stored[0].name, seeds=[7, 7, 7, 7])
+    assert answer.warnings == [
         "the images of these 4 seeds are nearly alike; other words change more than another seed"
     ]
 
@@ -69,23 +73,23 @@ def test_it_says_when_the_images_are_alike(client, stored):
 def test_half_precision_differs_only_by_rounding(engine_settings, base, stored):
     half = engine_settings.model_copy(update={"precision": "half"})
     with TestClient(create_app(half, bind="test")) as client:
-        generated = np.stack([pixels(image) for image in ask(client, stored[0].name).json()["images"]])
+        halved = np.stack([pixels(image) for image in generated(client, stored[0].name).images])
     expected = OneStepGenerator(base).generate([ImageRequest(stored[0].bundle, BEACH, seed) for seed in (1, 2)])
-    assert not np.array_equal(generated, expected)
-    assert np.abs(generated.astype(int) - expected).max() <= 4  # levels of 255; float16 has eleven bits
+    assert not np.array_equal(halved, expected)
+    assert np.abs(halved.astype(int) - expected).max() <= 4  # levels of 255; float16 has eleven bits
 
 
 @pytest.mark.parametrize(("name", "media_type"), [("jpeg", "image/jpeg"), ("webp", "image/webp")])
 def test_it_encodes_in_the_requested_format(client, name, media_type):
-    answer = ask(client, None, prompt="a dog", format=name).json()
-    assert answer["media_type"] == media_type
-    assert Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).format == name.upper()
+    answer = generated(client, None, prompt="a dog", format=name)
+    assert answer.media_type == media_type
+    assert Image.open(io.BytesIO(answer.images[0])).format == name.upper()
 
 
 def test_a_file_names_the_concept_and_its_seed(client, stored):
     concept_id = "0198c0de-7e57-7000-8000-000000000001"
-    for image, seed in zip(ask(client, stored[0].name, concept_id=concept_id).json()["images"], (1, 2), strict=True):
-        packet = Image.open(io.BytesIO(base64.b64decode(image))).info["XML:com.adobe.xmp"]
+    for image, seed in zip(generated(client, stored[0].name, concept_id=concept_id).images, (1, 2), strict=True):
+        packet = Image.open(io.BytesIO(image)).info["XML:com.adobe.xmp"]
         assert f'opad:concept="{concept_id}" opad:bundle="{stored[0].sha256}" opad:seed="{seed}"' in packet
 
 
@@ -156,7 +160,7 @@ def test_a_forgotten_bundle_is_in_no_cache(client, stored, engine_settings):
     assert file.exists()
     assert client.delete(f"/bundles/{name['sha256']}").status_code == 204
     assert not file.exists()
-    assert ask(client, name).json()["cache"] == {"bundle": "miss", "kv": "miss"}
+    assert generated(client, name).cache == {"bundle": "miss", "kv": "miss"}
     assert client.delete("/bundles/..%2Fx").status_code in (404, 422)
 
 

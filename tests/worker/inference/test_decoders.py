@@ -1,6 +1,5 @@
 """Requests for the full and for the fast decoder, to an engine whose base has both or one."""
 
-import base64
 import io
 import shutil
 
@@ -16,7 +15,7 @@ from opad_core.bases.fast_decoder import FAST_DECODER, WEIGHTS
 from opad_core.bases.loading import load_base
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from tests.random_base import add_fast_decoder
-from tests.worker.inference.test_app import BEACH, ask, pixels
+from tests.worker.inference.test_app import BEACH, ask, generated, pixels
 from worker.inference.app import create_app
 
 
@@ -41,15 +40,15 @@ def announced(settings):
 
 def test_a_concept_from_before_is_drawn_with_both_decoders(both, stored, with_fast, engine_settings):
     """The bundle was written on the base without a fast decoder."""
-    full, fast = (ask(both, stored[0].name, decoder=name).json()["images"] for name in ("full", "fast"))
+    full, fast = (generated(both, stored[0].name, decoder=name).images for name in ("full", "fast"))
     expected = OneStepGenerator(load_base(str(with_fast), device="cpu")).generate(
         [ImageRequest(stored[0].bundle, BEACH, seed, name) for name in ("full", "fast") for seed in (1, 2)]
     )
     # another batch size may round a pixel to the next level
     assert np.abs(np.stack([pixels(image) for image in full + fast]).astype(int) - expected).max() <= 1
     assert not np.array_equal(pixels(full[0]), pixels(fast[0]))
-    assert ask(both, stored[0].name).json()["images"] == full  # the default of the engine
-    packet = Image.open(io.BytesIO(base64.b64decode(fast[0]))).info["XML:com.adobe.xmp"]
+    assert generated(both, stored[0].name).images == full  # the default of the engine
+    packet = Image.open(io.BytesIO(fast[0])).info["XML:com.adobe.xmp"]
     assert 'opad:seed="1" opad:decoder="fast"' in packet
     assert announced(engine_settings) is None
 

@@ -1,4 +1,3 @@
-import base64
 import io
 from uuid import UUID
 from xml.etree import ElementTree
@@ -17,7 +16,7 @@ SOURCE = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
 
 def described(image_format: str, provenance: Provenance) -> tuple[Image.Image, ElementTree.Element]:
     """Return the image and the XMP description in its file."""
-    image = Image.open(io.BytesIO(base64.b64decode(encode(PIXELS, image_format, provenance))))
+    image = Image.open(io.BytesIO(encode(PIXELS, image_format, provenance)))
     image.load()
     packet = image.info["XML:com.adobe.xmp" if image_format == "png" else "xmp"]
     description = ElementTree.fromstring(packet).find(f"{RDF}RDF/{RDF}Description")
