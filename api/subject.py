@@ -75,16 +75,6 @@ async def find_subject(
     )
 
 
-def _decoder(body: GenerateIn, no_fast_decoder: str | None, default: DecoderName) -> DecoderName:
-    """Return the decoder that the request names, else the default where the base has it. Raises Invalid."""
-    if no_fast_decoder is None:
-        return body.decoder or default
-    if body.decoder == "fast":
-        errors = [{"field": "decoder", "message": no_fast_decoder}]
-        raise Invalid(no_fast_decoder, NO_FAST_DECODER, errors=errors)
-    return "full"
-
-
 @cache  # SQLAlchemy takes longer to build it than PostgreSQL to run it
 def _statement(
     *, of_version: bool
@@ -99,11 +89,8 @@ def _statement(
     if of_version:
         newest = newest.where(Bundle.version == bindparam("version"))
     bundle = newest.lateral("bundle")
-    base = (
-        present_base()
-        .with_only_columns(ServedBase.manifest_sha256, ServedBase.resolution, ServedBase.no_fast_decoder)
-        .subquery("base")
-    )
+    columns = (ServedBase.manifest_sha256, ServedBase.resolution, ServedBase.no_fast_decoder)
+    base = present_base().with_only_columns(*columns).subquery("base")
     return (
         select(
             Concept,
@@ -132,6 +119,16 @@ async def _not_ready(session: AsyncSession, concept: Concept) -> Conflict:
         await session.scalars(select(Job).where(Job.concept_id == concept.id).order_by(Job.version.desc()).limit(1))
     ).one()
     return not_ready(concept.name, job.id, job.state, job.error_code, job.error_detail)
+
+
+def _decoder(body: GenerateIn, no_fast_decoder: str | None, default: DecoderName) -> DecoderName:
+    """Return the decoder that the request names, else the default where the base has it. Raises Invalid."""
+    if no_fast_decoder is None:
+        return body.decoder or default
+    if body.decoder == "fast":
+        errors = [{"field": "decoder", "message": no_fast_decoder}]
+        raise Invalid(no_fast_decoder, NO_FAST_DECODER, errors=errors)
+    return "full"
 
 
 def _as_id(text: str | None) -> UUID | None:

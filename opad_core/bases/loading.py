@@ -246,7 +246,7 @@ def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
     return loaded
 
 
-def decode(vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC, z: Tensor) -> Tensor:
+def decode(vae: Any, z: Tensor) -> Tensor:
     """Decode scaled latents to float32 pixels, about [-1, 1], not clamped.
 
     TAESD was trained on scaled latents, so its scaling factor is 1.

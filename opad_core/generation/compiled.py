@@ -22,6 +22,7 @@ import torch
 
 from opad_core import pixels
 from opad_core.bases import loading
+from opad_core.bases.fast_decoder import recorded_hashes
 from opad_core.errors import OpadError
 from opad_core.generation import fixed_sizes, inductor, one_step, onnx_runtime
 from opad_core.generation import generator as generator_module
@@ -48,7 +49,8 @@ def cache_folder(root: Path, generator: OneStepGenerator, compiler: str) -> Path
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     parts = [
         compiler, COMPILERS[compiler].VERSION, torch.__version__, diffusers.__version__, platform.machine(), named,
-        generator.base.manifest.sha256, str(generator.base.dtype), *map(inspect.getsource, _CODE),
+        generator.base.manifest.sha256, *sorted(recorded_hashes(generator.base.folder).values()),
+        str(generator.base.dtype), *map(inspect.getsource, _CODE),
     ]  # fmt: skip
     return root / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -94,8 +96,9 @@ def capture(generator: OneStepGenerator, functions: Functions) -> tuple[Function
     fixed = {name: FixedSizes(function) for name, function in functions.items()}
 
     def step(size: int) -> None:
-        for name, examples in generator.examples(size).items():
-            fixed[name].record(*examples)
+        examples = generator.examples(size)
+        for name, function in fixed.items():
+            function.record(*examples[name])
 
     return fixed, [partial(step, size) for size in sorted(SIZES, reverse=True)]
 
@@ -116,16 +119,17 @@ def _check(generator: OneStepGenerator, functions: Functions) -> None:
     for size in SIZES:
         examples = generator.examples(size)
         with torch.no_grad():
-            expected = generator.modules["full"](*examples["full"]).cpu().numpy()
-            images = functions["full"](functions["one_step"](*examples["one_step"])).cpu().numpy()
-        largest, mean, block = image_difference(expected, images)
-        # rounding to 8 bits on a CPU in float32; half precision and TF32 round more, which is not visible within these
-        exact = generator.base.device.type == "cpu" and generator.base.dtype == torch.float32
-        if (largest > 1) if exact else (mean > 2 or block > 8):
-            raise OpadError(
-                f"the compiled networks generate other images: by up to {largest:.0f} of 255 levels, {mean:.2f} in the "
-                f"mean, in a batch of {size}"
-            )
+            latents = functions["one_step"](*examples["one_step"])
+            for decoder in functions.keys() - {"one_step"}:
+                expected = generator.modules[decoder](*examples[decoder]).cpu().numpy()
+                largest, mean, block = image_difference(expected, functions[decoder](latents).cpu().numpy())
+                # rounding on a CPU in float32; half precision and TF32 round more, which is not visible within these
+                exact = generator.base.device.type == "cpu" and generator.base.dtype == torch.float32
+                if (largest > 1) if exact else (mean > 2 or block > 8):
+                    raise OpadError(
+                        f"the compiled networks generate other images: by up to {largest:.0f} of 255 levels, "
+                        f"{mean:.2f} in the mean, in a batch of {size} with the {decoder} decoder"
+                    )
 
 
 @contextmanager

@@ -19,12 +19,12 @@ from opad_core.generation.one_step import Decode, OneStep
 from opad_core.networks.text_encoder import PLACEHOLDER
 
 MAX_SEED = 2**63 - 1
-DecoderName = Literal["full", "fast"]
 MAX_BATCH = 8
 """The most images that one pass generates. It limits how long the first image of a batch waits for the last one."""
 Level = Literal["eager", "captured", "compiled"]
 Functions = Mapping[str, Callable[..., Tensor]]
 """What runs in place of `OneStepGenerator.modules`, by the same names."""
+DecoderName = Literal["full", "fast"]
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,11 @@ class OneStepGenerator:
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
-        """The networks of an image: "one_step" from noise to latents, "full" from latents to pixels.
-
-        "fast" does the same as "full" with the fast decoder, if the base has one.
-        """
+        """The networks of an image: "one_step" from noise to latents, and the decoders from latents to pixels."""
         modules: dict[str, nn.Module] = {"one_step": OneStep(self.base.student), "full": Decode(self.base.vae)}
-        if self.base.no_fast_decoder is None:
-            assert self.base.fast_decoder is not None
-            modules["fast"] = Decode(self.base.fast_decoder)
+        fast = None if self.base.no_fast_decoder else self.base.fast_decoder  # a damaged one is not loaded
+        if fast is not None:
+            modules["fast"] = Decode(fast)
         return modules
 
     def use(self, functions: Functions, level: Level) -> None:
@@ -76,8 +73,8 @@ class OneStepGenerator:
         nouns = manifest.nouns or ["dog"]
         requests = [ImageRequest(None, manifest.templates[0].format(nouns[i % len(nouns)]), i) for i in range(size)]
         noise, packed = self._inputs(requests)
-        z_student = self.modules["one_step"](noise, packed)
-        return {name: (noise, packed) if name == "one_step" else (z_student,) for name in self.modules}
+        latents = (self.modules["one_step"](noise, packed),)
+        return {"one_step": (noise, packed), "full": latents, "fast": latents}
 
     def batch_of(self, waiting: int) -> int:
         """Return how many of the waiting images to generate together, so that all are ready soonest."""
@@ -115,23 +112,17 @@ class OneStepGenerator:
         for request in requests:
             self._check_decoder(request)
         z_student = self._function("one_step")(*self._inputs(requests))
-        images = self._decoded(z_student, [request.decoder for request in requests])
-        return _moved(images, torch.device("cpu")).numpy()
+        side = self.base.manifest.resolution
+        images = np.empty((len(requests), side, side, 3), dtype=np.uint8)
+        for decoder in {request.decoder for request in requests}:
+            chosen = [i for i, request in enumerate(requests) if request.decoder == decoder]
+            decoded = self._function(decoder)(z_student if len(chosen) == len(requests) else z_student[chosen])
+            images[chosen] = _moved(decoded, torch.device("cpu")).numpy()
+        return images
 
     def _check_decoder(self, request: ImageRequest) -> None:
         if request.decoder == "fast" and self.base.no_fast_decoder is not None:
             raise OpadError(self.base.no_fast_decoder)
-
-    def _decoded(self, z_student: Tensor, decoders: list[DecoderName]) -> Tensor:
-        """Return images [b, r, r, 3] uint8 on the device. Those of one decoder are decoded together."""
-        if len(set(decoders)) == 1:
-            return self._function(decoders[0])(z_student)
-        side = self.base.manifest.resolution
-        images = torch.empty((len(decoders), side, side, 3), dtype=torch.uint8, device=z_student.device)
-        for name in ("full", "fast"):
-            chosen = [i for i, decoder in enumerate(decoders) if decoder == name]
-            images[chosen] = self._function(name)(z_student[chosen])
-        return images
 
     def _function(self, name: str) -> Callable[..., Tensor]:
         return (self._functions or self.modules)[name]
