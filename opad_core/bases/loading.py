@@ -185,15 +185,6 @@ class Base:
         """Decode scaled latents to float32 pixels, about [-1, 1], not clamped. Gradients flow through."""
         return decode(self.vae, z)
 
-    def decode_fast(self, z: Tensor) -> Tensor:
-        """Decode as `decode` does, with the fast decoder. Raises OpadError with the reason if there is none.
-
-        TAESD was trained on scaled latents; its `scaling_factor` is 1.
-        """
-        if self.fast_decoder is None:
-            raise OpadError(str(self.no_fast_decoder))
-        return decode(self.fast_decoder, z)
-
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
         unet = _pretrained(
             UNet2DConditionModel,
@@ -256,7 +247,10 @@ def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
 
 
 def decode(vae: Any, z: Tensor) -> Tensor:
-    """Decode scaled latents to float32 pixels, about [-1, 1], not clamped."""
+    """Decode scaled latents to float32 pixels, about [-1, 1], not clamped.
+
+    TAESD was trained on scaled latents, so its scaling factor is 1.
+    """
     decoded: Tensor = vae.decode((z / vae.config.scaling_factor).to(vae.dtype)).sample
     return decoded.float()
 

@@ -99,8 +99,7 @@ class OneStepGenerator:
     @torch.no_grad()
     def prepare(self, request: ImageRequest) -> None:
         """Compute and cache the keys and values of a request. Raises OpadError as `generate` does."""
-        if request.decoder == "fast" and self.base.no_fast_decoder is not None:
-            raise OpadError(self.base.no_fast_decoder)
+        self._check_decoder(request)
         self._packed_row(request)
 
     @torch.no_grad()  # not inference_mode: a network that loads inside could not be used for training later
@@ -112,6 +111,8 @@ class OneStepGenerator:
         """
         if not requests:
             raise OpadError("needs at least one image request")
+        for request in requests:
+            self._check_decoder(request)
         z_student = self._function("one_step")(*self._inputs(requests))
         side = self.base.manifest.resolution
         images = np.empty((len(requests), side, side, 3), dtype=np.uint8)
@@ -120,6 +121,10 @@ class OneStepGenerator:
             decoded = self._function(decoder)(z_student if len(chosen) == len(requests) else z_student[chosen])
             images[chosen] = _moved(decoded, torch.device("cpu")).numpy()
         return images
+
+    def _check_decoder(self, request: ImageRequest) -> None:
+        if request.decoder == "fast" and self.base.no_fast_decoder is not None:
+            raise OpadError(self.base.no_fast_decoder)
 
     def _function(self, name: str) -> Callable[..., Tensor]:
         return (self._functions or self.modules)[name]

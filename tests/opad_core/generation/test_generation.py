@@ -69,10 +69,12 @@ def test_a_batch_of_both_decoders_takes_one_pass_of_the_unet_and_equals_the_two_
     assert np.abs(together[0].astype(int) - same_seed).max() > 10  # a random decoder draws something else
 
 
-def test_a_request_for_a_decoder_that_the_base_lacks_fails_alone(base):
+def test_a_decoder_that_the_base_lacks_is_refused(base):
     generator = OneStepGenerator(base)
     with pytest.raises(OpadError, match="the base 'nano' has no fast decoder here"):
         generator.prepare(ImageRequest(None, "a dog", 1, "fast"))
+    with pytest.raises(OpadError, match="the base 'nano' has no fast decoder here"):
+        generator.generate([ImageRequest(None, "a dog", 0), ImageRequest(None, "a dog", 1, "fast")])
 
 
 def test_the_seed_decides_the_image(base):

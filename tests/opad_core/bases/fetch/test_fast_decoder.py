@@ -10,7 +10,7 @@ from opad_core.__main__ import main
 from opad_core.bases.fast_decoder import FAST_DECODER, WEIGHTS
 from opad_core.bases.fetch.mirrors import NOTE, NOTES
 from opad_core.bases.fetch.recipes import TAESD
-from opad_core.bases.loading import load_base
+from opad_core.bases.loading import decode, load_base
 from opad_core.bases.manifest import hash_of, read_manifest
 from tests.hub_mirror import tiny_decoder
 
@@ -43,7 +43,7 @@ def test_a_base_is_fetched_with_its_fast_decoder(published, bases, capsys):
     assert not any(path.startswith(FAST_DECODER) for path in base.manifest.files)
     z = torch.randn((1, *base.latent_shape), generator=torch.Generator().manual_seed(0))
     assert base.vae.config.scaling_factor == 0.18215  # which TAESD does not apply
-    assert torch.equal(base.decode_fast(z), base.fast_decoder.decoder(z))
+    assert torch.equal(decode(base.fast_decoder, z), base.fast_decoder.decoder(z))
 
 
 def test_a_mirror_without_it_gives_the_same_base_and_another_adds_it(without, published, bases, capsys):
