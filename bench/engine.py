@@ -46,8 +46,8 @@ PARTS: dict[str, Callable[[Lab], Iterator[Figures]]] = {
     "first-image": first_image,
     "lora": loras,
     "peft": peft,
-    "http": http,
     "start": start,
+    "http": http,
     "lora-compiled": loras_compiled,
 }
 """The most important first. Parts after "ours" compare with the last level that it built, else with the eager one."""

@@ -5,13 +5,14 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,7 +36,9 @@ CLIENTS = 16
 LOADS = (0.5, 0.7, 1.0)
 DEADLINE_MS = 10_000
 START_SECONDS = 600.0
-STARTED = "Application startup complete"
+STARTED, COMPILED = "Application startup complete", "engine.compiled"
+NOT_COMPILED = ("engine.not_compiled", "engine.not_captured")
+"""Words in the lines that an engine logs when it has started, and when its networks are compiled or cannot be."""
 UNUSED = "127.0.0.1:1"
 """The address of servers that no request here needs."""
 
@@ -60,14 +63,17 @@ class EngineProcess:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def seconds_until(self, words: str) -> float:
-        """Wait for a line of its log and return the seconds from the start to it. Raises RuntimeError if none comes."""
+    def seconds_until(self, *words: str) -> float:
+        """Wait for a line of its log with one of the words. Return the seconds from its start to that line.
+
+        Raises RuntimeError if none comes.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._time_of(words) is not None, timeout=START_SECONDS)
             seconds = self._time_of(words)
             if seconds is None:
                 last = "\n".join(line for _, line in self._lines[-20:])
-                raise RuntimeError(f"the engine did not log {words!r}; its last lines:\n{last}")
+                raise RuntimeError(f"the engine did not log {' or '.join(words)}; its last lines:\n{last}")
             return seconds
 
     def seconds_until_ready(self) -> float:
@@ -78,13 +84,22 @@ class EngineProcess:
                 time.sleep(0.001)
         return perf_counter() - self._began
 
+    def seconds_until_compiled(self) -> float:
+        """Wait until it runs compiled networks. Raises RuntimeError with its reason if it cannot."""
+        seconds = self.seconds_until(COMPILED, *NOT_COMPILED)
+        with self._changed:
+            for _, line in self._lines:
+                if any(words in line for words in NOT_COMPILED):
+                    raise RuntimeError(line)
+        return seconds
+
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait()
         self._reader.join()
 
-    def _time_of(self, words: str) -> float | None:
-        return next((seconds for seconds, line in self._lines if words in line), None)
+    def _time_of(self, words: Iterable[str]) -> float | None:
+        return next((seconds for seconds, line in self._lines if any(each in line for each in words)), None)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -202,7 +217,7 @@ def own_ms(answer: bytes) -> float:
 
 
 def http(lab: Lab) -> Iterator[Figures]:
-    """Measure `/generate` on the engine's unix socket: one client alone, the capacity, and shares of it."""
+    """Measure `/generate` on the socket of a compiled engine: one client alone, the capacity, and shares of it."""
     with engine_settings(lab) as settings:
         bodies = [
             {
@@ -217,6 +232,7 @@ def http(lab: Lab) -> Iterator[Figures]:
         engine = EngineProcess(settings, lab.folder / "engine.sock")
         try:
             engine.seconds_until_ready()
+            engine.seconds_until_compiled()
             yield from _measured(Client(engine.address, bodies), lab.effort.seconds)
         finally:
             engine.stop()
@@ -236,12 +252,14 @@ def _measured(client: Client, seconds: float) -> Iterator[Figures]:
 
 
 def start(lab: Lab) -> Iterator[Figures]:
-    """Measure an engine's start with an empty data folder, and its second start."""
+    """Measure an engine's start with an empty cache of compiled networks, and its second start."""
     with engine_settings(lab) as settings:
+        shutil.rmtree(settings.home / "cache", ignore_errors=True)
         for what in ("first start", "second start"):
             engine = EngineProcess(settings, lab.folder / "engine.sock")
             try:
                 yield {"what": what, "ready_s": engine.seconds_until_ready()}
+                yield {"what": what, "compiled_s": engine.seconds_until_compiled()}
             finally:
                 engine.stop()
 

@@ -129,9 +129,15 @@ def test_a_copy_shares_the_memory_of_the_weights_and_nothing_else(lab):
     assert ours.conv_in.weight.shape != (1,)
 
 
-def test_an_engine_is_measured_over_its_socket_at_three_shares_of_its_capacity(run):
-    status, lines, tables = run("--parts", "http")
+@pytest.mark.slow
+def test_an_engine_is_measured_at_its_start_and_over_its_socket_at_three_shares_of_its_capacity(run):
+    status, lines, tables = run("--parts", "start", "http")
     assert status == 0
+    ready = {line["what"]: line["ready_s"] for line in lines if "ready_s" in line}
+    compiled = {line["what"]: line["compiled_s"] for line in lines if "compiled_s" in line}
+    assert list(ready) == list(compiled) == ["first start", "second start"]
+    # the first one compiles for many seconds, the second one reads what the first one wrote
+    assert compiled["first start"] - ready["first start"] > 2 * (compiled["second start"] - ready["second start"])
     loads = [line for line in lines if line["part"] == "http"]
     names = [
         "one client",
