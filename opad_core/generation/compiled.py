@@ -55,11 +55,11 @@ def cache_folder(root: Path, generator: OneStepGenerator, compiler: str) -> Path
     return root / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def is_filled(root: Path, generator: OneStepGenerator, compiler: str) -> bool:
+def has_compiled(root: Path, generator: OneStepGenerator, compiler: str) -> bool:
     return (cache_folder(root, generator, compiler) / _FILLED).exists()
 
 
-def fill_cache(generator: OneStepGenerator, root: Path, compiler: str) -> None:
+def fill_compile_cache(generator: OneStepGenerator, root: Path, compiler: str) -> None:
     """Compile the networks into the cache, unless they are there. Takes seconds to minutes.
 
     Raises OpadError if the compiled networks generate other images than the generator, OSError if the folder cannot be
@@ -80,7 +80,7 @@ def fill_cache(generator: OneStepGenerator, root: Path, compiler: str) -> None:
             shutil.rmtree(old)
 
 
-def load_cache(generator: OneStepGenerator, root: Path, compiler: str) -> Functions:
+def load_compile_cache(generator: OneStepGenerator, root: Path, compiler: str) -> Functions:
     """Return the compiled networks of a filled cache. Any thread may call it while another one generates."""
     folder = cache_folder(root, generator, compiler)
     os.utime(folder / _FILLED)
