@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from api.engine_connections import Answer, EngineConnections, NoAnswer, Unreachable
 
@@ -47,6 +48,12 @@ async def serving(folder: Path, respond: Respond) -> AsyncIterator[tuple[Server,
         listener.close()
 
 
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def finish(request) -> Callable[..., None]:
+    """Run a coroutine to its end. The service uses uvloop, its tests the other loop."""
+    return request.param
+
+
 async def echo(body: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
@@ -55,7 +62,7 @@ async def ask(connections: EngineConnections, body: bytes = b"{}", *, seconds: f
     return await connections.request("POST", "/generate", seconds=seconds, connect_seconds=20, json=body)
 
 
-def test_requests_that_follow_each_other_share_a_connection(short_folder):
+def test_requests_that_follow_each_other_share_a_connection(finish, short_folder):
     async def run():
         async with serving(short_folder, echo) as (server, url):
             connections = EngineConnections(url)
@@ -68,10 +75,10 @@ def test_requests_that_follow_each_other_share_a_connection(short_folder):
             )
             connections.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_requests_at_the_same_time_have_a_connection_each(short_folder):
+def test_requests_at_the_same_time_have_a_connection_each(finish, short_folder):
     async def run():
         all_arrived = asyncio.Barrier(3)
 
@@ -86,10 +93,10 @@ def test_requests_at_the_same_time_have_a_connection_each(short_folder):
             assert len(server.writers) == 3
             connections.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_a_connection_that_the_server_ends_is_not_used_again(short_folder):
+def test_a_connection_that_the_server_ends_is_not_used_again(finish, short_folder):
     async def run():
         async def respond(body: bytes, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbusy")
@@ -99,10 +106,10 @@ def test_a_connection_that_the_server_ends_is_not_used_again(short_folder):
             assert [await ask(connections), await ask(connections)] == 2 * [Answer(503, b"busy")]
             assert len(server.writers) == 2
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_an_answer_in_chunks_is_read_to_its_end(short_folder):
+def test_an_answer_in_chunks_is_read_to_its_end(finish, short_folder):
     async def run():
         async def respond(body: bytes, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
@@ -115,10 +122,10 @@ def test_an_answer_in_chunks_is_read_to_its_end(short_folder):
             assert await ask(connections) == Answer(200, b"abcde")
             connections.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_an_answer_without_a_body_is_complete(short_folder):
+def test_an_answer_without_a_body_is_complete(finish, short_folder):
     async def run():
         async def respond(body: bytes, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
@@ -128,13 +135,13 @@ def test_an_answer_without_a_body_is_complete(short_folder):
             assert await ask(connections) == Answer(204, b"")
             connections.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
 @pytest.mark.parametrize(
     "sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", b"220 mail.example.com ESMTP\r\n"]
 )
-def test_a_connection_that_ends_early_or_is_not_http_is_unreachable(short_folder, sent):
+def test_a_connection_that_ends_early_or_is_not_http_is_unreachable(finish, short_folder, sent):
     async def run():
         async def respond(body: bytes, writer: asyncio.StreamWriter) -> None:
             writer.write(sent)
@@ -144,20 +151,20 @@ def test_a_connection_that_ends_early_or_is_not_http_is_unreachable(short_folder
             with pytest.raises(Unreachable):
                 await ask(EngineConnections(url))
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_an_address_where_nothing_listens_is_unreachable(short_folder):
+def test_an_address_where_nothing_listens_is_unreachable(finish, short_folder):
     async def run():
         with pytest.raises(Unreachable):
             await ask(EngineConnections(f"unix:{short_folder}/nothing"))
         with pytest.raises(Unreachable):
             await ask(EngineConnections("http://127.0.0.1:1"))
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_a_late_answer_reaches_nobody(short_folder):
+def test_a_late_answer_reaches_nobody(finish, short_folder):
     """The connection is closed. On a reused one, the next request would get the answer to the first."""
 
     async def run():
@@ -175,10 +182,10 @@ def test_a_late_answer_reaches_nobody(short_folder):
             assert len(server.writers) == 2
             connections.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_a_cancelled_request_closes_its_connection(short_folder):
+def test_a_cancelled_request_closes_its_connection(finish, short_folder):
     async def run():
         arrived = asyncio.Event()
 
@@ -192,10 +199,10 @@ def test_a_cancelled_request_closes_its_connection(short_folder):
             async with asyncio.timeout(20):
                 await server.left.wait()
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_after_a_broken_connection_the_next_request_opens_a_new_one(short_folder):
+def test_after_a_broken_connection_the_next_request_opens_a_new_one(finish, short_folder):
     """Two connections are idle when the engine restarts; the second try must not take the other dead one."""
 
     async def run():
@@ -218,10 +225,10 @@ def test_after_a_broken_connection_the_next_request_opens_a_new_one(short_folder
             assert len(server.writers) == 3
             connections.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_a_connection_that_was_idle_for_long_is_replaced(short_folder):
+def test_a_connection_that_was_idle_for_long_is_replaced(finish, short_folder):
     async def run():
         async with serving(short_folder, echo) as (server, url):
             connections = EngineConnections(url, idle_seconds=0)
@@ -230,10 +237,10 @@ def test_a_connection_that_was_idle_for_long_is_replaced(short_folder):
             assert len(server.writers) == 2
             connections.close()
 
-    asyncio.run(run())
+    finish(run())
 
 
-def test_bytes_that_nobody_asked_for_end_the_connection(short_folder):
+def test_bytes_that_nobody_asked_for_end_the_connection(finish, short_folder):
     async def run():
         async def respond(body: bytes, writer: asyncio.StreamWriter) -> None:
             await echo(body, writer)
@@ -247,4 +254,4 @@ def test_bytes_that_nobody_asked_for_end_the_connection(short_folder):
             assert len(server.writers) == 2
             connections.close()
 
-    asyncio.run(run())
+    finish(run())
