@@ -37,6 +37,11 @@ class ReportOut(Out):
         description="identity, text_fit, scene_accuracy, clip_image, dino, diversity, closest, copies"
     )
     untouched: dict[str, float | None]
+    fast_decoder: dict[str, float] | None = Field(
+        None,
+        description="`identity` of the trained concept's images by the fast decoder, and `identity_cost`, by how much "
+        "it is lower; null where the base has none",
+    )
 
 
 class ConceptProblem(Out):

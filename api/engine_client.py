@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from api.domain.denied_words import ENGINE_CODE, refusal
 from api.domain.engine_answer import Generated
 from api.domain.errors import Conflict, DeadlineExceeded, DomainError, Invalid, Unavailable
+from api.domain.settings import DecoderName
 from api.engine_connections import Answer, EngineConnections, NoAnswer, Unreachable
 
 log = structlog.get_logger()
@@ -64,7 +65,14 @@ class EngineClient:
             connections.close()
 
     async def generate(
-        self, concept_id: UUID, *, bundle: BundleKey | None, prompt: str, seeds: list[int], image_format: str
+        self,
+        concept_id: UUID,
+        *,
+        bundle: BundleKey | None,
+        prompt: str,
+        seeds: list[int],
+        image_format: str,
+        decoder: DecoderName = "full",
     ) -> Generated:
         """Generate images. A second try uses the same seeds, so it returns the same images.
 
@@ -76,6 +84,7 @@ class EngineClient:
             "prompt": prompt,
             "seeds": seeds,
             "format": image_format,
+            "decoder": decoder,
         }
         deadline = time.monotonic() + self._timeout_seconds
         failure: DomainError = Unavailable("no engine is running; start one, then try again", "no_engine")

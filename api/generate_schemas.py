@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import Base64Bytes, ConfigDict, Field, model_validator
 
+from api.domain.settings import DecoderName
 from api.schemas import MAX_SEED, ImageFormat, In, Name, Out, Prompt, Seed
 
 
@@ -27,6 +28,11 @@ class GenerateIn(In):
     untouched: bool = Field(False, description="use the base without the concept: <concept> becomes the class noun")
     version: int | None = Field(None, ge=1, description="version of the concept; the newest trained one if missing")
     format: ImageFormat = Field("png", description="format of the images in a JSON answer; otherwise Accept decides")
+    decoder: DecoderName | None = Field(
+        None,
+        description="`fast` takes less time and loses fine detail; 422 if the base has no fast decoder, see "
+        "`GET /v1/base`; the installation's default if missing",
+    )
     store: bool = Field(False, description="store the images: `GET /v1/images` lists them")
 
     @model_validator(mode="after")
@@ -61,6 +67,7 @@ class GenerateOut(Out):
     concept_id: UUID
     version: int | None = Field(description="version of the concept; null for the untouched base")
     prompt: str
+    decoder: DecoderName
     images: list[ImageOut]
     warnings: list[str]
     timing: dict[str, float]

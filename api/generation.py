@@ -57,6 +57,7 @@ async def generate_images(
             prompt=body.prompt.replace(PLACEHOLDER, subject.class_noun) if body.untouched else body.prompt,
             seeds=list(range(body.seed, body.seed + body.count)),
             image_format=image_format,
+            decoder=subject.decoder,
         )
     scores = await services.image_check.check_generated(generated)
     is_flagged = any(map(services.image_check.flags, scores))

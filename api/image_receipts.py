@@ -32,6 +32,8 @@ class ImageReceipt(BaseModel):
     prompt: str
     seed: int
     format: str
+    decoder: str = "full"
+    """The receipts of an earlier version do not name it."""
     sha256: str
     check_score: float | None
     expires_at: int
@@ -56,6 +58,7 @@ class ReceiptSigner:
             prompt=body.prompt,
             seed=seed,
             format=body.format,
+            decoder=subject.decoder,
             sha256=hashlib.sha256(file).hexdigest(),
             check_score=check_score,
             expires_at=int(time.time()) + self._valid_seconds,

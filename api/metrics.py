@@ -3,6 +3,7 @@
 Row counts are gauges, because they fall when a concept is erased or old messages are deleted.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -12,6 +13,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.domain.engine_level import LEVELS, engine_level, running_engines
 from api.domain.tables import Attempt, Job, JobState, WebhookDelivery
 from api.job_times import QUEUED, WORKED
 
@@ -43,6 +45,7 @@ async def exposition(session: AsyncSession) -> bytes:
                 ),
                 await _lost_attempts(session),
                 await _messages(session),
+                await _engines(session),
             ]
         )
     )
@@ -113,4 +116,16 @@ async def _messages(session: AsyncSession) -> Metric:
     )
     for state in ("pending", "delivered", "failed"):
         metric.add_metric([state], counted.get(state, 0))
+    return metric
+
+
+async def _engines(session: AsyncSession) -> Metric:
+    rows = await session.execute(running_engines())
+    found = [engine_level(facts) for _, facts in rows]
+    levels = Counter(level.level if level else "unknown" for level in found)
+    metric = GaugeMetricFamily(
+        "opad_engines", "Engines that send heartbeats, by the level at which they run", labels=["level"]
+    )
+    for level in (*LEVELS, "unknown"):
+        metric.add_metric([level], levels[level])
     return metric

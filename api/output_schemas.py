@@ -63,6 +63,7 @@ class StoredImage(Out):
                         "count": 1,
                         "untouched": False,
                         "format": "png",
+                        "decoder": "full",
                         "store": False,
                     },
                     "url": "https://s3.example.org/opad/images/….png?X-Amz-Expires=900&…",

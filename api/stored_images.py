@@ -48,6 +48,7 @@ async def store_images(
                 prompt=body.prompt,
                 seed=seed,
                 format=image_format,
+                decoder=subject.decoder,
                 key=image_key(subject.concept_id, image_id, image_format),
                 sha256=hashlib.sha256(file).hexdigest(),
                 size=len(file),

@@ -8,8 +8,9 @@ from sqlalchemy import Select, bindparam, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.concept_refusals import base_changed, not_ready, version_of_another_base
-from api.domain.errors import Conflict, NotFound
+from api.domain.errors import NO_FAST_DECODER, Conflict, Invalid, NotFound
 from api.domain.replaced_bases import obstacle, present_base
+from api.domain.settings import DecoderName
 from api.domain.tables import Bundle, Concept, Job, ServedBase
 from api.engine_client import BundleKey
 from api.generate_schemas import GenerateIn
@@ -26,12 +27,16 @@ class Subject:
     version: int | None
     resolution: int | None
     """Side of an image in pixels; None until an engine has announced the base."""
+    decoder: DecoderName
 
 
-async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) -> Subject:
+async def find_subject(
+    session: AsyncSession, owner_id: UUID, body: GenerateIn, *, default_decoder: DecoderName
+) -> Subject:
     """Find the concept, its newest bundle (or the version asked for) and the served base in one SELECT.
 
-    Raises NotFound; Conflict if the concept is not ready or was trained on another base than the one served.
+    Raises NotFound; Conflict if the concept is not ready or was trained on another base than the one served; Invalid
+    if the request names a decoder that the base does not have.
     """
     wanted: dict[str, object] = {
         "owner_id": owner_id,
@@ -66,11 +71,14 @@ async def find_subject(session: AsyncSession, owner_id: UUID, body: GenerateIn) 
         bundle=None if body.untouched else BundleKey(row.key, row.sha256),
         version=None if body.untouched else row.version,
         resolution=row.resolution,
+        decoder=_decoder(body, row.no_fast_decoder, default_decoder),
     )
 
 
 @cache  # SQLAlchemy takes longer to build it than PostgreSQL to run it
-def _statement(*, of_version: bool) -> Select[Concept, str | None, str | None, str | None, int | None, str, int]:
+def _statement(
+    *, of_version: bool
+) -> Select[Concept, str | None, str | None, str | None, int | None, str, int, str | None]:
     wanted_id = bindparam("wanted_id", type_=Concept.id.type)
     newest = (
         select(Bundle.key, Bundle.sha256, Bundle.base_sha256, Bundle.version)
@@ -81,7 +89,8 @@ def _statement(*, of_version: bool) -> Select[Concept, str | None, str | None, s
     if of_version:
         newest = newest.where(Bundle.version == bindparam("version"))
     bundle = newest.lateral("bundle")
-    base = present_base().with_only_columns(ServedBase.manifest_sha256, ServedBase.resolution).subquery("base")
+    columns = (ServedBase.manifest_sha256, ServedBase.resolution, ServedBase.no_fast_decoder)
+    base = present_base().with_only_columns(*columns).subquery("base")
     return (
         select(
             Concept,
@@ -91,6 +100,7 @@ def _statement(*, of_version: bool) -> Select[Concept, str | None, str | None, s
             bundle.c.version,
             base.c.manifest_sha256,
             base.c.resolution,
+            base.c.no_fast_decoder,
         )
         .select_from(Concept)
         .outerjoin(bundle, onclause=true())
@@ -109,6 +119,16 @@ async def _not_ready(session: AsyncSession, concept: Concept) -> Conflict:
         await session.scalars(select(Job).where(Job.concept_id == concept.id).order_by(Job.version.desc()).limit(1))
     ).one()
     return not_ready(concept.name, job.id, job.state, job.error_code, job.error_detail)
+
+
+def _decoder(body: GenerateIn, no_fast_decoder: str | None, default: DecoderName) -> DecoderName:
+    """Return the decoder that the request names, else the default where the base has it. Raises Invalid."""
+    if no_fast_decoder is None:
+        return body.decoder or default
+    if body.decoder == "fast":
+        errors = [{"field": "decoder", "message": no_fast_decoder}]
+        raise Invalid(no_fast_decoder, NO_FAST_DECODER, errors=errors)
+    return "full"
 
 
 def _as_id(text: str | None) -> UUID | None:

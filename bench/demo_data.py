@@ -356,7 +356,7 @@ def _operations(db: Session, owner_id: UUID, now: datetime) -> None:
         "load": 0.31,
     }
     gpu = {"gpu_memory_used": 6.2e9, "gpu_memory_total": 2.4e10, "device_name": "NVIDIA RTX 4090"}
-    engine = {"base": "nano", "device": "cuda", **gpu, **memory}
+    engine = {"base": "nano", "device": "cuda", "level": "compiled", "level_reason": None, **gpu, **memory}
     trainer = {"base": "nano", "device": "cuda", **memory}
     db.add(Heartbeat(name="gpu-1:0.0.0.0:8100", kind="engine", facts=engine))
     db.add(Heartbeat(name="gpu-1:/var/lib/opad", kind="trainer", facts=trainer))

@@ -10,24 +10,17 @@ student in float16. With "tf32" matrix products may round to TF32, as PyTorch's 
 
 import argparse
 import gc
-import json
-import platform
-import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
-from types import FrameType
 
-import diffusers
 import torch
-import transformers
 
-from bench.gpu_parts import GIB, Figures, compiled, graph, image, switching, training
+from bench.gpu_parts import image, training
+from bench.part_runner import Figures, Results, has_failed, machine, run_parts, table
 from opad_core import (
     Base,
     load_base,
@@ -35,10 +28,6 @@ from opad_core import (
 from opad_core.__main__ import bases_folder
 from opad_core.bases.full_size import FullSizeBase
 from opad_core.bases.loading import Precision, device_named
-
-
-class TimeUp(BaseException):
-    """Not an Exception, so that code that catches all exceptions does not catch it."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +40,14 @@ class Part:
 HALF = torch.float16
 PARTS = {
     "image-half": Part(image, HALF),
-    "switching-half": Part(switching, HALF),
     "image": Part(image),
     "image-tf32": Part(image, tf32=True),
     "train-default": Part(partial(training, name="default")),
     "train-default-tf32": Part(partial(training, name="default"), tf32=True),
     "train-paper": Part(partial(training, name="paper")),
     "train-crop-tf32": Part(partial(training, name="crop"), tf32=True),
-    "graph-half": Part(graph, HALF),
     "train-default-half": Part(partial(training, name="default"), HALF, tf32=True),
     "train-crop-half": Part(partial(training, name="crop"), HALF, tf32=True),
-    "compile-half": Part(compiled, HALF),
     "train-paper-tf32": Part(partial(training, name="paper"), tf32=True),
     "train-crop": Part(partial(training, name="crop")),
 }
@@ -97,66 +83,23 @@ class Bases:
             torch.cuda.reset_peak_memory_stats(self.device)
 
 
-def measure(names: list[str], bases: Bases, *, seconds: float, late: float) -> list[tuple[str, Figures]]:
-    """Run the parts, print their figures as they come, and return them. A part that fails has an error among them.
+def measure(names: list[str], bases: Bases, *, seconds: float, late: float) -> Results:
+    """Run the parts with the precision of each, as `run_parts` does."""
 
-    No part begins after `seconds`. A part that is still running `late` seconds later is stopped.
-    """
-    started = perf_counter()
-    results: list[tuple[str, Figures]] = []
+    def run(part: Part) -> Iterator[Figures]:
+        torch.set_float32_matmul_precision("high" if part.tf32 else "highest")
+        bases.sweep()
+        yield from part.run(bases.at(part.dtype))
 
-    def tell(part: str, figures: Figures) -> None:
-        rounded = {key: float(f"{x:.4g}") if isinstance(x, float) else x for key, x in figures.items()}
-        results.append((part, rounded))
-        print(json.dumps({"part": part, "at_s": round(perf_counter() - started, 1), **rounded}), flush=True)
-
-    def time_is_up(number: int, frame: FrameType | None) -> None:
-        raise TimeUp(f"still running {late:.0f} s after its time")
-
-    tell("machine", machine(bases.device))
-    handler = signal.signal(signal.SIGALRM, time_is_up)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds + late)
     try:
-        for name in names:
-            if perf_counter() - started > seconds:
-                tell(name, {"skipped": f"{seconds:.0f} s are over"})
-                continue
-            part = PARTS[name]
-            torch.set_float32_matmul_precision("high" if part.tf32 else "highest")
-            try:
-                bases.sweep()
-                for figures in part.run(bases.at(part.dtype)):
-                    tell(name, figures)
-            except (Exception, TimeUp) as error:  # noqa: BLE001  # the next part may succeed
-                traceback.print_exc()
-                tell(name, {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"})
+        return run_parts(
+            {name: partial(run, PARTS[name]) for name in names},
+            about=machine(bases.device),
+            seconds=seconds,
+            late=late,
+        )
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, *timer)
         torch.set_float32_matmul_precision("highest")
-    return results
-
-
-def machine(device: torch.device) -> Figures:
-    facts: Figures = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
-    }
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        facts |= {"gpu": properties.name, "gib": properties.total_memory / GIB, "cuda": str(torch.version.cuda)}
-    return facts
-
-
-def table(results: list[tuple[str, Figures]]) -> str:
-    """Return a Markdown table in which the figures of a part are together."""
-    rows = dict.fromkeys((part, key) for part, figures in results for key in figures)
-    latest = {(part, key): value for part, figures in results for key, value in figures.items()}
-    lines = [f"| {part} | {key} | {latest[part, key]} |" for part, key in rows]
-    return "\n".join(["| part | figure | value |", "|---|---|---:|", *lines])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -180,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         bases = Bases(arguments.base, device, Path(folder), resolution=arguments.resolution)
         results = measure(arguments.parts, bases, seconds=arguments.seconds, late=arguments.late)
     print("\n" + table(results))
-    return 1 if any("error" in figures for _, figures in results) else 0
+    return 1 if has_failed(results) else 0
 
 
 if __name__ == "__main__":

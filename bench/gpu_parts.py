@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench.part_runner import GIB, Figures
 from opad_core import (
     Base,
     Bundle,
     ImageRequest,
     OneStepGenerator,
-    OpadError,
     override,
     preset,
     read_bundle,
@@ -28,12 +28,10 @@ from opad_core.methods.train import new_training
 from opad_core.networks.denoiser import KeysValues
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import to_uint8
-from opad_core.training.loop import GOOD_STATE_EVERY, PREVIEW_EVERY, PREVIEW_IMAGES, Training
+from opad_core.training.loop import GOOD_STATE_EVERY, PREVIEW_EVERY, PREVIEW_IMAGES
 
-GIB = 2**30
 IMAGES = 30
 BATCHES = (2, 4, 8)
-CONCEPTS = 4
 WARM_UP, ITERATIONS = 2, 5
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("default", {}),
@@ -43,10 +41,6 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
 """A preset and changes to it, by name."""
 TFLOP = {"default": 38.4, "paper": 41.1, "crop": 26.8}
 """TFLOP of an iteration at full size and 512 pixels, as counted by `python -m opad_core flops`."""
-
-Figures = dict[str, Any]
-Generate = Callable[[Tensor, KeysValues], Tensor]
-"""Maps noise [b, 4, h, w] and keys and values to pixels [b, 3, r, r]."""
 
 
 def image(base: Base) -> Iterator[Figures]:
@@ -76,74 +70,6 @@ def image(base: Base) -> Iterator[Figures]:
         "decode_ms": median_ms(base, lambda: base.decode(z)),
         "to_uint8_ms": median_ms(base, lambda: to_uint8(pixels)),
     }
-
-
-def switching(base: Base) -> Iterator[Figures]:
-    """Measure images of one concept and of alternating concepts, in turns; then of a new concept."""
-    generator = OneStepGenerator(base)
-    files = [bundle_bytes(base, seed=seed) for seed in range(CONCEPTS + 1)]
-    bundles = [read_bundle(data) for data in files[:CONCEPTS]]
-    same, others = requests_of(base, bundles[:1] * CONCEPTS), requests_of(base, bundles)
-    for request in others:
-        generator.prepare(request)
-    times: dict[str, list[float]] = {"same": [], "others": [], "batch_same": [], "batch_others": []}
-    generator.generate(same)
-    for number in range(IMAGES):
-        turn = number % CONCEPTS
-        times["same"].append(milliseconds(base, lambda: generator.generate(same[:1])))
-        times["others"].append(milliseconds(base, lambda turn=turn: generator.generate(others[turn : turn + 1])))
-        if number < IMAGES // 3:
-            times["batch_same"].append(milliseconds(base, lambda: generator.generate(same)))
-            times["batch_others"].append(milliseconds(base, lambda: generator.generate(others)))
-    median = {name: statistics.median(values) for name, values in times.items()}
-    yield {
-        "same_concept_ms": median["same"],
-        "another_each_time_ms": median["others"],
-        "another_over_same": median["others"] / median["same"],
-        f"batch_{CONCEPTS}_of_one_ms": median["batch_same"],
-        f"batch_{CONCEPTS}_mixed_ms": median["batch_others"],
-        "mixed_over_one": median["batch_others"] / median["batch_same"],
-    }
-    started = perf_counter()
-    unseen = read_bundle(files[CONCEPTS])
-    read = 1000 * (perf_counter() - started)
-    [request] = requests_of(base, [unseen])
-    first_sight = milliseconds(base, lambda: generator.prepare(request))
-    new_prompt = milliseconds(base, lambda: generator.prepare(numbered(request, 0)))
-    megabytes = len(files[CONCEPTS]) / 1e6
-    yield {"bundle_mb": megabytes, "read_ms": read, "first_sight_ms": first_sight, "its_next_prompt_ms": new_prompt}
-
-
-def graph(base: Base) -> Iterator[Figures]:
-    """Experiment: replay UNet and decoder as one CUDA graph instead of launching each kernel."""
-    generate = generate_function(base)
-    for size in (1, 4):
-        yield from replayed(base, generate, size, name=f"batch_{size}")
-    networks = (base.student.unet, base.vae)
-    try:
-        for network in networks:
-            network.to(memory_format=torch.channels_last)
-        for size in (1, 4):
-            yield from replayed(base, generate, size, name=f"channels_last_batch_{size}")
-        torch.backends.cudnn.benchmark = True
-        yield from replayed(base, generate, 1, name="channels_last_searched")
-    finally:
-        torch.backends.cudnn.benchmark = False
-        for network in networks:
-            network.to(memory_format=torch.contiguous_format)
-
-
-def compiled(base: Base) -> Iterator[Figures]:
-    """Experiment: torch.compile, alone and as a CUDA graph."""
-    generate = generate_function(base)
-    eps, keys_values = inputs_of(base, 1)
-    eager = median_ms(base, lambda: to_uint8(generate(eps, keys_values)))
-    fused = torch.compile(generate, dynamic=False)
-    seconds = milliseconds(base, lambda: fused(eps, keys_values)) / 1000
-    yield {"eager_ms": eager, "compile_s": seconds}
-    yield {"compiled_ms": median_ms(base, lambda: to_uint8(fused(eps, keys_values)))}
-    if base.device.type == "cuda":
-        yield from replayed(base, fused, 1, name="compiled")
 
 
 def training(base: Base, *, name: str) -> Iterator[Figures]:
@@ -211,66 +137,6 @@ def training(base: Base, *, name: str) -> Iterator[Figures]:
         "state_s": save,
         "job_min": minutes + overhead / 60,
     } | memory(base, "job_peak_gib")
-
-
-def iterate(learning: Training, losses: dict[str, Tensor]) -> None:
-    losses |= learning.iterate()
-
-
-class Replay:
-    """A function of noise, keys and values, captured as a CUDA graph for one batch size."""
-
-    def __init__(self, generate: Generate, eps: Tensor, keys_values: KeysValues) -> None:
-        self._eps = eps.clone()
-        self._keys_values = {layer: (key.clone(), value.clone()) for layer, (key, value) in keys_values.items()}
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # first calls select kernels and allocate memory, which must not be captured
-            for _ in range(3):
-                generate(self._eps, self._keys_values)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._pixels = generate(self._eps, self._keys_values)
-
-    def __call__(self, eps: Tensor, keys_values: KeysValues) -> Tensor:
-        """Return the pixels, which the next call overwrites."""
-        self._eps.copy_(eps)
-        for layer, pair in keys_values.items():
-            for place, given in zip(self._keys_values[layer], pair, strict=True):
-                place.copy_(given)
-        self._graph.replay()
-        return self._pixels
-
-
-def replayed(base: Base, generate: Generate, size: int, *, name: str) -> Iterator[Figures]:
-    """Measure milliseconds per image launched and replayed, and the largest difference of their pixels."""
-    if base.device.type != "cuda":
-        raise OpadError("CUDA graphs need a GPU")
-    eps, keys_values = inputs_of(base, size)
-    expected = to_uint8(generate(eps, keys_values)).astype(int)
-    launched = median_ms(base, lambda: to_uint8(generate(eps, keys_values)))
-    started = perf_counter()
-    replay = Replay(generate, eps, keys_values)
-    torch.cuda.synchronize()
-    captured = perf_counter() - started
-    difference = int(abs(to_uint8(replay(eps, keys_values)).astype(int) - expected).max())
-    median = median_ms(base, lambda: to_uint8(replay(eps, keys_values)))
-    yield {
-        f"{name}_launched_ms_per_image": launched / size,
-        f"{name}_replayed_ms_per_image": median / size,
-        f"{name}_capture_s": captured,
-        f"{name}_largest_difference": difference,
-    }
-
-
-def generate_function(base: Base) -> Generate:
-    """Return what `OneStepGenerator.generate` does with keys and values, without the copy to the CPU."""
-
-    def generate(eps: Tensor, keys_values: KeysValues) -> Tensor:
-        return base.decode(base.student.one_step(eps, keys_values))
-
-    return generate
 
 
 def noun_of(base: Base) -> str:

@@ -22,9 +22,13 @@ LABEL org.opencontainers.image.title="opad-worker" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}"
+# An engine on CUDA compiles its networks, for which Triton needs gcc and the headers of the C library. Their versions are
+# those of the pinned PYTHON_IMAGE's distribution.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 # folders for volumes: a new volume gets the owner of its folder
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad \
-    && install -d -o opad -g opad /run/opad /var/lib/opad/cache /var/lib/opad/bases
+    && install -d -o opad -g opad /run/opad /var/lib/opad/bases /var/lib/opad/cache /var/lib/opad/cache/compiled
 COPY --from=packages /opt/opad /opt/opad
 WORKDIR /srv
 COPY api api

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opad_core.bases.captions import held_out_scenes
-    from opad_core.bases.loading import Base, load_base
+    from opad_core.bases.loading import Base, device_named, load_base, precision_for
     from opad_core.bases.manifest import Manifest
     from opad_core.errors import DivergedError, OpadError, OtherBaseError, OtherTrainingError, UnusableDeviceError
     from opad_core.evaluation.identity import identity_score
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from opad_core.evaluation.sheet import Row, draw_sheet
     from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
     from opad_core.generation.export import export_bundle
-    from opad_core.generation.generator import MAX_SEED, ImageRequest, OneStepGenerator
+    from opad_core.generation.generator import MAX_BATCH, MAX_SEED, ImageRequest, OneStepGenerator
     from opad_core.generation.image_warnings import image_warnings
+    from opad_core.generation.inductor import c_compiler
     from opad_core.generation.prompt_warnings import prompt_warnings
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
     from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from opad_core.training.loop import Progress, TrainingStopped
 
 __all__ = [
+    "MAX_BATCH",
     "MAX_SEED",
     "PLACEHOLDER",
     "PRESETS",
@@ -50,6 +52,8 @@ __all__ = [
     "TextEncoder",
     "TrainingStopped",
     "UnusableDeviceError",
+    "c_compiler",
+    "device_named",
     "draw_sheet",
     "export_bundle",
     "find_references",
@@ -58,6 +62,7 @@ __all__ = [
     "image_warnings",
     "load_base",
     "override",
+    "precision_for",
     "preset",
     "prompt_warnings",
     "read_bundle",
@@ -70,7 +75,7 @@ __all__ = [
 
 _MODULES = {
     "bases.captions": ("held_out_scenes",),
-    "bases.loading": ("Base", "load_base"),
+    "bases.loading": ("Base", "device_named", "load_base", "precision_for"),
     "bases.manifest": ("Manifest",),
     "errors": ("DivergedError", "OpadError", "OtherBaseError", "OtherTrainingError", "UnusableDeviceError"),
     "evaluation.identity": ("identity_score",),
@@ -78,8 +83,9 @@ _MODULES = {
     "evaluation.sheet": ("Row", "draw_sheet"),
     "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
     "generation.export": ("export_bundle",),
-    "generation.generator": ("MAX_SEED", "ImageRequest", "OneStepGenerator"),
+    "generation.generator": ("MAX_BATCH", "MAX_SEED", "ImageRequest", "OneStepGenerator"),
     "generation.image_warnings": ("image_warnings",),
+    "generation.inductor": ("c_compiler",),
     "generation.prompt_warnings": ("prompt_warnings",),
     "methods.custom_diffusion": ("CustomDiffusionConfig",),
     "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from opad_core import doctor
 from opad_core.bases.captions import TEMPLATES
-from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, load_base
+from opad_core.bases.fast_decoder import FAST_DECODER
+from opad_core.bases.loading import FETCHED, Base, Task, base_folder, device_named, load_base, precision_for
 from opad_core.bases.manifest import read_manifest
 from opad_core.command_line import command_line
 from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
@@ -69,17 +70,16 @@ def bases_folder() -> Path:
     return Path(os.path.expanduser(os.environ.get("OPAD_BASES_DIR") or f"{home}/bases"))
 
 
-def _base_of(arguments: argparse.Namespace) -> Base:
-    return load_base(
-        arguments.base, bases=bases_folder(), device=arguments.device, precision=arguments.precision
-    )  # fmt: skip
+def _base_of(arguments: argparse.Namespace, task: Task) -> Base:
+    precision = precision_for(task, arguments.precision, device=device_named(arguments.device))
+    return load_base(arguments.base, bases=bases_folder(), device=arguments.device, precision=precision)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     checkpoint = arguments.out / CHECKPOINT
     if not checkpoint.exists():  # a training that was stopped continues, also if it replaces a finished one
         _refuse_to_replace([arguments.out / BUNDLE], arguments)
-    base = _base_of(arguments)
+    base = _base_of(arguments, "training")
     references = _references(arguments.images)
     changes = {
         name: value
@@ -190,6 +190,8 @@ def _write_report(folder: Path, base: Base, bundle: Bundle, references: list[Ima
         after = getattr(card.personalised, name)
         if before is not None:
             print(f"{name:<16}{before:>10.3f}{after:>10.3f}")
+    if card.fast_identity is not None:
+        print(f"identity with the fast decoder: {card.fast_identity:.3f}")
     print(f"before and after: {folder / SHEET}")
     print(card.verdict.sentence)
 
@@ -198,14 +200,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     bundle = _bundle_in(arguments.concept)
     out = arguments.out or arguments.concept
     out.mkdir(parents=True, exist_ok=True)
-    base = _base_of(arguments)
+    base = _base_of(arguments, "generation")
     _write_report(out, base, bundle, _references(arguments.images))
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     _refuse_to_replace((arguments.out / name for name in EXPORT_FILES), arguments)
-    files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments), rank=arguments.rank)
+    files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments, "generation"), rank=arguments.rank)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _replace(arguments.out / name, content)
@@ -228,14 +230,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
     files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
     _refuse_to_replace(files.values(), arguments)
-    base, noun = _base_of(arguments), bundle.class_noun if bundle else ""
+    base, noun = _base_of(arguments, "generation"), bundle.class_noun if bundle else ""
     generator = OneStepGenerator(base)
     for warning in prompt_warnings(base.manifest, base.text, prompt=arguments.prompt, class_noun=noun):
         print(f"opad: {warning}", file=sys.stderr)
     arguments.out.mkdir(parents=True, exist_ok=True)
     images = []
     for seed, file in files.items():
-        [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed)])
+        [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed, arguments.decoder)])
         Image.fromarray(image).save(file)
         images.append(image)
         print(file)
@@ -259,29 +261,41 @@ def _flops(arguments: argparse.Namespace) -> int:
 def _fetch(arguments: argparse.Namespace) -> int:
     # Imported here because only this command needs an HTTP client.
     from opad_core.bases.fetch.assemble import fetch, open_mirror
+    from opad_core.bases.fetch.fast_decoder import fetch_fast_decoder, lacks_fast_decoder
     from opad_core.bases.fetch.recipes import RECIPES
 
     folder = arguments.to or bases_folder() / arguments.base
+    mirror = open_mirror(arguments.mirror)
+    if lacks_fast_decoder(folder, arguments.base):
+        fetch_fast_decoder(mirror, folder, like=arguments.like, say=print)
+        print(f"the fast decoder is in {folder / FAST_DECODER}; restart the engines, so that they load it")
+        return 0
     like = None if arguments.like is None else read_manifest(arguments.like)
-    manifest = fetch(RECIPES[arguments.base], open_mirror(arguments.mirror), folder, like=like, say=print)
+    manifest = fetch(RECIPES[arguments.base], mirror, folder, like=like, say=print)
+    try:
+        fetch_fast_decoder(mirror, folder, like=arguments.like, say=print)
+    except OpadError as error:
+        print(f"without the fast decoder, which is optional: {error}. Run the command again to add it")
     name = folder if arguments.to else arguments.base
     print(f"{manifest.name} {manifest.sha256[:12]} is in {folder}; use it with --base {name}, or OPAD_BASE={name}")
     return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    device = device_named(arguments.device)
+    precision = precision_for("training", arguments.precision, device=device)
     with tempfile.TemporaryDirectory() as folder:
         if not arguments.random_weights:
-            base = _base_of(arguments)
+            base = _base_of(arguments, "training")
         elif arguments.base == "sd-turbo":
-            device = device_named(arguments.device)
-            base = doctor.random_base(Path(folder), device, resolution=arguments.resolution)
+            base = doctor.random_base(Path(folder), device, resolution=arguments.resolution, precision=precision)
         else:
             raise OpadError(f"--random-weights needs --base sd-turbo, got {arguments.base}")
         config = preset(arguments.preset, base.manifest.presets)
         if base.device.type == "cpu":
             config = override(config, {"batch_size": 1})
-        print(f"{base.manifest.name}, {base.manifest.resolution} px, batch {config.batch_size}, {base.device}\n")
+        about = base.manifest
+        print(f"{about.name}, {about.resolution} px, batch {config.batch_size}, {base.device}, {precision}\n")
         print(doctor.HEADER)
         doctor.examine(base, config, report=lambda row: print(row.line(), flush=True))
     return 0

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from opad_core.bases.loading import FETCHED, Precision
+from opad_core.bases.loading import FETCHED, PrecisionSetting
 from opad_core.generation.export import DEFAULT_RANK
+from opad_core.generation.generator import DecoderName
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
 from opad_core.reference_images import MAX_REFERENCES, MIN_REFERENCES, formats, reads_heic
 
@@ -43,6 +44,9 @@ def command_line() -> argparse.ArgumentParser:
     generate.add_argument("--out", type=Path, required=True, help="folder for the images")
     generate.add_argument("--count", type=int, default=1, help="number of images")
     generate.add_argument("--seed", type=int, default=0, help="seed of the first image; the others count up from it")
+    generate.add_argument(
+        "--decoder", default="full", choices=get_args(DecoderName), help="fast loses fine detail; not every base has it"
+    )
     generate.set_defaults(command="generate")
 
     evaluate = commands.add_parser("evaluate", help="score a learned concept beside the untouched student")
@@ -61,19 +65,25 @@ def command_line() -> argparse.ArgumentParser:
     doctor.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, without any download")
     doctor.add_argument("--resolution", type=int, help="pixels of random weights; default: 512 on a GPU, else 256")
     doctor.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
-    doctor.set_defaults(command="doctor", precision="float32")
+    doctor.set_defaults(command="doctor")
 
     for command in (train, generate, export):
         command.add_argument("--force", action="store_true", help="replace what an earlier run wrote there")
     for command in (train, generate, evaluate, export, doctor):
         command.add_argument("--base", default="nano", help="name of a base or path of its folder")
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    for command in (train, generate, evaluate):
+    for command in (train, generate, evaluate, doctor):
         command.add_argument(
-            "--precision", default="float32", choices=get_args(Precision), help="half needs two thirds of the memory"
+            "--precision",
+            default="auto",
+            choices=get_args(PrecisionSetting),
+            help="half needs two thirds of the memory; auto: half for generation on CUDA, else float32",
         )
 
-    fetch = commands.add_parser("fetch", help="download a base from the hub or a mirror; continues a stopped download")
+    fetch = commands.add_parser(
+        "fetch",
+        help="download a base from the hub or a mirror; continues a stopped download, and adds a missing fast decoder",
+    )
     fetch.add_argument("base", choices=list(FETCHED), help="the second has SD 2.1-base as its teacher")
     fetch.add_argument("--to", type=Path, help="folder of the base; default: where --base NAME finds it")
     fetch.add_argument(

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from opad_core.bases.full_size import FullSizeBase
-from opad_core.bases.loading import Base
+from opad_core.bases.loading import Base, Precision, dtype_of
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
@@ -67,7 +67,7 @@ class Row:
 HEADER = "| part | parameters | trained | peak memory | time |\n|---|---:|---:|---:|---:|"
 
 
-def random_base(folder: Path, device: torch.device, *, resolution: int | None) -> Base:
+def random_base(folder: Path, device: torch.device, *, resolution: int | None, precision: Precision) -> Base:
     """Return SD-Turbo's architectures with random weights. A resolution of None means 512 on a GPU, else 256.
 
     On a CPU the UNets and the autoencoder use gradient checkpointing. Raises OpadError if memory is too short or the
@@ -78,7 +78,7 @@ def random_base(folder: Path, device: torch.device, *, resolution: int | None) -
         raise OpadError(f"--resolution must be a multiple of 64, got {resolution}")
     if device.type == "cpu" and (free := psutil.virtual_memory().available / GIB) < NEEDED_GIB:
         raise OpadError(f"the full size needs {NEEDED_GIB} GiB of free memory, got {free:.1f}; stop other programs")
-    base = FullSizeBase(folder, device, resolution=resolution)
+    base = FullSizeBase(folder, device, resolution=resolution, dtype=dtype_of(precision))
     if device.type == "cpu":
         for network in (base.vae, base.teacher.unet, base.student.unet):
             network.enable_gradient_checkpointing()

@@ -39,5 +39,10 @@ def to_images(pixels: Tensor) -> list[Image.Image]:
 
 def to_uint8(pixels: Tensor) -> np.ndarray:
     """Convert [b, 3, h, w] in [-1, 1] to [b, h, w, 3] in [0, 255]; values outside are clamped."""
-    scaled = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+    return quantized(pixels.detach()).cpu().numpy()
+
+
+def quantized(pixels: Tensor) -> Tensor:
+    """Do what `to_uint8` does and leave the result on the device of the pixels."""
+    scaled = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).contiguous()

@@ -36,6 +36,7 @@ _KEPT_SERVERS = os.environ.get("OPAD_TEST_SERVERS")
 def _no_settings_from_outside() -> None:
     for name in [name for name in os.environ if name.startswith("OPAD_")]:
         del os.environ[name]
+    os.environ["OPAD_COMPILE"] = "false"  # an engine would compile beside the tests, on the same cores
 
 
 @pytest.fixture(scope="session")

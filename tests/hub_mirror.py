@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import (
     CLIPTextConfig,
@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from opad_core.bases.fetch.description import SCENE_PROMPTS
-from opad_core.bases.fetch.recipes import CLIP, DINO, DINOV2, IP_ADAPTER, SD_2_1, SD_TURBO
+from opad_core.bases.fetch.recipes import CLIP, DINO, DINOV2, IP_ADAPTER, SD_2_1, SD_TURBO, TAESD
 from opad_core.nano.build.vocabulary import TEMPLATES
 from opad_core.networks.tokenizer import build_tokenizer
 
@@ -52,7 +52,15 @@ def write_mirror(folder: Path) -> Path:
             adapter / "ip-adapter_sd15.safetensors",
         )
         _write_clip(folder / CLIP.name)
+        tiny_decoder(latent_channels=4).save_pretrained(folder / TAESD.name)
     return folder
+
+
+def tiny_decoder(*, latent_channels: int) -> AutoencoderTiny:
+    """Return a network of TAESD's architecture with 8 channels instead of 64. It enlarges eight times."""
+    return AutoencoderTiny(
+        latent_channels=latent_channels, encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4
+    )
 
 
 def _write_stable_diffusion(folder: Path) -> None:

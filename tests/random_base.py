@@ -1,10 +1,14 @@
 """A base with the real architectures and random weights, written in a second."""
 
+import json
 from pathlib import Path
 
 import torch
 
-from opad_core.nano.build.architecture import build_parts, write_base
+from opad_core.bases.fast_decoder import FAST_DECODER, FILES
+from opad_core.bases.manifest import hash_of
+from opad_core.nano.build.architecture import LATENT_CHANNELS, build_parts, write_base
+from tests.hub_mirror import tiny_decoder
 
 NOUNS = ["dog", "mug", "robot"]
 TEMPLATES = ["a photo of a {}", "a rendering of a {}"]
@@ -55,6 +59,21 @@ def write_random_base(folder: Path, *, seed: int = 0) -> Path:
     }
     write_base(folder, parts, vocabulary=vocabulary)
     return folder
+
+
+def add_fast_decoder(base_folder: Path, *, seed: int = 0) -> None:
+    """Install a random fast decoder of the base's latents."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tiny_decoder(latent_channels=LATENT_CHANNELS).save_pretrained(base_folder / FAST_DECODER)
+    write_record(base_folder)
+
+
+def write_record(base_folder: Path) -> None:
+    """Record the hashes that the fast decoder's files have now."""
+    folder = base_folder / FAST_DECODER
+    record = {"files": {name: hash_of(folder / name) for name in FILES}}
+    (folder / "manifest.json").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

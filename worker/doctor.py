@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from api.decoder import CannotStart, CleanImage, decoded
 from api.domain.database import make_engine
 from api.domain.denied_words import DeniedWords
+from api.domain.engine_level import engine_level, running_engines
 from api.domain.errors import DomainError
 from api.domain.image_scorer import load_scorer
 from api.domain.replaced_bases import is_of_another_base, obstacle
@@ -30,8 +31,9 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import Concept
 from migrations.run import alembic_config
-from opad_core import OpadError, load_base, reads_heic
+from opad_core import OpadError, c_compiler, device_named, load_base, reads_heic
 from worker.celery_app import create_app
+from worker.inference.compile_obstacle import compile_obstacle
 from worker.stack import object_store, servers
 from worker.stack.home import LocalError
 
@@ -60,6 +62,8 @@ def run_checks(settings: Settings, *, say: Callable[[str], None]) -> int:
         "redis": _redis,
         "s3": _s3,
         "engine": _engine,
+        "levels": _levels,
+        "compiling": _compiling,
         "trainer": _trainer,
         "reconciler": _reconciler,
         "concepts": _concepts,
@@ -152,6 +156,33 @@ def _engine(settings: Settings) -> str:
         except httpx.HTTPError as error:
             raise CheckFailed(f"{url} does not answer: {error}; read its log, or start it") from error
     return f"{len(settings.engine_urls)} ready"
+
+
+def _levels(settings: Settings) -> str:
+    """List the level of each running engine, and why it is not compiled."""
+    if settings.database_url is None:
+        return "come with `opad up`"
+    try:
+        with make_engine(settings).connect() as connection:
+            rows = connection.execute(running_engines()).all()
+    except (OperationalError, ProgrammingError) as error:
+        raise CheckFailed("cannot be read without the database; see postgresql") from error
+    found = []
+    for name, facts in rows:
+        level = engine_level(facts)
+        reason = f" ({level.reason})" if level and level.reason else ""
+        found.append(f"{name} {level.words if level else 'reports none'}{reason}")
+    return "; ".join(found) or "no engine sends heartbeats"
+
+
+def _compiling(settings: Settings) -> str:
+    """Check whether an engine on this machine can compile its networks."""
+    if not settings.compile:
+        return "off (OPAD_COMPILE is false)"
+    device = device_named(settings.device).type
+    if obstacle := compile_obstacle(settings.home / "cache" / "compiled", device=device):
+        raise CheckFailed(f"{obstacle}. Until then an engine here serves more slowly; OPAD_COMPILE=false accepts that")
+    return f"possible on {device}" + (f", with {c_compiler()}" if device == "cuda" else "")
 
 
 def _trainer(settings: Settings) -> str:

@@ -6,10 +6,12 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.page import PageRoute, Viewer, ViewerDep, page
 from api.domain.errors import Forbidden
 from api.routes import audit, keys, storage, system, webhooks
+from api.routes.overview import WorkerOut, read_workers
 from api.services import ServicesDep, SessionDep
 
 EVENTS_PER_PAGE = 50
@@ -85,4 +87,16 @@ async def storage_page(request: Request, viewer: ViewerDep, services: ServicesDe
 @router.get("/system")
 async def system_page(request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep) -> Response:
     found = await system.read_system(request, services, viewer.who, session)
-    return page(request, viewer, "system.html", system=found)
+    return page(request, viewer, "system.html", system=found, engines=await _engines(session))
+
+
+@router.get("/system/engines")
+async def system_engines(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+    """Render the part of the page System that changes by itself."""
+    _require_admin(viewer)
+    storage.require_operator(viewer.who)
+    return page(request, viewer, "engines.html", engines=await _engines(session))
+
+
+async def _engines(session: AsyncSession) -> list[WorkerOut]:
+    return [worker for worker in await read_workers(session) if worker.kind == "engine"]

@@ -17,6 +17,7 @@ from starlette.templating import Jinja2Templates
 
 from api.auth import Caller, caller_of_session, csrf_token, session_token
 from api.domain.commands import runnable
+from api.domain.engine_level import LEVELS
 from api.domain.errors import DomainError
 from api.errors import STATUS
 from api.public_address import link, root
@@ -157,6 +158,12 @@ def _commands(sentence: str) -> Markup:
     return Markup("").join(parts)
 
 
+def _level(level: str, reason: str | None) -> str:
+    """Render the level of an engine, and why it is not compiled."""
+    words = LEVELS[level]
+    return words if reason is None else Markup("{}: {}").format(words, _commands(reason))
+
+
 _FILTERS: dict[str, Callable[..., str]] = {
     "tojson_plain": _tojson_plain,
     "when": _when,
@@ -167,6 +174,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "pretty": _pretty,
     "setting": _setting,
     "commands": _commands,
+    "level": _level,
 }
 templates.env.filters |= _FILTERS
 templates.env.globals["root"] = root

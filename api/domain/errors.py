@@ -36,6 +36,10 @@ class Invalid(DomainError):
     """The request itself is invalid."""
 
 
+NO_FAST_DECODER = "no_fast_decoder"
+"""The code with which engine and api refuse the fast decoder on a base without one."""
+
+
 class Malformed(DomainError):
     """The request's bytes are not in the format they claim to be."""
 

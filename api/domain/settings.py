@@ -15,6 +15,8 @@ from sqlalchemy.exc import ArgumentError
 
 Preset = Literal["default", "paper"]
 """The names of the presets in `opad_core.methods.opad.config`; the api does not import it."""
+DecoderName = Literal["full", "fast"]
+"""The decoders of a base in `opad_core.generation.generator`."""
 MAX_REFERENCES = 100
 """The same number as `MAX_REFERENCES` of `opad_core.reference_images`."""
 
@@ -70,8 +72,14 @@ class Settings(BaseSettings):
     bases_dir: Path | None = None
     """The folder of fetched bases; None is `bases` in `home`."""
     device: str = "auto"
-    precision: Literal["float32", "half"] = "float32"
-    """The precision of the frozen networks in trainer and engine. Trained parameters are always float32."""
+    precision: Literal["auto", "float32", "half"] = "auto"
+    """The precision of the frozen networks in trainer and engine. Trained parameters are always float32.
+    `precision_for` of `opad_core` says what `auto` means."""
+    compile: bool = True
+    """An engine compiles its networks in the background, for an image in a fraction of the time."""
+
+    decoder: DecoderName = "full"
+    """The decoder of requests that name none. `fast` counts only where the base has a fast decoder."""
 
     trains: Annotated[list[Preset], NoDecode] = []
     """The presets that this host trains, for a GPU that is too small for the others. Empty means all."""

@@ -49,7 +49,7 @@ async def generate(
             "one_image_per_file",
         )
     services.denied_words.refuse("prompt", body.prompt)
-    subject = await find_subject(session, who.owner_id, body)
+    subject = await find_subject(session, who.owner_id, body, default_decoder=services.settings.decoder)
     image_format = IMAGES.get(media_type, body.format)
     answer = await generate_images(request, services, who, session, trail, subject, body, image_format=image_format)
     generated, scores = answer.generated, answer.scores
@@ -92,6 +92,7 @@ async def generate(
         concept_id=subject.concept_id,
         version=subject.version,
         prompt=body.prompt,
+        decoder=subject.decoder,
         images=[
             ImageOut(
                 id=image_id,

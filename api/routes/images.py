@@ -107,6 +107,7 @@ def _described(storage: Storage, image: Image, concept_name: str) -> StoredImage
             seed=image.seed,
             untouched=image.version is None,
             format=image.format,
+            decoder=image.decoder,
         ),
         url=storage.presigned_get(image.key, LINK_SECONDS, filename=f"{image.id}.{image.format}"),
         expires_at=signed_at + timedelta(seconds=LINK_SECONDS),

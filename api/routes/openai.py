@@ -49,13 +49,14 @@ async def create_images(
         count=body.n or 1,
         untouched=False,
         version=None,
+        decoder=None,
         format=image_format,
         seed=body.seed,
         store=body.response_format == "url",
     )
     began = time.perf_counter()
     services.denied_words.refuse("prompt", settings.prompt)
-    subject = await find_subject(session, who.owner_id, settings)
+    subject = await find_subject(session, who.owner_id, settings, default_decoder=services.settings.decoder)
     warnings = _size_warnings(body.size, subject.resolution)
     answer = await generate_images(request, services, who, session, trail, subject, settings, image_format=image_format)
     response.headers.update(warning_header(warnings + answer.generated.warnings))

@@ -11,6 +11,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Caller, Reader
+from api.domain.engine_level import engine_level
 from api.domain.replaced_bases import is_of_another_base, obstacle
 from api.domain.tables import Concept, GenerateHistogram, Heartbeat, Job, JobState, Webhook, WebhookDelivery
 from api.domain.tables.heartbeat import HEARTBEAT_TIMEOUT
@@ -52,6 +53,10 @@ class WorkerOut(Out):
     seen_at: datetime
     started_at: datetime
     facts: dict[str, Any] = Field(description="base, device, memory and disk in bytes")
+    level: str | None = Field(
+        description="how an engine runs its networks, from slow to fast: eager, captured or compiled; null if unknown"
+    )
+    level_reason: str | None = Field(description="why the engine is not compiled, in one sentence")
 
 
 class AttentionOut(Out):
@@ -81,7 +86,7 @@ class Overview(Out):
 @router.get("/overview", response_model=Overview)
 async def read_overview(who: Reader, session: SessionDep) -> Overview:
     """Read current problems, jobs by state, latency of generate requests, and engines and trainers."""
-    workers = await _workers(session) if who.operates else []
+    workers = await read_workers(session) if who.operates else []
     return Overview(
         attention=[
             *_of_workers(workers, expected=who.operates),
@@ -96,21 +101,26 @@ async def read_overview(who: Reader, session: SessionDep) -> Overview:
     )
 
 
-async def _workers(session: AsyncSession) -> list[WorkerOut]:
+async def read_workers(session: AsyncSession) -> list[WorkerOut]:
+    """Return every engine and trainer host that has sent a heartbeat within a day."""
     alive = Heartbeat.seen_at > func.now() - HEARTBEAT_TIMEOUT
     rows = await session.execute(select(Heartbeat, alive).order_by(Heartbeat.kind, Heartbeat.name))
-    return [
-        WorkerOut(
-            name=row.name,
-            kind=row.kind,  # type: ignore[arg-type]  # a text column of these two
-            machine=row.facts.get("machine", row.name),
-            alive=is_alive,
-            seen_at=row.seen_at,
-            started_at=row.started_at,
-            facts=row.facts,
-        )
-        for row, is_alive in rows
-    ]
+    return [_worker(row, is_alive) for row, is_alive in rows]
+
+
+def _worker(row: Heartbeat, is_alive: bool) -> WorkerOut:
+    level = engine_level(row.facts)
+    return WorkerOut(
+        name=row.name,
+        kind=row.kind,  # type: ignore[arg-type]  # a text column of these two
+        machine=row.facts.get("machine", row.name),
+        alive=is_alive,
+        seen_at=row.seen_at,
+        started_at=row.started_at,
+        facts=row.facts,
+        level=level.level if level else None,
+        level_reason=level.reason if level else None,
+    )
 
 
 def _of_workers(workers: list[WorkerOut], *, expected: bool) -> list[AttentionOut]:

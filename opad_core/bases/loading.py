@@ -3,6 +3,7 @@
     teacher/unet teacher/scheduler student/unet student/scheduler vae text_encoder tokenizer
     discriminators/{dino,dinov2,clip} identity/projection.safetensors manifest.json
     text_projection/projection.safetensors, in bases whose CLIP compares images with text
+    fast_decoder, optional, with a manifest of its own (`bases.fast_decoder`)
 
 Only this module calls `from_pretrained` and knows the VAE's scale. Parts load on first use, so an engine never reads
 the teacher. Weights are safetensors; nothing is unpickled.
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, Dinov2Model, ViTModel
 from transformers.utils import logging as transformers_logging
 
+from opad_core.bases.fast_decoder import FAST_DECODER, verified_fast_decoder
 from opad_core.bases.manifest import Manifest, hash_of, read_manifest
 from opad_core.errors import OpadError, UnusableDeviceError
 from opad_core.networks.denoiser import Denoiser
@@ -31,6 +33,9 @@ from opad_core.networks.text_encoder import TextEncoder
 
 SHIPPED = Path(__file__).parents[1] / "nano" / "base"
 Precision = Literal["float32", "half"]
+PrecisionSetting = Literal["auto", "float32", "half"]
+"""What a user chooses; `precision_for` turns "auto" into a precision."""
+Task = Literal["generation", "training"]
 FETCHED = ("sd-turbo", "sd-turbo-2.1-base")
 """Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base as its teacher."""
 
@@ -63,6 +68,26 @@ class Base:
         kind = json.loads((folder / "config.json").read_text())["_class_name"]
         network = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}[kind]
         return self._frozen(_pretrained(network, folder, torch_dtype=self.dtype, **_WITHOUT_ACCELERATE))
+
+    @cached_property
+    def fast_decoder(self) -> AutoencoderTiny | None:
+        """A small network that decodes the same latents; None if it is not installed. Raises OpadError if damaged."""
+        if not (self.folder / FAST_DECODER).is_dir():
+            return None
+        folder = verified_fast_decoder(self.folder, self.manifest)
+        return self._frozen(_pretrained(AutoencoderTiny, folder, torch_dtype=self.dtype, **_WITHOUT_ACCELERATE))
+
+    @cached_property
+    def no_fast_decoder(self) -> str | None:
+        """Why there is no usable fast decoder, in a sentence for people; None if there is one."""
+        try:
+            if self.fast_decoder is not None:
+                return None
+        except OpadError as error:
+            return str(error).replace(f"{self.folder}/", "")
+        name = self.manifest.name
+        remedy = f"; `python -m opad_core fetch {name}` adds it" if name in FETCHED else ""
+        return self.manifest.no_fast_decoder or f"the base {name!r} has no fast decoder here{remedy}"
 
     @cached_property
     def teacher(self) -> Denoiser:
@@ -158,8 +183,7 @@ class Base:
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode scaled latents to float32 pixels, about [-1, 1], not clamped. Gradients flow through."""
-        decoded: Tensor = self.vae.decode((z / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
-        return decoded.float()
+        return decode(self.vae, z)
 
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
         unet = _pretrained(
@@ -222,6 +246,15 @@ def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
     return loaded
 
 
+def decode(vae: Any, z: Tensor) -> Tensor:
+    """Decode scaled latents to float32 pixels, about [-1, 1], not clamped.
+
+    TAESD was trained on scaled latents, so its scaling factor is 1.
+    """
+    decoded: Tensor = vae.decode((z / vae.config.scaling_factor).to(vae.dtype)).sample
+    return decoded.float()
+
+
 def base_folder(name: str, bases: Path | None) -> Path:
     """Return the folder of a base by its name or path; `bases` is the folder of fetched bases.
 
@@ -248,8 +281,23 @@ def load_base(name: str, *, bases: Path | None = None, device: str = "auto", pre
     """
     transformers_logging.disable_progress_bar()  # one bar per part, for loads of milliseconds
     folder = base_folder(name, bases)
-    dtype = torch.float16 if precision == "half" else torch.float32
-    return Base(folder, read_manifest(folder), device_named(device), dtype)
+    return Base(folder, read_manifest(folder), device_named(device), dtype_of(precision))
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """Return the dtype of a base in this precision; in half precision each UNet has its own (see `Base`)."""
+    return torch.float16 if precision == "half" else torch.float32
+
+
+def precision_for(task: Task, setting: PrecisionSetting, *, device: torch.device) -> Precision:
+    """Return the precision that a setting means for a task on a device.
+
+    "auto" is half for generation on CUDA, where it halves the memory and compiled networks are fastest. It is float32
+    for training, which has not been compared at full size, and on other devices, where half precision is slower.
+    """
+    if setting != "auto":
+        return setting
+    return "half" if task == "generation" and device.type == "cuda" else "float32"
 
 
 def device_named(name: str) -> torch.device:

@@ -37,6 +37,8 @@ class Manifest:
     training_scenes: list[str] = field(default_factory=list)
     """Scenes that `scene_share` asks the student for, each with one `{}`."""
 
+    no_fast_decoder: str | None = None
+    """Why this base has no fast decoder, in a sentence; None if one can be installed."""
     limits: str | None = None
     """What the base cannot learn and what to do about it, in a sentence that is shown before a training."""
 

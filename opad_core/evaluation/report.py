@@ -21,7 +21,7 @@ from opad_core.evaluation.scores import Scores
 from opad_core.evaluation.sheet import Row, draw_sheet
 from opad_core.evaluation.verdict import Verdict, verdict_of
 from opad_core.generation.bundle import Bundle
-from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.generation.generator import DecoderName, ImageRequest, OneStepGenerator
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import squared, to_pixels
 
@@ -40,6 +40,8 @@ class ReportCard:
     seeds: list[int]
     personalised: Scores
     untouched: Scores
+    fast_identity: float | None
+    """Identity of the personalised images if the fast decoder decodes them; None if the base has none."""
     verdict: Verdict
     images: list[Image.Image]
     """The first images of the concept, of as many prompts as possible."""
@@ -51,12 +53,23 @@ class ReportCard:
             side: {name: None if value is None else round(value, 4) for name, value in asdict(scores).items()}
             for side, scores in (("personalised", self.personalised), ("untouched", self.untouched))
         }
-        return {"prompts": self.prompts, "seeds": self.seeds, **rounded, "verdict": asdict(self.verdict)}
+        fast_decoder = None
+        if self.fast_identity is not None:
+            cost = self.personalised.identity - self.fast_identity
+            fast_decoder = {"identity": round(self.fast_identity, 4), "identity_cost": round(cost, 4)}
+        return {
+            "prompts": self.prompts,
+            "seeds": self.seeds,
+            **rounded,
+            "fast_decoder": fast_decoder,
+            "verdict": asdict(self.verdict),
+        }
 
 
 def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> ReportCard:
     """Generate `SCENES` x `SEEDS` images of the concept and as many of the untouched student, and score both.
 
+    If the base has a fast decoder, it decodes the concept's images, too, so the card can say what it costs.
     The prompts name scenes that training never asked for and that no reference shows. Raises OpadError if there are
     none.
     """
@@ -77,6 +90,10 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
         _scores(base, network, images, reference_images, plain, bundle.class_noun)
         for images in (untouched, personalised)
     )
+    fast_identity = None
+    if base.no_fast_decoder is None:
+        fast = _generated(generator, bundle, prompts, seeds, decoder="fast")
+        fast_identity = _identity(network, fast, reference_images)
     rows = [
         Row(prompt, _pil_images(left), _pil_images(right))
         for prompt, left, right in zip(prompts, untouched, personalised, strict=True)
@@ -88,6 +105,7 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
         seeds=seeds,
         personalised=after,
         untouched=before,
+        fast_identity=fast_identity,
         verdict=verdict,
         images=_pil_images(np.concatenate(personalised.swapaxes(0, 1))[:IMAGES]),
         sheet=draw_sheet(f"OPAD: this {bundle.class_noun}", subtitle, references, rows, ending=verdict),
@@ -130,6 +148,11 @@ def _scores(
     )
 
 
+def _identity(network: EfficientNetLite0, images: NDArray[np.uint8], references: NDArray[np.uint8]) -> float:
+    """Return the mean cosine of images [prompts, seeds, r, r, 3] with references [k, r, r, 3]."""
+    return float((embed(images.reshape(-1, *images.shape[2:]), network) @ embed(references, network).T).mean())
+
+
 def _diversity(features: Tensor) -> float:
     """Return the mean distance between images of one prompt from unit features [prompts, seeds, d]."""
     distances = 1 - features @ features.mT
@@ -138,10 +161,15 @@ def _diversity(features: Tensor) -> float:
 
 
 def _generated(
-    generator: OneStepGenerator, bundle: Bundle | None, prompts: list[str], seeds: list[int]
+    generator: OneStepGenerator,
+    bundle: Bundle | None,
+    prompts: list[str],
+    seeds: list[int],
+    *,
+    decoder: DecoderName = "full",
 ) -> NDArray[np.uint8]:
     """Generate images [prompts, seeds, r, r, 3]."""
-    return np.stack([generator.generate([ImageRequest(bundle, p, seed) for seed in seeds]) for p in prompts])
+    return np.stack([generator.generate([ImageRequest(bundle, p, seed, decoder) for seed in seeds]) for p in prompts])
 
 
 def _pil_images(images: NDArray[np.uint8]) -> list[Image.Image]:

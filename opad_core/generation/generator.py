@@ -1,20 +1,30 @@
 """Generate images in one step, with one UNet for all concepts that takes keys and values as inputs."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from cachetools import LRUCache
+from torch import Tensor, nn
 
 from opad_core.adapters.adapter import Adapter
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError, OtherBaseError
 from opad_core.generation.bundle import Bundle
-from opad_core.networks.denoiser import KeysValues
+from opad_core.generation.fixed_sizes import FixedSizes, split
+from opad_core.generation.one_step import Decode, OneStep
 from opad_core.networks.text_encoder import PLACEHOLDER
-from opad_core.pixels import to_uint8
 
 MAX_SEED = 2**63 - 1
+MAX_BATCH = 8
+"""The most images that one pass generates. It limits how long the first image of a batch waits for the last one."""
+Level = Literal["eager", "captured", "compiled"]
+Functions = Mapping[str, Callable[..., Tensor]]
+"""What runs in place of `OneStepGenerator.modules`, by the same names."""
+DecoderName = Literal["full", "fast"]
 
 
 @dataclass(frozen=True)
@@ -24,56 +34,112 @@ class ImageRequest:
     bundle: Bundle | None
     prompt: str
     seed: int
+    decoder: DecoderName = "full"
+    """`fast` is the base's fast decoder."""
 
 
 class OneStepGenerator:
     """Generates images from a loaded base. Not thread-safe: only one thread may use it.
 
-    Keys and values are cached per (concept, prompt): 3.84 MB in half precision for SD-Turbo. `cached_prompts` bounds
-    the memory. A cached request costs one UNet pass and one decode.
+    Keys and values are cached per (concept, prompt): 3.84 MB in half precision for SD-Turbo, twice that in float32.
+    `cached_prompts` bounds the memory. A cached request costs one UNet pass and one decode.
     """
+
+    level: Level = "eager"
 
     def __init__(self, base: Base, *, cached_prompts: int = 256) -> None:
         self.base = base
         self._shapes: dict[type[Adapter], dict[str, torch.Size]] = {}
-        self._keys_values: LRUCache[tuple[str | None, str], KeysValues] = LRUCache(cached_prompts)
+        self._packed: LRUCache[tuple[str | None, str], Tensor] = LRUCache(cached_prompts)
+        self._functions: Functions | None = None
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks of an image: "one_step" from noise to latents, and the decoders from latents to pixels."""
+        modules: dict[str, nn.Module] = {"one_step": OneStep(self.base.student), "full": Decode(self.base.vae)}
+        fast = None if self.base.no_fast_decoder else self.base.fast_decoder  # a damaged one is not loaded
+        if fast is not None:
+            modules["fast"] = Decode(fast)
+        return modules
+
+    def use(self, functions: Functions, level: Level) -> None:
+        """Call these instead of the modules from now on."""
+        self._functions, self.level = functions, level
+
+    @torch.no_grad()
+    def examples(self, size: int) -> dict[str, tuple[Tensor, ...]]:
+        """Return inputs of each module for a batch of `size` different images without a concept."""
+        manifest = self.base.manifest
+        nouns = manifest.nouns or ["dog"]
+        requests = [ImageRequest(None, manifest.templates[0].format(nouns[i % len(nouns)]), i) for i in range(size)]
+        noise, packed = self._inputs(requests)
+        latents = (self.modules["one_step"](noise, packed),)
+        return {"one_step": (noise, packed), "full": latents, "fast": latents}
+
+    def batch_of(self, waiting: int) -> int:
+        """Return how many of the waiting images to generate first, so that all are ready soonest; 0 if none waits."""
+        if not waiting:
+            return 0
+        one_step = self._function("one_step")
+        if isinstance(one_step, FixedSizes):
+            return min(waiting, split(min(waiting, MAX_BATCH), one_step.seconds)[0])
+        return min(waiting, MAX_BATCH)
 
     def has_cached(self, request: ImageRequest) -> bool:
-        return _cache_key(request) in self._keys_values
+        return _cache_key(request) in self._packed
 
     def forget(self, bundle_id: str) -> None:
-        """Drop the cached keys and values of a concept."""
-        for cache_key in [key for key in self._keys_values if key[0] == bundle_id]:
-            del self._keys_values[cache_key]
+        """Erase the keys and values of a concept: in the cache, and in the inputs of the last batches."""
+        for cache_key in [key for key in self._packed if key[0] == bundle_id]:
+            self._packed.pop(cache_key).zero_()
+        for function in (self._functions or {}).values():
+            if isinstance(function, FixedSizes):
+                function.clear()
 
     @torch.no_grad()
     def prepare(self, request: ImageRequest) -> None:
         """Compute and cache the keys and values of a request. Raises OpadError as `generate` does."""
-        self._keys_and_values(request)
+        self._check_decoder(request)
+        self._packed_row(request)
 
     @torch.no_grad()  # not inference_mode: a network that loads inside could not be used for training later
     def generate(self, requests: list[ImageRequest]) -> np.ndarray:
         """Return images [b, r, r, 3] uint8 in the order of the requests, which may mix concepts and prompts.
 
-        Raises OpadError for a bundle of another base, and for a prompt that names no concept or more than one.
+        Raises OpadError for a bundle of another base, for a prompt that names no concept or more than one, and for the
+        fast decoder on a base without one.
         """
         if not requests:
             raise OpadError("needs at least one image request")
-        per_request = [self._keys_and_values(request) for request in requests]
-        layers = self.base.student.layers
-        keys_values = {
-            layer: (torch.cat([kv[layer][0] for kv in per_request]), torch.cat([kv[layer][1] for kv in per_request]))
-            for layer in layers
-        }
-        eps = torch.stack([noise_of(request.seed, self.base.latent_shape) for request in requests])
-        z_student = self.base.student.one_step(eps.to(self.base.device), keys_values)
-        return to_uint8(self.base.decode(z_student))
+        for request in requests:
+            self._check_decoder(request)
+        z_student = self._function("one_step")(*self._inputs(requests))
+        side = self.base.manifest.resolution
+        images = np.empty((len(requests), side, side, 3), dtype=np.uint8)
+        for decoder in {request.decoder for request in requests}:
+            chosen = [i for i, request in enumerate(requests) if request.decoder == decoder]
+            decoded = self._function(decoder)(z_student if len(chosen) == len(requests) else z_student[chosen])
+            images[chosen] = _moved(decoded, torch.device("cpu")).numpy()
+        return images
 
-    def _keys_and_values(self, request: ImageRequest) -> KeysValues:
-        """Return the keys and values of one request, each [1, tokens, inner], from the cache or computed."""
+    def _check_decoder(self, request: ImageRequest) -> None:
+        if request.decoder == "fast" and self.base.no_fast_decoder is not None:
+            raise OpadError(self.base.no_fast_decoder)
+
+    def _function(self, name: str) -> Callable[..., Tensor]:
+        return (self._functions or self.modules)[name]
+
+    def _inputs(self, requests: list[ImageRequest]) -> tuple[Tensor, Tensor]:
+        """Return the noise [b, 4, h, w] and the packed keys and values [b, n] of the requests, on the device."""
+        packed = torch.cat([self._packed_row(request) for request in requests])
+        noise = torch.stack([noise_of(request.seed, self.base.latent_shape) for request in requests])
+        return _moved(noise, self.base.device), packed
+
+    def _packed_row(self, request: ImageRequest) -> Tensor:
+        """Return the keys and values of one request, packed, [1, n], from the cache or computed."""
         cache_key = _cache_key(request)
-        if cache_key in self._keys_values:
-            return self._keys_values[cache_key]
+        if cache_key in self._packed:
+            return self._packed[cache_key]
         bundle = request.bundle
         if bundle is None:
             text_states = self.base.text.encode([request.prompt], [""], [None])
@@ -91,8 +157,10 @@ class OneStepGenerator:
             adapter = bundle.adapter.to(self.base.device)
             text_states = adapter.text_states(self.base.text, [request.prompt], bundle.class_noun)
             keys_values = adapter.keys_values(text_states, self.base.student)
-        self._keys_values[cache_key] = keys_values
-        return keys_values
+        one_step = self.modules["one_step"]
+        assert isinstance(one_step, OneStep)
+        self._packed[cache_key] = packed = one_step.pack(keys_values)
+        return packed
 
     def _check_shapes(self, bundle: Bundle) -> None:
         """Raise OpadError for tensors that do not fit the UNet, because they would fail a whole batch."""
@@ -112,7 +180,18 @@ def _cache_key(request: ImageRequest) -> tuple[str | None, str]:
     return (request.bundle.id if request.bundle else None, request.prompt)
 
 
-def noise_of(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on the device. Between CPU and GPU it passes through page-locked memory, in one transfer."""
+    if x.device.type == device.type or "cuda" not in (x.device.type, device.type):
+        return x.to(device)
+    if device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    pinned = torch.empty_like(x, device=device, pin_memory=True).copy_(x, non_blocking=True)
+    torch.cuda.current_stream(x.device).synchronize()
+    return pinned
+
+
+def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
     """Return the starting noise of an image, generated on the CPU so that a seed means the same on every device."""
     if not 0 <= seed <= MAX_SEED:
         raise OpadError(f"the seed must be in 0..{MAX_SEED}, got {seed}")

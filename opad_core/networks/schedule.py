@@ -38,7 +38,7 @@ def read_schedule(config: dict[str, Any]) -> tuple[Tensor, str]:
     return abar.float(), prediction_type
 
 
-def _at(abar: Tensor, t: Tensor) -> Tensor:
+def _at(abar: Tensor, t: Tensor | int) -> Tensor:
     return abar[t].view(-1, 1, 1, 1)
 
 
@@ -55,8 +55,8 @@ def training_target(z0: Tensor, eps: Tensor, t: Tensor, abar: Tensor, prediction
     return a.sqrt() * eps - (1 - a).sqrt() * z0
 
 
-def predict_x0(prediction: Tensor, z_t: Tensor, t: Tensor, abar: Tensor, prediction_type: str) -> Tensor:
-    """Convert a prediction to clean latents, in float32.
+def predict_x0(prediction: Tensor, z_t: Tensor, t: Tensor | int, abar: Tensor, prediction_type: str) -> Tensor:
+    """Convert a prediction to clean latents, in float32. A `t` that is a number is the timestep of every sample.
 
     At t = 999 an epsilon prediction is multiplied by sqrt((1-abar)/abar) = 14.6, so half precision would show as grain.
     """

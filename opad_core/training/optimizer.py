@@ -99,7 +99,7 @@ class Optimizer:
                 self._adamw.state[parameter] = {
                     name: saved[f"{i}.{name}"].to(parameter.device, copy=True) for name in names
                 }
-        if self._scaler.is_enabled():
+        if self._scaler.is_enabled() and "loss_scale" in saved:  # an attempt in float32 saved none
             *scaler, overflows = saved["loss_scale"].tolist()
             self._scaler.load_state_dict(self._scaler.state_dict() | dict(zip(_SCALER_STATE, scaler, strict=True)))
             self.overflows = int(overflows)

@@ -13,7 +13,7 @@ from api.app import create_app
 from api.dashboard.sign_in import TRIES_PER_MINUTE
 from api.domain.database import Sessions
 from api.domain.settings import Settings
-from api.domain.tables import ApiKey, AuditEvent, Concept, DashboardSession, Job, JobState, Owner
+from api.domain.tables import ApiKey, AuditEvent, Concept, DashboardSession, Heartbeat, Job, JobState, Owner
 from tests.api.reference_images import reference
 from tests.job_life import insert_job
 
@@ -230,9 +230,38 @@ def test_a_page_that_is_not_there_says_so_in_words(browser: TestClient) -> None:
 
 
 def test_operators_pages_are_closed_to_other_owners(browser: TestClient) -> None:
-    for address in ("/dashboard/storage", "/dashboard/system"):
+    for address in ("/dashboard/storage", "/dashboard/system", "/dashboard/system/engines"):
         assert browser.get(address).status_code == 403
     assert "/dashboard/system" not in browser.get("/dashboard").text
+
+
+def test_system_and_overview_show_the_level_of_each_engine(
+    anonymous: TestClient, new_key: Callable[..., str], base: None, sessions: Sessions
+) -> None:
+    sign_in(anonymous, new_key("admin"))
+    no_compiler = "no C compiler found (CC, gcc or clang); install gcc"
+    with sessions.begin() as db:
+        for name, facts in (
+            ("new:8100", {"level": "compiled", "level_reason": None}),
+            ("slow:8100", {"level": "captured", "level_reason": no_compiler}),
+            ("old:8100", {"device": "cuda"}),
+        ):
+            db.add(Heartbeat(name=name, kind="engine", facts=facts))
+
+    for address in ("/dashboard/system", "/dashboard/system/engines"):
+        entries = re.findall(
+            r'<li class="entry"><p class="card-line"><b>(\w+:8100)</b>.*?</p>(.*?)</li>', anonymous.get(address).text
+        )
+        assert entries == [
+            ("new:8100", "<p>compiled</p>"),
+            ("old:8100", ""),
+            ("slow:8100", f"<p>captured as a CUDA graph: {no_compiler}</p>"),
+        ]
+    overview = anonymous.get("/dashboard").text
+    assert re.findall("<dt>networks</dt><dd>(.*?)</dd>", overview) == [
+        "compiled",
+        f"captured as a CUDA graph: {no_compiler}",
+    ]
 
 
 def test_a_job_says_why_it_failed_while_the_store_is_away(

@@ -5,10 +5,11 @@ from uuid import UUID
 
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import func
 
 from api.domain import keys
 from api.domain.database import Sessions
-from api.domain.tables import Attempt, JobState
+from api.domain.tables import Attempt, Heartbeat, JobState
 from api.metrics import observe_generate
 from tests.api.test_auth import bearer
 
@@ -81,3 +82,20 @@ def test_generate_is_measured_by_where_the_concept_was_found(client: TestClient,
 def test_metrics_are_the_operators(client: TestClient, new_key: Callable[..., str]) -> None:
     assert client.get("/metrics", headers={"Authorization": ""}).status_code == 401
     assert client.get("/metrics", headers=bearer(new_key("bob"))).status_code == 403
+
+
+def test_running_engines_are_counted_by_level(
+    client: TestClient, new_key: Callable[..., str], sessions: Sessions
+) -> None:
+    key = new_key(keys.ADMIN_OWNER, scopes=("read",))
+    with sessions.begin() as db:
+        for name, facts in (("a", {"level": "compiled"}), ("b", {"level": "compiled"}), ("c", {"device": "cuda"})):
+            db.add(Heartbeat(name=name, kind="engine", facts=facts))
+        db.add(Heartbeat(name="t", kind="trainer", facts={}))
+        long_ago = func.now() - timedelta(seconds=60)
+        db.add(Heartbeat(name="lost", kind="engine", facts={"level": "eager"}, seen_at=long_ago))
+
+    found = values(client, key)
+
+    levels = ("eager", "captured", "compiled", "unknown")
+    assert [found["opad_engines", level] for level in levels] == [0, 0, 2, 1]

@@ -40,6 +40,20 @@ def test_all_is_well_with_an_engine_and_a_trainer(operator: TestClient, sessions
     assert [worker["alive"] for worker in overview["workers"]] == [True, True]
 
 
+def test_an_engine_shows_its_level_and_an_older_one_none(operator: TestClient, sessions: Sessions) -> None:
+    reason = "no C compiler found (CC, gcc or clang); install gcc"
+    put_worker(sessions, "engine", level="captured", level_reason=reason)
+    put_worker(sessions, "trainer", device="cuda")
+
+    engine, trainer = operator.get("/v1/overview").json()["workers"]
+
+    assert (engine["level"], engine["level_reason"]) == ("captured", reason)
+    assert (trainer["level"], trainer["level_reason"]) == (None, None)
+    with sessions.begin() as db:
+        db.execute(update(Heartbeat).values(facts={"device": "cuda"}))
+    assert [worker["level"] for worker in operator.get("/v1/overview").json()["workers"]] == [None, None]
+
+
 def test_a_lost_worker_and_a_full_disk_need_attention(operator: TestClient, sessions: Sessions) -> None:
     put_worker(sessions, "engine", disk_used=93 * GB, disk_total=100 * GB)
     put_worker(sessions, "trainer", silent_seconds=60)

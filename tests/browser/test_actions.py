@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from api.domain import job_log, jobs
 from api.domain.database import Sessions
 from api.domain.job_log import LogLine
-from api.domain.tables import ApiKey, Concept, Image, Job, JobState, Reference, WebhookDelivery
+from api.domain.tables import ApiKey, Concept, Heartbeat, Image, Job, JobState, Reference, WebhookDelivery
 from tests.browser.conftest import act_on_all_jobs, sign_in
 
 NOON = "2026-01-31T12:00:00+00:00"
@@ -175,6 +175,7 @@ def test_the_playground_takes_the_settings_of_a_stored_image(
         kept = db.scalars(select(Image).order_by(Image.id.desc())).first()
         assert kept is not None
         prompt, seed, concept_id = kept.prompt, kept.seed, kept.concept_id
+        kept.decoder = "fast"
     page = new_page()
     sign_in(page, served, admin_key, at=f"/dashboard/gallery?concept={concept_id}")
     page.get_by_role("link", name="Use its settings").first.click()
@@ -183,6 +184,7 @@ def test_the_playground_takes_the_settings_of_a_stored_image(
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(seed))
     expect(page.locator("select[name=concept]")).to_have_value(str(concept_id))
     expect(page.locator("select[name=version]")).to_have_value("1")
+    expect(page.locator("select[name=decoder]")).to_have_value("fast")
 
 
 def test_storage_shows_what_the_next_sweep_takes(
@@ -203,3 +205,23 @@ def test_the_systems_checks_name_what_fails_and_the_remedy(
 
     expect(page.get_by_role("listitem").filter(has_text="reconciler")).to_contain_text("python -m worker.reconcile")
     expect(page.get_by_role("listitem").filter(has_text="broker")).to_contain_text("ok")
+
+
+def test_an_engine_that_has_compiled_shows_it_without_a_reload(
+    served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    reason = "it compiles in the background"
+    with sessions.begin() as db:
+        db.execute(update(Heartbeat).values(facts={"level": "captured", "level_reason": reason}))
+    page = new_page()
+    sign_in(page, served, admin_key, at=demo_pages["system"])
+    engine = page.locator("#engines").get_by_role("listitem")
+    expect(engine).to_contain_text(f"captured as a CUDA graph: {reason}")
+    page.evaluate("window.neverReloaded = true")
+
+    with sessions.begin() as db:
+        db.execute(update(Heartbeat).values(facts={"level": "compiled", "level_reason": None}))
+
+    expect(engine).not_to_contain_text("captured", timeout=20_000)  # the page asks every 4 s
+    expect(engine).to_contain_text("compiled")
+    assert page.evaluate("window.neverReloaded")

@@ -134,6 +134,22 @@ def test_api_and_engine_read_one_list_of_denied_words() -> None:
     assert api["environment"]["OPAD_DENIED_WORDS"] == engine["environment"]["OPAD_DENIED_WORDS"] == mounted["target"]
 
 
+def test_the_workers_image_has_the_compiler_of_triton() -> None:
+    final_stage = (REPOSITORY / "docker" / "worker.Dockerfile").read_text().rpartition("FROM ")[2]
+    (packages,) = re.findall(r"apt-get install --yes --no-install-recommends (.*?) &&", final_stage)
+    assert set(packages.split()) == {"gcc", "libc6-dev"}
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "compose.worker.yaml"])
+def test_compiled_networks_outlive_the_container_of_an_engine(name: str) -> None:
+    compose = yaml.load((REPOSITORY / name).read_text(), _Loader)
+    assert "compiled:/var/lib/opad/cache/compiled" in compose["services"]["engine"]["volumes"]
+    assert "compiled" in compose["volumes"]
+    made = re.search(r"install -d -o opad -g opad (.*)", (REPOSITORY / "docker" / "worker.Dockerfile").read_text())
+    assert made is not None
+    assert "/var/lib/opad/cache/compiled" in made[1].split()  # the volume gets this folder's owner
+
+
 def test_the_default_word_list_refuses_nothing() -> None:
     DeniedWords.read(REPOSITORY / "docker" / "denied-words.txt").refuse("prompt", "one word or phrase on each line")
 

@@ -159,3 +159,29 @@ def test_the_gpu_overlay_gives_a_gpu_only_to_trainers_and_engines() -> None:
         if "nvidia.com/gpu" in container["resources"]["limits"]
     }
     assert with_gpu == {"engine", "trainer"}
+
+
+def test_engines_with_a_gpu_keep_compiled_networks_in_a_claim() -> None:
+    """The engine must be able to write beside the claim too: its mount point's parent is a volume of its own."""
+    (engine,) = (
+        m for m in render(K8S / "overlays" / "gpu") if (m["kind"], m["metadata"]["name"]) == ("Deployment", "engine")
+    )
+    volumes = {volume["name"]: volume for volume in pod_template(engine)["spec"]["volumes"]}
+    (container,) = containers(engine)
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    compiled = mounts["/var/lib/opad/cache/compiled"]
+    assert "readOnly" not in compiled
+    assert volumes[compiled["name"]]["persistentVolumeClaim"] == {"claimName": "compiled"}
+    assert "emptyDir" in volumes[mounts["/var/lib/opad/cache"]["name"]]
+
+
+def test_every_claim_that_a_pod_names_exists(manifests: list[dict[str, Any]]) -> None:
+    claims = {m["metadata"]["name"] for m in manifests if m["kind"] == "PersistentVolumeClaim"}
+    pods = [template["spec"] for m in manifests if (template := pod_template(m))]
+    named = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for pod in pods
+        for volume in pod.get("volumes", [])
+        if "persistentVolumeClaim" in volume
+    }
+    assert named == claims

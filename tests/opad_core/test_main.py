@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save, save_file
 from opad_core.__main__ import main
 from opad_core.evaluation.curves import read_losses
 from tests.opad_core.generation.test_generation import random_bundle
-from tests.random_base import SHORT
+from tests.random_base import SHORT, add_fast_decoder
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,19 @@ def test_a_concept_of_another_base_is_one_sentence_with_the_remedy(base, tmp_pat
         "opad: the concept was learned on another base (nano 000000000000) than the one loaded "
         f"(nano {base.manifest.sha256[:12]}); train it again, or load that base\n"
     )
+
+
+def test_generate_uses_the_decoder_that_is_named(base, tmp_path, capsys):
+    def generate(folder, out, *options):
+        return main(["generate", "--prompt", "a dog", "--out", str(tmp_path / out), "--base", str(folder), *options])
+
+    assert generate(base.folder, "none", "--decoder", "fast") == 1
+    assert capsys.readouterr().err == "opad: the base 'nano' has no fast decoder here\n"
+    with_fast = shutil.copytree(base.folder, tmp_path / "base")
+    add_fast_decoder(with_fast)
+    assert generate(with_fast, "fast", "--decoder", "fast") == generate(with_fast, "full") == 0
+    fast, full = (Image.open(tmp_path / out / "0.png").tobytes() for out in ("fast", "full"))
+    assert fast != full
 
 
 def test_generate_warns_of_words_that_do_not_reach_the_image(base, tmp_path, capsys):

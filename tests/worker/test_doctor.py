@@ -1,12 +1,15 @@
 """`opad doctor` against real servers, with and without the rest of the service."""
 
+import shutil
+from datetime import timedelta
+
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, func, text, update
 
 from api.domain import retention
 from api.domain.database import make_sessions
 from api.domain.storage import Storage
-from api.domain.tables import Bundle, Job, JobState, Reference, ServedBase
+from api.domain.tables import Bundle, Heartbeat, Job, JobState, Reference, ServedBase
 from tests.job_life import insert_job
 from worker.doctor import run_checks
 
@@ -21,7 +24,10 @@ def lines_of(settings) -> dict[str, str]:
 def test_each_part_has_a_line_and_a_missing_part_has_a_remedy(settings, sessions, notifications):
     lines = lines_of(settings.model_copy(update={"port": 1}))
 
-    healthy = {"python", "torch", "base", "postgresql", "redis", "s3", "engine", "concepts", "decoder", "care", "disk"}
+    healthy = {
+        "python", "torch", "base", "postgresql", "redis", "s3", "engine", "levels", "compiling", "concepts", "decoder",
+        "care", "disk",
+    }  # fmt: skip
     assert {name for name, line in lines.items() if line.startswith("ok")} == healthy
     assert "start `python -m worker.host`" in lines["trainer"]
     assert "start `python -m worker.reconcile`" in lines["reconciler"]
@@ -81,3 +87,38 @@ def test_an_old_database_needs_a_migration(settings):
     with make_sessions(settings).begin() as db:
         db.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     assert "has revision 0001; run `opad migrate`" in lines_of(settings)["postgresql"]
+
+
+def put_engine(sessions, name, *, kind="engine", seconds_ago=0, **facts):
+    with sessions.begin() as db:
+        seen_at = func.now() - timedelta(seconds=seconds_ago)
+        db.add(Heartbeat(name=name, kind=kind, facts=facts, seen_at=seen_at))
+
+
+def test_the_level_of_each_running_engine_is_listed_with_its_reason(settings, sessions):
+    assert lines_of(settings)["levels"] == "ok    levels      no engine sends heartbeats"
+
+    put_engine(sessions, "a:8100", level="compiled", level_reason=None)
+    put_engine(sessions, "b:8100", level="captured", level_reason="no C compiler found (CC, gcc or clang); install gcc")
+    put_engine(sessions, "c:8100", device="cuda")  # an engine of an older version
+    put_engine(sessions, "lost:8100", seconds_ago=60, level="eager")
+    put_engine(sessions, "trainer", kind="trainer")
+
+    assert lines_of(settings)["levels"] == (
+        "ok    levels      a:8100 compiled; b:8100 captured as a CUDA graph (no C compiler found (CC, gcc or clang); "
+        "install gcc); c:8100 reports none"
+    )
+
+
+def test_what_would_stop_an_engine_from_compiling_is_named_in_advance(settings):
+    compiling = settings.model_copy(update={"compile": True, "device": "cpu"})
+    assert lines_of(compiling)["compiling"] == "ok    compiling   possible on cpu"
+    (settings.home / "cache").mkdir(exist_ok=True)
+    shutil.rmtree(settings.home / "cache" / "compiled")
+    (settings.home / "cache" / "compiled").write_text("a file where the folder should be")
+
+    line = lines_of(compiling)["compiling"]
+
+    assert line.startswith(f"FAIL  compiling   {settings.home}/cache/compiled cannot be written")
+    assert line.endswith("Until then an engine here serves more slowly; OPAD_COMPILE=false accepts that")
+    assert lines_of(settings)["compiling"] == "ok    compiling   off (OPAD_COMPILE is false)"

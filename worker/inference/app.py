@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -28,9 +28,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 from api.domain.database import Sessions, make_sessions
 from api.domain.denied_words import ENGINE_CODE, DeniedWords
 from api.domain.engine_answer import MEDIA_TYPE, Generated
-from api.domain.errors import Unavailable
+from api.domain.errors import NO_FAST_DECODER, Unavailable
 from api.domain.replaced_bases import BASE_CHANGED
-from api.domain.settings import Settings
+from api.domain.settings import DecoderName, Settings
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
 from api.domain.tables import ServedBase
 from opad_core import (
@@ -45,14 +45,18 @@ from opad_core import (
     OpadError,
     OtherBaseError,
     TextEncoder,
+    device_named,
     image_warnings,
     load_base,
+    precision_for,
     preset,
     prompt_warnings,
 )
+from opad_core.generation.compiled import compiler_for
 from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, GeneratedImage, Overloaded
 from worker.inference.bundles import BundleCache
+from worker.inference.compiling import Compiling, capture_on_gpu
 from worker.inference.denied_tokens import DeniedTokens, PromptDenied
 from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
 from worker.retries import log_retry
@@ -75,6 +79,7 @@ class GenerateRequest(BaseModel):
     prompt: str
     seeds: list[int] = Field(min_length=1, max_length=16)
     format: Format
+    decoder: DecoderName = "full"
     deadline_ms: int = Field(gt=0, le=600_000)
 
 
@@ -83,6 +88,7 @@ class Engine:
     manifest: Manifest
     text: TextEncoder
     """The base's, with a copy of its tokenizer: the model thread uses the original."""
+    no_fast_decoder: str | None
     denied: DeniedTokens
     bundles: BundleCache
     batcher: Batcher
@@ -98,7 +104,7 @@ class Engine:
             bundle, bundle_hit, bundle_ms = await self._bundle(request.bundle)
             class_noun = bundle.class_noun if bundle else ""
             self.denied.refuse(request.prompt.replace(PLACEHOLDER, class_noun))
-            image_requests = [ImageRequest(bundle, request.prompt, seed) for seed in request.seeds]
+            image_requests = [ImageRequest(bundle, request.prompt, seed, request.decoder) for seed in request.seeds]
             futures = self.batcher.submit(image_requests, deadline=deadline)
             # while the model thread works
             warnings = prompt_warnings(self.manifest, self.text, prompt=request.prompt, class_noun=class_noun)
@@ -107,7 +113,8 @@ class Engine:
             loop = asyncio.get_running_loop()
             bundle_sha256 = request.bundle.sha256 if request.bundle else None
             origins = [
-                Provenance(self.manifest.name, request.concept_id, bundle_sha256, seed) for seed in request.seeds
+                Provenance(self.manifest.name, request.concept_id, bundle_sha256, seed, request.decoder)
+                for seed in request.seeds
             ]
             encoding = [
                 loop.run_in_executor(self.encoders, encode, image.pixels, request.format, origin)
@@ -148,32 +155,59 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        precision = precision_for("generation", settings.precision, device=device_named(settings.device))
         base = await asyncio.to_thread(
-            load_base, settings.base, bases=settings.bases, device=settings.device, precision=settings.precision
+            load_base, settings.base, bases=settings.bases, device=settings.device, precision=precision
         )
         generator = OneStepGenerator(base)
+        no_fast_decoder = await asyncio.to_thread(lambda: base.no_fast_decoder)
+        log.info("engine.decoders", fast=no_fast_decoder is None, reason=no_fast_decoder)
+        reason = await asyncio.to_thread(capture_on_gpu, generator)
         seconds = await asyncio.to_thread(_first_image, generator)
-        log.info("engine.ready", base=base.manifest.name, device=str(base.device), first_image_s=round(seconds, 3))
+        log.info("engine.ready", base=base.manifest.name, device=str(base.device), level=generator.level,
+                 first_image_s=round(seconds, 3))  # fmt: skip
         batcher = Batcher(generator, seconds_per_image=seconds)
         PREDICTED_WAIT.set_function(batcher.predicted_wait)
         text = replace(base.text, tokenizer=copy.deepcopy(base.text.tokenizer))
         app.state.engine = Engine(
             base.manifest,
             text,
+            no_fast_decoder,
             DeniedTokens(denied_words, text),
             BundleCache(Storage(settings, short_timeouts=True), settings.home / "cache" / "bundles"),
             batcher,
             ThreadPoolExecutor(4),
         )
-        announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest))
+        announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest, no_fast_decoder))
         # a client may use the api as soon as this engine is ready; without a database the engine still works
         await asyncio.wait({announcing}, timeout=ANNOUNCING_SECONDS)
-        with ProcessHeartbeat(
+        compiling, compiler = None, compiler_for(base.device)
+        if not settings.compile:
+            reason = reason or "OPAD_COMPILE is false"
+        elif compiler is None:
+            reason = f"there is no compiler for the device {base.device.type}"
+        elif reason is None:
+            compiling = Compiling(
+                generator,
+                batcher,
+                compiler=compiler,
+                cache=settings.home / "cache" / "compiled",
+                bases=settings.bases,
+                precision=precision,
+            )
+
+        def level() -> dict[str, Any]:
+            """Return the facts of the heartbeat about the level: which one, and why the engine is not compiled."""
+            return {"level": generator.level, "level_reason": compiling.reason if compiling else reason}
+
+        app.state.level = level
+        heartbeat = ProcessHeartbeat(
             make_sessions(settings),
             kind="engine",
             name=f"{socket.gethostname()}:{bind}",
-            facts=lambda: _facts(settings, base),
-        ):
+            facts=lambda: _facts(settings, base) | level(),
+        )
+        with heartbeat, compiling or nullcontext():
             yield
         announcing.cancel()
         await asyncio.to_thread(batcher.close)
@@ -191,8 +225,8 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
 
 
 async def healthy(request: Request) -> Response:
-    """Answer both probes: uvicorn accepts requests only after the base is loaded."""
-    return JSONResponse({"status": "ok"})
+    """Answer both probes: uvicorn accepts requests only after the base is loaded. The level is for people."""
+    return JSONResponse({"status": "ok", **request.app.state.level()})
 
 
 async def metrics(request: Request) -> Response:
@@ -220,6 +254,8 @@ async def generate(request: Request) -> Response:
     if not all(0 <= seed <= MAX_SEED for seed in body.seeds):
         return _refusal(422, "bad_request", f"seeds must be in 0..{MAX_SEED}, got {body.seeds}")
     engine: Engine = request.app.state.engine
+    if body.decoder == "fast" and engine.no_fast_decoder is not None:
+        return _refusal(422, NO_FAST_DECODER, engine.no_fast_decoder)
     try:
         return Response((await engine.generate(body)).pack(), media_type=MEDIA_TYPE)
     except PromptDenied:
@@ -269,18 +305,18 @@ def _first_image(generator: OneStepGenerator) -> float:
     return time.monotonic() - before
 
 
-async def _announce(sessions: Sessions, manifest: Manifest) -> None:
+async def _announce(sessions: Sessions, manifest: Manifest, no_fast_decoder: str | None) -> None:
     """Write the base's row for the api. Retries while the database is away; images are generated without it."""
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(OperationalError),
         wait=wait_fixed(2),
         before_sleep=log_retry("base.not_announced"),
     )
-    await retrying(asyncio.to_thread, announce, sessions, manifest)
+    await retrying(asyncio.to_thread, announce, sessions, manifest, no_fast_decoder)
 
 
-def announce(sessions: Sessions, manifest: Manifest) -> None:
-    """Write the row from which the api knows the base: its vocabulary, limits, presets and resolution."""
+def announce(sessions: Sessions, manifest: Manifest, no_fast_decoder: str | None) -> None:
+    """Write the row from which the api knows the base: its vocabulary, limits, presets, resolution and decoders."""
     row = {
         "name": manifest.name,
         "resolution": manifest.resolution,
@@ -288,6 +324,7 @@ def announce(sessions: Sessions, manifest: Manifest) -> None:
         "words": manifest.words,
         "limits": manifest.limits,
         "presets": {name: asdict(preset(name, manifest.presets)) for name in PRESETS},
+        "no_fast_decoder": no_fast_decoder,
         "manifest_sha256": manifest.sha256,
     }
     statement = insert(ServedBase).values(row)

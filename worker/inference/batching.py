@@ -1,25 +1,27 @@
 """A queue and the one thread that owns the model.
 
-Each batch takes what is waiting at that moment, with concepts mixed; it does not wait for more.
+Each batch takes what is waiting at that moment, with concepts mixed; it does not wait for more. Where the generator has
+fixed batch sizes, it decides how many of the waiting images go first.
 """
 
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Condition, Thread
+from typing import Any
 
 import numpy as np
 import structlog
 from prometheus_client import Gauge, Histogram
 
-from opad_core import ImageRequest, OneStepGenerator, OpadError
+from opad_core import MAX_BATCH, ImageRequest, OneStepGenerator, OpadError
 
 log = structlog.get_logger()
 
-MAX_BATCH = 8
-"""Limits how long the first image of a batch waits for the last one."""
 MAX_WAITING = 64
 PREDICTED_WAIT = Gauge("opad_engine_predicted_wait_seconds", "Time until a new request would start")
 BATCH_SIZE = Histogram(
@@ -66,7 +68,7 @@ class Batcher:
         self._generator = generator
         self._seconds_per_image = seconds_per_image
         self._waiting: deque[_Waiting] = deque()
-        self._forgotten: deque[str] = deque()
+        self._tasks: deque[tuple[Callable[[], Any], Future[None]]] = deque()
         self._in_progress = 0
         self._closed = False
         self._changed = Condition()
@@ -95,11 +97,20 @@ class Batcher:
     def _ahead(self) -> int:
         return len(self._waiting) + self._in_progress
 
-    def forget(self, bundle_id: str) -> None:
-        """Drop what the generator has cached of a bundle. The model thread does this before its next batch."""
+    def between_batches(self, task: Callable[[], Any]) -> "Future[None]":
+        """Run the task in the model thread before its next batch. The future is cancelled if the thread has ended."""
+        future: Future[None] = Future()
         with self._changed:
-            self._forgotten.append(bundle_id)
-            self._changed.notify()
+            if self._closed:
+                future.cancel()
+            else:
+                self._tasks.append((task, future))
+                self._changed.notify()
+        return future
+
+    def forget(self, bundle_id: str) -> "Future[None]":
+        """Erase what the generator has cached of a bundle, before the next batch."""
+        return self.between_batches(partial(self._generator.forget, bundle_id))
 
     def close(self) -> None:
         """Refuse new requests, finish the queued ones and end the thread."""
@@ -123,19 +134,32 @@ class Batcher:
     def _take(self) -> list[_Waiting]:
         """Wait for requests and return those that are still wanted. Return none when closed and finished."""
         batch: list[_Waiting] = []
-        with self._changed:
-            while not batch:
-                self._changed.wait_for(lambda: self._waiting or self._forgotten or self._closed)
-                while self._forgotten:
-                    self._generator.forget(self._forgotten.popleft())
+        while not batch:
+            self._wait_and_run_tasks()
+            with self._changed:
                 if self._closed and not self._waiting:
                     break
                 batch = [item for item in self._pop_some() if _still_wanted(item)]
-            self._in_progress = len(batch)
+                self._in_progress = len(batch)
         return batch
 
+    def _wait_and_run_tasks(self) -> None:
+        """Return when requests wait or the queue is closed, and no task is left."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._tasks or self._closed)
+                if not self._tasks:
+                    return
+                task, future = self._tasks.popleft()
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001  # it belongs to whoever waits for the future
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
     def _pop_some(self) -> list[_Waiting]:
-        return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+        return [self._waiting.popleft() for _ in range(self._generator.batch_of(len(self._waiting)))]
 
     def _generate(self, batch: list[_Waiting]) -> None:
         """Encode each prompt separately, so that a bad prompt fails alone. Then generate all images in one pass."""

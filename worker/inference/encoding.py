@@ -35,6 +35,7 @@ class Provenance:
     """None for an image of the base without a concept."""
     bundle_sha256: str | None
     seed: int
+    decoder: str = "full"
 
 
 def encode(pixels: np.ndarray, image_format: Format, provenance: Provenance) -> bytes:
@@ -52,6 +53,7 @@ def _xmp(provenance: Provenance) -> str:
         "concept": provenance.concept_id,
         "bundle": provenance.bundle_sha256,
         "seed": provenance.seed,
+        "decoder": provenance.decoder,
     }
     own = " ".join(f"opad:{name}={quoteattr(str(value))}" for name, value in fields.items() if value is not None)
     return (

@@ -29,9 +29,11 @@ from opad_core import (
     Progress,
     ReportCard,
     TrainingStopped,
+    device_named,
     export_bundle,
     load_base,
     override,
+    precision_for,
     preset,
     read_bundle,
     report_card,
@@ -87,7 +89,8 @@ def train_job(
             .options(selectinload(Job.concept).selectinload(Concept.references))
         ).one()
         past = db.execute(past_timings(base=job.concept.base, preset=job.preset)).all()
-    base = load_base(settings.base, bases=settings.bases, device=settings.device, precision=settings.precision)
+    precision = precision_for("training", settings.precision, device=device_named(settings.device))
+    base = load_base(settings.base, bases=settings.bases, device=settings.device, precision=precision)
     if base.manifest.name != job.concept.base:
         raise OpadError(
             f"the job needs the base {job.concept.base!r}, but this trainer has {base.manifest.name!r}; set OPAD_BASE"

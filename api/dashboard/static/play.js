@@ -19,7 +19,7 @@ function readAddress() {
   if (query.get("concept")) form.concept.value = query.get("concept");
   if (!form.concept.value) form.concept.selectedIndex = 0;
   fillVersions();
-  for (const name of ["version", "seed", "count"]) if (query.get(name)) form[name].value = query.get(name);
+  for (const name of ["version", "seed", "count", "decoder"]) if (query.get(name) && form[name]) form[name].value = query.get(name);
   if (form.seed.value) form.seed.dataset.own = "1"; // a link to an image's settings includes its seed
   if (query.getAll("prompt").length > 0) form.prompt.value = query.getAll("prompt").join("\n");
   for (const name of ["compare", "lock"]) form[name].checked = query.get(name) === "1";
@@ -28,13 +28,15 @@ function readAddress() {
 function keepAddress(prompts) {
   const query = new URLSearchParams({ concept: form.concept.value, count: form.count.value });
   for (const prompt of prompts) query.append("prompt", prompt);
-  for (const name of ["version", "seed"]) if (form[name].value) query.set(name, form[name].value);
+  for (const name of ["version", "seed", "decoder"]) if (form[name]?.value) query.set(name, form[name].value);
   for (const name of ["compare", "lock"]) if (form[name].checked) query.set(name, "1");
   history.replaceState(null, "", `?${query}`);
 }
 
+const decoder = () => (form.decoder ? { decoder: form.decoder.value } : {}); // the base may have only one
+
 function request(prompt, seed) {
-  const body = { concept_id: form.concept.value, prompt, count: Number(form.count.value), seed };
+  const body = { concept_id: form.concept.value, prompt, count: Number(form.count.value), seed, ...decoder() };
   if (form.version.value) body.version = Number(form.version.value);
   if (form.store.checked) body.store = true;
   return body;
@@ -88,7 +90,7 @@ async function drawAll(event) {
     for (const prompt of prompts) {
       const own = await timed(request(prompt, seed));
       const untouched = form.compare.checked
-        ? await timed({ concept_id: form.concept.value, prompt, seed, count: Number(form.count.value), untouched: true }) : null;
+        ? await timed({ concept_id: form.concept.value, prompt, seed, count: Number(form.count.value), untouched: true, ...decoder() }) : null;
       sheets.push(sheet(prompt, own, untouched));
     }
     results.prepend(...sheets);

@@ -15,7 +15,7 @@ export function tile(image) {
 export function tiles(answer, concept) {
   const images = answer.images.map((image) => tile({
     ...image, concept_id: answer.concept_id, concept_name: concept, version: answer.version,
-    settings: { prompt: answer.prompt, seed: image.seed, format: image.media_type.replace("image/", "") },
+    settings: { prompt: answer.prompt, seed: image.seed, decoder: answer.decoder, format: image.media_type.replace("image/", "") },
   }));
   return element("div", { className: "tiles" }, ...images);
 }
@@ -33,8 +33,8 @@ function fileName(image) {
 }
 
 function settingsAddress(image) {
-  const { prompt, seed } = image.settings;
-  const query = new URLSearchParams({ concept: image.concept_id, prompt, seed, count: 1 });
+  const { prompt, seed, decoder } = image.settings;
+  const query = new URLSearchParams({ concept: image.concept_id, prompt, seed, decoder, count: 1 });
   query.set(...(image.version ? ["version", image.version] : ["compare", 1]));
   return `${root}/dashboard/playground?${query}`;
 }
@@ -80,12 +80,12 @@ class Viewer {
   show(button) {
     const image = imageOf(button);
     Object.assign(this, { button, image });
-    const { prompt, seed, format } = image.settings;
+    const { prompt, seed, format, decoder } = image.settings;
     this.img.src = source(image);
     this.img.alt = `${prompt}, seed ${seed}`;
     this.title.textContent = `${image.concept_name}, seed ${seed}`;
     this.facts.replaceChildren(
-      ...fact("Prompt", prompt), ...fact("Seed", seed), ...fact("Version", image.version ? `v${image.version}` : "untouched student"), ...fact("Format", format),
+      ...fact("Prompt", prompt), ...fact("Seed", seed), ...fact("Version", image.version ? `v${image.version}` : "untouched student"), ...fact("Format", format), ...fact("Decoder", decoder),
       ...(image.created_at ? fact("Kept", new Date(image.created_at).toLocaleString()) : []),
     );
     this.download.href = source(image);

@@ -26,6 +26,8 @@ class Image(Table):
     seed: Mapped[int] = mapped_column(BigInteger)
     format: Mapped[str]
     """png, jpeg or webp."""
+    decoder: Mapped[str] = mapped_column(server_default="full")
+    """full or fast."""
     check_score: Mapped[float | None]
     """The score of the image check, 0 to 1; None if it was off."""
     key: Mapped[str]

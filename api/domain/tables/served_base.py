@@ -22,5 +22,7 @@ class ServedBase(Table):
     """Every field of each preset on this base; None until an engine has announced it."""
     limits: Mapped[str | None]
     """What the base cannot learn from photos, in a sentence; None if its manifest names nothing."""
+    no_fast_decoder: Mapped[str | None]
+    """Why the base has no fast decoder, in a sentence; None if it has one."""
     manifest_sha256: Mapped[str]
     announced_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -46,7 +46,7 @@ def fetch(
     available = {repository: mirror.files(repository) for repository in recipe.repositories}
     noted: dict[str, set[str | None]] = {repository.name: set() for repository in recipe.repositories}
     for repository, path in recipe.files:
-        _check_listed(repository, path, available[repository])
+        check_listed(repository, path, available[repository])
         noted[repository.name].add(available[repository][path].revision)
     sources = {name: None if None in revisions else revisions.pop() for name, revisions in noted.items()}
     for repository in recipe.repositories:
@@ -67,7 +67,7 @@ def fetch(
             say(f"{done / 1e9:.1f} of {size / 1e9:.1f} GB: {repository.name}/{path}")
             if not file.is_file() or file.stat().st_size != listed.size:
                 mirror.download(repository, path, downloads / repository.name)
-            hashes[f"{part.place}/{name}"] = _checked(repository, path, listed, file)
+            hashes[f"{part.place}/{name}"] = checked(repository, path, listed, file)
             done += listed.size
     for item in recipe.picked:
         (partial / item.place).parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,8 @@ def read_tensors(mirror: Mirror, item: Picked) -> dict[str, Tensor]:
         refuse(f"cannot be read: {error}")
 
 
-def _check_listed(repository: Repository, path: str, files: dict[str, Listed]) -> None:
+def check_listed(repository: Repository, path: str, files: dict[str, Listed]) -> None:
+    """Raise OpadError unless a mirror lists the file, at the repository's commit or without one."""
     place = f"{repository.name} at {repository.revision[:7]}"
     if path not in files:
         stem = path.rpartition(".")[0].rpartition("/")[0]
@@ -129,7 +130,7 @@ def _check_listed(repository: Repository, path: str, files: dict[str, Listed]) -
         raise OpadError(f"{repository.name}/{path} here is from the commit {found}, not {repository.revision}")
 
 
-def _checked(repository: Repository, path: str, listed: Listed, file: Path) -> str:
+def checked(repository: Repository, path: str, listed: Listed, file: Path) -> str:
     """Return the file's SHA-256. Raises OpadError if it is not the listed file or not a complete safetensors file."""
     found = hash_of(file)
     intact = listed.sha256 in (None, found)

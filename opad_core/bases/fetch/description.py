@@ -34,10 +34,10 @@ def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
     Raises OpadError for parts that do not fit together, as in a mirror of mixed files.
     """
-    unets = {role: _config(folder, f"{role}/unet/config.json") for role in ("teacher", "student")}
-    schedules = {role: _config(folder, f"{role}/scheduler/scheduler_config.json") for role in unets}
-    text, vae = _config(folder, "text_encoder/config.json"), _config(folder, "vae/config.json")
-    networks = {name: _config(folder, f"discriminators/{name}/config.json") for name in MODEL_TYPES}
+    unets = {role: read_config(folder, f"{role}/unet/config.json") for role in ("teacher", "student")}
+    schedules = {role: read_config(folder, f"{role}/scheduler/scheduler_config.json") for role in unets}
+    text, vae = read_config(folder, "text_encoder/config.json"), read_config(folder, "vae/config.json")
+    networks = {name: read_config(folder, f"discriminators/{name}/config.json") for name in MODEL_TYPES}
     identity = _shapes(folder / "identity/projection.safetensors")
     projection = _shapes(folder / "text_projection/projection.safetensors")["weight"]
     embedding = networks["clip"].get("projection_dim")
@@ -73,7 +73,8 @@ def describe(recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
 
 
-def _config(folder: Path, path: str) -> dict[str, Any]:
+def read_config(folder: Path, path: str) -> dict[str, Any]:
+    """Read a JSON object. Raises OpadError if the file holds anything else."""
     try:
         content = json.loads((folder / path).read_text())
     except ValueError as error:

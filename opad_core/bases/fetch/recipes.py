@@ -69,6 +69,8 @@ DINO = Repository("facebook/dino-vits16", "a7a4d161f5c0bd70478c05ca5777ec7cd8848
 DINOV2 = Repository("facebook/dinov2-large", "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c", "Apache-2.0")
 IP_ADAPTER = Repository("h94/IP-Adapter", "018e402774aeeddd60609b4ecdb7e298259dc729", "Apache-2.0")
 CLIP = Repository("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "1c2b8495b28150b8a4922ee1c8edee224c284c0c", "MIT")
+# The fast decoder, for the latents of SD 1.x and 2.x. It is optional, so it is no part of a recipe.
+TAESD = Repository("madebyollin/taesd", "614f76814bbe30edbe2e627ace1c2234c81a2c0e", "MIT")
 
 _UNET = ("config.json", "diffusion_pytorch_model.safetensors")
 _TRANSFORMER = ("config.json", "model.safetensors")

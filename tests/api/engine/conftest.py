@@ -17,13 +17,15 @@ from api.domain.storage import Storage, bundle_key
 from api.domain.tables import Bundle, JobState
 from opad_core.bases.loading import load_base
 from tests.engine_process import engine_process
-from tests.random_base import write_random_base
+from tests.random_base import add_fast_decoder, write_random_base
 from tests.worker.inference.conftest import random_bundle
 
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_base(tmp_path_factory.mktemp("base"))
+    folder = write_random_base(tmp_path_factory.mktemp("base"))
+    add_fast_decoder(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -6,9 +8,13 @@ from torch import nn
 
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.captions import held_out_scenes
+from opad_core.bases.loading import load_base
+from opad_core.evaluation.embedding import embed, load_embedding
 from opad_core.evaluation.report import SCENES, SEEDS, _diversity, report_card
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.pixels import squared
+from tests.random_base import add_fast_decoder
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +53,30 @@ def test_the_card_has_every_score_for_both_students(base, untouched_bundle, refe
     assert figures["prompts"] == [scene.format("<concept>") for scene in held_out]
     assert len(figures["seeds"]) == SEEDS
     assert all(-1 <= value <= 2 for side in ("personalised", "untouched") for value in figures[side].values())
+
+
+def test_the_card_says_what_the_fast_decoder_costs_in_identity(base, untouched_bundle, references, tmp_path):
+    folder = shutil.copytree(base.folder, tmp_path / "base")
+    add_fast_decoder(folder)
+    with_fast = load_base(str(folder), device="cpu")
+    without, card = (report_card(untouched_bundle, each, references) for each in (base, with_fast))
+    assert without.figures()["fast_decoder"] is None
+    assert card.personalised == without.personalised  # those images are the full decoder's
+
+    requests = [ImageRequest(untouched_bundle, prompt, seed, "fast") for prompt in card.prompts for seed in card.seeds]
+    images = OneStepGenerator(with_fast).generate(requests)
+    squares = [
+        squared(reference, keep_aspect=True).resize((64, 64), Image.Resampling.LANCZOS) for reference in references
+    ]
+    network = load_embedding()
+    identity = float((embed(images, network) @ embed(np.stack(squares), network).T).mean())
+    # Another batch size may round a pixel to the next level, which moves a cosine by less than 1e-3.
+    assert card.fast_identity == pytest.approx(identity, abs=1e-3)
+    assert card.figures()["fast_decoder"] == {
+        "identity": round(card.fast_identity, 4),
+        "identity_cost": round(card.personalised.identity - card.fast_identity, 4),
+    }
+    assert abs(card.personalised.identity - card.fast_identity) > 0.01  # a random decoder draws something else
 
 
 def test_the_sheet_shows_the_references_and_the_same_seeds_before_and_after(base, references):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,9 +8,11 @@ from safetensors.torch import load, save
 from torch import nn
 
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
+from opad_core.bases.loading import load_base
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from tests.random_base import add_fast_decoder
 
 
 def random_bundle(base, seed, **changes):
@@ -34,6 +37,44 @@ def test_a_mixed_batch_equals_single_images(base):
     # Other batch sizes use other kernels, which differ by 1e-6. That may round to the next of 256 levels.
     assert np.abs(together.astype(int) - alone).max() <= 1
     assert together.shape == (3, 64, 64, 3)
+
+
+@pytest.fixture(scope="module")
+def with_fast(base, tmp_path_factory):
+    """The same base with a fast decoder, which was added later."""
+    folder = shutil.copytree(base.folder, tmp_path_factory.mktemp("with_fast") / "base")
+    add_fast_decoder(folder)
+    return load_base(str(folder), device="cpu")
+
+
+def test_a_batch_of_both_decoders_takes_one_pass_of_the_unet_and_equals_the_two_alone(base, with_fast):
+    bundle = read_bundle(random_bundle(base, 1))
+    decoders = ("fast", "full", "fast", "full", "full")
+    mixed = [ImageRequest(bundle, "a <concept>", seed, decoder) for seed, decoder in enumerate(decoders)]
+    passes = []
+    hook = with_fast.student.unet.conv_in.register_forward_hook(lambda *_: passes.append(1))
+    together = OneStepGenerator(with_fast).generate(mixed)
+    hook.remove()
+    assert passes == [1]
+    of_each = {
+        name: OneStepGenerator(with_fast).generate([request for request in mixed if request.decoder == name])
+        for name in ("full", "fast")
+    }
+    alone = np.stack([of_each["fast"][0], of_each["full"][0], of_each["fast"][1], *of_each["full"][1:]])
+    # Other batch sizes use other kernels, which differ by 1e-6. That may round to the next of 256 levels.
+    assert np.abs(together.astype(int) - alone).max() <= 1
+    without = OneStepGenerator(base).generate([ImageRequest(bundle, "a <concept>", 1)])
+    assert np.abs(together[1].astype(int) - without[0]).max() <= 1
+    [same_seed] = OneStepGenerator(with_fast).generate([ImageRequest(bundle, "a <concept>", 0, "full")])
+    assert np.abs(together[0].astype(int) - same_seed).max() > 10  # a random decoder draws something else
+
+
+def test_a_decoder_that_the_base_lacks_is_refused(base):
+    generator = OneStepGenerator(base)
+    with pytest.raises(OpadError, match="the base 'nano' has no fast decoder here"):
+        generator.prepare(ImageRequest(None, "a dog", 1, "fast"))
+    with pytest.raises(OpadError, match="the base 'nano' has no fast decoder here"):
+        generator.generate([ImageRequest(None, "a dog", 0), ImageRequest(None, "a dog", 1, "fast")])
 
 
 def test_the_seed_decides_the_image(base):

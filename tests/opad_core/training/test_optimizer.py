@@ -120,3 +120,14 @@ def test_half_precision_resumes_with_its_loss_scale_bit_for_bit(base, references
     assert scale < 2.0**20
     for state in states[1:3]:
         assert learn_from(state) == (uninterrupted, scale)
+
+
+def test_a_training_in_float32_continues_in_half_precision_with_the_first_loss_scale(base, references):
+    """Two hosts may differ in precision, and a job may move between them."""
+    config = short_config(base)
+    training = new_training(base, references, "dog", config, seed=1)
+    training.iterate()
+    continued = new_training(half(base), references, "dog", config, seed=1)
+    continued.load(training.save())
+    assert continued.step == 1
+    assert continued.method.optimizers["student"].loss_scale == 1024.0

@@ -123,12 +123,13 @@ def test_a_bundle_of_another_base_is_refused_with_a_code_of_its_own(client, base
 
 def test_announcing_twice_leaves_one_row(settings, base):
     sessions = make_sessions(settings)
-    announce(sessions, base.manifest)
-    announce(sessions, base.manifest)
+    announce(sessions, base.manifest, "an earlier reason")
+    announce(sessions, base.manifest, None)
     with sessions() as session:
         (row,) = session.scalars(select(ServedBase)).all()
     assert (row.name, row.resolution, row.nouns) == ("nano", 64, ["dog", "mug", "robot"])
     assert (row.manifest_sha256, row.limits) == (base.manifest.sha256, base.manifest.limits)
+    assert row.no_fast_decoder is None
     found = {name: (len(values), values["lambda_adv"]) for name, values in row.presets.items()}
     assert found == {name: (len(fields(OpadConfig)), [1.0, 1.0, 1.0]) for name in ("paper", "default")}
     assert row.presets["default"]["iterations"] == preset("default", base.manifest.presets).iterations

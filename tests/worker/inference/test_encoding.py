@@ -31,13 +31,13 @@ def test_every_file_names_its_origin(image_format):
     assert description.get(SOURCE) == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
     assert "".join(description.itertext()) == "AI-generated"
     own = {name.rpartition("}")[2]: value for name, value in description.items() if "opad" in name}
-    assert own == {"model": "nano", "concept": str(CONCEPT), "bundle": "ab" * 32, "seed": "7"}
+    assert own == {"model": "nano", "concept": str(CONCEPT), "bundle": "ab" * 32, "seed": "7", "decoder": "full"}
 
 
 def test_an_image_of_the_base_names_no_concept():
     _, description = described("png", Provenance('a "base" & more', None, None, 0))
     own = {name.rpartition("}")[2]: value for name, value in description.items() if "opad" in name}
-    assert own == {"model": 'a "base" & more', "seed": "0"}
+    assert own == {"model": 'a "base" & more', "seed": "0", "decoder": "full"}
 
 
 def test_a_png_keeps_the_pixels():

@@ -46,7 +46,9 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
         bundle = db.scalars(select(Bundle)).one()
     learned = read_bundle(storage.get(bundle.key, bundle.sha256))
     assert (learned.class_noun, learned.base_sha256) == ("mug", bundle.base_sha256)
-    assert bundle.report.keys() == {"prompts", "seeds", "personalised", "untouched", "verdict", "images"}
+    assert bundle.report.keys() == {
+        "prompts", "seeds", "personalised", "untouched", "fast_decoder", "verdict", "images"
+    }  # fmt: skip
     assert bundle.report["verdict"]["sentence"]
     assert len(bundle.report["images"]) == 4
     for sha256 in bundle.report["images"]:

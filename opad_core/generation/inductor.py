@@ -1,0 +1,53 @@
+"""Compile the networks of an image with `torch.compile`. Inductor keeps what it compiled in a folder.
+
+Only the blocks that a network repeats are compiled, each shape once: that takes a fraction of the time that whole
+networks take, and a CUDA graph then replays the compiled blocks and the few operations between them.
+"""
+
+import copy
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from opad_core.generation.fixed_sizes import SIZES
+from opad_core.generation.generator import Functions, OneStepGenerator
+
+VERSION = torch.__version__
+_REPEATED = {"ResnetBlock2D", "Transformer2DModel", "AutoencoderTinyBlock"}
+_SHAPES = 64
+"""Shapes of one kind of block, in UNet, decoder and all batch sizes; PyTorch's limit is 8."""
+
+
+def fill(generator: OneStepGenerator, folder: Path) -> None:
+    """Compile the networks at every batch size into the folder. Needs a C compiler."""
+    load(generator, folder)
+
+
+def load(generator: OneStepGenerator, folder: Path) -> Functions:
+    """Return the compiled networks, which take batches of SIZES. What the folder has is not compiled again.
+
+    The generator's own networks are not changed, so another thread may use them meanwhile.
+    """
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
+    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
+    torch._dynamo.config.recompile_limit = _SHAPES
+    torch._dynamo.config.accumulated_recompile_limit = len(SIZES) * _SHAPES
+    functions = {name: _compiled(module) for name, module in generator.modules.items()}
+    for size in SIZES:
+        examples = generator.examples(size)
+        for name, function in functions.items():
+            with torch.no_grad():
+                function(*examples[name])
+    return functions
+
+
+def _compiled(module: nn.Module) -> nn.Module:
+    """Return a copy whose repeated blocks are compiled. It shares the tensors of the original."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    twin: nn.Module = copy.deepcopy(module, shared)
+    for part in twin.modules():
+        if type(part).__name__ in _REPEATED:
+            part.compile(fullgraph=True, dynamic=False)
+    return twin
