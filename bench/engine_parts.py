@@ -21,7 +21,7 @@ from bench.part_runner import Figures
 from opad_core import Base, Bundle, ImageRequest, OneStepGenerator, export_bundle, read_bundle, write_bundle
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.loading import Precision
-from opad_core.generation.compiled import capture, compiler_for, fill_cache, load_cache
+from opad_core.generation.compiled import capture, compiler_for, fill_compile_cache, load_compile_cache
 from opad_core.generation.generator import Functions, Level
 from opad_core.networks.text_encoder import PLACEHOLDER
 
@@ -165,9 +165,9 @@ def levels(base: Base, folder: Path) -> Iterator[tuple[Figures, OneStepGenerator
     if compiler := compiler_for(base.device):
         generator, started = OneStepGenerator(base), perf_counter()
         with inductor_folder_kept():
-            fill_cache(generator, folder, compiler)
+            fill_compile_cache(generator, folder, compiler)
             filled = perf_counter()
-            functions = load_cache(generator, folder, compiler)
+            functions = load_compile_cache(generator, folder, compiler)
         figures = {"compile_s": filled - started, "load_s": perf_counter() - filled}
         if on_gpu:
             figures["capture_s"] = record(generator, functions, "compiled")

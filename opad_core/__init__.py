@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opad_core.bases.captions import held_out_scenes
-    from opad_core.bases.loading import Base, device_named, load_base, precision_for
+    from opad_core.bases.loading import Base, Precision, device_named, load_base, precision_for
     from opad_core.bases.manifest import Manifest
     from opad_core.errors import DivergedError, OpadError, OtherBaseError, OtherTrainingError, UnusableDeviceError
     from opad_core.evaluation.identity import identity_score
     from opad_core.evaluation.report import ReportCard, report_card
     from opad_core.evaluation.sheet import Row, draw_sheet
     from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
+    from opad_core.generation.compiled import (
+        COMPILERS,
+        capture,
+        compiler_for,
+        fill_compile_cache,
+        has_compiled,
+        load_compile_cache,
+    )
     from opad_core.generation.export import export_bundle
     from opad_core.generation.generator import MAX_BATCH, MAX_SEED, ImageRequest, OneStepGenerator
     from opad_core.generation.image_warnings import image_warnings
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     from opad_core.training.loop import Progress, TrainingStopped
 
 __all__ = [
+    "COMPILERS",
     "MAX_BATCH",
     "MAX_SEED",
     "PLACEHOLDER",
@@ -46,6 +55,7 @@ __all__ = [
     "OpadError",
     "OtherBaseError",
     "OtherTrainingError",
+    "Precision",
     "Progress",
     "ReportCard",
     "Row",
@@ -53,14 +63,19 @@ __all__ = [
     "TrainingStopped",
     "UnusableDeviceError",
     "c_compiler",
+    "capture",
+    "compiler_for",
     "device_named",
     "draw_sheet",
     "export_bundle",
+    "fill_compile_cache",
     "find_references",
+    "has_compiled",
     "held_out_scenes",
     "identity_score",
     "image_warnings",
     "load_base",
+    "load_compile_cache",
     "override",
     "precision_for",
     "preset",
@@ -75,13 +90,21 @@ __all__ = [
 
 _MODULES = {
     "bases.captions": ("held_out_scenes",),
-    "bases.loading": ("Base", "device_named", "load_base", "precision_for"),
+    "bases.loading": ("Base", "Precision", "device_named", "load_base", "precision_for"),
     "bases.manifest": ("Manifest",),
     "errors": ("DivergedError", "OpadError", "OtherBaseError", "OtherTrainingError", "UnusableDeviceError"),
     "evaluation.identity": ("identity_score",),
     "evaluation.report": ("ReportCard", "report_card"),
     "evaluation.sheet": ("Row", "draw_sheet"),
     "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
+    "generation.compiled": (
+        "COMPILERS",
+        "capture",
+        "compiler_for",
+        "fill_compile_cache",
+        "has_compiled",
+        "load_compile_cache",
+    ),
     "generation.export": ("export_bundle",),
     "generation.generator": ("MAX_BATCH", "MAX_SEED", "ImageRequest", "OneStepGenerator"),
     "generation.image_warnings": ("image_warnings",),

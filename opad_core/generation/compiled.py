@@ -32,7 +32,7 @@ from opad_core.networks import denoiser, schedule
 
 COMPILERS: dict[str, ModuleType] = {"inductor": inductor, "onnxruntime": onnx_runtime}
 _KEPT = 4
-"""Folders of other bases, devices and versions that stay in the cache."""
+"""Folders that stay in the cache: those that were used last, for instance of another base or an earlier version."""
 _FILLED = "filled"
 """The file that says that a folder is complete."""
 _CODE = (denoiser, schedule, loading, pixels, one_step, fixed_sizes, generator_module, inductor, onnx_runtime)
@@ -55,11 +55,11 @@ def cache_folder(root: Path, generator: OneStepGenerator, compiler: str) -> Path
     return root / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def is_filled(root: Path, generator: OneStepGenerator, compiler: str) -> bool:
+def has_compiled(root: Path, generator: OneStepGenerator, compiler: str) -> bool:
     return (cache_folder(root, generator, compiler) / _FILLED).exists()
 
 
-def fill_cache(generator: OneStepGenerator, root: Path, compiler: str) -> None:
+def fill_compile_cache(generator: OneStepGenerator, root: Path, compiler: str) -> None:
     """Compile the networks into the cache, unless they are there. Takes seconds to minutes.
 
     Raises OpadError if the compiled networks generate other images than the generator, OSError if the folder cannot be
@@ -75,12 +75,10 @@ def fill_cache(generator: OneStepGenerator, root: Path, compiler: str) -> None:
         COMPILERS[compiler].fill(generator, folder)
         _check(generator, COMPILERS[compiler].load(generator, folder))
         (folder / _FILLED).touch()
-        filled = sorted((file.stat().st_mtime, file.parent) for file in root.glob(f"*/{_FILLED}"))
-        for _, old in filled[:-_KEPT]:
-            shutil.rmtree(old)
+        _remove_old(root)
 
 
-def load_cache(generator: OneStepGenerator, root: Path, compiler: str) -> Functions:
+def load_compile_cache(generator: OneStepGenerator, root: Path, compiler: str) -> Functions:
     """Return the compiled networks of a filled cache. Any thread may call it while another one generates."""
     folder = cache_folder(root, generator, compiler)
     os.utime(folder / _FILLED)
@@ -130,6 +128,12 @@ def _check(generator: OneStepGenerator, functions: Functions) -> None:
                         f"the compiled networks generate other images: by up to {largest:.0f} of 255 levels, "
                         f"{mean:.2f} in the mean, in a batch of {size} with the {decoder} decoder"
                     )
+
+
+def _remove_old(root: Path) -> None:
+    filled = sorted((file.stat().st_mtime, file.parent) for file in root.glob(f"*/{_FILLED}"))
+    for _, old in filled[:-_KEPT]:
+        shutil.rmtree(old)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ from opad_core import (
     OpadError,
     OtherBaseError,
     TextEncoder,
+    compiler_for,
     device_named,
     image_warnings,
     load_base,
@@ -52,7 +53,6 @@ from opad_core import (
     preset,
     prompt_warnings,
 )
-from opad_core.generation.compiled import compiler_for
 from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, GeneratedImage, Overloaded
 from worker.inference.bundles import BundleCache

@@ -13,9 +13,7 @@ from typing import get_args
 import psutil
 import torch
 
-from opad_core import OneStepGenerator, OpadError, load_base
-from opad_core.bases.loading import Precision
-from opad_core.generation.compiled import COMPILERS, fill_cache
+from opad_core import COMPILERS, OneStepGenerator, OpadError, Precision, fill_compile_cache, load_base
 
 _NICENESS = 10
 _COPIES = 4
@@ -36,7 +34,7 @@ def main() -> int:
         base = load_base(chosen.base, bases=chosen.bases, device=chosen.device, precision=chosen.precision)
         generator = OneStepGenerator(base)
         _check_memory(generator)
-        fill_cache(generator, chosen.cache, chosen.compiler)
+        fill_compile_cache(generator, chosen.cache, chosen.compiler)
     except OpadError as error:
         print(error)
         return 1

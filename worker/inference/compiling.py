@@ -12,9 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from opad_core import OneStepGenerator
-from opad_core.bases.loading import Precision
-from opad_core.generation.compiled import capture, is_filled, load_cache
+from opad_core import OneStepGenerator, Precision, capture, has_compiled, load_compile_cache
 from worker.background import Background
 from worker.inference.batching import Batcher
 from worker.inference.compile_obstacle import compile_obstacle
@@ -78,13 +76,13 @@ class Compiling(Background):
             log.info("engine.compiled", compiler=self._compiler, seconds=round(time.monotonic() - started, 1))
 
     def _compile(self) -> None:
-        if not is_filled(self._cache, self._generator, self._compiler):
+        if not has_compiled(self._cache, self._generator, self._compiler):
             if obstacle := compile_obstacle(self._cache, device=self._generator.base.device.type):
                 raise NotCompiled(obstacle)
             self._fill_cache()
         if self._stopping.is_set():
             return
-        functions = load_cache(self._generator, self._cache, self._compiler)
+        functions = load_compile_cache(self._generator, self._cache, self._compiler)
         if self._generator.base.device.type == "cuda":
             functions, steps = capture(self._generator, functions)
             for step in steps:

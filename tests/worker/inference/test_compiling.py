@@ -10,7 +10,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
-from opad_core.generation.compiled import cache_folder, fill_cache, is_filled
+from opad_core.generation.compiled import cache_folder, fill_compile_cache, has_compiled
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from tests.worker.inference.test_app import BEACH, generated, pixels
 from worker.inference.app import create_app
@@ -107,7 +107,7 @@ def test_a_cache_whose_name_is_a_files_is_named(generator, batcher, tmp_path):
 
 
 def test_a_damaged_cache_leaves_the_engine_as_it_is(generator, batcher, tmp_path):
-    fill_cache(generator, tmp_path, "onnxruntime")
+    fill_compile_cache(generator, tmp_path, "onnxruntime")
     (cache_folder(tmp_path, generator, "onnxruntime") / "one_step.onnx").write_bytes(b"damaged")
     with compiling(generator, batcher, tmp_path) as background:
         assert "one_step.onnx" in ended(background)
@@ -122,4 +122,4 @@ def test_stopping_ends_the_child(generator, batcher, tmp_path):
         until(children)
         (child,) = children()
     assert not child.is_running()
-    assert not is_filled(tmp_path, generator, "onnxruntime")
+    assert not has_compiled(tmp_path, generator, "onnxruntime")
