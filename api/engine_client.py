@@ -2,14 +2,15 @@
 
 import asyncio
 import hashlib
-import json
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import httpx
 import structlog
 from pydantic import BaseModel
 
@@ -17,7 +18,6 @@ from api.domain.denied_words import ENGINE_CODE, refusal
 from api.domain.engine_answer import Generated
 from api.domain.errors import Conflict, DeadlineExceeded, DomainError, Invalid, Unavailable
 from api.domain.settings import DecoderName
-from api.engine_connections import Answer, EngineConnections, NoAnswer, Unreachable
 
 log = structlog.get_logger()
 
@@ -58,11 +58,12 @@ class EngineClient:
         self._named: list[str] = []
         self._looked_up = -_LOOK_UP_SECONDS - 1.0
         self._silent_until: dict[str, float] = {}
-        self._connections: dict[str, EngineConnections] = {}
+        self._by_socket = {url: _connect(url) for url in self._fixed if url.startswith("unix:")}
+        self._by_network = httpx.AsyncClient(limits=_limits(), trust_env=False)
 
     async def close(self) -> None:
-        for connections in self._connections.values():
-            connections.close()
+        for client in (*self._by_socket.values(), self._by_network):
+            await client.aclose()
 
     async def generate(
         self,
@@ -98,28 +99,27 @@ class EngineClient:
                     "POST",
                     url,
                     "/generate",
-                    body={**body, "deadline_ms": int(left * 1000)},
-                    seconds=left + _GRACE_SECONDS,
-                    connect_seconds=min(left, _CONNECT_SECONDS),
+                    json={**body, "deadline_ms": int(left * 1000)},
+                    timeout=httpx.Timeout(left + _GRACE_SECONDS, connect=min(left, _CONNECT_SECONDS)),
                 )
-            except NoAnswer:  # a live engine reports a missed deadline itself
+            except httpx.ReadTimeout:  # a live engine reports a missed deadline itself
                 log.error("engine.silent", engine=url, seconds=_SILENT_SECONDS)
                 self._silent_until[url] = time.monotonic() + _SILENT_SECONDS
                 failure = _nobody_answers()
                 break
-            except Unreachable as error:  # not there, or it closed a keep-alive connection
-                log.warning("engine.unreachable", engine=url, error=str(error))
+            except httpx.TransportError as error:  # not there, or it closed a keep-alive connection
+                log.warning("engine.unreachable", engine=url, error=type(error).__name__)
                 self._looked_up = -_LOOK_UP_SECONDS - 1.0
                 failure = _nobody_answers()
                 continue
             try:
-                if answer.status == 200:
-                    return Generated.unpack(answer.body)
+                if answer.is_success:
+                    return Generated.unpack(answer.content)
                 failure = self._refusal(answer)
             except ValueError as error:
-                log.error("engine.malformed", engine=url, status=answer.status, size=len(answer.body))
+                log.error("engine.malformed", engine=url, status=answer.status_code, size=len(answer.content))
                 raise _failed() from error
-            if answer.status != 503 or len(urls) == 1:  # a busy engine is not asked again: that makes it busier
+            if answer.status_code != 503 or len(urls) == 1:  # a busy engine is not asked again: that makes it busier
                 break
         raise failure
 
@@ -129,11 +129,9 @@ class EngineClient:
         for url in urls:
             try:
                 for sha256 in sha256s:
-                    answer = await self._ask("DELETE", url, f"/bundles/{sha256}", seconds=5)
-                    if answer.status != 204:
-                        raise Unreachable(f"status {answer.status}")
-            except (Unreachable, NoAnswer) as error:
-                log.warning("engine.forget_failed", engine=url, error=str(error))
+                    (await self._ask("DELETE", url, f"/bundles/{sha256}", timeout=5)).raise_for_status()
+            except httpx.HTTPError as error:
+                log.warning("engine.forget_failed", engine=url, error=type(error).__name__)
                 unreachable += 1
         return len(urls) - unreachable, unreachable
 
@@ -141,25 +139,16 @@ class EngineClient:
         """Return whether any engine has loaded its base."""
         for url in await self._urls():
             try:
-                if (await self._ask("GET", url, "/readyz", seconds=2)).status == 200:
+                if (await self._ask("GET", url, "/readyz", timeout=2)).is_success:
                     return True
-            except (Unreachable, NoAnswer):
+            except httpx.TransportError:
                 continue
         return False
 
-    async def _ask(
-        self,
-        method: str,
-        url: str,
-        path: str,
-        *,
-        seconds: float,
-        connect_seconds: float = _CONNECT_SECONDS,
-        body: Mapping[str, object] | None = None,
-    ) -> Answer:
-        connections = self._connections.setdefault(url, EngineConnections(url))
-        sent = b"" if body is None else json.dumps(body).encode()
-        return await connections.request(method, path, seconds=seconds, connect_seconds=connect_seconds, json=sent)
+    async def _ask(self, method: str, url: str, path: str, **options: Any) -> httpx.Response:
+        if url in self._by_socket:
+            return await self._by_socket[url].request(method, path, **options)
+        return await self._by_network.request(method, url + path, **options)
 
     async def _urls(self) -> list[str]:
         """Return the engines' URLs. Names are looked up again every few seconds and after a failure."""
@@ -167,8 +156,6 @@ class EngineClient:
             self._looked_up = time.monotonic()
             found = await asyncio.gather(*map(_addresses, self._names))
             self._named = sorted({url for urls in found for url in urls})
-            for gone in self._connections.keys() - {*self._fixed, *self._named}:
-                self._connections.pop(gone).close()
         return self._fixed + self._named
 
     def _tries(self, concept_id: UUID, urls: list[str]) -> list[str]:
@@ -184,27 +171,27 @@ class EngineClient:
         ranked = sorted(urls, key=rank)
         return ranked * 2 if len(ranked) == 1 else ranked[:2]
 
-    def _refusal(self, answer: Answer) -> DomainError:
+    def _refusal(self, answer: httpx.Response) -> DomainError:
         """Return the error that the engine answered with. Raises ValueError if another program answered."""
-        if answer.status == 422:
-            said = _Refusal.model_validate_json(answer.body)
+        if answer.status_code == 422:
+            said = _Refusal.model_validate_json(answer.content)
             if said.code == ENGINE_CODE:
                 return refusal("prompt")
             return Invalid(said.message, said.code)
-        if answer.status == 409:
-            said = _Refusal.model_validate_json(answer.body)
+        if answer.status_code == 409:
+            said = _Refusal.model_validate_json(answer.content)
             return Conflict(said.message, said.code)
-        if answer.status == 504:
+        if answer.status_code == 504:
             return self._late()
-        if answer.status == 503:
-            busy = _Busy.model_validate_json(answer.body)
+        if answer.status_code == 503:
+            busy = _Busy.model_validate_json(answer.content)
             reason = "all engines are busy" if busy.code == "overloaded" else "the engine cannot load the concept"
             return Unavailable(
                 f"{reason}; try again in {busy.retry_after:.0f} s", busy.code, retry_after=busy.retry_after
             )
-        if answer.status == 404:
+        if answer.status_code == 404:
             return Unavailable("the concept's bundle cannot be found; train it again", "bundle_missing", retry_after=60)
-        log.error("engine.failed", status=answer.status)
+        log.error("engine.failed", status=answer.status_code)
         return _failed()
 
     def _late(self) -> DeadlineExceeded:
@@ -220,6 +207,15 @@ def _failed() -> Unavailable:
 
 def _nobody_answers() -> Unavailable:
     return Unavailable("no engine answers; try again in a few seconds", "no_engine", retry_after=3)
+
+
+def _limits() -> httpx.Limits:
+    return httpx.Limits(max_connections=400, max_keepalive_connections=100)
+
+
+def _connect(url: str) -> httpx.AsyncClient:
+    transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=_limits(), trust_env=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://engine", trust_env=False)
 
 
 async def _addresses(url: str) -> list[str]:
