@@ -30,7 +30,7 @@ class Trail:
         )
 
 
-def _trail(request: Request, session: SessionDep, who: Annotated[Caller, Depends(caller)]) -> Trail:
+async def _trail(request: Request, session: SessionDep, who: Annotated[Caller, Depends(caller)]) -> Trail:
     return Trail(session, who, request.state.request_id)
 
 

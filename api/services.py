@@ -80,7 +80,12 @@ def services_of(request: Request) -> Services:
     return services
 
 
-ServicesDep = Annotated[Services, Depends(services_of)]
+async def _services(request: Request) -> Services:
+    """Return the same for FastAPI, which would call a plain function in another thread."""
+    return services_of(request)
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
 
 
 async def _session(services: ServicesDep) -> AsyncIterator[AsyncSession]:

@@ -4,8 +4,9 @@ It starts `opad up` on a new folder with 32 artificial concepts on the nano base
 client that sends one request after another, then the capacity: the images per second with 48 such clients. Then it
 sends requests at 0.5, 1 and 3 times the capacity without waiting for responses, and continues until 5,000 were sent, to
 see how the memory of api and engine grows. Concepts are chosen by Zipf's law (exponent 1.1), with a new seed for each
-request. The client runs on the same machine; the CPU time that it takes from the service is reported. The program
-prints a table and writes JSON, which `python -m bench.simulate --load` compares with its prediction.
+request. `HTTP` is the median latency without the engine's own work. The client runs on the same machine; the CPU time
+that it takes from the service is reported. The program prints a table and writes JSON, which
+`python -m bench.simulate --load` compares with its prediction.
 """
 
 import argparse
@@ -63,6 +64,8 @@ class Phase:
     """Latencies of the successful responses."""
     model_ms: list[float] = field(default_factory=list)
     """Time of the model thread for the batch of each image, from its response."""
+    overhead_ms: list[float] = field(default_factory=list)
+    """Latency of each image without the engine's own work, encoding included."""
 
     @property
     def goodput_per_s(self) -> float:
@@ -85,6 +88,7 @@ class Phase:
             "errors": self.errors,
             **{f"p{p}_ms": round(cuts[p - 1], 1) for p in (50, 95, 99)},
             "model_p50_ms": round(statistics.median(self.model_ms or [0.0]), 1),
+            "overhead_p50_ms": round(statistics.median(self.overhead_ms or [0.0]), 2),
         }
 
 
@@ -114,8 +118,11 @@ class Client:
             phase.answers[type(error).__name__] += 1
             return
         if status == 200:
+            parts = {name: float(ms) for name, ms in re.findall(rb"(\w+);dur=([\d.]+)", head)}
             phase.latencies_ms.append((time.perf_counter() - began) * 1000)
-            phase.model_ms.append(sum(map(float, re.findall(rb"\b(?:text|unet_decode);dur=([\d.]+)", head))))
+            phase.model_ms.append(parts[b"text"] + parts[b"unet_decode"])
+            of_engine = sum(parts[name] for name in (b"queue", b"bundle", b"text", b"unet_decode", b"encode"))
+            phase.overhead_ms.append(phase.latencies_ms[-1] - of_engine)
         can_wait = status == 503 and b"\r\nretry-after: " in head
         phase.answers["503 with Retry-After" if can_wait else str(status)] += 1
 
@@ -283,13 +290,14 @@ def _per_cpu(phase: dict[str, Any]) -> float:
 
 def show(found: dict[str, Any]) -> None:
     print(
-        f"{'phase':<10}{'offered/s':>10}{'goodput/s':>11}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'client':>8}  answers"
+        f"{'phase':<10}{'offered/s':>10}{'goodput/s':>11}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'HTTP ms':>9}"
+        f"{'client':>8}  answers"
     )
     for phase in found["phases"]:
         offered = "-" if phase["offered_per_s"] is None else f"{phase['offered_per_s']:.1f}"
         print(
             f"{phase['phase']:<10}{offered:>10}{phase['goodput_per_s']:>11.1f}{phase['p50_ms']:>9.0f}"
-            f"{phase['p95_ms']:>9.0f}{phase['p99_ms']:>9.0f}{phase['client_cpu']:>8.1%}"
+            f"{phase['p95_ms']:>9.0f}{phase['p99_ms']:>9.0f}{phase['overhead_p50_ms']:>9.1f}{phase['client_cpu']:>8.1%}"
             f"  {phase['answers']}"
         )
     print(json.dumps(found["verdict"]))

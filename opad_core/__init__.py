@@ -104,7 +104,7 @@ _MODULES = {
         "fill_compile_cache",
         "has_compiled",
         "load_compile_cache",
-    ),  # fmt: skip
+    ),
     "generation.export": ("export_bundle",),
     "generation.generator": ("MAX_BATCH", "MAX_SEED", "ImageRequest", "OneStepGenerator"),
     "generation.image_warnings": ("image_warnings",),

@@ -32,7 +32,7 @@ from opad_core.networks import denoiser, schedule
 
 COMPILERS: dict[str, ModuleType] = {"inductor": inductor, "onnxruntime": onnx_runtime}
 _KEPT = 4
-"""Folders of other bases, devices and versions that stay in the cache."""
+"""Folders that stay in the cache: those that were used last, for instance of another base or an earlier version."""
 _FILLED = "filled"
 """The file that says that a folder is complete."""
 _CODE = (denoiser, schedule, loading, pixels, one_step, fixed_sizes, generator_module, inductor, onnx_runtime)
@@ -75,9 +75,7 @@ def fill_compile_cache(generator: OneStepGenerator, root: Path, compiler: str) -
         COMPILERS[compiler].fill(generator, folder)
         _check(generator, COMPILERS[compiler].load(generator, folder))
         (folder / _FILLED).touch()
-        filled = sorted((file.stat().st_mtime, file.parent) for file in root.glob(f"*/{_FILLED}"))
-        for _, old in filled[:-_KEPT]:
-            shutil.rmtree(old)
+        _remove_old(root)
 
 
 def load_compile_cache(generator: OneStepGenerator, root: Path, compiler: str) -> Functions:
@@ -130,6 +128,12 @@ def _check(generator: OneStepGenerator, functions: Functions) -> None:
                         f"the compiled networks generate other images: by up to {largest:.0f} of 255 levels, "
                         f"{mean:.2f} in the mean, in a batch of {size} with the {decoder} decoder"
                     )
+
+
+def _remove_old(root: Path) -> None:
+    filled = sorted((file.stat().st_mtime, file.parent) for file in root.glob(f"*/{_FILLED}"))
+    for _, old in filled[:-_KEPT]:
+        shutil.rmtree(old)
 
 
 @contextmanager

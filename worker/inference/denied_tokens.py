@@ -15,7 +15,9 @@ class DeniedTokens:
     """The token sequences of a list of words. Only one thread may use its tokenizer."""
 
     def __init__(self, words: DeniedWords, text: TextEncoder) -> None:
-        self._tokenizer = text.tokenizer
+        self._tokenizer = text.tokenizer.backend_tokenizer
+        self._tokenizer.no_truncation()  # a tokenizer's file may ask for it
+        self._tokenizer.no_padding()
         spellings = {spelling for entry in words.entries for spelling in (entry, fold(entry))}
         self._sequences = {tuple(self._tokens(spelling)) for spelling in spellings} - {()}
 
@@ -30,5 +32,5 @@ class DeniedTokens:
 
     def _tokens(self, text: str) -> list[str]:
         # the tokenizer's own call takes three times as long, for options that are not used here
-        tokens: list[str] = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens
+        tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens
         return tokens

@@ -8,10 +8,13 @@ from typing import Any
 import httpx
 from fastapi.testclient import TestClient
 
+from api.domain.engine_answer import Generated
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import JobState
+from api.engine_client import EngineClient
 from tests.api.reference_images import reference
+from tests.api.services import replace_services
 
 ASKED = {"concept": "my mug", "prompt": "a <concept> on the beach", "seed": 7, "store": True}
 
@@ -127,20 +130,21 @@ def test_a_concept_erased_during_a_request_stores_nothing(
     concept: dict[str, Any],
     set_job: Callable[..., None],
     stored: Callable[[], dict[str, int]],
+    engine_url: str,
 ) -> None:
     """The concept is erased when the engine's answer arrives, before the images are stored."""
     set_job(concept["jobs"][0]["id"], state=JobState.cancelled)
-    engines = client.app.state.services.engines  # type: ignore[attr-defined]  # TestClient.app is any ASGI
-    (engine,) = engines._by_socket.values()
 
-    async def erase(_: httpx.Response) -> None:
-        engine.event_hooks = {}  # the erasure calls the engine too
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(client.app), base_url="http://localhost", headers=client.headers
-        ) as other:
-            assert (await other.delete(f"/v1/concepts/{concept['id']}")).status_code == 200
+    class ErasedMeanwhile(EngineClient):
+        async def generate(self, *arguments: Any, **options: Any) -> Generated:
+            generated = await super().generate(*arguments, **options)
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(client.app), base_url="http://localhost", headers=client.headers
+            ) as other:
+                assert (await other.delete(f"/v1/concepts/{concept['id']}")).status_code == 200
+            return generated
 
-    engine.event_hooks = {"response": [erase]}
+    replace_services(client, engines=ErasedMeanwhile([engine_url], timeout_seconds=60))
 
     answer = client.post("/v1/generate", json=ASKED | {"untouched": True})
 

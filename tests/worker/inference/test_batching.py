@@ -1,5 +1,6 @@
 import time
 from concurrent.futures import wait
+from threading import current_thread
 
 import numpy as np
 import pytest
@@ -154,3 +155,38 @@ def test_the_predicted_wait_grows_with_the_queue_and_ends_with_it(batcher, store
     batcher.submit([ImageRequest(stored[0].bundle, BEACH, 1)], deadline=soon())[0].result(60)
     batcher.close()
     assert batcher.predicted_wait() == 0
+
+
+def test_a_task_runs_between_two_batches_in_the_model_thread(batcher, stored):
+    ran = []
+    ahead = batcher.submit([ImageRequest(stored[0].bundle, BEACH, seed) for seed in range(20)], deadline=soon())
+    task = batcher.between_batches(lambda: ran.append((current_thread().name, sum(f.done() for f in ahead))))
+    task.result(60)
+    ((thread, done),) = ran
+    assert thread == "model"
+    assert done in (0, 8, 16, 20)  # whole batches
+    assert not wait(ahead, 60).not_done
+
+
+def test_a_task_that_fails_tells_its_owner_alone(batcher, stored):
+    task = batcher.between_batches(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        task.result(60)
+    (image,) = batcher.submit([ImageRequest(stored[0].bundle, BEACH, 1)], deadline=soon())
+    assert image.result(60).pixels.shape == (64, 64, 3)
+
+
+def test_a_closed_batcher_runs_no_task(generator):
+    batcher, ran = Batcher(generator, seconds_per_image=0.01), []
+    batcher.close()
+    assert batcher.between_batches(lambda: ran.append(1)).cancelled()
+    assert ran == []
+
+
+def test_after_an_erasure_nothing_of_the_concept_is_cached(batcher, generator, stored):
+    request = ImageRequest(stored[0].bundle, BEACH, 1)
+    (image,) = batcher.submit([request], deadline=soon())
+    image.result(60)
+    assert generator.has_cached(request)
+    batcher.forget(stored[0].bundle.id).result(60)
+    assert not generator.has_cached(request)
