@@ -4,9 +4,9 @@ It starts `opad up` on a new folder with 32 artificial concepts on the nano base
 its networks. First it measures the latency of one client that sends one request after another, then the capacity: the
 images per second with 48 such clients. Then it sends requests at 0.5, 0.7, 1 and 3 times the capacity without waiting
 for responses, and continues until 5,000 were sent, to see how the memory of api and engine grows. Concepts are chosen
-by Zipf's law (exponent 1.1), with a new seed for each request. `HTTP` is the median latency without the engine's own work.
-The client runs on the same machine; the CPU time that it takes from the service is reported. The program prints a table
-and writes JSON, which `python -m bench.simulate --load` compares with its prediction.
+by Zipf's law (exponent 1.1), with a new seed for each request. `HTTP` is the median latency without the engine's own
+work. The client runs on the same machine; the CPU time that it takes from the service is reported. The program prints a
+table and writes JSON, which `python -m bench.simulate --load` compares with its prediction.
 """
 
 import argparse

@@ -35,6 +35,8 @@ def load(generator: OneStepGenerator, folder: Path) -> Functions:
     os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
     torch._dynamo.config.recompile_limit = _SHAPES
     torch._dynamo.config.accumulated_recompile_limit = len(SIZES) * _SHAPES
+    if generator.base.device.type == "cuda":
+        generator.use_channels_last()  # compiled code is for one layout
     functions = {name: _compiled(module) for name, module in generator.modules.items()}
     for size in SIZES:
         examples = generator.examples(size)

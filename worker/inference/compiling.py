@@ -58,6 +58,7 @@ class Compiling(Background):
         super().__init__("compiling")
         self._generator, self._batcher, self._compiler, self._cache = generator, batcher, compiler, cache
         self._bases, self._precision = bases, precision
+        generator.examples(1)  # before another thread uses the generator
         self.reason: str | None = "it compiles in the background"
         """Why the engine does not run compiled networks; None if it does."""
 
