@@ -75,7 +75,7 @@ class EngineClient:
         image_format: str,
         decoder: DecoderName = "full",
     ) -> Generated:
-        """Generate images. A second try uses the same seeds, so it returns the same images.
+        """Generate images. A second try uses the same seeds, so it returns the same images, but for rounding.
 
         Raises Unavailable, DeadlineExceeded, Invalid; Conflict for a bundle of another base.
         """
