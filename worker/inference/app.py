@@ -164,7 +164,7 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         log.info("engine.decoders", fast=no_fast_decoder is None, reason=no_fast_decoder)
         reason = await asyncio.to_thread(capture_on_gpu, generator)
         seconds = await asyncio.to_thread(_first_image, generator)
-        log.info("engine.ready", base=base.manifest.name, device=str(base.device), level=generator.level,
+        log.info("engine.ready", base=base.manifest.name, device=str(base.device), engine_level=generator.level,
                  first_image_s=round(seconds, 3))  # fmt: skip
         batcher = Batcher(generator, seconds_per_image=seconds)
         PREDICTED_WAIT.set_function(batcher.predicted_wait)

@@ -70,7 +70,7 @@ class Compiling(Background):
             return  # the engine is stopping
         except Exception as error:  # noqa: BLE001  # the outermost call of the thread; the engine serves as before
             self.reason = str(error) if isinstance(error, NotCompiled) else f"{type(error).__name__}: {error}"
-            log.warning("engine.not_compiled", level=self._generator.level, reason=self.reason)
+            log.warning("engine.not_compiled", engine_level=self._generator.level, reason=self.reason)
             return
         if self._generator.level == "compiled":
             self.reason = None
