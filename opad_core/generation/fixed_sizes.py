@@ -83,9 +83,9 @@ class FixedSizes:
         return torch.cat(outputs)
 
     def clear(self) -> None:
-        """Overwrite the inputs of the last calls, which may belong to an erased concept, with zeros."""
+        """Overwrite what the last calls left, which may belong to an erased concept, with zeros."""
         for recording in self._recordings.values():
-            for static in recording.inputs:
+            for static in (*recording.inputs, recording.output):
                 static.zero_()
 
 

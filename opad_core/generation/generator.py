@@ -100,7 +100,7 @@ class OneStepGenerator:
         return _cache_key(request) in self._packed
 
     def forget(self, bundle_id: str) -> None:
-        """Erase the keys and values of a concept: in the cache, and in the inputs of the last batches."""
+        """Erase the keys and values of a concept in the cache, and what the last batches left in fixed buffers."""
         for cache_key in [key for key in self._packed if key[0] == bundle_id]:
             self._packed.pop(cache_key).zero_()
         for function in (self._functions or {}).values():
