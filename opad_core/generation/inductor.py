@@ -17,8 +17,9 @@ from opad_core.generation.generator import Functions, OneStepGenerator
 
 VERSION = torch.__version__
 _REPEATED = {"ResnetBlock2D", "Transformer2DModel", "AutoencoderTinyBlock"}
-_SHAPES = 64
-"""Shapes of one kind of block, in UNet, decoder and all batch sizes; PyTorch's limit is 8."""
+_SHAPES = 512
+"""Limit of the shapes of one kind of block. SD-Turbo's residual blocks have 20 shapes in UNet and decoder, and each batch
+size and each load counts again; PyTorch's own limit is 8, and beyond it compiling fails."""
 
 
 def fill(generator: OneStepGenerator, folder: Path) -> None:
@@ -34,7 +35,7 @@ def load(generator: OneStepGenerator, folder: Path) -> Functions:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
     os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
     torch._dynamo.config.recompile_limit = _SHAPES
-    torch._dynamo.config.accumulated_recompile_limit = len(SIZES) * _SHAPES
+    torch._dynamo.config.accumulated_recompile_limit = len(_REPEATED) * _SHAPES
     if generator.base.device.type == "cuda":
         generator.use_channels_last()  # compiled code is for one layout
     functions = {name: _compiled(module) for name, module in generator.modules.items()}
