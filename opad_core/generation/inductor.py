@@ -18,8 +18,8 @@ from opad_core.generation.generator import Functions, OneStepGenerator
 VERSION = torch.__version__
 _REPEATED = {"ResnetBlock2D", "Transformer2DModel", "AutoencoderTinyBlock"}
 _SHAPES = 512
-"""Limit of the shapes of one kind of block. SD-Turbo's residual blocks have 20 shapes in UNet and decoder, and each batch
-size and each load counts again; PyTorch's own limit is 8, and beyond it compiling fails."""
+"""Limit of the shapes of one kind of block. SD-Turbo's residual blocks have 20 shapes in UNet and decoder, and each
+batch size and each load counts again; PyTorch's own limit is 8, and beyond it compiling fails."""
 
 
 def fill(generator: OneStepGenerator, folder: Path) -> None:
@@ -30,7 +30,7 @@ def fill(generator: OneStepGenerator, folder: Path) -> None:
 def load(generator: OneStepGenerator, folder: Path) -> Functions:
     """Return the compiled networks, which take batches of SIZES. What the folder has is not compiled again.
 
-    The generator's own networks are not changed, so another thread may use them meanwhile.
+    Another thread may use the generator meanwhile: its networks change only in the layout of their weights on a GPU.
     """
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
     os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
