@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from opad_core.generation.export import export_bundle
     from opad_core.generation.generator import MAX_BATCH, MAX_SEED, ImageRequest, OneStepGenerator
     from opad_core.generation.image_warnings import image_warnings
-    from opad_core.generation.inductor import c_compiler
     from opad_core.generation.prompt_warnings import prompt_warnings
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
     from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
@@ -62,7 +61,6 @@ __all__ = [
     "TextEncoder",
     "TrainingStopped",
     "UnusableDeviceError",
-    "c_compiler",
     "capture",
     "compiler_for",
     "device_named",
@@ -108,7 +106,6 @@ _MODULES = {
     "generation.export": ("export_bundle",),
     "generation.generator": ("MAX_BATCH", "MAX_SEED", "ImageRequest", "OneStepGenerator"),
     "generation.image_warnings": ("image_warnings",),
-    "generation.inductor": ("c_compiler",),
     "generation.prompt_warnings": ("prompt_warnings",),
     "methods.custom_diffusion": ("CustomDiffusionConfig",),
     "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),

@@ -31,9 +31,9 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import Concept
 from migrations.run import alembic_config
-from opad_core import OpadError, c_compiler, device_named, load_base, reads_heic
+from opad_core import OpadError, device_named, load_base, reads_heic
 from worker.celery_app import create_app
-from worker.inference.compile_obstacle import compile_obstacle
+from worker.inference.compile_obstacle import c_compiler, compile_obstacle
 from worker.stack import object_store, servers
 from worker.stack.home import LocalError
 

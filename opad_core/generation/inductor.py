@@ -6,7 +6,6 @@ networks take, and a CUDA graph then replays the compiled blocks and the few ope
 
 import copy
 import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -45,13 +44,6 @@ def load(generator: OneStepGenerator, folder: Path) -> Functions:
             with torch.no_grad():
                 function(*examples[name])
     return functions
-
-
-def c_compiler() -> str | None:
-    """Return the path of the C compiler that Triton takes: `CC`, else gcc, else clang. It never takes cc."""
-    if cc := os.environ.get("CC"):
-        return shutil.which(cc)
-    return shutil.which("gcc") or shutil.which("clang")
 
 
 def _compiled(module: nn.Module) -> nn.Module:

@@ -28,6 +28,7 @@ def run(folder, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_images_are_timed_as_a_whole_and_by_step(run):
     status, figures, table = run("--parts", "image-half")
     assert status == 0

@@ -22,12 +22,12 @@ _COPIES = 4
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.inference.compile", description=__doc__)
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--bases", type=Path)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--precision", required=True, choices=get_args(Precision))
-    parser.add_argument("--compiler", required=True, choices=COMPILERS)
-    parser.add_argument("--cache", required=True, type=Path)
+    parser.add_argument("--base", required=True, help="name of a base or the path of its folder")
+    parser.add_argument("--bases", type=Path, help="folder of fetched bases")
+    parser.add_argument("--device", required=True, help="cpu, cuda or cuda:1")
+    parser.add_argument("--precision", required=True, choices=get_args(Precision), help="of the engine")
+    parser.add_argument("--compiler", required=True, choices=COMPILERS, help="that of the device")
+    parser.add_argument("--cache", required=True, type=Path, help="folder of the compiled networks")
     chosen = parser.parse_args()
     os.nice(_NICENESS)
     try:

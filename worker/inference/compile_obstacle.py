@@ -6,8 +6,6 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from opad_core import c_compiler
-
 FREE_BYTES = 1_000_000_000
 """Free space that a cache of compiled networks needs, with room for the intermediate files."""
 
@@ -28,6 +26,13 @@ def compile_obstacle(cache: Path, *, device: str) -> str | None:
     if (free := shutil.disk_usage(cache).free) < FREE_BYTES:
         return f"{cache} has {free / 1e9:.1f} GB free and compiling needs {FREE_BYTES / 1e9:.1f}; make room there"
     return None
+
+
+def c_compiler() -> str | None:
+    """Return the path of the C compiler that Triton takes: `CC`, else gcc, else clang. It never takes cc."""
+    if cc := os.environ.get("CC"):
+        return shutil.which(cc)
+    return shutil.which("gcc") or shutil.which("clang")
 
 
 def _missing_tool() -> str | None:

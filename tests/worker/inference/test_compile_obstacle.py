@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from opad_core import c_compiler
-from worker.inference.compile_obstacle import compile_obstacle
+from worker.inference.compile_obstacle import c_compiler, compile_obstacle
 
 
 @pytest.fixture

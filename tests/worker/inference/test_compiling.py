@@ -10,7 +10,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
-from opad_core.generation.compiled import cache_folder, fill_compile_cache, has_compiled
+from opad_core.generation.compiled import cache_folder, has_compiled
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from tests.worker.inference.test_app import BEACH, generated, pixels
 from worker.inference.app import create_app
@@ -107,8 +107,10 @@ def test_a_cache_whose_name_is_a_files_is_named(generator, batcher, tmp_path):
 
 
 def test_a_damaged_cache_leaves_the_engine_as_it_is(generator, batcher, tmp_path):
-    fill_compile_cache(generator, tmp_path, "onnxruntime")
-    (cache_folder(tmp_path, generator, "onnxruntime") / "one_step.onnx").write_bytes(b"damaged")
+    folder = cache_folder(tmp_path, generator, "onnxruntime")
+    folder.mkdir()
+    for name in ("filled", "one_step.onnx", "full.onnx"):
+        (folder / name).write_bytes(b"damaged")
     with compiling(generator, batcher, tmp_path) as background:
         assert "one_step.onnx" in ended(background)
     assert generator.level == "eager"

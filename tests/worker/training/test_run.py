@@ -73,6 +73,7 @@ def test_a_training_keeps_its_times_for_the_next_one(quick, sessions, queue_trai
     assert expected.finish_seconds > 0
 
 
+@pytest.mark.slow
 def test_a_training_in_half_precision_says_so_and_ends_with_a_bundle(quick, sessions, claimed, capfd):
     assert run(claimed, quick.model_copy(update={"precision": "half"}), never) == 0
     assert read_job(sessions, claimed.job_id).state == JobState.succeeded
