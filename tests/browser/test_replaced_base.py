@@ -57,6 +57,7 @@ def test_one_is_found_in_the_list_and_trained_again(
     page.get_by_label("State").select_option("base changed")
     page.wait_for_url("**state=base_changed")
     page.locator(".card").filter(has_text="base changed").first.click()
+    page.wait_for_url(re.compile("/dashboard/concepts/[0-9a-f-]{36}"))  # and its script
     expect(page.get_by_text("it generates no images until you train it again")).to_be_visible()
     expect(page.get_by_role("link", name="Try a prompt")).to_have_count(0)
 
