@@ -55,7 +55,7 @@ class EngineProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.inference", "--bind", f"unix:{address}"],
             cwd=Path(__file__).parents[1],
-            env={**os.environ, **environment(settings)},
+            env={**os.environ, **environment(settings), "OPAD_COMPILE": "true"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from opad_core.bases.loading import Base, load_base
 from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
 from opad_core.generation.generator import OneStepGenerator
 from tests.random_base import write_random_base
+from worker.inference.batching import Batcher
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,13 @@ def base(base_folder: Path) -> Base:
 @pytest.fixture
 def generator(base: Base) -> OneStepGenerator:
     return OneStepGenerator(base)
+
+
+@pytest.fixture
+def batcher(generator: OneStepGenerator) -> Iterator[Batcher]:
+    running = Batcher(generator, seconds_per_image=0.01)
+    yield running
+    running.close()
 
 
 @pytest.fixture

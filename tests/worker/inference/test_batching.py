@@ -14,13 +14,6 @@ BEACH = "a <concept> on the beach"
 
 
 @pytest.fixture
-def batcher(generator):
-    running = Batcher(generator, seconds_per_image=0.01)
-    yield running
-    running.close()
-
-
-@pytest.fixture
 def slow_batcher(generator):
     """A batcher that starts with an estimate of ten seconds per image."""
     running = Batcher(generator, seconds_per_image=10.0)

@@ -14,17 +14,9 @@ from opad_core.generation.compiled import cache_folder, has_compiled
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from tests.worker.inference.test_app import BEACH, generated, pixels
 from worker.inference.app import create_app
-from worker.inference.batching import Batcher
 from worker.inference.compiling import Compiling
 
 ANY_TEMPLATE = "a photo of a dog"
-
-
-@pytest.fixture
-def batcher(generator):
-    running = Batcher(generator, seconds_per_image=0.01)
-    yield running
-    running.close()
 
 
 def compiling(generator, batcher, cache, compiler="onnxruntime"):
