@@ -222,7 +222,7 @@ def compared_with_stock(lab: Lab) -> Iterator[Figures]:
 def stock_compiled(lab: Lab) -> Iterator[Figures]:
     """Compare the compiled stock pipeline with the eager one and with the engine's generator."""
     for size in lab.sizes:
-        run: Run = lambda number, size=size: lab.stock_compiled.images(  # noqa: E731
+        run: Run = lambda number, size=size: lab.stock_compiled.images(  # noqa: E731  # binds `size`
             [lab.stock_prompt] * size, seeds_of(number, size)
         )
         first = milliseconds(lab.base, lambda run=run: run(0)) / 1000

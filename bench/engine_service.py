@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -267,9 +267,8 @@ def start(lab: Lab) -> Iterator[Figures]:
 @contextmanager
 def engine_settings(lab: Lab) -> Iterator[Settings]:
     """Run a database, and yield the settings of an engine with the lab's base and an empty data folder."""
-    runs: Callable[[str], None] = lambda line: None  # noqa: E731
     servers = Settings(home=lab.folder / "servers", redis_url=f"redis://{UNUSED}", s3_endpoint=f"http://{UNUSED}")
-    with local_servers(servers, say=runs, durable=False) as settings:
+    with local_servers(servers, say=lambda line: None, durable=False) as settings:
         migrate(settings.sqlalchemy_url)
         yield settings.model_copy(
             update={

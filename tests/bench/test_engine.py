@@ -138,6 +138,36 @@ def test_later_parts_compare_with_the_compiled_generator(run):
     assert "ours, compiled, first image of a bundle" in times(lines, "first-image", 1)
 
 
+@pytest.mark.slow
+def test_an_engine_is_measured_at_its_start_and_over_its_socket_at_three_shares_of_its_capacity(run):
+    status, lines, tables = run("--parts", "start", "http")
+    assert status == 0
+    ready = {line["what"]: line["ready_s"] for line in lines if "ready_s" in line}
+    compiled = {line["what"]: line["compiled_s"] for line in lines if "compiled_s" in line}
+    assert list(ready) == list(compiled) == ["first start", "second start"]
+    # the first one compiles for many seconds, the second one reads what the first one wrote
+    assert compiled["first start"] - ready["first start"] > 2 * (compiled["second start"] - ready["second start"])
+    loads = [line for line in lines if line["part"] == "http"]
+    names = [
+        "one client",
+        "16 clients, the capacity",
+        "50% of the capacity",
+        "70% of the capacity",
+        "100% of the capacity",
+    ]
+    assert [line["what"] for line in loads] == names
+    capacity = loads[1]["images_per_s"]
+    # each figure is rounded to four digits
+    assert [line["offered_per_s"] for line in loads[2:]] == [
+        pytest.approx(x * capacity, rel=1e-3) for x in (0.5, 0.7, 1)
+    ]
+    for line in loads:
+        assert 0 < line["engine_p50_ms"] < line["p50_ms"] <= line["p99_ms"]
+        assert line["p50_outside_the_engine_ms"] > 0
+        assert line["refused"] == 0
+    assert f"| http | one client |  | {loads[0]['images_per_s']} | {loads[0]['p50_ms']} |" in tables
+
+
 def test_what_a_load_took_is_split_into_the_engines_time_and_the_rest():
     phase = Phase(latencies_ms=[10.0, 20.0, 60.0], own_ms=[9.0, 17.0, 40.0], refused=1, seconds=2.0)
     assert phase.figures() == {
