@@ -36,7 +36,8 @@ from bench.part_runner import Figures, Results, has_failed, machine, run_parts, 
 from opad_core import Base, load_base
 from opad_core.__main__ import bases_folder
 from opad_core.bases.full_size import FullSizeBase
-from opad_core.bases.loading import Precision, device_named
+from opad_core.bases.loading import device_named
+from opad_core.bases.precision import Precision
 from opad_core.generation.generator import MAX_BATCH
 
 PARTS: dict[str, Callable[[Lab], Iterator[Figures]]] = {

@@ -20,7 +20,7 @@ from bench.gpu_parts import milliseconds, noun_of, synchronize
 from bench.part_runner import Figures
 from opad_core import Base, Bundle, ImageRequest, OneStepGenerator, export_bundle, read_bundle, write_bundle
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
-from opad_core.bases.loading import Precision
+from opad_core.bases.precision import Precision
 from opad_core.generation.compiled import capture, compiler_for, fill_compile_cache, load_compile_cache
 from opad_core.generation.generator import Functions, Level
 from opad_core.networks.text_encoder import PLACEHOLDER

@@ -27,7 +27,8 @@ from opad_core import (
 )
 from opad_core.__main__ import bases_folder
 from opad_core.bases.full_size import FullSizeBase
-from opad_core.bases.loading import Precision, device_named
+from opad_core.bases.loading import device_named
+from opad_core.bases.precision import Precision
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opad_core.bases.captions import held_out_scenes
-    from opad_core.bases.loading import Base, Precision, device_named, load_base, precision_for
+    from opad_core.bases.loading import Base, device_named, load_base
     from opad_core.bases.manifest import Manifest
+    from opad_core.bases.precision import Precision, precision_for
     from opad_core.errors import DivergedError, OpadError, OtherBaseError, OtherTrainingError, UnusableDeviceError
     from opad_core.evaluation.identity import identity_score
     from opad_core.evaluation.report import ReportCard, report_card
@@ -88,8 +89,9 @@ __all__ = [
 
 _MODULES = {
     "bases.captions": ("held_out_scenes",),
-    "bases.loading": ("Base", "Precision", "device_named", "load_base", "precision_for"),
+    "bases.loading": ("Base", "device_named", "load_base"),
     "bases.manifest": ("Manifest",),
+    "bases.precision": ("Precision", "precision_for"),
     "errors": ("DivergedError", "OpadError", "OtherBaseError", "OtherTrainingError", "UnusableDeviceError"),
     "evaluation.identity": ("identity_score",),
     "evaluation.report": ("ReportCard", "report_card"),

@@ -21,8 +21,9 @@ from tqdm import tqdm
 from opad_core import doctor
 from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.fast_decoder import FAST_DECODER
-from opad_core.bases.loading import FETCHED, Base, Task, base_folder, device_named, load_base, precision_for
+from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, load_base
 from opad_core.bases.manifest import read_manifest
+from opad_core.bases.precision import Task, precision_for
 from opad_core.command_line import command_line
 from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
 from opad_core.evaluation.curves import draw_losses, read_losses

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from opad_core.bases.loading import FETCHED, PrecisionSetting
+from opad_core.bases.loading import FETCHED
+from opad_core.bases.precision import PrecisionSetting
 from opad_core.generation.export import DEFAULT_RANK
 from opad_core.generation.generator import DecoderName
 from opad_core.methods.opad.config import ABLATIONS, PRESETS

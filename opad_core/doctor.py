@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from opad_core.bases.full_size import FullSizeBase
-from opad_core.bases.loading import Base, Precision, dtype_of
+from opad_core.bases.loading import Base
+from opad_core.bases.precision import Precision, dtype_of
 from opad_core.errors import DivergedError, OpadError
 from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator

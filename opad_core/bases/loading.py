@@ -13,7 +13,7 @@ import copy
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from opad_core.bases.fast_decoder import FAST_DECODER, verified_fast_decoder
 from opad_core.bases.manifest import Manifest, hash_of, read_manifest
+from opad_core.bases.precision import Precision, dtype_of
 from opad_core.errors import OpadError, UnusableDeviceError
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
@@ -32,10 +33,6 @@ from opad_core.networks.schedule import read_schedule
 from opad_core.networks.text_encoder import TextEncoder
 
 SHIPPED = Path(__file__).parents[1] / "nano" / "base"
-Precision = Literal["float32", "half"]
-PrecisionSetting = Literal["auto", "float32", "half"]
-"""What a user chooses; `precision_for` turns "auto" into a precision."""
-Task = Literal["generation", "training"]
 FETCHED = ("sd-turbo", "sd-turbo-2.1-base")
 """Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base as its teacher."""
 
@@ -282,22 +279,6 @@ def load_base(name: str, *, bases: Path | None = None, device: str = "auto", pre
     transformers_logging.disable_progress_bar()  # one bar per part, for loads of milliseconds
     folder = base_folder(name, bases)
     return Base(folder, read_manifest(folder), device_named(device), dtype_of(precision))
-
-
-def dtype_of(precision: Precision) -> torch.dtype:
-    """Return the dtype of a base in this precision; in half precision each UNet has its own (see `Base`)."""
-    return torch.float16 if precision == "half" else torch.float32
-
-
-def precision_for(task: Task, setting: PrecisionSetting, *, device: torch.device) -> Precision:
-    """Return the precision that a setting means for a task on a device.
-
-    "auto" is half for generation on CUDA, where it halves the memory and compiled networks are fastest. It is float32
-    for training, which has not been compared at full size, and on other devices, where half precision is slower.
-    """
-    if setting != "auto":
-        return setting
-    return "half" if task == "generation" and device.type == "cuda" else "float32"
 
 
 def device_named(name: str) -> torch.device:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from opad_core.bases.loading import precision_for
+from opad_core.bases.precision import precision_for
 
 
 @pytest.mark.parametrize(
