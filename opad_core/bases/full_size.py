@@ -133,7 +133,7 @@ class FullSizeBase(Base):
             )
             projection, norm = nn.Linear(1024, IDENTITY_TOKENS * IDENTITY_WIDTH), nn.LayerNorm(IDENTITY_WIDTH)
         tokens = IdentityTokens(clip, projection, norm, IDENTITY_TOKENS)
-        return Backbone(tokens, input_size=224, **CLIP).to(self.device)
+        return self._features(tokens, input_size=224, **CLIP)
 
     @cached_property
     def backbones(self) -> tuple[Backbone, Backbone, Backbone]:
@@ -151,10 +151,13 @@ class FullSizeBase(Base):
                 )
             )
         return (
-            Backbone(ClassToken(dino), input_size=224, **IMAGENET).to(self.device),
-            Backbone(ClassToken(dinov2), input_size=DINOV2_SIZE, **IMAGENET).to(self.device),
+            self._features(ClassToken(dino), input_size=224, **IMAGENET),
+            self._features(ClassToken(dinov2), input_size=DINOV2_SIZE, **IMAGENET),
             self.identity,
         )
+
+    def _features(self, network: nn.Module, **preprocessing: Any) -> Backbone:
+        return Backbone(network.to(self._dtype(half=torch.bfloat16)), **preprocessing).to(self.device)
 
     def _unet(self, prediction_type: str, *, half: torch.dtype) -> Denoiser:
         with self.device:
@@ -165,7 +168,7 @@ class FullSizeBase(Base):
                 use_linear_projection=True,
             )
         abar, _ = read_schedule(SCHEDULE)
-        return Denoiser(_cast(unet, self._unet_dtype(half)), abar.to(self.device), prediction_type)
+        return Denoiser(_cast(unet, self._dtype(half)), abar.to(self.device), prediction_type)
 
 
 def _cast(network: Any, dtype: torch.dtype) -> Any:

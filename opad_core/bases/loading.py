@@ -42,7 +42,7 @@ class Base:
 
     Then each UNet has a fixed one: the teacher bfloat16, because SD 2.1's attention overflows float16; the student
     float16, because its one step multiplies rounding errors by 14.6, which is visible grain in bfloat16. Feature
-    networks stay in float32.
+    networks are in bfloat16, which has the range of float32; they take and return float32.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> None:
@@ -97,17 +97,18 @@ class Base:
     @cached_property
     def identity(self) -> Backbone:
         """IP-Adapter's image encoder and projection, phi in L_id and D3: pixels to [b, tokens, d]."""
-        clip = _pretrained(CLIPVisionModelWithProjection, self._verified("discriminators/clip"), dtype=torch.float32)
-        tensors = {n: x.float() for n, x in load_file(self._verified("identity") / "projection.safetensors").items()}
+        clip = self._vision_transformer(CLIPVisionModelWithProjection, self._verified("discriminators/clip"))
+        tensors = load_file(self._verified("identity") / "projection.safetensors")
         inner, embedding = tensors["proj.weight"].shape
         projection, norm = nn.Linear(embedding, inner), nn.LayerNorm(inner // self.manifest.identity_tokens)
         projection.load_state_dict({"weight": tensors["proj.weight"], "bias": tensors["proj.bias"]})
         norm.load_state_dict({"weight": tensors["norm.weight"], "bias": tensors["norm.bias"]})
-        return self._backbone("clip", IdentityTokens(clip, projection, norm, self.manifest.identity_tokens))
+        tokens = IdentityTokens(clip, projection, norm, self.manifest.identity_tokens)
+        return self._backbone("clip", tokens.to(clip.dtype))
 
     @cached_property
     def backbones(self) -> tuple[Backbone, Backbone, Backbone]:
-        """The frozen networks of D1, D2 and D3, float32."""
+        """The frozen networks of D1, D2 and D3."""
         return self._class_token("dino"), self._class_token("dinov2"), self.identity
 
     @cached_property
@@ -186,24 +187,29 @@ class Base:
         unet = _pretrained(
             UNet2DConditionModel,
             self._verified(f"{role}/unet"),
-            torch_dtype=self._unet_dtype(half),
+            torch_dtype=self._dtype(half),
             **_WITHOUT_ACCELERATE,
         )
         config = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
         abar, prediction_type = read_schedule(config)
         return Denoiser(unet.to(self.device), abar.to(self.device), prediction_type)
 
-    def _unet_dtype(self, half: torch.dtype) -> torch.dtype:
+    def _dtype(self, half: torch.dtype) -> torch.dtype:
         """Return `half` if the base is in a half precision, else its own dtype."""
         return half if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
 
     def _class_token(self, name: str) -> Backbone:
         folder = self._verified(f"discriminators/{name}")
         if json.loads((folder / "config.json").read_text())["model_type"] == "dinov2":
-            network = _pretrained(Dinov2Model, folder, dtype=torch.float32)
+            network = self._vision_transformer(Dinov2Model, folder)
         else:
-            network = _pretrained(ViTModel, folder, dtype=torch.float32, add_pooling_layer=False)
+            network = self._vision_transformer(ViTModel, folder, add_pooling_layer=False)
         return self._backbone(name, ClassToken(network))
+
+    def _vision_transformer(self, network: Any, folder: Path, **options: Any) -> Any:
+        """Load a vision transformer whose attention is PyTorch's: a flash kernel in half precision, without a mask."""
+        dtype = self._dtype(half=torch.bfloat16)
+        return _pretrained(network, folder, dtype=dtype, attn_implementation="sdpa", **options)
 
     def _backbone(self, name: str, network: nn.Module) -> Backbone:
         preprocessing = self.manifest.backbones[name]

@@ -11,6 +11,7 @@ from opad_core.networks.resampling import resize
 class Backbone(nn.Module):
     """A frozen feature network with its preprocessing: pixels [b, 3, r, r] in [-1, 1] to pooled features [b, ...].
 
+    Pixels and features are float32, and so is the preprocessing. The network computes in the dtype of its weights.
     Gradients flow to the pixels, never to the weights: `train()` and `requires_grad_()` do nothing.
     """
 
@@ -19,6 +20,7 @@ class Backbone(nn.Module):
         self.network = network.eval()
         for parameter in self.network.parameters():
             parameter.requires_grad = False
+        self.dtype = next(self.network.parameters()).dtype
         self.input_size = input_size
         self.mean: Tensor
         self.std: Tensor
@@ -36,15 +38,16 @@ class Backbone(nn.Module):
 
         `size` in pixels replaces the network's input size, for networks that accept any (DINOv2).
         """
-        features: Tensor = self.network(self._prepared(x, size or self.input_size, resize_mode, normalize=normalize))
-        return features
+        prepared = self._prepared(x, size or self.input_size, resize_mode, normalize=normalize)
+        features: Tensor = self.network(prepared.to(self.dtype))
+        return features.float()
 
     def embedding(self, x: Tensor) -> Tensor:
         """Return CLIP's image embedding [b, d] of the identity network, with the preprocessing that CLIP expects."""
         assert isinstance(self.network, IdentityTokens)
         prepared = self._prepared(x, self.input_size, "bicubic", normalize=True)
-        embedding: Tensor = self.network.clip(pixel_values=prepared).image_embeds
-        return embedding
+        embedding: Tensor = self.network.clip(pixel_values=prepared.to(self.dtype)).image_embeds
+        return embedding.float()
 
     def _prepared(self, x: Tensor, size: int, resize_mode: str, *, normalize: bool) -> Tensor:
         x = resize(x, size, resize_mode)

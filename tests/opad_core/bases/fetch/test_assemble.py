@@ -96,7 +96,7 @@ def test_prompts_go_through_clips_whole_text_encoder(base, published):
 def test_half_precision_is_placed_by_network(base):
     half = load_base(str(base.folder), device="cpu", precision="half")
     assert (half.teacher.unet.dtype, half.student.unet.dtype) == (torch.bfloat16, torch.float16)
-    assert half.identity.network.clip.dtype == torch.float32
+    assert {backbone.dtype for backbone in half.backbones} == {torch.bfloat16}
 
 
 def test_a_base_is_found_by_its_name_once_it_is_fetched(mirror, bases, tmp_path, capsys):
