@@ -71,8 +71,8 @@ def bases_folder() -> Path:
     return Path(os.path.expanduser(os.environ.get("OPAD_BASES_DIR") or f"{home}/bases"))
 
 
-def _base_of(arguments: argparse.Namespace, task: Task) -> Base:
-    precision = precision_for(task, arguments.precision, device=device_named(arguments.device))
+def _base_of(arguments: argparse.Namespace, task: Task, *, preset: str | None = None) -> Base:
+    precision = precision_for(task, arguments.precision, device=device_named(arguments.device), preset=preset)
     return load_base(arguments.base, bases=bases_folder(), device=arguments.device, precision=precision)
 
 
@@ -80,7 +80,7 @@ def _train(arguments: argparse.Namespace) -> int:
     checkpoint = arguments.out / CHECKPOINT
     if not checkpoint.exists():  # a training that was stopped continues, also if it replaces a finished one
         _refuse_to_replace([arguments.out / BUNDLE], arguments)
-    base = _base_of(arguments, "training")
+    base = _base_of(arguments, "training", preset=arguments.preset)
     references = _references(arguments.images)
     changes = {
         name: value
@@ -284,10 +284,10 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     device = device_named(arguments.device)
-    precision = precision_for("training", arguments.precision, device=device)
+    precision = precision_for("training", arguments.precision, device=device, preset=arguments.preset)
     with tempfile.TemporaryDirectory() as folder:
         if not arguments.random_weights:
-            base = _base_of(arguments, "training")
+            base = _base_of(arguments, "training", preset=arguments.preset)
         elif arguments.base == "sd-turbo":
             base = doctor.random_base(Path(folder), device, resolution=arguments.resolution, precision=precision)
         else:

@@ -78,7 +78,7 @@ def command_line() -> argparse.ArgumentParser:
             "--precision",
             default="auto",
             choices=get_args(PrecisionSetting),
-            help="half needs two thirds of the memory; auto: half for generation on CUDA, else float32",
+            help="half needs two thirds of the memory; auto: half on CUDA, except for the preset paper; else float32",
         )
 
     fetch = commands.add_parser(

@@ -15,12 +15,16 @@ def dtype_of(precision: Precision) -> torch.dtype:
     return torch.float16 if precision == "half" else torch.float32
 
 
-def precision_for(task: Task, setting: PrecisionSetting, *, device: torch.device) -> Precision:
-    """Return the precision that a setting means for a task on a device.
+def precision_for(
+    task: Task, setting: PrecisionSetting, *, device: torch.device, preset: str | None = None
+) -> Precision:
+    """Return the precision that a setting means for a task on a device. `preset` is that of a training.
 
-    "auto" is half for generation on CUDA, where it halves the memory and compiled networks are fastest. It is float32
-    for training, which has not been compared at full size, and on other devices, where half precision is slower.
+    "auto" is half on CUDA, where it is faster and needs less memory, for generation and for the preset `default`. It is
+    float32 for other trainings, because `paper` reproduces the published setting, and on other devices, where half
+    precision is slower.
     """
     if setting != "auto":
         return setting
-    return "half" if task == "generation" and device.type == "cuda" else "float32"
+    can_be_half = task == "generation" or preset == "default"
+    return "half" if can_be_half and device.type == "cuda" else "float32"

@@ -89,7 +89,8 @@ def train_job(
             .options(selectinload(Job.concept).selectinload(Concept.references))
         ).one()
         past = db.execute(past_timings(base=job.concept.base, preset=job.preset)).all()
-    precision = precision_for("training", settings.precision, device=device_named(settings.device))
+    device = device_named(settings.device)
+    precision = precision_for("training", settings.precision, device=device, preset=job.preset)
     base = load_base(settings.base, bases=settings.bases, device=settings.device, precision=precision)
     if base.manifest.name != job.concept.base:
         raise OpadError(
@@ -113,10 +114,9 @@ def train_job(
         )
         for reference in job.concept.references
     ]
-    device = base.device.type
-    expected = typical_time(past, base=job.concept.base, preset=job.preset, device=device, worker=job.worker)
+    expected = typical_time(past, base=job.concept.base, preset=job.preset, device=device.type, worker=job.worker)
     plan = stage_iterations(dataclasses.asdict(config))
-    clock = TrainingClock(plan, expected, device=device, started_at=process_start())
+    clock = TrainingClock(plan, expected, device=device.type, started_at=process_start())
     reporter = _ProgressReporter(claim, settings, sessions, storage, lease, clock)
 
     def run(resume: bytes | None) -> bytes:
