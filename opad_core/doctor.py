@@ -29,6 +29,7 @@ from opad_core.methods.train import new_training
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training.config import override
 from opad_core.training.loop import Training
+from opad_core.training.tf32 import tf32_products
 
 GIB = 2**30
 NEEDED_GIB = 16.5
@@ -92,6 +93,11 @@ def examine(base: Base, config: OpadConfig, *, report: Callable[[Row], None]) ->
     On a GPU an iteration that is not timed runs first. Raises DivergedError for losses that are not finite, OpadError
     for a bundle that differs after it is written and read.
     """
+    with tf32_products(base):
+        return _examined(base, config, report)
+
+
+def _examined(base: Base, config: OpadConfig, report: Callable[[Row], None]) -> list[Row]:
     rows: list[Row] = []
 
     def add(row: Row) -> None:

@@ -13,6 +13,7 @@ from opad_core.training.config import TrainingConfig
 from opad_core.training.data import TrainingData, prepare_data
 from opad_core.training.loop import Progress, Training, run
 from opad_core.training.method import Hook, Method, no_hook
+from opad_core.training.tf32 import tf32_products
 
 
 def train(
@@ -34,8 +35,9 @@ def train(
     Raises OpadError for a class noun that the base does not know, OtherTrainingError for the state of another training,
     DivergedError at the second divergence (the first is rolled back), TrainingStopped when `should_stop` returns True.
     """
-    training = new_training(base, references, class_noun, config, seed=seed)
-    return run(training, report=report, should_stop=should_stop, resume=resume)
+    with tf32_products(base):
+        training = new_training(base, references, class_noun, config, seed=seed)
+        return run(training, report=report, should_stop=should_stop, resume=resume)
 
 
 def new_training(
