@@ -27,6 +27,7 @@ from opad_core.bases.fast_decoder import FAST_DECODER, verified_fast_decoder
 from opad_core.bases.manifest import Manifest, hash_of, read_manifest
 from opad_core.bases.precision import Precision, dtype_of
 from opad_core.errors import OpadError, UnusableDeviceError
+from opad_core.networks.channels_last import use_channels_last
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
 from opad_core.networks.schedule import read_schedule
@@ -156,6 +157,10 @@ class Base:
         """
         words = self.embedded_prompts(prompts)
         return None if words is None else (self.embedded_images(x) * words).sum(-1)
+
+    def use_channels_last(self) -> None:
+        """Lay the networks of a training out as a GPU's convolutions read them. Call it before they are compiled."""
+        use_channels_last((self.teacher.unet, self.student.unet, self.vae, *self.backbones))
 
     @property
     def loss_scale_device(self) -> torch.device | None:

@@ -16,6 +16,7 @@ from opad_core.errors import OpadError, OtherBaseError
 from opad_core.generation.bundle import Bundle
 from opad_core.generation.fixed_sizes import FixedSizes, split
 from opad_core.generation.one_step import Decode, OneStep
+from opad_core.networks.channels_last import use_channels_last
 from opad_core.networks.text_encoder import PLACEHOLDER
 
 MAX_SEED = 2**63 - 1
@@ -83,9 +84,7 @@ class OneStepGenerator:
         return self._inputs([ImageRequest(None, prompt, seed) for seed, prompt in enumerate(prompts)])
 
     def use_channels_last(self) -> None:
-        """Lay the weights out as a GPU's convolutions read them, which saves a conversion around each convolution."""
-        for module in self.modules.values():
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's stubs
+        use_channels_last(self.modules.values())
 
     def batch_of(self, waiting: int) -> int:
         """Return how many of the waiting images to generate first, so that all are ready soonest; 0 if none waits."""
