@@ -1,5 +1,6 @@
 """The times of a job: how long it has waited and worked, and how long it will take."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -7,7 +8,13 @@ from sqlalchemy import ColumnElement, Float, func, select
 
 from api.domain.tables import Attempt, Job, JobState
 from api.domain.training_times import EtaSource
+from api.domain.wall_time import PARTS, wall_time
 from api.forecast import Expected
+
+
+class WallTimePart(BaseModel):
+    part: str = Field(description="; ".join(f"`{name}`: {text}" for name, text in PARTS.items()))
+    seconds: float
 
 
 class JobTimes(BaseModel):
@@ -22,10 +29,24 @@ class JobTimes(BaseModel):
     queued_seconds: float = Field(description="from the creation to the first start")
     worked_seconds: float = Field(description="the sum of all attempts")
     between_attempts_seconds: float = Field(description="since the first start, without an attempt")
+    wall_time: list[WallTimePart] = Field(
+        description="where `worked_seconds` went, summed over all attempts; the parts do not overlap. While an attempt "
+        "runs, up to its last heartbeat. Empty if no attempt has reported its parts"
+    )
 
 
-def times_of(job: Job, *, existed_seconds: float, worked_seconds: float, expected: Expected | None) -> JobTimes:
-    """Build the times from the job's row and `EXISTED` and `WORKED`. `expected` is the forecast of an open job."""
+def times_of(
+    job: Job,
+    *,
+    existed_seconds: float,
+    worked_seconds: float,
+    attempts: Iterable[Mapping[str, Any]] | None,
+    expected: Expected | None,
+) -> JobTimes:
+    """Build the times from the job's row and `EXISTED`, `WORKED` and `ATTEMPTS`.
+
+    `expected` is the forecast of an open job.
+    """
     eta, source = job.eta_seconds, job.eta_source
     starts_in = expected.starts_in_seconds if expected else None
     starts = job.state is JobState.running or starts_in is not None
@@ -39,6 +60,7 @@ def times_of(job: Job, *, existed_seconds: float, worked_seconds: float, expecte
         queued_seconds=round(queued, 3),
         worked_seconds=round(worked_seconds, 3),
         between_attempts_seconds=round(max(0.0, existed_seconds - queued - worked_seconds), 3),
+        wall_time=[WallTimePart(part=part, seconds=round(seconds, 3)) for part, seconds in wall_time(attempts).items()],
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.dashboard.hints import HINTS
 from api.dashboard.page import PageRoute, Viewer, ViewerDep, page
+from api.dashboard.wall_time import wall_time_rows
 from api.domain.errors import Unavailable
 from api.domain.settings import Preset
 from api.domain.storage import StorageUnavailable
@@ -77,6 +78,7 @@ async def job_detail(
         viewer,
         "job.html",
         job=job,
+        wall_time=wall_time_rows(job.wall_time),
         concept=concept,
         preset=await _values_of_preset(services, viewer, session, job.preset, concept.base),
         log=(await job_history.read_log(job_id, who, session)).lines,
@@ -89,8 +91,9 @@ async def job_detail(
 
 @router.get("/jobs/{job_id}/progress")
 async def job_progress(request: Request, viewer: ViewerDep, session: SessionDep, job_id: UUID) -> Response:
-    """Render the part of a job's page that changes with each iteration."""
-    return page(request, viewer, "job_progress.html", job=await jobs.read_job(job_id, viewer.who, session))
+    """Render the parts of a job's page that change with each iteration."""
+    job = await jobs.read_job(job_id, viewer.who, session)
+    return page(request, viewer, "job_live.html", job=job, wall_time=wall_time_rows(job.wall_time))
 
 
 @router.get("/estimate")

@@ -121,6 +121,14 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
+def _seconds(value: float) -> str:
+    """Render a measured time: more digits than `_duration`, so that parts can be compared."""
+    if value < 100:
+        return f"{value:.1f} s" if value >= 0.1 else f"{1000 * value:.0f} ms"
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes} min {seconds} s"
+
+
 def _milliseconds(value: float | None) -> str:
     if value is None:
         return "–"
@@ -169,6 +177,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "when": _when,
     "size": _size,
     "duration": _duration,
+    "seconds": _seconds,
     "ms": _milliseconds,
     "percent": _percent,
     "pretty": _pretty,

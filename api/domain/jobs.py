@@ -115,8 +115,15 @@ def claim(
     return select(claimed.c.id, claimed.c.fence, claimed.c.attempt).add_cte(attempt.cte("started"))
 
 
-def heartbeat(job_id: UUID, fence: int, *, lease_seconds: float, progress: JobProgress | None = None) -> Select[bool]:
-    """Extend the lease and store the progress. Row: whether a cancel was requested."""
+def heartbeat(
+    job_id: UUID,
+    fence: int,
+    *,
+    lease_seconds: float,
+    progress: JobProgress | None = None,
+    wall_time: Mapping[str, float] | None = None,
+) -> Select[bool]:
+    """Extend the lease, and store the progress and the attempt's wall time. Row: whether a cancel was requested."""
     renewed = (
         update(Job)
         .where(*_held("heartbeat", job_id, fence))
@@ -124,10 +131,19 @@ def heartbeat(job_id: UUID, fence: int, *, lease_seconds: float, progress: JobPr
             lease_until=func.now() + timedelta(seconds=lease_seconds),
             **(progress.columns() if progress is not None else {}),
         )
-        .returning(Job.cancel_requested_at.is_not(None).label("cancel_requested"))
+        .returning(Job.id, Job.fence, Job.cancel_requested_at.is_not(None).label("cancel_requested"))
         .cte("renewed")
     )
-    return select(renewed.c.cancel_requested)
+    beat = select(renewed.c.cancel_requested)
+    if wall_time is None:
+        return beat
+    timed = (
+        update(Attempt)
+        .where(Attempt.job_id == renewed.c.id, Attempt.fence == renewed.c.fence)
+        .values(wall_time=wall_time)
+        .cte("timed")
+    )
+    return beat.add_cte(timed)
 
 
 def commit_checkpoint(

@@ -57,6 +57,11 @@ def undone_iterations(plan: Mapping[str, int], step: int) -> dict[str, int]:
     return undone
 
 
+def stage_after(plan: Mapping[str, int], step: int) -> str | None:
+    """Return the stage of the iteration after `step` of all; None if none is left."""
+    return next((stage for stage, undone in undone_iterations(plan, step).items() if undone), None)
+
+
 def timing(time: TrainingTime, device: str) -> dict[str, Any]:
     """Return what an attempt keeps of its times. `device` is "cpu" or "cuda"."""
     stages = {name: asdict(stage) for name, stage in time.stages.items()}

@@ -20,6 +20,7 @@ from api.domain.settings import Preset
 from api.domain.storage import job_image_key
 from api.domain.tables import Attempt, Bundle, Concept, Job, JobState, Reference
 from api.domain.text_rules import as_read
+from api.domain.wall_time import ATTEMPTS
 from api.forecast import forecast_open_jobs
 from api.job_times import EXISTED, WORKED, times_of
 from api.quotas import check_training
@@ -41,7 +42,7 @@ async def described_jobs(
         select(func.count()).where(ahead.state == JobState.queued, ahead.id <= Job.id).correlate(Job).scalar_subquery()
     )
     query = (
-        select(Job, Concept.name, case((Job.state == JobState.queued, place)), Bundle, EXISTED, WORKED)
+        select(Job, Concept.name, case((Job.state == JobState.queued, place)), Bundle, EXISTED, WORKED, ATTEMPTS)
         .join(Concept, Concept.id == Job.concept_id)
         .outerjoin(Bundle, Bundle.job_id == Job.id)
         .where(*conditions)
@@ -57,10 +58,16 @@ async def described_jobs(
             job,
             name,
             position,
-            times_of(job, existed_seconds=existed, worked_seconds=worked, expected=expected.get(job.id)),
+            times_of(
+                job,
+                existed_seconds=existed,
+                worked_seconds=worked,
+                attempts=attempts,
+                expected=expected.get(job.id),
+            ),
             bundle,
         )
-        for job, name, position, bundle, existed, worked in rows
+        for job, name, position, bundle, existed, worked, attempts in rows
     ]
 
 

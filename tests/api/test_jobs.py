@@ -1,5 +1,6 @@
 import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from api.domain.database import Sessions
 from api.domain.jobs import notify_queue
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.tables import JobState
+from api.domain.tables import Attempt, JobState
 from tests.api.reference_images import reference
 
 
@@ -33,6 +34,35 @@ def test_a_running_job_reports_its_progress(
     assert job["losses"] == {"rec": 0.25}
     assert job["queue_position"] is None
     assert job["concept_name"] == "my mug"
+
+
+def test_a_job_says_where_its_wall_time_went(
+    client: TestClient, concept: dict[str, Any], sessions: Sessions, set_job: Callable[..., None]
+) -> None:
+    job_id, began = concept["jobs"][0]["id"], datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
+    assert client.get(f"/v1/jobs/{job_id}").json()["wall_time"] == []
+
+    parts = ({"start": 2.0, "distillation": 7.5}, {"start": 1.5, "collaborative": 20.0, "report_card": 3.0})
+    set_job(job_id, state=JobState.succeeded, attempt=2, started_at=began, finished_at=began + timedelta(seconds=40))
+    with sessions.begin() as db:
+        for fence, (wall_time, seconds) in enumerate(zip(parts, (15, 24.5), strict=True), 1):
+            ended = began + timedelta(seconds=seconds)
+            db.add(
+                Attempt(
+                    job_id=UUID(job_id), fence=fence, worker="w", started_at=began, ended_at=ended, wall_time=wall_time
+                )
+            )
+
+    job = client.get(f"/v1/jobs/{job_id}").json()
+
+    assert job["wall_time"] == [
+        {"part": "start", "seconds": 3.5},
+        {"part": "distillation", "seconds": 7.5},
+        {"part": "collaborative", "seconds": 20.0},
+        {"part": "report_card", "seconds": 3.0},
+        {"part": "unreported", "seconds": 5.5},  # 15 - 9.5: the first trainer died
+    ]
+    assert sum(part["seconds"] for part in job["wall_time"]) == job["worked_seconds"]
 
 
 def test_a_failed_job_says_why(client: TestClient, concept: dict[str, Any], set_job: Callable[..., None]) -> None:

@@ -1,5 +1,6 @@
 """Pages of a job that changes: what is live equals what the server renders, at a desk and on a phone."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -89,6 +90,28 @@ def test_no_field_of_a_jobs_page_needs_a_reload(
     change(jobs.finish(job_id, 3, key="k", sha256="00", size=1))
     is_live("succeeded", percent="100 %")
     assert live.evaluate("window.neverReloaded")
+
+
+def test_where_the_time_goes_is_drawn_and_follows_each_heartbeat(
+    served: str, job_id: UUID, change: Callable[[Any], None], admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    page = new_page()
+    sign_in(page, served, admin_key, at=f"/dashboard/jobs/{job_id}")
+    panel = page.locator("#wall-time")
+    expect(panel).to_be_hidden()
+    change(jobs.claim("w", lease_seconds=600, job_id=job_id))
+    change(jobs.heartbeat(job_id, 2, lease_seconds=600, wall_time={"start": 2.0, "load": 6.0}))
+    expect(panel.get_by_role("row")).to_have_text(
+        ["PartWhat it isTimeShare", *map(re.compile, ("Start.*2.0 s25%", "Load.*6.0 s75%"))]
+    )
+
+    half = {"start": 2.0, "load": 6.0, "distillation": 8.0}
+    change(jobs.heartbeat(job_id, 2, lease_seconds=600, progress=PROGRESS, wall_time=half))
+
+    expect(panel.get_by_role("row").last).to_have_text(re.compile("Distillation.*8.0 s50%"))
+    expect(panel.get_by_role("img")).to_have_accessible_name("Start 12%, Load 38%, Distillation 50%")
+    drawn = [(part.get_attribute("x"), part.get_attribute("width")) for part in panel.locator("svg.bar rect").all()]
+    assert drawn == [("0.000%", "12.500%"), ("12.500%", "37.500%"), ("50.000%", "50.000%")]
 
 
 @pytest.mark.parametrize("address", ["/dashboard", "/dashboard/jobs", "/dashboard/concepts"])

@@ -93,6 +93,19 @@ def test_a_heartbeat_renews_the_lease_and_stores_the_progress(sessions, make_job
     assert job.preview_key == "jobs/x/previews/3.png"
 
 
+def test_a_heartbeat_stores_the_wall_time_with_its_attempt(sessions, make_job):
+    job_id = make_job()
+    with sessions.begin() as db:
+        db.execute(jobs.claim("w1", **LEASE))
+        db.execute(jobs.heartbeat(job_id, 1, wall_time={"start": 2.5}, **LEASE)).one()
+        db.execute(jobs.requeue(job_id, 1)).one()
+        db.execute(jobs.claim("w2", **LEASE))
+        assert db.execute(jobs.heartbeat(job_id, 1, wall_time={"start": 9.0}, **LEASE)).all() == []
+        db.execute(jobs.heartbeat(job_id, 2, **LEASE)).one()
+        kept = db.execute(select(Attempt.fence, Attempt.wall_time).order_by(Attempt.fence)).all()
+    assert kept == [(1, {"start": 2.5}), (2, None)]
+
+
 def test_a_heartbeat_returns_the_cancel_request(sessions, make_job):
     job_id = make_job(state=JobState.running, fence=1)
     with sessions.begin() as db:

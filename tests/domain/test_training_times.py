@@ -8,6 +8,7 @@ from api.domain.training_times import (
     StageTime,
     TrainingTime,
     past_timings,
+    stage_after,
     stage_iterations,
     timing,
     typical_time,
@@ -95,3 +96,10 @@ def test_a_resumed_training_has_its_rest_left():
     assert undone_iterations(PLAN, 0) == {"distillation": 100, "collaborative": 10}
     assert undone_iterations(PLAN, 60) == {"distillation": 40, "collaborative": 10}
     assert undone_iterations(PLAN, 103) == {"distillation": 0, "collaborative": 7}
+
+
+def test_the_stage_of_the_next_iteration_follows_from_the_plan():
+    assert [stage_after(PLAN, step) for step in (0, 99, 100, 109, 110)] == [
+        "distillation", "distillation", "collaborative", "collaborative", None
+    ]  # fmt: skip
+    assert stage_after({"distillation": 5, "collaborative": 0}, 5) is None

@@ -1,10 +1,7 @@
 """The clock of one training: it times the stages and predicts the time left."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
-
-import psutil
 
 from api.domain.training_times import EtaSource, StageTime, TrainingTime, timing, undone_iterations
 
@@ -12,11 +9,6 @@ WARM_UP = 5
 """First iterations of a stage that its pace leaves out: they fill caches, compile, or generate samples."""
 _PAST_WEIGHT = 20
 """Iterations of this training that count as much as the past ones."""
-
-
-def process_start() -> float:
-    """Return when this process started, by `time.monotonic`."""
-    return time.monotonic() - (time.time() - psutil.Process().create_time())
 
 
 class TrainingClock:

@@ -5,14 +5,14 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
 import structlog
 from PIL import Image
-from sqlalchemy import select
+from sqlalchemy import Float, Select, func, select
 from sqlalchemy.orm import selectinload
 
 from api.domain import failpoints
@@ -20,8 +20,8 @@ from api.domain.database import Sessions
 from api.domain.job_reports import JobProgress
 from api.domain.settings import Settings
 from api.domain.storage import ObjectDiffers, Storage, StorageUnavailable, preview_key
-from api.domain.tables import Concept, Job, Reference
-from api.domain.training_times import past_timings, stage_iterations, typical_time
+from api.domain.tables import Attempt, Concept, Job, Reference
+from api.domain.training_times import past_timings, stage_after, stage_iterations, typical_time
 from opad_core import (
     Base,
     OpadError,
@@ -40,9 +40,10 @@ from opad_core import (
     train,
 )
 from worker.training.checkpoints import newest_valid_checkpoint, save_checkpoint
-from worker.training.clock import TrainingClock, process_start
+from worker.training.clock import TrainingClock
 from worker.training.lease import Lease
 from worker.training.storage_retry import retry_storage
+from worker.training.wall_time import WallTime
 
 log = structlog.get_logger()
 
@@ -76,7 +77,13 @@ class BadImageError(OpadError):
 
 
 def train_job(
-    claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
+    claim: Claim,
+    settings: Settings,
+    sessions: Sessions,
+    storage: Storage,
+    lease: Lease,
+    stop: Callable[[], bool],
+    wall_time: WallTime,
 ) -> TrainingResult:
     """Train and return the bundle, its exports and its report card.
 
@@ -89,6 +96,8 @@ def train_job(
             .options(selectinload(Job.concept).selectinload(Concept.references))
         ).one()
         past = db.execute(past_timings(base=job.concept.base, preset=job.preset)).all()
+        wall_time.claimed(seconds_ago=db.execute(_age_of_attempt(claim)).scalar_one())
+    wall_time.begin("load")
     device = device_named(settings.device)
     precision = precision_for("training", settings.precision, device=device, preset=job.preset)
     base = load_base(settings.base, bases=settings.bases, device=settings.device, precision=precision)
@@ -106,6 +115,7 @@ def train_job(
         references=len(job.concept.references),
         steps=config.total_iterations,
     )
+    wall_time.begin("references")
     patience = settings.storage_retry_seconds
     references = [
         _read_image(
@@ -116,8 +126,8 @@ def train_job(
     ]
     expected = typical_time(past, base=job.concept.base, preset=job.preset, device=device.type, worker=job.worker)
     plan = stage_iterations(dataclasses.asdict(config))
-    clock = TrainingClock(plan, expected, device=device.type, started_at=process_start())
-    reporter = _ProgressReporter(claim, settings, sessions, storage, lease, clock)
+    clock = TrainingClock(plan, expected, device=device.type, started_at=wall_time.started_at)
+    reporter = _ProgressReporter(claim, settings, sessions, storage, lease, clock, wall_time, plan)
 
     def run(resume: bytes | None) -> bytes:
         return train(
@@ -133,17 +143,30 @@ def train_job(
 
     try:
         try:
+            wall_time.begin("checkpoints")
             newest = partial(newest_valid_checkpoint, storage, sessions, claim.job_id)
-            bundle = run(retry_storage(newest, lease, stop, seconds=patience))
+            state = retry_storage(newest, lease, stop, seconds=patience)
+            wall_time.begin("caches")
+            bundle = run(state)
         except OtherTrainingError as error:  # the base or its preset changed between two attempts
             log.warning("checkpoint.ignored", error=str(error))
+            wall_time.begin("caches")
             bundle = run(None)
     except TrainingStopped as stopped:
+        wall_time.begin("checkpoints")
         reporter.save_final_state(stopped.state)
         raise
-    return TrainingResult(
-        bundle, base.manifest.sha256, _exports(bundle, base), _report(bundle, base, references), clock
-    )
+    wall_time.begin("exports")
+    exports = _exports(bundle, base)
+    wall_time.begin("report_card")
+    report = _report(bundle, base, references)
+    return TrainingResult(bundle, base.manifest.sha256, exports, report, clock)
+
+
+def _age_of_attempt(claim: Claim) -> Select[float]:
+    """Select the seconds since the claim, by the database's clock."""
+    age = func.extract("epoch", func.clock_timestamp() - Attempt.started_at).cast(Float)
+    return select(age).where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence)
 
 
 def _report(bundle: bytes, base: Base, references: list[Image.Image]) -> ReportCard | None:
@@ -182,9 +205,18 @@ class _ProgressReporter:
     """Turns the method's reports into progress in the database, previews in the store, and checkpoints."""
 
     def __init__(
-        self, claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, clock: TrainingClock
+        self,
+        claim: Claim,
+        settings: Settings,
+        sessions: Sessions,
+        storage: Storage,
+        lease: Lease,
+        clock: TrainingClock,
+        wall_time: WallTime,
+        plan: Mapping[str, int],
     ) -> None:
         self._claim, self._settings, self._clock = claim, settings, clock
+        self._wall_time, self._plan = wall_time, plan
         self._sessions, self._storage, self._lease = sessions, storage, lease
         self._step: int | None = None
         self._stage: str | None = None
@@ -199,7 +231,8 @@ class _ProgressReporter:
             log.info("training.stage", stage=progress.stage, step=progress.step)
             self._stage = progress.stage
         if progress.preview is not None:
-            self._store_preview(progress.preview)
+            with self._wall_time.part("previews"):
+                self._store_preview(progress.preview)
         self._lease.report(
             JobProgress(
                 stage=progress.stage,
@@ -213,7 +246,10 @@ class _ProgressReporter:
             seconds_per_step=progress.seconds_per_step,
         )
         if time.monotonic() - self._checkpoint_at >= self._settings.checkpoint_seconds:
-            self._save(progress.save())
+            with self._wall_time.part("checkpoints"):
+                self._save(progress.save())
+        if (stage := stage_after(self._plan, progress.step)) is not None:
+            self._wall_time.begin(stage)
         failpoints.reach("training.step")
 
     def save_final_state(self, state: bytes) -> None:

@@ -20,6 +20,7 @@ from api.domain.database import Sessions
 from api.domain.job_reports import JobProgress
 from api.domain.settings import Settings
 from worker.background import Background
+from worker.training.wall_time import WallTime
 
 log = structlog.get_logger()
 
@@ -36,9 +37,11 @@ STALL_STEPS = 20
 class Lease(Background):
     """Renews the lease until the `with` block ends. The code after it has three quarters of the lease left."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, job_id: UUID, fence: int) -> None:
+    def __init__(
+        self, settings: Settings, sessions: Sessions, job_id: UUID, fence: int, *, wall_time: WallTime
+    ) -> None:
         super().__init__("lease")
-        self._settings, self._sessions = settings, sessions
+        self._settings, self._sessions, self._wall_time = settings, sessions, wall_time
         self._job_id, self._fence = job_id, fence
         self._progress: JobProgress | None = None
         self._reported: JobProgress | None = None
@@ -49,15 +52,16 @@ class Lease(Background):
     def __enter__(self) -> Self:
         """Renew the lease first, because the job may belong to another trainer by now."""
         self._watch(time.monotonic())
-        self._renew()
+        self._renew_or_exit()
         return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, traceback)
-        if self._progress is not self._reported:
-            self._renew()  # the thread has not sent the progress of the last iteration, including its preview
+        # The thread has not sent the progress of the last iteration, with its preview, and the whole wall time. If the
+        # job is lost, its last transaction tells.
+        self._renew()
 
     def report(self, progress: JobProgress, *, seconds_per_step: float) -> None:
         """Send `progress` with the next renewal, and restart the clock that detects a stall."""
@@ -78,26 +82,38 @@ class Lease(Background):
         while not self._stopping.wait(min(PROGRESS_SECONDS, self._settings.heartbeat_seconds)):
             due = time.monotonic() - self._renewed_at >= self._settings.heartbeat_seconds
             if due or self._progress is not self._reported:
-                self._renew()
+                self._renew_or_exit()
 
-    def _renew(self) -> None:
+    def _renew_or_exit(self) -> None:
+        if not self._renew():
+            log.error("lease.lost", job_id=str(self._job_id), fence=self._fence)
+            os._exit(EXIT_LEASE_LOST)
+
+    def _renew(self) -> bool:
+        """Renew the lease unless the training stalls. Return False if the job is no longer ours."""
         asked_at, progress = time.monotonic(), self._progress
         if self._stalled_after is not None and asked_at > self._stalled_after:
             log.error("lease.stalled", job_id=str(self._job_id), fence=self._fence)
-            return
-        beat = jobs.heartbeat(self._job_id, self._fence, lease_seconds=self._settings.lease_seconds, progress=progress)
+            return True
+        beat = jobs.heartbeat(
+            self._job_id,
+            self._fence,
+            lease_seconds=self._settings.lease_seconds,
+            progress=progress,
+            wall_time={part: round(seconds, 3) for part, seconds in self._wall_time.seconds().items()},
+        )
         try:
             with self._sessions.begin() as db:
                 cancel_wished = db.scalar(beat)
         except OperationalError as error:
             log.warning("lease.renewal_failed", job_id=str(self._job_id), error=str(error.orig))
-            return
+            return True
         if cancel_wished is None:
-            log.error("lease.lost", job_id=str(self._job_id), fence=self._fence)
-            os._exit(EXIT_LEASE_LOST)
+            return False
         self.cancel_wished = cancel_wished
         self._renewed_at, self._reported = asked_at, progress
         self._watch(asked_at)
+        return True
 
     def _watch(self, renewed_at: float) -> None:
         left = renewed_at + 0.75 * self._settings.lease_seconds - time.monotonic()

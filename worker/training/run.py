@@ -44,6 +44,7 @@ from worker.retries import log_retry
 from worker.training.job import BadImageError, Claim, Exported, TrainingResult, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
 from worker.training.storage_retry import retry_storage
+from worker.training.wall_time import WallTime
 
 log = structlog.get_logger()
 
@@ -72,9 +73,9 @@ def main() -> int:
 
 def run(claim: Claim, settings: Settings, stop: Callable[[], bool]) -> int:
     """Train, report how it ended, and return the exit code: 0, or EXIT_LEASE_LOST if the job is no longer ours."""
-    sessions, storage = make_sessions(settings), Storage(settings)
-    with Lease(settings, sessions, claim.job_id, claim.fence) as lease:
-        ending = _train(claim, settings, sessions, storage, lease, stop)
+    sessions, storage, wall_time = make_sessions(settings), Storage(settings), WallTime()
+    with Lease(settings, sessions, claim.job_id, claim.fence, wall_time=wall_time) as lease:
+        ending = _train(claim, settings, sessions, storage, lease, stop, wall_time)
     failpoints.reach("job.ending")
     won = _report(sessions, ending.change)
     if not won and ending.event == "job.succeeded":  # the job was cancelled before its result was committed
@@ -92,11 +93,18 @@ def run(claim: Claim, settings: Settings, stop: Callable[[], bool]) -> int:
 
 
 def _train(
-    claim: Claim, settings: Settings, sessions: Sessions, storage: Storage, lease: Lease, stop: Callable[[], bool]
+    claim: Claim,
+    settings: Settings,
+    sessions: Sessions,
+    storage: Storage,
+    lease: Lease,
+    stop: Callable[[], bool],
+    wall_time: WallTime,
 ) -> Outcome:
     """Train and return how it ended. This is the only place of the process that catches every exception."""
     try:
-        learned = train_job(claim, settings, sessions, storage, lease, stop)
+        learned = train_job(claim, settings, sessions, storage, lease, stop, wall_time)
+        wall_time.begin("store")
         store = partial(_store_result, claim, storage, learned)
         return retry_storage(store, lease, stop, seconds=settings.storage_retry_seconds)
     except TrainingStopped:

@@ -106,6 +106,8 @@ class Attempt(Table):
     detail: Mapped[str | None]
     timing: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """The times of a whole training (`api.domain.training_times.timing`)."""
+    wall_time: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Seconds of each part of the attempt so far (`api.domain.wall_time`)."""
 
 
 class ErasedTraining(Table):

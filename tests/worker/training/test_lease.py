@@ -19,9 +19,10 @@ from api.domain.database import make_sessions
 from api.domain.job_reports import JobProgress
 from api.domain.settings import Settings
 from worker.training import lease
+from worker.training.wall_time import WallTime
 lease.STALL_SECONDS = float(sys.argv[2])
 settings = Settings()
-with lease.Lease(settings, make_sessions(settings), UUID(sys.argv[1]), 1) as held:
+with lease.Lease(settings, make_sessions(settings), UUID(sys.argv[1]), 1, wall_time=WallTime()) as held:
     held.report(JobProgress("distillation", 5, 10, 1.0, {}, None), seconds_per_step=0.0)
     print("held", flush=True)
     while not held.cancel_wished:

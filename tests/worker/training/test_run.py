@@ -6,8 +6,9 @@ from sqlalchemy import select, update
 
 from api.domain import jobs
 from api.domain.storage import Storage, job_image_key
-from api.domain.tables import Bundle, Concept, Export, Job, JobState, Reference
+from api.domain.tables import Attempt, Bundle, Concept, Export, Job, JobState, Reference
 from api.domain.training_times import past_timings, typical_time
+from api.domain.wall_time import PARTS
 from opad_core.generation.bundle import read_bundle
 from tests.job_life import checkpoints_of, read_job
 from tests.random_base import write_random_base
@@ -71,6 +72,34 @@ def test_a_training_keeps_its_times_for_the_next_one(quick, sessions, queue_trai
     assert expected.source == "history"
     assert expected.stages["distillation"].iteration_seconds > 0
     assert expected.finish_seconds > 0
+
+
+def test_the_parts_of_a_trainers_wall_time_sum_to_it(quick, sessions, queue_training, start_process):
+    """In a process of its own, as a host starts it: the imports are most of such a short training."""
+    job_id = queue_training(iterations=4)
+    assert start_process(quick, "worker.one_job").wait(timeout=120) == 0
+    with sessions.begin() as db:
+        attempt = db.scalars(select(Attempt)).one()
+    assert read_job(sessions, job_id).state is JobState.succeeded
+    worked = (attempt.ended_at - attempt.started_at).total_seconds()
+    assert sum(attempt.wall_time.values()) == pytest.approx(worked, rel=0.02)
+    assert all(seconds > 0 for seconds in attempt.wall_time.values())
+    assert attempt.wall_time.keys() == set(PARTS) - {"samples", "evaluations", "unreported"}
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "failed"])
+def test_a_job_that_ends_early_keeps_its_wall_time_as_far_as_it_got(quick, sessions, claimed, ending):
+    with sessions.begin() as db:
+        if ending == "cancelled":
+            db.execute(jobs.request_cancel(claimed.job_id))
+        else:
+            db.execute(update(Concept).values(class_noun="teapot"))
+    assert run(claimed, quick, never) == 0
+    assert read_job(sessions, claimed.job_id).state == ending
+    with sessions.begin() as db:
+        attempt = db.scalars(select(Attempt)).one()
+    assert attempt.wall_time.keys() == {"start", "load", "references", "checkpoints", "caches"}
+    assert sum(attempt.wall_time.values()) <= (attempt.ended_at - attempt.started_at).total_seconds()
 
 
 @pytest.mark.slow
