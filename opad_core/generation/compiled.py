@@ -87,12 +87,12 @@ def load_compile_cache(generator: OneStepGenerator, root: Path, compiler: str) -
 
 
 def capture(generator: OneStepGenerator, functions: Functions) -> tuple[Functions, list[Callable[[], None]]]:
-    """Return the functions as CUDA graphs, and the steps that record them, each of which takes less than a second.
+    """Return the functions as CUDA graphs, and the steps that record them.
 
-    Run the steps in the thread that generates, before the functions are used.
+    Run the steps in the thread that generates, before the functions are used. The first steps of a thread take longer,
+    because cuDNN selects the kernels of its convolutions. A second capture in the same thread finds them.
     """
     if generator.base.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
         generator.use_channels_last()
     fixed = {name: FixedSizes(function) for name, function in functions.items()}
 

@@ -5,7 +5,8 @@ kernels were replayed as one graph, and 12.5 when they were compiled before.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -53,14 +54,7 @@ class FixedSizes:
         inputs = tuple(example.clone() for example in examples)
         run: Callable[[], Any]
         if inputs[0].device.type == "cuda":
-            self._function(*inputs)  # compiles and selects kernels, which a capture must not do
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            # other threads use the GPU too: only what this one does during the capture may fail it
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                output = self._function(*inputs)
-            self._pool = graph.pool()
-            run = graph.replay
+            output, run = self._captured(inputs)
         else:
             output = self._function(*inputs)
 
@@ -68,6 +62,17 @@ class FixedSizes:
                 output.copy_(self._function(*inputs))
 
         self._recordings[len(inputs[0])] = _Recording(inputs, output, run, _fastest(run, inputs[0].device))
+
+    def _captured(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Callable[[], Any]]:
+        """Capture a call. Return the output, and what computes it again from the inputs, in place."""
+        with torch.cuda.device(inputs[0].device), _fastest_convolutions():  # a capture is one of the current device
+            self._function(*inputs)  # compiles and selects kernels, which a capture must not do
+            graph = torch.cuda.CUDAGraph()
+            # other threads use the GPU too: only what this one does during the capture may fail it
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                output = self._function(*inputs)
+        self._pool = graph.pool()
+        return output, graph.replay
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Return the function's output for a batch of any size."""
@@ -106,6 +111,17 @@ def split(count: int, seconds: dict[int, float]) -> Sequence[int]:
         return min(options, key=lambda option: (option[0], len(option[1])))
 
     return sorted(best(count)[1], reverse=True)
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Let cuDNN measure its kernels for each new shape and use the fastest. It remembers them for this thread only."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _fastest(run: Callable[[], Any], device: torch.device) -> float:
