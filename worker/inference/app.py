@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -162,11 +163,13 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         generator = OneStepGenerator(base)
         no_fast_decoder = await asyncio.to_thread(lambda: base.no_fast_decoder)
         log.info("engine.decoders", fast=no_fast_decoder is None, reason=no_fast_decoder)
-        reason = await asyncio.to_thread(capture_on_gpu, generator)
-        seconds = await asyncio.to_thread(_first_image, generator)
+        batcher = Batcher(generator)
+        # cuDNN selects kernels for each thread, so the networks run in no other thread than the batcher's
+        reason = await asyncio.wrap_future(batcher.between_batches(partial(capture_on_gpu, generator)))
+        seconds = await asyncio.wrap_future(batcher.between_batches(partial(_first_image, generator)))
+        batcher.seconds_per_image = seconds
         log.info("engine.ready", base=base.manifest.name, device=str(base.device), engine_level=generator.level,
                  first_image_s=round(seconds, 3))  # fmt: skip
-        batcher = Batcher(generator, seconds_per_image=seconds)
         PREDICTED_WAIT.set_function(batcher.predicted_wait)
         text = replace(base.text, tokenizer=copy.deepcopy(base.text.tokenizer))
         app.state.engine = Engine(

@@ -64,15 +64,16 @@ class _Waiting:
 class Batcher:
     """A bounded queue in front of the model thread. Every method may be called from any thread."""
 
-    def __init__(self, generator: OneStepGenerator, *, seconds_per_image: float) -> None:
+    def __init__(self, generator: OneStepGenerator, *, seconds_per_image: float = 0.0) -> None:
         self._generator = generator
-        self._seconds_per_image = seconds_per_image
+        self.seconds_per_image = seconds_per_image
+        """An estimate, which each batch corrects."""
         self._waiting: deque[_Waiting] = deque()
-        self._tasks: deque[tuple[Callable[[], Any], Future[None]]] = deque()
+        self._tasks: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._in_progress = 0
         self._closed = False
         self._changed = Condition()
-        self._thread = Thread(target=self._work, name="model")
+        self._thread = Thread(target=self._work, name="model", daemon=True)  # an engine whose start fails must end
         self._thread.start()
 
     def submit(self, requests: list[ImageRequest], *, deadline: float) -> list["Future[GeneratedImage]"]:
@@ -83,7 +84,7 @@ class Batcher:
         items = [_Waiting(request, deadline) for request in requests]
         with self._changed:
             ahead, wait = self._ahead(), self.predicted_wait()
-            too_late = time.monotonic() + wait + len(items) * self._seconds_per_image > deadline
+            too_late = time.monotonic() + wait + len(items) * self.seconds_per_image > deadline
             if self._closed or (ahead and (too_late or ahead + len(items) > MAX_WAITING)):
                 raise Overloaded(retry_after=max(1, math.ceil(wait)))
             self._waiting.extend(items)
@@ -92,14 +93,17 @@ class Batcher:
 
     def predicted_wait(self) -> float:
         """Return the seconds that a new request would wait before it starts."""
-        return self._ahead() * self._seconds_per_image
+        return self._ahead() * self.seconds_per_image
 
     def _ahead(self) -> int:
         return len(self._waiting) + self._in_progress
 
-    def between_batches(self, task: Callable[[], Any]) -> "Future[None]":
-        """Run the task in the model thread before its next batch. The future is cancelled if the thread has ended."""
-        future: Future[None] = Future()
+    def between_batches(self, task: Callable[[], Any]) -> "Future[Any]":
+        """Run the task in the model thread before its next batch, and return a future of its result.
+
+        The future is cancelled if the thread has ended.
+        """
+        future: Future[Any] = Future()
         with self._changed:
             if self._closed:
                 future.cancel()
@@ -151,12 +155,12 @@ class Batcher:
                 if not self._tasks:
                     return
                 task, future = self._tasks.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
-                task()
+                future.set_result(task())
             except Exception as error:  # noqa: BLE001  # it belongs to whoever waits for the future
                 future.set_exception(error)
-            else:
-                future.set_result(None)
 
     def _pop_some(self) -> list[_Waiting]:
         return [self._waiting.popleft() for _ in range(self._generator.batch_of(len(self._waiting)))]
@@ -179,7 +183,7 @@ class Batcher:
         before = time.monotonic()
         images = self._generator.generate([item.request for item, _, _ in prepared])
         now = time.monotonic()
-        self._seconds_per_image += 0.2 * ((now - started) / len(batch) - self._seconds_per_image)
+        self.seconds_per_image += 0.2 * ((now - started) / len(batch) - self.seconds_per_image)
         for (item, known, text_seconds), pixels in zip(prepared, images, strict=True):
             item.future.set_result(
                 GeneratedImage(

@@ -1,8 +1,13 @@
 import hashlib
 import io
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from threading import current_thread
 
 import httpx
 import numpy as np
@@ -11,6 +16,8 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select
 from starlette.testclient import TestClient
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from api.domain.database import make_sessions
 from api.domain.engine_answer import Generated
@@ -21,6 +28,7 @@ from opad_core.methods.opad.config import OpadConfig, preset
 from tests.engine_process import engine_process
 from tests.worker.inference.conftest import random_bundle
 from worker.inference.app import announce, create_app
+from worker.stack.embedded import environment
 
 BEACH = "a <concept> on the beach"
 
@@ -151,6 +159,30 @@ def test_a_terminated_engine_finishes_accepted_requests(engine_settings, stored,
             process.send_signal(signal.SIGTERM)
             assert [answer.result(60).status_code for answer in asking] == 4 * [200]
         assert process.wait(30) == -signal.SIGTERM  # uvicorn raises the signal again when it has finished
+
+
+def test_the_networks_run_in_the_model_thread_alone(engine_settings, stored):
+    threads = set()
+    hook = register_module_forward_pre_hook(
+        lambda module, inputs: threads.add(current_thread().name) if isinstance(module, nn.Conv2d) else None
+    )
+    with hook, TestClient(create_app(engine_settings, bind="test")) as client:
+        generated(client, stored[0].name)
+    assert threads == {"model"}
+
+
+def test_an_engine_whose_start_fails_ends(engine_settings, base_folder, tmp_path):
+    folder = shutil.copytree(base_folder, tmp_path / "damaged")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    settings = engine_settings.model_copy(update={"base": str(folder)})
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker.inference", "--bind", f"unix:{tmp_path / 'engine.sock'}"],
+        env={**os.environ, **environment(settings)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "diffusion_pytorch_model.safetensors differs from the hash in its manifest" in ended.stdout + ended.stderr
 
 
 def test_a_forgotten_bundle_is_in_no_cache(client, stored, engine_settings):
