@@ -66,6 +66,8 @@ class OneStepGenerator:
     def use(self, functions: Functions, level: Level) -> None:
         """Call these instead of the modules from now on."""
         self._functions, self.level = functions, level
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()  # else the memory of the graphs that these replace stays reserved
 
     def examples(self, size: int) -> dict[str, tuple[Tensor, ...]]:
         """Return inputs of each module for a batch of at most MAX_BATCH different images without a concept.
