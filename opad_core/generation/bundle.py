@@ -43,7 +43,7 @@ class Bundle:
     base_sha256: str
     manifest: dict[str, object]
     adapter: Adapter
-    """Frozen, float32, on the CPU."""
+    """Frozen, float32, on the CPU. The generator moves it to its device with the first image of the concept."""
 
 
 def write_bundle(

@@ -17,8 +17,8 @@ from opad_core.generation.generator import Functions, OneStepGenerator
 VERSION = torch.__version__
 _REPEATED = {"ResnetBlock2D", "Transformer2DModel", "AutoencoderTinyBlock"}
 _SHAPES = 512
-"""Limit of the shapes of one kind of block. SD-Turbo's residual blocks have 20 shapes in UNet and decoder, and each
-batch size and each load counts again; PyTorch's own limit is 8, and beyond it compiling fails."""
+"""Limit of the shapes of one kind of block. SD-Turbo's residual blocks have 23 shapes in UNet and decoder, and each
+batch size counts again; PyTorch's own limit is 8, and beyond it compiling fails."""
 
 
 def fill(generator: OneStepGenerator, folder: Path) -> None:
