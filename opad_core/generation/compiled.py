@@ -78,11 +78,16 @@ def fill_compile_cache(generator: OneStepGenerator, root: Path, compiler: str) -
         _remove_old(root)
 
 
-def load_compile_cache(generator: OneStepGenerator, root: Path, compiler: str) -> Functions:
-    """Return the compiled networks of a filled cache. Any thread may call it while another one generates."""
+def load_compile_cache(
+    generator: OneStepGenerator, root: Path, compiler: str, *, before_each: Callable[[], object] = lambda: None
+) -> Functions:
+    """Return the compiled networks of a filled cache. Any thread may call it while another one generates.
+
+    It takes up to minutes. `before_each` is called before each part of the work, and may raise to end it.
+    """
     folder = cache_folder(root, generator, compiler)
     os.utime(folder / _FILLED)
-    functions: Functions = COMPILERS[compiler].load(generator, folder)
+    functions: Functions = COMPILERS[compiler].load(generator, folder, before_each=before_each)
     return functions
 
 

@@ -6,6 +6,7 @@ networks take, and a CUDA graph then replays the compiled blocks and the few ope
 
 import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,10 +27,11 @@ def fill(generator: OneStepGenerator, folder: Path) -> None:
     load(generator, folder)
 
 
-def load(generator: OneStepGenerator, folder: Path) -> Functions:
+def load(generator: OneStepGenerator, folder: Path, *, before_each: Callable[[], object] = lambda: None) -> Functions:
     """Return the compiled networks, which take batches of SIZES. What the folder has is not compiled again.
 
     Another thread may use the generator meanwhile: its networks change only in the layout of their weights on a GPU.
+    Tracing takes a minute for SD-Turbo; `before_each` is called before each network and size, and may raise.
     """
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
     os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
@@ -41,6 +43,7 @@ def load(generator: OneStepGenerator, folder: Path) -> Functions:
     for size in SIZES:
         examples = generator.examples(size)
         for name, function in functions.items():
+            before_each()
             with torch.no_grad():
                 function(*examples[name])
     return functions

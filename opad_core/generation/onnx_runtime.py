@@ -22,9 +22,16 @@ def fill(generator: OneStepGenerator, folder: Path) -> None:
         _export(module, examples[name], folder / f"{name}.onnx")
 
 
-def load(generator: OneStepGenerator, folder: Path) -> Functions:
-    """Return what `fill` wrote as functions, which take batches of any size."""
-    return {name: _session(folder / f"{name}.onnx") for name in generator.modules}
+def load(generator: OneStepGenerator, folder: Path, *, before_each: Callable[[], object] = lambda: None) -> Functions:
+    """Return what `fill` wrote as functions, which take batches of any size.
+
+    `before_each` is called before each network, and may raise.
+    """
+    functions = {}
+    for name in generator.modules:
+        before_each()
+        functions[name] = _session(folder / f"{name}.onnx")
+    return functions
 
 
 def _export(module: nn.Module, examples: tuple[Tensor, ...], file: Path) -> None:

@@ -72,23 +72,27 @@ class Compiling(Background):
             self.reason = str(error) if isinstance(error, NotCompiled) else f"{type(error).__name__}: {error}"
             log.warning("engine.not_compiled", engine_level=self._generator.level, reason=self.reason)
             return
-        if self._generator.level == "compiled":
-            self.reason = None
-            log.info("engine.compiled", compiler=self._compiler, seconds=round(time.monotonic() - started, 1))
+        self.reason = None
+        log.info("engine.compiled", compiler=self._compiler, seconds=round(time.monotonic() - started, 1))
 
     def _compile(self) -> None:
         if not has_compiled(self._cache, self._generator, self._compiler):
             if obstacle := compile_obstacle(self._cache, device=self._generator.base.device.type):
                 raise NotCompiled(obstacle)
             self._fill_cache()
-        if self._stopping.is_set():
-            return
-        functions = load_compile_cache(self._generator, self._cache, self._compiler)
+            self._raise_if_stopping()
+        functions = load_compile_cache(
+            self._generator, self._cache, self._compiler, before_each=self._raise_if_stopping
+        )  # fmt: skip
         if self._generator.base.device.type == "cuda":
             functions, steps = capture(self._generator, functions)
             for step in steps:
                 self._batcher.between_batches(step).result()
         self._batcher.between_batches(lambda: self._generator.use(functions, "compiled")).result()
+
+    def _raise_if_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise CancelledError
 
     def _fill_cache(self) -> None:
         base = self._generator.base

@@ -74,6 +74,22 @@ def test_inductor_compiles_the_blocks_of_a_copy(base, tmp_path, monkeypatch):
     assert all(own.data_ptr() == other.data_ptr() for own, other in pairs)
 
 
+@pytest.mark.parametrize("compiler", ["onnxruntime", "inductor"])
+def test_loading_can_be_ended_before_each_part(base, tmp_path, monkeypatch, compiler):
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))  # so that the values that `load` sets do not stay
+    generator = OneStepGenerator(base)
+    folder = cache_folder(tmp_path, generator, compiler)
+    folder.mkdir()
+    (folder / "filled").touch()
+
+    def end():
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        load_compile_cache(generator, tmp_path, compiler, before_each=end)
+
+
 def test_a_filled_cache_is_not_filled_again(base, filled):
     generator = OneStepGenerator(base)
     assert has_compiled(filled, generator, "onnxruntime")
