@@ -21,6 +21,7 @@ import torch
 from diffusers.utils import logging
 
 from bench.engine_parts import (
+    COMPILERS_FOLDERS,
     Effort,
     Lab,
     first_image,
@@ -139,7 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="opad-engine-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o711)  # as root, PostgreSQL's account must be able to enter it
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")  # empty, so every compilation is a cold one
+        for number, variable in enumerate(COMPILERS_FOLDERS):
+            os.environ[variable] = str(folder / f"compiler-{number}")  # empty, so every compilation is a cold one
+        torch.backends.cudnn.benchmark = True  # the peers, too, get the fastest kernels of their convolutions
         base = chosen_base(
             arguments.base,
             device,

@@ -27,6 +27,8 @@ from opad_core.networks.text_encoder import PLACEHOLDER
 
 LORAS = 8
 """As many as the largest batch has images. The peers' times do not depend on how many other LoRAs exist."""
+COMPILERS_FOLDERS = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+"""Names in the environment of the folders in which Inductor and Triton keep what they compiled."""
 STOCK = "stock, eager"
 """The contender that every comparison contains and every ratio is of."""
 
@@ -164,9 +166,10 @@ def levels(base: Base, folder: Path) -> Iterator[tuple[Figures, OneStepGenerator
         yield {"capture_s": seconds}, generator
     if compiler := compiler_for(base.device):
         generator, started = OneStepGenerator(base), perf_counter()
-        with inductor_folder_kept():
+        with compilers_folders_kept():
             fill_compile_cache(generator, folder, compiler)
             filled = perf_counter()
+            torch.compiler.reset()  # a second start has only what is on the disk
             functions = load_compile_cache(generator, folder, compiler)
         figures = {"compile_s": filled - started, "load_s": perf_counter() - filled}
         if on_gpu:
@@ -187,11 +190,11 @@ def record(generator: OneStepGenerator, functions: Functions, level: Level) -> f
 
 
 @contextmanager
-def inductor_folder_kept() -> Iterator[None]:
-    """Restore Inductor's cache folder afterwards, so that the peers' compilations do not find ours."""
-    before = os.environ["TORCHINDUCTOR_CACHE_DIR"]
+def compilers_folders_kept() -> Iterator[None]:
+    """Restore the compilers' cache folders afterwards, so that the peers' compilations do not find ours."""
+    before = {name: os.environ[name] for name in COMPILERS_FOLDERS}
     yield
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+    os.environ.update(before)
 
 
 def compared_with_stock(lab: Lab) -> Iterator[Figures]:
