@@ -93,6 +93,7 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     if base.manifest.limits:
         print(f"opad: {base.manifest.limits}", file=sys.stderr)
+    base.load("training")
     arguments.out.mkdir(parents=True, exist_ok=True)
     resume = checkpoint.read_bytes() if checkpoint.exists() else None
     losses = [] if resume is None else read_losses(arguments.out / LOSSES)

@@ -27,6 +27,7 @@ from transformers import (
 
 from opad_core.bases.loading import Base
 from opad_core.bases.manifest import Manifest
+from opad_core.bases.networks import frozen
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
 from opad_core.networks.schedule import read_schedule
@@ -88,7 +89,7 @@ class FullSizeBase(Base):
                     projection_dim=512,
                 )
             )
-        return TextEncoder(tokenizer, self._frozen(encoder.to(self.dtype)))
+        return TextEncoder(tokenizer, frozen(encoder, self.device, self.dtype))
 
     @cached_property
     def vae(self) -> AutoencoderKL:
@@ -100,14 +101,14 @@ class FullSizeBase(Base):
                 layers_per_block=2,
                 scaling_factor=0.18215,
             )
-        return self._frozen(_cast(vae, self.dtype))
+        return frozen(vae, self.device, self.dtype)
 
     @cached_property
     def fast_decoder(self) -> AutoencoderTiny:
         """TAESD's architecture, which is the default of its class."""
         with self.device:
             decoder = AutoencoderTiny()
-        return self._frozen(_cast(decoder, self.dtype))
+        return frozen(decoder, self.device, self.dtype)
 
     @cached_property
     def teacher(self) -> Denoiser:
@@ -136,11 +137,16 @@ class FullSizeBase(Base):
         return self._features(tokens, input_size=224, **CLIP)
 
     @cached_property
-    def backbones(self) -> tuple[Backbone, Backbone, Backbone]:
+    def dino(self) -> Backbone:
         with self.device:
             dino = ViTModel(
                 ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536), add_pooling_layer=False
             )
+        return self._features(ClassToken(dino), input_size=224, **IMAGENET)
+
+    @cached_property
+    def dinov2(self) -> Backbone:
+        with self.device:
             dinov2 = Dinov2Model(
                 Dinov2Config(
                     hidden_size=1024,
@@ -150,11 +156,7 @@ class FullSizeBase(Base):
                     image_size=DINOV2_SIZE,
                 )
             )
-        return (
-            self._features(ClassToken(dino), input_size=224, **IMAGENET),
-            self._features(ClassToken(dinov2), input_size=DINOV2_SIZE, **IMAGENET),
-            self.identity,
-        )
+        return self._features(ClassToken(dinov2), input_size=DINOV2_SIZE, **IMAGENET)
 
     def _features(self, network: nn.Module, **preprocessing: Any) -> Backbone:
         return Backbone(network.to(self._dtype(half=torch.bfloat16)), **preprocessing).to(self.device)
@@ -168,12 +170,7 @@ class FullSizeBase(Base):
                 use_linear_projection=True,
             )
         abar, _ = read_schedule(SCHEDULE)
-        return Denoiser(_cast(unet, self._dtype(half)), abar.to(self.device), prediction_type)
-
-
-def _cast(network: Any, dtype: torch.dtype) -> Any:
-    """Cast a network of diffusers, which warns about each cast, also about one that changes nothing."""
-    return network if dtype == torch.float32 else network.to(dtype)
+        return Denoiser(frozen(unet, self.device, self._dtype(half)), abar.to(self.device), prediction_type)
 
 
 def _letters_tokenizer(folder: Path) -> CLIPTokenizer:

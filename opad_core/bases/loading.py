@@ -5,13 +5,14 @@
     text_projection/projection.safetensors, in bases whose CLIP compares images with text
     fast_decoder, optional, with a manifest of its own (`bases.fast_decoder`)
 
-Only this module calls `from_pretrained` and knows the VAE's scale. Parts load on first use, so an engine never reads
-the teacher. Weights are safetensors; nothing is unpickled.
+Only this module knows the VAE's scale. Parts load on first use, so an engine never reads the teacher, or all parts of a
+task at once (`Base.load`). Weights are safetensors; nothing is unpickled.
 """
 
 import copy
 import json
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from transformers.utils import logging as transformers_logging
 
 from opad_core.bases.fast_decoder import FAST_DECODER, verified_fast_decoder
-from opad_core.bases.manifest import Manifest, hash_of, read_manifest
-from opad_core.bases.precision import Precision, dtype_of
+from opad_core.bases.manifest import Manifest, read_manifest
+from opad_core.bases.networks import read_network, verified
+from opad_core.bases.precision import Precision, Task, dtype_of
 from opad_core.errors import OpadError, UnusableDeviceError
 from opad_core.networks.channels_last import use_channels_last
 from opad_core.networks.denoiser import Denoiser
@@ -36,6 +38,11 @@ from opad_core.networks.text_encoder import TextEncoder
 SHIPPED = Path(__file__).parents[1] / "nano" / "base"
 FETCHED = ("sd-turbo", "sd-turbo-2.1-base")
 """Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base as its teacher."""
+PARTS: dict[Task, tuple[str, ...]] = {
+    "generation": ("student", "text", "vae"),
+    "training": ("teacher", "student", "identity", "dinov2", "text", "vae", "dino"),
+}
+"""The parts of a base that a task uses, the largest first."""
 
 
 class Base:
@@ -49,23 +56,32 @@ class Base:
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> None:
         self.folder, self.manifest, self.device, self.dtype = folder, manifest, device, dtype
 
+    def load(self, task: Task) -> None:
+        """Load the networks of a task at once, each in a thread. Networks that a task needs rarely load on first use.
+
+        Raises OpadError for a missing or damaged file, as the first use does.
+        """
+        parts = PARTS[task]
+        with ThreadPoolExecutor(len(parts)) as threads:
+            list(threads.map(partial(getattr, self), parts))
+
     @cached_property
     def text(self) -> TextEncoder:
-        encoder = _pretrained(CLIPTextModel, self._verified("text_encoder"), dtype=self.dtype)
+        encoder = self._network(CLIPTextModel, self._verified("text_encoder"), self.dtype)
         tokenizer = CLIPTokenizer.from_pretrained(self._verified("tokenizer"))
         if len(tokenizer) != encoder.config.vocab_size:
             raise OpadError(
                 f"the tokenizer of {self.folder} knows {len(tokenizer)} words, its text encoder "
                 f"{encoder.config.vocab_size}; the folder is damaged or mixed"
             )
-        return TextEncoder(tokenizer, self._frozen(encoder))
+        return TextEncoder(tokenizer, encoder)
 
     @cached_property
     def vae(self) -> AutoencoderKL | AutoencoderTiny | AutoencoderDC:
         folder = self._verified("vae")
         kind = json.loads((folder / "config.json").read_text())["_class_name"]
         network = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}[kind]
-        return self._frozen(_pretrained(network, folder, torch_dtype=self.dtype, **_WITHOUT_ACCELERATE))
+        return self._network(network, folder, self.dtype)
 
     @cached_property
     def fast_decoder(self) -> AutoencoderTiny | None:
@@ -73,7 +89,7 @@ class Base:
         if not (self.folder / FAST_DECODER).is_dir():
             return None
         folder = verified_fast_decoder(self.folder, self.manifest)
-        return self._frozen(_pretrained(AutoencoderTiny, folder, torch_dtype=self.dtype, **_WITHOUT_ACCELERATE))
+        return self._network(AutoencoderTiny, folder, self.dtype)
 
     @cached_property
     def no_fast_decoder(self) -> str | None:
@@ -96,9 +112,18 @@ class Base:
         return self._denoiser("student", half=torch.float16)
 
     @cached_property
+    def dino(self) -> Backbone:
+        return self._class_token("dino")
+
+    @cached_property
+    def dinov2(self) -> Backbone:
+        return self._class_token("dinov2")
+
+    @cached_property
     def identity(self) -> Backbone:
         """IP-Adapter's image encoder and projection, phi in L_id and D3: pixels to [b, tokens, d]."""
-        clip = self._vision_transformer(CLIPVisionModelWithProjection, self._verified("discriminators/clip"))
+        folder = self._verified("discriminators/clip")
+        clip = self._network(CLIPVisionModelWithProjection, folder, self._dtype(half=torch.bfloat16))
         tensors = load_file(self._verified("identity") / "projection.safetensors")
         inner, embedding = tensors["proj.weight"].shape
         projection, norm = nn.Linear(embedding, inner), nn.LayerNorm(inner // self.manifest.identity_tokens)
@@ -107,10 +132,10 @@ class Base:
         tokens = IdentityTokens(clip, projection, norm, self.manifest.identity_tokens)
         return self._backbone("clip", tokens.to(clip.dtype))
 
-    @cached_property
+    @property
     def backbones(self) -> tuple[Backbone, Backbone, Backbone]:
         """The frozen networks of D1, D2 and D3."""
-        return self._class_token("dino"), self._class_token("dinov2"), self.identity
+        return self.dino, self.dinov2, self.identity
 
     @cached_property
     def text_projection(self) -> Tensor | None:
@@ -189,32 +214,22 @@ class Base:
         return decode(self.vae, z)
 
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
-        unet = _pretrained(
-            UNet2DConditionModel,
-            self._verified(f"{role}/unet"),
-            torch_dtype=self._dtype(half),
-            **_WITHOUT_ACCELERATE,
-        )
+        unet = self._network(UNet2DConditionModel, self._verified(f"{role}/unet"), self._dtype(half))
         config = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
         abar, prediction_type = read_schedule(config)
-        return Denoiser(unet.to(self.device), abar.to(self.device), prediction_type)
+        return Denoiser(unet, abar.to(self.device), prediction_type)
 
     def _dtype(self, half: torch.dtype) -> torch.dtype:
         """Return `half` if the base is in a half precision, else its own dtype."""
         return half if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
 
     def _class_token(self, name: str) -> Backbone:
-        folder = self._verified(f"discriminators/{name}")
+        folder, dtype = self._verified(f"discriminators/{name}"), self._dtype(half=torch.bfloat16)
         if json.loads((folder / "config.json").read_text())["model_type"] == "dinov2":
-            network = self._vision_transformer(Dinov2Model, folder)
+            network = self._network(Dinov2Model, folder, dtype)
         else:
-            network = self._vision_transformer(ViTModel, folder, add_pooling_layer=False)
+            network = self._network(ViTModel, folder, dtype, add_pooling_layer=False)
         return self._backbone(name, ClassToken(network))
-
-    def _vision_transformer(self, network: Any, folder: Path, **options: Any) -> Any:
-        """Load a vision transformer whose attention is PyTorch's: a flash kernel in half precision, without a mask."""
-        dtype = self._dtype(half=torch.bfloat16)
-        return _pretrained(network, folder, dtype=dtype, attn_implementation="sdpa", **options)
 
     def _backbone(self, name: str, network: nn.Module) -> Backbone:
         preprocessing = self.manifest.backbones[name]
@@ -222,36 +237,11 @@ class Base:
             network, input_size=preprocessing["input"], mean=preprocessing["mean"], std=preprocessing["std"]
         ).to(self.device)
 
-    def _frozen(self, network: Any) -> Any:
-        for parameter in network.parameters():
-            parameter.requires_grad = False
-        return network.eval().to(self.device)
+    def _network(self, kind: Any, folder: Path, dtype: torch.dtype, **options: Any) -> Any:
+        return read_network(kind, folder, dtype, self.device, **options)
 
     def _verified(self, part: str) -> Path:
-        """Return the folder of a part. Raises OpadError if a file is missing or has not the manifest's hash."""
-        for path, expected in self.manifest.files.items():
-            if path.startswith(f"{part}/"):
-                file = self.folder / path
-                if not file.is_file():
-                    raise OpadError(f"{file} is missing from the base {self.manifest.name!r}; install it again")
-                if hash_of(file) != expected:
-                    raise OpadError(f"{file} differs from the hash in its manifest; install the base again")
-        return self.folder / part
-
-
-_WITHOUT_ACCELERATE = {"low_cpu_mem_usage": False}
-"""Options for diffusers. Without them it logs a request to install accelerate, which is not needed."""
-
-
-def _pretrained(network: Any, folder: Path, **options: Any) -> Any:
-    """Load a network from safetensors. A missing tensor is an error, because it would silently stay random."""
-    try:
-        loaded, report = network.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise OpadError(f"{folder} does not hold a complete {network.__name__}: {error}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise OpadError(f"{folder} lacks {len(missing)} tensors of a {network.__name__}, the first is {missing[0]}")
-    return loaded
+        return verified(self.folder, self.manifest, part)
 
 
 def decode(vae: Any, z: Tensor) -> Tensor:

@@ -160,6 +160,7 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         base = await asyncio.to_thread(
             load_base, settings.base, bases=settings.bases, device=settings.device, precision=precision
         )
+        await asyncio.to_thread(base.load, "generation")
         generator = OneStepGenerator(base)
         no_fast_decoder = await asyncio.to_thread(lambda: base.no_fast_decoder)
         log.info("engine.decoders", fast=no_fast_decoder is None, reason=no_fast_decoder)

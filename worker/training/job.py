@@ -115,6 +115,7 @@ def train_job(
         references=len(job.concept.references),
         steps=config.total_iterations,
     )
+    base.load("training")
     wall_time.begin("references")
     patience = settings.storage_retry_seconds
     references = [
