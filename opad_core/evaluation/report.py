@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from opad_core.bases.captions import held_out_scenes
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
-from opad_core.evaluation.embedding import EfficientNetLite0, embed, load_embedding
+from opad_core.evaluation.embedding import EfficientNetLite, embed, load_embedding
 from opad_core.evaluation.scores import Scores
 from opad_core.evaluation.sheet import Row, draw_sheet
 from opad_core.evaluation.verdict import Verdict, verdict_of
@@ -114,7 +114,7 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
 
 @torch.no_grad()
 def _scores(
-    base: Base, network: EfficientNetLite0, images: NDArray[np.uint8], references: NDArray[np.uint8],
+    base: Base, network: EfficientNetLite, images: NDArray[np.uint8], references: NDArray[np.uint8],
     prompts: list[str], class_noun: str,
 ) -> Scores:  # fmt: skip
     """Score images [prompts, seeds, r, r, 3] against references [k, r, r, 3] and prompts with the class noun."""
@@ -148,7 +148,7 @@ def _scores(
     )
 
 
-def _identity(network: EfficientNetLite0, images: NDArray[np.uint8], references: NDArray[np.uint8]) -> float:
+def _identity(network: EfficientNetLite, images: NDArray[np.uint8], references: NDArray[np.uint8]) -> float:
     """Return the mean cosine of images [prompts, seeds, r, r, 3] with references [k, r, r, 3]."""
     return float((embed(images.reshape(-1, *images.shape[2:]), network) @ embed(references, network).T).mean())
 
