@@ -107,9 +107,12 @@ def _train(arguments: argparse.Namespace) -> int:
     with tqdm(total=config.total_iterations, unit="it", desc="learning") as bar:
 
         def report(progress: Progress) -> None:
+            bar.total = progress.total_steps
             bar.update(progress.step - bar.n)
             shown = {name: f"{progress.losses[name]:.3f}" for name in SHOWN if name in progress.losses}
             bar.set_postfix(stage=progress.stage, **shown)
+            if progress.ended_early is not None:
+                bar.write(progress.ended_early)
             losses[progress.step - 1 :] = [progress.losses]  # the losses written may be ahead of the checkpoint
             if progress.preview is not None:
                 progress.preview.save(arguments.out / PREVIEW)

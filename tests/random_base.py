@@ -15,6 +15,12 @@ TEMPLATES = ["a photo of a {}", "a rendering of a {}"]
 SCENE_PROMPTS = ["a {} on the beach", "a {} in the snow", "a {} at night", "a {} on the grass"]
 CAPTION_SCENES = ["a {} on a beach", "a {} in white snow"]
 TRAINING_SCENES = ["a {} at sunset", "a {} in the desert"]
+MANY_SCENE_PROMPTS = [
+    *SCENE_PROMPTS, "a {} on the beach at night", "a {} in the snow at night", "a {} on the grass at night",
+    "a {} on white grass", "a {} on the beach at sunset", "a {} in the snow at sunset", "a {} on the grass at sunset",
+    "a {} in white grass",
+]  # fmt: skip
+"""Eight for the report card, and four for evaluations during a training."""
 PROMPTS = TEMPLATES + SCENE_PROMPTS + CAPTION_SCENES + TRAINING_SCENES
 WORDS = sorted({word for phrase in NOUNS + PROMPTS for word in phrase.split() if word != "{}"})
 SHORT = {
@@ -59,6 +65,13 @@ def write_random_base(folder: Path, *, seed: int = 0) -> Path:
     }
     write_base(folder, parts, vocabulary=vocabulary)
     return folder
+
+
+def add_scene_prompts(base_folder: Path) -> None:
+    """Give the manifest scenes to spare for evaluations during a training. The base's hash stays the same."""
+    path = base_folder / "manifest.json"
+    more = {"scene_prompts": MANY_SCENE_PROMPTS, "caption_scenes": []}
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
 
 
 def add_fast_decoder(base_folder: Path, *, seed: int = 0) -> None:

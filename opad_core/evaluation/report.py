@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from opad_core.bases.captions import held_out_scenes
+from opad_core.bases.captions import report_scenes
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.evaluation.embedding import EfficientNetLite, embed, load_embedding
@@ -25,8 +25,8 @@ from opad_core.generation.generator import DecoderName, ImageRequest, OneStepGen
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import squared, to_pixels
 
-SCENES, SEEDS = 8, 4
-"""Number of scene prompts, and of images per prompt."""
+SEEDS = 4
+"""Number of images per prompt."""
 IMAGES = 4
 """Number of images that a card shows by themselves."""
 FIRST_SEED = 1_000
@@ -67,14 +67,14 @@ class ReportCard:
 
 
 def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> ReportCard:
-    """Generate `SCENES` x `SEEDS` images of the concept and as many of the untouched student, and score both.
+    """Generate `SEEDS` images of each scene prompt, and as many of the untouched student, and score both.
 
     If the base has a fast decoder, it decodes the concept's images, too, so the card can say what it costs.
-    The prompts name scenes that training never asked for and that no reference shows. Raises OpadError if there are
-    none.
+    The prompts are `report_scenes`: training never asked for these scenes, and no reference shows them. Raises
+    OpadError if there are none.
     """
     generator, network = OneStepGenerator(base), load_embedding()
-    scenes = held_out_scenes(base, references, bundle.class_noun)[:SCENES]
+    scenes = report_scenes(base, references, bundle.class_noun)
     if not scenes:
         raise OpadError(f"the base {base.manifest.name!r} has no scene prompt that training leaves for the report")
     prompts = [text.format(PLACEHOLDER) for text in scenes]

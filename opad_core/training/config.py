@@ -58,8 +58,10 @@ class TrainingConfig(AugmentationConfig):
     lr_decay: float = constant(0.0, "ours")  # last share of the iterations, in which learning rates fall to 0; 0: never
     clip_norm: float = constant(1.0, "setting")  # of the gradients of keys, values and token row
     ema_decay: float = constant(0.0, "ours")  # EMA of the learned parameters; 0 keeps the last iterate
-    eval_every: int = constant(0, "ours")  # iterations between two evaluations; the best adapter is kept; 0: never
-    patience: int = constant(0, "ours")  # evaluations without improvement after which training ends; 0: never
+    # iterations between two evaluations on held-out scenes; the best adapter is kept; 0: never
+    eval_every: int = constant(0, "ours")
+    patience: int = constant(0, "ours")  # training ends when this many evaluations raised the best score too little
+    min_gain: float = constant(0.0, "ours")  # a rise of the held-out score that is too little
 
     # Where V* starts
     initializer_word: str = constant("", "setting")  # chosen by hand for each concept; empty: the class noun
@@ -73,6 +75,8 @@ class TrainingConfig(AugmentationConfig):
             raise OpadError(f"iterations must be at least 1, got {self.iterations}")
         if self.eval_every < 0 or self.patience < 0:
             raise OpadError(f"eval_every and patience must be at least 0, got {self.eval_every} and {self.patience}")
+        if self.min_gain < 0:
+            raise OpadError(f"min_gain must be at least 0, got {self.min_gain}")
         if not 0 <= self.ema_decay < 1:
             raise OpadError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from PIL import Image
 from torch import Tensor
 
-from opad_core.bases.captions import scenes_of
+from opad_core.bases.captions import evaluation_scenes, scenes_of
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.pixels import reference_pixels
@@ -27,6 +27,8 @@ class TrainingData:
     """Every reference with every training prompt."""
     start_row: Tensor
     """Token embedding where V* starts, [d], on the base's device."""
+    evaluation_scenes: list[str]
+    """Scene prompts of the evaluations; empty if the config asks for none, or if the base has none left."""
     sha256: str
     """Hash of the references as they were given."""
 
@@ -38,6 +40,7 @@ def prepare_data(base: Base, references: list[Image.Image], class_noun: str, con
             f"the base {base.manifest.name!r} does not know the class noun {class_noun!r}; "
             f"it knows {', '.join(sorted(base.manifest.nouns))}"
         )
+    held_out = evaluation_scenes(base, references, class_noun) if config.eval_every else []
     references = references[: config.max_references or len(references)]
     pixels = reference_pixels(references, base.manifest.resolution, keep_aspect=config.keep_aspect).to(base.device)
     scenes = scenes_of(base, pixels, class_noun) if config.scene_captions else [""] * len(references)
@@ -46,7 +49,8 @@ def prepare_data(base: Base, references: list[Image.Image], class_noun: str, con
     digest = hashlib.sha256()
     for image in references:
         digest.update(image.convert("RGB").tobytes())
-    return TrainingData(base, class_noun, pixels, examples, _start_row(base, class_noun, config), digest.hexdigest())
+    start_row = _start_row(base, class_noun, config)
+    return TrainingData(base, class_noun, pixels, examples, start_row, held_out, digest.hexdigest())
 
 
 def _start_row(base: Base, class_noun: str, config: TrainingConfig) -> Tensor:

@@ -20,7 +20,7 @@ from opad_core.training.config import TrainingConfig
 from opad_core.training.data import TrainingData, fingerprint
 from opad_core.training.divergence import DivergenceCheck
 from opad_core.training.method import Hook, Method, Step, no_hook
-from opad_core.training.selection import Selection
+from opad_core.training.selection import MIN_SCENES, HeldOutEvaluation, is_learned
 from opad_core.training.state import named, part_of, read_checkpoint, write_checkpoint
 
 PREVIEW_EVERY = 25
@@ -40,6 +40,9 @@ class Progress:
     step: int
     """Number of finished iterations in all stages."""
     total_steps: int
+    """Number of iterations that the training will have; `step` if it ends early."""
+    ended_early: str | None
+    """Why the training ends with this iteration although more were planned; None if it does not."""
     stage: str
     """The method's name for the stage: OPAD's are "distillation" and "collaborative"."""
     losses: dict[str, float]
@@ -80,7 +83,7 @@ def run(
     method.prepare()
     check, last_good_state = DivergenceCheck(), training.save()
     started, first_step = time.monotonic(), training.step
-    while training.step < config.total_iterations and not training.patience_is_exhausted:
+    while training.step < config.total_iterations and not training.is_learned:
         if should_stop():
             raise TrainingStopped(training.save())
         losses = training.iterate()
@@ -97,11 +100,13 @@ def run(
             training.evaluate()
         if training.step % GOOD_STATE_EVERY == 0:
             last_good_state = training.save()
-        show = training.step % PREVIEW_EVERY == 0 or training.step == config.total_iterations
+        total_steps = training.step if training.is_learned else config.total_iterations
+        show = training.step % PREVIEW_EVERY == 0 or training.step == total_steps
         report(
             Progress(
                 step=training.step,
-                total_steps=config.total_iterations,
+                total_steps=total_steps,
+                ended_early=training.ended_early,
                 stage=method.stage(training.step - 1),
                 losses={name: float(value) for name, value in losses.items()},
                 seconds_per_step=(time.monotonic() - started) / max(1, training.step - first_step),
@@ -128,10 +133,12 @@ class Training:
         """Exponential moving average of the adapter."""
         self.best: Adapter | None = None
         """The average with the best score so far."""
-        self.best_score = -math.inf
-        self.num_bad_evals = 0
-        """Evaluations since the best score."""
-        self._selection = Selection(data.base, data.pixels, data.class_noun)
+        self.scores: list[float] = []
+        """The score of each evaluation so far."""
+        scenes = data.evaluation_scenes
+        self._evaluation = (
+            HeldOutEvaluation(data.base, data.pixels, data.class_noun, scenes) if len(scenes) >= MIN_SCENES else None
+        )
         self._fingerprint = fingerprint(method.name, data, config, seed=seed)
 
     def iterate(self) -> dict[str, Tensor]:
@@ -166,19 +173,32 @@ class Training:
 
     @property
     def evaluation_is_due(self) -> bool:
-        every = self.config.eval_every
-        return bool(every) and (self.step % every == 0 or self.step == self.config.total_iterations)
+        due = self.config.eval_every and self.step % self.config.eval_every == 0
+        return self._evaluation is not None and (bool(due) or self.step == self.config.total_iterations)
 
     @property
-    def patience_is_exhausted(self) -> bool:
-        return bool(self.config.patience) and self.num_bad_evals >= self.config.patience
+    def is_learned(self) -> bool:
+        """Whether the held-out score no longer rises."""
+        return is_learned(self.scores, patience=self.config.patience, min_gain=self.config.min_gain)
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why the training ends before its last iteration, in a sentence; None if it does not."""
+        if not self.is_learned or self.step >= self.config.total_iterations:
+            return None
+        gain = max(self.scores) - max(self.scores[: -self.config.patience])
+        return (
+            f"Learned after {self.step} of at most {self.config.total_iterations} iterations: the score on held-out "
+            f"scenes rose by {gain:.4f} in the last {self.config.patience * self.config.eval_every}."
+        )
 
     def evaluate(self) -> None:
-        """Score the average, and keep it if the score is the best so far."""
-        score = self._selection.score(self._read(self.bundle()))
-        self.num_bad_evals += 1
-        if score > self.best_score:
-            self.best, self.best_score, self.num_bad_evals = copy.deepcopy(self.average), score, 0
+        """Score the average on held-out scenes, and keep it if the score is the best so far."""
+        assert self._evaluation is not None
+        score = self._evaluation.score(self._read(self.bundle()))
+        if score > max(self.scores, default=-math.inf):
+            self.best = copy.deepcopy(self.average)
+        self.scores.append(score)
 
     def overflow_trouble(self) -> str | None:
         """Describe repeated overflows of half precision; None if there are none."""
@@ -189,8 +209,7 @@ class Training:
         header = {
             "step": self.step,
             "lr_scale": self.lr_scale,
-            "best_score": self.best_score if self.best else None,
-            "num_bad_evals": self.num_bad_evals,
+            "scores": self.scores,
         }
         tensors = named("average", self.average.state_dict()) | named("method", self.method.state())
         if self.best is not None:
@@ -214,8 +233,7 @@ class Training:
             raise OpadError("the checkpoint lacks a part of the state; start the training again") from error
         self.method.load_state(part_of(tensors, "method"))
         self.step, self.lr_scale = header["step"], header["lr_scale"]
-        self.best_score = -math.inf if header["best_score"] is None else header["best_score"]
-        self.num_bad_evals = header["num_bad_evals"]
+        self.scores = header["scores"]
 
     def _read(self, bundle: bytes) -> Bundle:
         adapter = self.method.adapter

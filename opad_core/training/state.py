@@ -13,7 +13,7 @@ from torch import Tensor
 from opad_core.errors import OldCheckpointError, OpadError, OtherTrainingError
 from opad_core.tensor_file import header_of
 
-FORMAT = 5
+FORMAT = 6
 MAX_HEADER_BYTES = 16 << 20
 """Hundreds of tensors; a huge header is damage."""
 

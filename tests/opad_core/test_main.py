@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save, save_file
 from opad_core.__main__ import main
 from opad_core.evaluation.curves import read_losses
 from tests.opad_core.generation.test_generation import random_bundle
-from tests.random_base import SHORT, add_fast_decoder
+from tests.random_base import SHORT, add_fast_decoder, add_scene_prompts
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,16 @@ def test_the_limits_of_the_base_are_told_before_the_training(base, reference_fol
     arguments = ["--images", str(reference_folder), "--class", "dog", "--out", str(tmp_path / "out")]
     assert main(["train", "--base", str(folder), *arguments]) == 0
     assert capsys.readouterr().err.startswith("opad: It draws.\n")
+
+
+def test_train_says_when_and_why_it_ended_early(base, reference_folder, tmp_path, capsys):
+    folder = shutil.copytree(base.folder, tmp_path / "base")
+    add_scene_prompts(folder)
+    early = [f"--set={setting}" for setting in ("eval_every=1", "patience=1", "min_gain=9")]  # no score rises by 9
+    arguments = ["--images", str(reference_folder), "--class", "dog", "--out", str(tmp_path / "c"), *early]
+    assert main(["train", "--base", str(folder), *arguments]) == 0
+    assert "Learned after 2 of at most 6 iterations: the score on held-out scenes rose by " in capsys.readouterr().out
+    assert len(read_losses(tmp_path / "c" / "losses.jsonl")) == 2
 
 
 @pytest.mark.parametrize("count", [1, 6])

@@ -7,10 +7,10 @@ from PIL import Image
 from torch import nn
 
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
-from opad_core.bases.captions import held_out_scenes
+from opad_core.bases.captions import report_scenes
 from opad_core.bases.loading import load_base
 from opad_core.evaluation.embedding import embed, load_embedding
-from opad_core.evaluation.report import SCENES, SEEDS, _diversity, report_card
+from opad_core.evaluation.report import SEEDS, _diversity, report_card
 from opad_core.generation.bundle import read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.pixels import squared
@@ -49,7 +49,7 @@ def test_the_card_has_every_score_for_both_students(base, untouched_bundle, refe
     card = report_card(untouched_bundle, base, references)
     figures = card.figures()
     assert figures["personalised"].keys() == figures["untouched"].keys()
-    held_out = held_out_scenes(base, references, "dog")[:SCENES]
+    held_out = report_scenes(base, references, "dog")
     assert figures["prompts"] == [scene.format("<concept>") for scene in held_out]
     assert len(figures["seeds"]) == SEEDS
     assert all(-1 <= value <= 2 for side in ("personalised", "untouched") for value in figures[side].values())

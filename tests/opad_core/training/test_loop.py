@@ -26,8 +26,8 @@ def learn(base, references, *, stop_after=None, resume=None, seed=1, name="defau
 
 
 @pytest.mark.parametrize("name", ["default", "paper"])
-def test_a_resumed_training_gives_the_same_bytes_as_an_uninterrupted_one(base, references, name):
-    states = []
+def test_a_resumed_training_gives_the_same_bytes_as_an_uninterrupted_one(roomy, references, name):
+    base, states = roomy, []
     evaluating = {"eval_every": 2} if name == "default" else {}
     config = override(preset(name, base.manifest.presets), evaluating)
     uninterrupted = train(
@@ -175,34 +175,67 @@ def evaluated(base, references, *, seed, every, steps, **changes):
         training.iterate()
         if step % every == 0:
             bundle = training.bundle()
-            evaluations.append((training._selection.score(read_bundle(bundle)), bundle, step))
+            evaluations.append((training._evaluation.score(read_bundle(bundle)), bundle, step))
     return evaluations
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_bundle_is_the_one_with_the_best_score(base, references, seed):
-    data, steps = learn(base, references, seed=seed, eval_every=2, lr_student=0.05)
-    evaluations = evaluated(base, references, seed=seed, every=2, steps=len(steps))
+def test_the_bundle_is_the_one_with_the_best_score(roomy, references, seed):
+    data, steps = learn(roomy, references, seed=seed, eval_every=2, lr_student=0.05)
+    evaluations = evaluated(roomy, references, seed=seed, every=2, steps=len(steps))
     assert len({score for score, _, _ in evaluations}) == 3
     assert data == max(evaluations)[1]
+    assert [(p.total_steps, p.ended_early) for p in steps] == [(6, None)] * 6
 
 
-def test_a_training_ends_after_as_many_bad_evaluations_as_patience_allows(base, references):
-    evaluations = evaluated(base, references, seed=2, every=1, steps=12, iterations=40)
-    ends = {}
-    for patience in (1, 2, 3):
-        without = 0
-        for i in range(12):
-            without = 0 if i == 0 or evaluations[i][0] > max(score for score, _, _ in evaluations[:i]) else without + 1
-            if without == patience:
-                ends[patience] = i + 1
-                break
-    assert ends.keys() >= {1, 2}, [score for score, _, _ in evaluations]
-    for patience, end in ends.items():
-        _, steps = learn(
-            base, references, seed=2, eval_every=1, patience=patience, iterations=40, lr_student=0.05
-        )  # fmt: skip
+@pytest.fixture(scope="module")
+def curve(roomy, references):
+    """Twelve scores of one training, an evaluation after each iteration."""
+    return [score for score, _, _ in evaluated(roomy, references, seed=2, every=1, steps=12, iterations=40)]
+
+
+def stops_at(curve, patience, min_gain):
+    """Return the first iteration at which the best score rose too little in the last `patience` evaluations."""
+    for step in range(patience + 1, len(curve) + 1):
+        if max(curve[:step]) - max(curve[: step - patience]) <= min_gain:
+            return step
+    return None
+
+
+def test_a_training_ends_when_its_score_stops_rising(roomy, references, curve):
+    for patience in (1, 2):
+        end = stops_at(curve, patience, 0.0)
+        assert end is not None, curve
+        changes = {"eval_every": 1, "patience": patience, "iterations": 40, "lr_student": 0.05}
+        _, steps = learn(roomy, references, seed=2, **changes)
         assert len(steps) == end
+        assert [p.total_steps for p in steps] == [42] * (end - 1) + [end]
+        assert [p.ended_early for p in steps[:-1]] == [None] * (end - 1)
+        assert steps[-1].ended_early.startswith(f"Learned after {end} of at most 42 iterations: ")
+        assert steps[-1].preview is not None
+
+
+def test_a_training_continues_while_its_score_rises(roomy, references, curve):
+    """With a patience as long as the rise, the end is where the score has fallen for that long."""
+    patience = 1 + max(range(len(curve)), key=lambda step: curve[step])
+    assert stops_at(curve[:patience], patience, 0.0) is None
+    with pytest.raises(TrainingStopped):
+        learn(
+            roomy, references, stop_after=patience, seed=2, eval_every=1, patience=patience, iterations=40,
+            lr_student=0.05,
+        )  # fmt: skip
+
+
+def test_a_resumed_training_ends_early_at_the_same_iteration_with_the_same_bytes(roomy, references, curve):
+    changes = {"eval_every": 1, "patience": 2, "iterations": 40, "lr_student": 0.05}
+    uninterrupted, steps = learn(roomy, references, seed=2, **changes)
+    assert len(steps) == stops_at(curve, 2, 0.0)
+    for stop_after in (1, len(steps) - 1):
+        with pytest.raises(TrainingStopped) as stopped:
+            learn(roomy, references, stop_after=stop_after, seed=2, **changes)
+        resumed, rest = learn(roomy, references, resume=stopped.value.state, seed=2, **changes)
+        assert resumed == uninterrupted
+        assert len(rest) == len(steps) - stop_after
 
 
 def test_a_preview_comes_every_few_iterations_and_at_the_end(base, references, monkeypatch):
@@ -214,7 +247,7 @@ def test_a_preview_comes_every_few_iterations_and_at_the_end(base, references, m
 def test_a_checkpoint_of_an_older_version_is_refused_by_its_format(base, references):
     """Format 4 was safetensors with the state as JSON, too."""
     old = save({"token_row": torch.zeros(4)}, metadata={"state": json.dumps({"format": 4, "step": 3, "rate": 1.0})})
-    with pytest.raises(OldCheckpointError, match="has format 4; this version reads format 5"):
+    with pytest.raises(OldCheckpointError, match="has format 4; this version reads format 6"):
         learn(base, references, resume=old)
 
 

@@ -42,6 +42,7 @@ TABLE = [
     ("teacher_first", "paper; what True means is inferred", False, False, False, False),
     ("eval_every", "ours", 0, 0, 0, 0),
     ("patience", "ours", 0, 0, 0, 0),
+    ("min_gain", "ours", 0.0, 0.0, 0.0, 0.0),
     ("max_references", "ours", 0, 0, 0, 0),
     ("keep_aspect", "setting", False, False, False, True),
     ("flip_probability", "setting", 0.5, 0.5, 0.5, 0.0),
@@ -152,6 +153,7 @@ def test_an_unknown_preset_or_setting_is_named():
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"eval_every": -1}, "eval_every and patience must be at least 0, got -1 and 0"),
         ({"patience": -1}, "got 0 and -1"),
+        ({"min_gain": -0.1}, "min_gain must be at least 0, got -0.1"),
         ({"decode_crop": 0.0}, r"decode_crop must be in \(0, 1\], got 0.0"),
         ({"decode_crop": 1.1}, "got 1.1"),
         (
