@@ -134,6 +134,7 @@ class JobOut(Out, JobTimes):
                     "preview_url": "/v1/jobs/0198c0de-7e57-7000-8000-000000000002/preview",
                     "verdict": None,
                     "image_urls": [],
+                    "ended_early": None,
                     "error": None,
                     "created_at": "2026-11-22T21:00:00Z",
                     "started_at": "2026-11-22T21:00:02Z",
@@ -162,6 +163,9 @@ class JobOut(Out, JobTimes):
     preview_url: str | None
     verdict: VerdictOut | None
     image_urls: list[str] = Field(description="URLs of images from the report card of what was learned")
+    ended_early: str | None = Field(
+        description="why the training ended before its last iteration, in a sentence; null if it did not"
+    )
     error: JobError | None
     created_at: datetime
     started_at: datetime | None
@@ -192,6 +196,7 @@ class JobOut(Out, JobTimes):
             queue_position=queue_position,
             preview_url=link(f"/v1/jobs/{job.id}/preview") if job.preview_key else None,
             **shown_of_report(bundle),
+            ended_early=bundle.report.get("ended_early") if bundle is not None and bundle.report is not None else None,
             error=error,
             created_at=job.created_at,
             started_at=job.started_at,

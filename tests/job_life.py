@@ -71,13 +71,13 @@ def quick(settings: Settings, base_folder: Path) -> Settings:
 
 @pytest.fixture
 def queue_training(sessions: Sessions, quick: Settings) -> Callable[..., UUID]:
-    """Insert a job with four references in the store, `iterations` long."""
+    """Insert a job with four references in the store, `iterations` long; `overrides` replace other settings."""
 
-    def queue(*, iterations: int) -> UUID:
+    def queue(*, iterations: int, **overrides: object) -> UUID:
         return insert_job(
             sessions,
             _store_references(Storage(quick)),
-            overrides={"iterations": iterations, "collaborative_iterations": 2},
+            overrides={"iterations": iterations, "collaborative_iterations": 2, **overrides},
         )
 
     return queue

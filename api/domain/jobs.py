@@ -207,10 +207,15 @@ def finish(
     exports: Sequence[StoredExport] = (),
     report: Mapping[str, Any] | None = None,
     timing: Mapping[str, Any] | None = None,
+    steps: int | None = None,
 ) -> Select[UUID]:
-    """Store the job's one result. Row: the bundle's id. After an earlier cancel request there is no row."""
+    """Store the job's one result. Row: the bundle's id. After an earlier cancel request there is no row.
+
+    `steps` are the iterations of the training, which may be fewer than the last heartbeat planned; None if unknown.
+    """
+    total = Job.total_steps if steps is None else literal(steps)
     moved = _end_claim(
-        "finish", job_id, fence, Job.cancel_requested_at.is_(None), step=func.coalesce(Job.total_steps, 0)
+        "finish", job_id, fence, Job.cancel_requested_at.is_(None), step=func.coalesce(total, 0), total_steps=total
     )
     made = (
         insert(Bundle)

@@ -56,6 +56,15 @@ def test_a_job_and_its_concept_show_the_verdict_and_the_images(
     assert client.get(f"/v1/jobs/{job_id}/images/0").json()["code"] == "no_such_image"
 
 
+@pytest.mark.parametrize("why", [None, "Learned after 300 of at most 430 iterations."])
+def test_a_job_says_why_it_ended_early(
+    client: TestClient, concept: dict[str, Any], finish: Finish, why: str | None
+) -> None:
+    job_id = finish({**FIGURES, "verdict": VERDICT, "images": [], "ended_early": why})
+    assert client.get(f"/v1/jobs/{job_id}").json()["ended_early"] == why
+    assert client.get("/v1/jobs").json()["items"][0]["ended_early"] == why
+
+
 @pytest.mark.parametrize("report", [None, FIGURES])
 def test_a_version_without_a_verdict_shows_none(
     client: TestClient, concept: dict[str, Any], finish: Finish, report: dict[str, Any] | None

@@ -142,6 +142,16 @@ def test_finishing_makes_the_bundle_and_ends_the_job_together(sessions, make_job
     assert attempt.ended_at == job.finished_at
 
 
+def test_a_job_that_ended_early_has_no_more_steps_than_it_took(sessions, make_job):
+    job_id = make_job(state=JobState.queued)
+    with sessions.begin() as db:
+        db.execute(jobs.claim("w1", **LEASE))
+        db.execute(jobs.heartbeat(job_id, 1, progress=PROGRESS, **LEASE))  # plans 10
+        db.scalar(jobs.finish(job_id, 1, key="k", sha256="00", size=1, steps=4))
+        job = db.scalars(select(Job)).one()
+    assert (job.step, job.total_steps) == (4, 4)
+
+
 def test_the_exports_of_a_bundle_are_stored_with_it(sessions, make_job):
     job_id = make_job(state=JobState.running, fence=1)
     exports = [

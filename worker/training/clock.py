@@ -29,6 +29,10 @@ class TrainingClock:
         self._iterations.setdefault(stage, []).append(at - self._now)
         self._now, self._step = at, step
 
+    def training_ended(self) -> None:
+        """Plan no more iterations: the concept is learned."""
+        self._plan = {}
+
     def left(self) -> tuple[float | None, EtaSource | None]:
         """Return the seconds until the job ends and their source, or twice None if they are unknown."""
         measured = [stage for stage in self._iterations if self._pace(stage) is not None]

@@ -69,6 +69,10 @@ class TrainingResult:
     base_sha256: str
     exports: list[Exported]
     report: ReportCard | None
+    ended_early: str | None
+    """Why the training ended before its last iteration, in a sentence; None if it did not."""
+    steps: int | None
+    """Iterations of the training; None if an earlier attempt had done all of them."""
     clock: TrainingClock
 
 
@@ -161,7 +165,9 @@ def train_job(
     exports = _exports(bundle, base)
     wall_time.begin("report_card")
     report = _report(bundle, base, references)
-    return TrainingResult(bundle, base.manifest.sha256, exports, report, clock)
+    return TrainingResult(
+        bundle, base.manifest.sha256, exports, report, reporter.ended_early, reporter.step, clock
+    )  # fmt: skip
 
 
 def _age_of_attempt(claim: Claim) -> Select[float]:
@@ -219,14 +225,19 @@ class _ProgressReporter:
         self._claim, self._settings, self._clock = claim, settings, clock
         self._wall_time, self._plan = wall_time, plan
         self._sessions, self._storage, self._lease = sessions, storage, lease
-        self._step: int | None = None
+        self.step: int | None = None
+        self.ended_early: str | None = None
         self._stage: str | None = None
         self._checkpoint_at = time.monotonic()
         self._preview_key: str | None = None
 
     def report(self, progress: Progress) -> None:
-        self._step = progress.step
+        self.step = progress.step
         self._clock.iteration_ended(progress.stage, progress.step, at=time.monotonic())
+        if progress.ended_early is not None:
+            self.ended_early = progress.ended_early
+            self._clock.training_ended()
+            log.info("training.ended_early", step=progress.step, reason=progress.ended_early)
         eta_seconds, eta_source = self._clock.left()
         if progress.stage != self._stage:
             log.info("training.stage", stage=progress.stage, step=progress.step)
@@ -254,20 +265,20 @@ class _ProgressReporter:
         failpoints.reach("training.step")
 
     def save_final_state(self, state: bytes) -> None:
-        if self._step is not None:
+        if self.step is not None:
             self._save(state)
 
     def _save(self, state: bytes) -> None:
-        assert self._step is not None
+        assert self.step is not None
         claim = self._claim
-        save_checkpoint(self._storage, self._sessions, claim.job_id, claim.fence, step=self._step, state=state)
+        save_checkpoint(self._storage, self._sessions, claim.job_id, claim.fence, step=self.step, state=state)
         self._checkpoint_at = time.monotonic()
 
     def _store_preview(self, preview: Image.Image) -> None:
         """Store a preview. An outage loses it; an earlier attempt may already have stored it."""
         png = io.BytesIO()
         preview.save(png, "PNG")
-        key = preview_key(self._claim.job_id, self._step or 0)
+        key = preview_key(self._claim.job_id, self.step or 0)
         try:
             self._storage.put_once(key, png.getvalue(), hashlib.sha256(png.getvalue()).hexdigest())
         except ObjectDiffers:

@@ -140,7 +140,9 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
     storage.put_once(key, learned.bundle, sha256)
     read_bundle(storage.get(key, sha256))
     exports = [_store_export(storage, exported) for exported in learned.exports]
-    report = None if learned.report is None else _store_report(claim, storage, learned.report)
+    report = None
+    if learned.report is not None:
+        report = _store_report(claim, storage, learned.report) | {"ended_early": learned.ended_early}
     failpoints.reach("bundle.stored")
     finish = jobs.finish(
         claim.job_id,
@@ -151,6 +153,7 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
         base_sha256=learned.base_sha256,
         exports=exports,
         report=report,
+        steps=learned.steps,
         timing=learned.clock.timing(at=time.monotonic()),
     )
     return Outcome("job.succeeded", finish)

@@ -52,6 +52,13 @@ def test_in_the_last_stage_only_its_rest_and_the_end_are_left():
     assert clock.left() == (7.5, "measured")
 
 
+def test_after_an_early_end_only_the_end_of_the_job_is_left():
+    clock = TrainingClock(PLAN, DOCUMENTED, device="cpu", started_at=0.0)
+    run(clock, 10)
+    clock.training_ended()
+    assert clock.left() == (3.0, "measured")  # 6, twice as fast as documented
+
+
 def test_a_whole_training_keeps_its_times():
     clock = TrainingClock({"distillation": 8, "collaborative": 0}, None, device="cpu", started_at=0.0)
     run(clock, 8, first=30.0, seconds=1.5)

@@ -1,5 +1,7 @@
 """How a trainer reports the end of its job, on a real base with random weights."""
 
+import shutil
+
 import pytest
 from safetensors.torch import load
 from sqlalchemy import select, update
@@ -11,7 +13,7 @@ from api.domain.training_times import past_timings, typical_time
 from api.domain.wall_time import PARTS
 from opad_core.generation.bundle import read_bundle
 from tests.job_life import checkpoints_of, read_job
-from tests.random_base import write_random_base
+from tests.random_base import add_scene_prompts, write_random_base
 from worker.training.job import Claim
 from worker.training.lease import EXIT_LEASE_LOST
 from worker.training.run import run
@@ -48,7 +50,7 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
     learned = read_bundle(storage.get(bundle.key, bundle.sha256))
     assert (learned.class_noun, learned.base_sha256) == ("mug", bundle.base_sha256)
     assert bundle.report.keys() == {
-        "prompts", "seeds", "personalised", "untouched", "fast_decoder", "verdict", "images"
+        "prompts", "seeds", "personalised", "untouched", "fast_decoder", "verdict", "images", "ended_early"
     }  # fmt: skip
     assert bundle.report["verdict"]["sentence"]
     assert len(bundle.report["images"]) == 4
@@ -56,6 +58,21 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
         assert storage.get(job_image_key(job.id, sha256), sha256).startswith(b"\x89PNG")
     assert bundle.report["personalised"].keys() == bundle.report["untouched"].keys() >= {"identity", "copies"}
     assert storage.delete_prefix(f"jobs/{job.id}/f") == 0, "its checkpoints are gone"
+
+
+def test_a_training_that_has_learned_ends_early_and_says_why(quick, sessions, queue_training, tmp_path, capfd):
+    folder = shutil.copytree(quick.base, tmp_path / "base")
+    add_scene_prompts(folder)
+    queue_training(iterations=8, eval_every=1, patience=1, min_gain=9.0)  # no score rises by 9
+    with sessions.begin() as db:
+        job_id, fence, _ = db.execute(jobs.claim("w1", lease_seconds=60)).one()
+    assert run(Claim(job_id, fence), quick.model_copy(update={"base": str(folder)}), never) == 0
+    job = read_job(sessions, job_id)
+    assert (job.state, job.stage, job.step, job.total_steps) == (JobState.succeeded, "distillation", 2, 2)
+    with sessions.begin() as db:
+        report = db.scalars(select(Bundle.report)).one()
+    assert report["ended_early"].startswith("Learned after 2 of at most 10 iterations: ")
+    assert "training.ended_early" in capfd.readouterr().out
 
 
 def test_a_training_keeps_its_times_for_the_next_one(quick, sessions, queue_training):
