@@ -65,6 +65,15 @@ def test_a_job_says_why_it_ended_early(
     assert client.get("/v1/jobs").json()["items"][0]["ended_early"] == why
 
 
+def test_a_jobs_page_says_why_it_ended_early(
+    client: TestClient, concept: dict[str, Any], finish: Finish, new_key: Callable[..., str]
+) -> None:
+    why = "Learned after 300 of at most 430 iterations."
+    job_id = finish({**FIGURES, "verdict": VERDICT, "images": [], "ended_early": why})
+    assert client.post("/dashboard/sign-in", data={"key": new_key()}).status_code == 303
+    assert why in client.get(f"/dashboard/jobs/{job_id}").text
+
+
 @pytest.mark.parametrize("report", [None, FIGURES])
 def test_a_version_without_a_verdict_shows_none(
     client: TestClient, concept: dict[str, Any], finish: Finish, report: dict[str, Any] | None
