@@ -40,6 +40,17 @@ def test_memory_that_runs_out_once_costs_an_attempt_and_twice_the_job(quick, ses
     check()
 
 
+def test_memory_that_runs_out_in_the_thread_of_a_checkpoint_costs_an_attempt(
+    quick, sessions, queue, trainers, fail_at, check
+):
+    job_id = queue()
+    fail_at("checkpoint.stored", "oom")
+    trainers.settings = quick.model_copy(update={"checkpoint_seconds": 0.0})
+    assert trainers.see_through(job_id).state is JobState.succeeded
+    assert causes(sessions, job_id) == ["oom", "succeeded"]
+    check()
+
+
 @pytest.mark.always
 def test_what_another_attempt_would_meet_again_ends_the_job_at_the_first_with_its_cause(
     quick, sessions, queue, trainers, fail_at
@@ -73,7 +84,7 @@ def test_a_job_that_kills_each_of_its_trainers_ends_after_the_last_attempt_and_h
 ):
     """A retry continues from the last checkpoint."""
     poison = queue()
-    fail_at("training.step", "pass", "pass", "always segfault")
+    fail_at("checkpoint.committed", "always segfault")
     trainers.settings = quick.model_copy(update={"checkpoint_seconds": 0.0, "max_attempts": 3})
     pauses = []
     while read_job(sessions, poison).state is JobState.queued:
@@ -84,9 +95,9 @@ def test_a_job_that_kills_each_of_its_trainers_ends_after_the_last_attempt_and_h
         pauses.append(round((job.run_after - ended).total_seconds()))
     assert pauses == [2, 4, 8], "a sixth of the lease, doubled each time"
     assert (job.state, job.error_code, job.attempt) == (JobState.failed, "lost_worker", 3)
-    assert job.error_detail.endswith("the last: the trainer was killed by SIGSEGV")
+    assert job.error_detail.endswith("the last one: the trainer was killed by SIGSEGV")
 
-    fail_at("training.step")
+    fail_at("checkpoint.committed")
     assert trainers.see_through(queue()).state is JobState.succeeded
     reached = max(row.step for row in checkpoints_of(sessions, poison))
     with sessions.begin() as db:
@@ -99,7 +110,7 @@ def test_a_job_that_kills_each_of_its_trainers_ends_after_the_last_attempt_and_h
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(quick, sessions, queue, trainers, fail_at, check):
     job_id = queue()
-    fail_at("training.step", "pass", "pass", "kill")
+    fail_at("checkpoint.committed", "pass", "kill")
     trainers.settings = quick.model_copy(update={"checkpoint_seconds": 0.0})
     trainers.attempt()
     newest, before = sorted(checkpoints_of(sessions, job_id), key=lambda row: -row.step)

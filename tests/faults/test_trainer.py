@@ -40,7 +40,7 @@ def test_a_killed_trainer_resumes_by_itself_and_makes_the_very_bundle_of_an_undi
     quick, sessions, queue, start_process, fail_at, check
 ):
     job_id = queue()
-    fail_at("training.step", "pass", "pass", "freeze")
+    fail_at("checkpoint.committed", "freeze")
     start_process(quick, "worker.host")
     trainer = wait_for_frozen_trainer(quick)
     assert checkpoints_of(sessions, job_id)
@@ -56,11 +56,12 @@ def test_a_killed_trainer_resumes_by_itself_and_makes_the_very_bundle_of_an_undi
 
 
 @pytest.mark.always
-def test_a_trainer_killed_after_each_of_its_iterations_makes_the_very_bundle_of_an_undisturbed_training(
+def test_a_trainer_killed_after_each_of_its_checkpoints_makes_the_very_bundle_of_an_undisturbed_training(
     quick, sessions, queue, trainers, fail_at, check
 ):
+    """Each attempt stores the state after its first iteration, and dies during a later one."""
     job_id = queue()
-    fail_at("training.step", "always kill")
+    fail_at("checkpoint.committed", "always kill")
     each_one = quick.model_copy(update={"checkpoint_seconds": 0.0, "max_attempts": 20})
     trainers.settings = each_one
     assert trainers.see_through(job_id).state is JobState.succeeded
@@ -82,6 +83,54 @@ def test_a_trainer_killed_between_a_checkpoints_object_and_its_row_goes_on_from_
     trainers.see_through(job_id)
     assert '"step": 1' in next(line for line in trainers.output.splitlines() if "checkpoint.resumed" in line)
     check()
+
+
+@pytest.mark.always
+def test_a_training_goes_on_while_its_checkpoint_is_stored(sessions, queue, trainers, fail_at, check):
+    job_id = queue()
+    waiting = fail_at("checkpoint.stored", "wait")
+    trainer = trainers.start(*trainers.claim())
+    wait_until(lambda: read_job(sessions, job_id).step == 6, seconds=120, what="the last iteration")
+    assert checkpoints_of(sessions, job_id) == []
+    waiting.unlink()
+    trainer.join(120)
+    assert trainer.exitcode == 0
+    assert causes(sessions, job_id) == ["succeeded"]
+    check()
+
+
+def test_a_trainer_asked_to_stop_during_an_upload_stores_its_last_state_after_it(
+    quick, sessions, queue, trainers, fail_at
+):
+    job_id = queue(iterations=LONG)
+    waiting = fail_at("checkpoint.stored", "wait")
+    trainer = trainers.start(*trainers.claim())
+    wait_until(lambda: objects(quick, f"jobs/{job_id}/f1/"), seconds=120, what="the upload")
+    reached = read_job(sessions, job_id).step
+    wait_until(lambda: read_job(sessions, job_id).step > reached, seconds=120, what="another iteration")
+    trainer.terminate()
+    lease = read_job(sessions, job_id).lease_until
+    wait_until(lambda: read_job(sessions, job_id).lease_until > lease, seconds=30, what="a heartbeat while it waits")
+    assert (trainer.exitcode, checkpoints_of(sessions, job_id)) == (None, [])
+    waiting.unlink()
+    trainer.join(60)
+    assert (trainer.exitcode, read_job(sessions, job_id).state) == (0, JobState.queued)
+    first, last = sorted(checkpoints_of(sessions, job_id), key=lambda row: row.created_at)
+    assert first.step < last.step == read_job(sessions, job_id).step
+
+
+@pytest.mark.always
+def test_a_cancelled_trainer_does_not_wait_for_an_upload_that_hangs(quick, sessions, queue, trainers, fail_at):
+    job_id = queue(iterations=LONG)
+    fail_at("checkpoint.stored", "wait")
+    trainer = trainers.start(*trainers.claim())
+    wait_until(lambda: objects(quick, f"jobs/{job_id}/f1/"), seconds=120, what="the upload")
+    with sessions.begin() as db:
+        db.execute(jobs.request_cancel(job_id)).one()
+    trainer.join(30)
+    assert (trainer.exitcode, read_job(sessions, job_id).state) == (0, JobState.cancelled)
+    assert "upload.abandoned" in trainers.output
+    assert checkpoints_of(sessions, job_id) == []
 
 
 def test_a_trainer_killed_in_the_middle_of_an_upload_leaves_nothing_that_counts(

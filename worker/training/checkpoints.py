@@ -32,6 +32,7 @@ def save_checkpoint(storage: Storage, sessions: Sessions, job_id: UUID, fence: i
         checkpoint_log.warning("checkpoint.failed", error=str(error))
         return False
     checkpoint_log.info("checkpoint.committed", size=len(state))
+    failpoints.reach("checkpoint.committed")
     return True
 
 

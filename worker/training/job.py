@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
+from types import TracebackType
+from typing import Self
 from uuid import UUID
 
 import structlog
@@ -43,6 +46,7 @@ from worker.training.checkpoints import newest_valid_checkpoint, save_checkpoint
 from worker.training.clock import TrainingClock
 from worker.training.lease import Lease
 from worker.training.storage_retry import retry_storage
+from worker.training.uploads import Uploads
 from worker.training.wall_time import WallTime
 
 log = structlog.get_logger()
@@ -91,7 +95,8 @@ def train_job(
 ) -> TrainingResult:
     """Train and return the bundle, its exports and its report card.
 
-    Raises what `opad_core.train` and the storage raise. Before TrainingStopped is raised, the last state is committed.
+    Raises what `opad_core.train` and the storage raise. Before TrainingStopped is raised, the last state is committed,
+    unless the store is away or, after a request to cancel, hangs.
     """
     with sessions.begin() as db:
         job = db.scalars(
@@ -132,9 +137,8 @@ def train_job(
     expected = typical_time(past, base=job.concept.base, preset=job.preset, device=device.type, worker=job.worker)
     plan = stage_iterations(dataclasses.asdict(config))
     clock = TrainingClock(plan, expected, device=device.type, started_at=wall_time.started_at)
-    reporter = _ProgressReporter(claim, settings, sessions, storage, lease, clock, wall_time, plan)
 
-    def run(resume: bytes | None) -> bytes:
+    def run(reporter: _ProgressReporter, resume: bytes | None) -> bytes:
         return train(
             base,
             references,
@@ -146,25 +150,26 @@ def train_job(
             resume=resume,
         )
 
-    try:
+    with _ProgressReporter(claim, settings, sessions, storage, lease, clock, wall_time, plan) as reporter:
         try:
+            try:
+                wall_time.begin("checkpoints")
+                newest = partial(newest_valid_checkpoint, storage, sessions, claim.job_id)
+                state = retry_storage(newest, lease, stop, seconds=patience)
+                wall_time.begin("caches")
+                bundle = run(reporter, state)
+            except OtherTrainingError as error:  # the base or its preset changed between two attempts
+                log.warning("checkpoint.ignored", error=str(error))
+                wall_time.begin("caches")
+                bundle = run(reporter, None)
+        except TrainingStopped as stopped:
             wall_time.begin("checkpoints")
-            newest = partial(newest_valid_checkpoint, storage, sessions, claim.job_id)
-            state = retry_storage(newest, lease, stop, seconds=patience)
-            wall_time.begin("caches")
-            bundle = run(state)
-        except OtherTrainingError as error:  # the base or its preset changed between two attempts
-            log.warning("checkpoint.ignored", error=str(error))
-            wall_time.begin("caches")
-            bundle = run(None)
-    except TrainingStopped as stopped:
-        wall_time.begin("checkpoints")
-        reporter.save_final_state(stopped.state)
-        raise
-    wall_time.begin("exports")
-    exports = _exports(bundle, base)
-    wall_time.begin("report_card")
-    report = _report(bundle, base, references)
+            reporter.store_final_state(stopped.state)
+            raise
+        wall_time.begin("exports")
+        exports = _exports(bundle, base)
+        wall_time.begin("report_card")
+        report = _report(bundle, base, references)
     return TrainingResult(
         bundle, base.manifest.sha256, exports, report, reporter.ended_early, reporter.step, clock
     )  # fmt: skip
@@ -209,7 +214,10 @@ def _exports(bundle: bytes, base: Base) -> list[Exported]:
 
 
 class _ProgressReporter:
-    """Turns the method's reports into progress in the database, previews in the store, and checkpoints."""
+    """Turns the method's reports into progress in the database, previews in the store, and checkpoints.
+
+    Previews and checkpoints are stored in threads, which end with the `with` block.
+    """
 
     def __init__(
         self,
@@ -225,11 +233,24 @@ class _ProgressReporter:
         self._claim, self._settings, self._clock = claim, settings, clock
         self._wall_time, self._plan = wall_time, plan
         self._sessions, self._storage, self._lease = sessions, storage, lease
+        self._checkpoints, self._previews = Uploads("checkpoint", lease), Uploads("preview", lease)
+        self._checkpoint_at = time.monotonic()
         self.step: int | None = None
         self.ended_early: str | None = None
-        self._stage: str | None = None
-        self._checkpoint_at = time.monotonic()
+        self._newest: JobProgress | None = None
+        self._seconds_per_step = 0.0
         self._preview_key: str | None = None
+        self._lock = Lock()
+        """Held while the newest progress or preview changes and is sent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._wall_time.part("checkpoints"), self._checkpoints, self._previews:
+            pass  # wait for both, also if one raises
 
     def report(self, progress: Progress) -> None:
         self.step = progress.step
@@ -238,15 +259,11 @@ class _ProgressReporter:
             self.ended_early = progress.ended_early
             self._clock.training_ended()
             log.info("training.ended_early", step=progress.step, reason=progress.ended_early)
-        eta_seconds, eta_source = self._clock.left()
-        if progress.stage != self._stage:
+        if self._newest is None or progress.stage != self._newest.stage:
             log.info("training.stage", stage=progress.stage, step=progress.step)
-            self._stage = progress.stage
-        if progress.preview is not None:
-            with self._wall_time.part("previews"):
-                self._store_preview(progress.preview)
-        self._lease.report(
-            JobProgress(
+        eta_seconds, eta_source = self._clock.left()
+        with self._lock:
+            self._newest = JobProgress(
                 stage=progress.stage,
                 step=progress.step,
                 total_steps=progress.total_steps,
@@ -254,36 +271,49 @@ class _ProgressReporter:
                 losses=progress.losses,
                 preview_key=self._preview_key,
                 eta_source=eta_source,
-            ),
-            seconds_per_step=progress.seconds_per_step,
-        )
-        if time.monotonic() - self._checkpoint_at >= self._settings.checkpoint_seconds:
+            )
+            self._seconds_per_step = progress.seconds_per_step
+            self._lease.report(self._newest, seconds_per_step=self._seconds_per_step)
+        if progress.preview is not None:
+            with self._wall_time.part("previews"):
+                self._previews.wait()  # each one is kept, for the film
+                self._previews.start(partial(self._store_preview, progress.step, progress.preview))
+        # The next checkpoint waits for the end of the last, so an outage of the store does not stop the training.
+        is_due = time.monotonic() - self._checkpoint_at >= self._settings.checkpoint_seconds
+        if is_due and self._checkpoints.is_idle():
             with self._wall_time.part("checkpoints"):
-                self._save(progress.save())
+                self._store_checkpoint(progress.step, progress.save())
         if (stage := stage_after(self._plan, progress.step)) is not None:
             self._wall_time.begin(stage)
         failpoints.reach("training.step")
 
-    def save_final_state(self, state: bytes) -> None:
-        if self.step is not None:
-            self._save(state)
+    def store_final_state(self, state: bytes) -> None:
+        """Store the state of a training that was stopped, unless it ran no iteration or the store hangs."""
+        if self.step is not None and self._checkpoints.wait():
+            self._store_checkpoint(self.step, state)
 
-    def _save(self, state: bytes) -> None:
-        assert self.step is not None
+    def _store_checkpoint(self, step: int, state: bytes) -> None:
         claim = self._claim
-        save_checkpoint(self._storage, self._sessions, claim.job_id, claim.fence, step=self.step, state=state)
+        self._checkpoints.start(
+            lambda: save_checkpoint(self._storage, self._sessions, claim.job_id, claim.fence, step=step, state=state)
+        )
         self._checkpoint_at = time.monotonic()
 
-    def _store_preview(self, preview: Image.Image) -> None:
-        """Store a preview. An outage loses it; an earlier attempt may already have stored it."""
+    def _store_preview(self, step: int, preview: Image.Image) -> None:
+        """Store a preview and report it. An outage loses it; an earlier attempt may already have stored it."""
         png = io.BytesIO()
         preview.save(png, "PNG")
-        key = preview_key(self._claim.job_id, self.step or 0)
+        key = preview_key(self._claim.job_id, step)
+        preview_log = log.bind(job_id=str(self._claim.job_id), fence=self._claim.fence, key=key)
         try:
             self._storage.put_once(key, png.getvalue(), hashlib.sha256(png.getvalue()).hexdigest())
         except ObjectDiffers:
-            log.info("preview.kept", key=key)  # an attempt on another device gave slightly different pixels
+            preview_log.info("preview.kept")  # an attempt on another device gave slightly different pixels
         except StorageUnavailable as error:
-            log.warning("preview.failed", key=key, error=str(error))
+            preview_log.warning("preview.failed", error=str(error))
             return
-        self._preview_key = key
+        with self._lock:
+            assert self._newest is not None
+            self._preview_key = key
+            self._newest = dataclasses.replace(self._newest, preview_key=key)
+            self._lease.report(self._newest, seconds_per_step=self._seconds_per_step)

@@ -69,8 +69,15 @@ class Lease(Background):
         self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)
 
     def wait(self, seconds: float) -> None:
-        """Sleep without counting as stalled. Nothing counts before the first report: loading a base takes long."""
+        """Sleep without counting as stalled."""
         time.sleep(seconds)
+        self.postpone_stall()
+
+    def postpone_stall(self) -> None:
+        """Restart the clock that detects a stall, while the training waits for a reason.
+
+        Nothing counts before the first report: loading a base takes long.
+        """
         if self._stalled_after is not None:
             self._stalled_after = time.monotonic() + STALL_SECONDS
 

@@ -100,7 +100,6 @@ def test_the_parts_of_a_trainers_wall_time_sum_to_it(quick, sessions, queue_trai
     assert read_job(sessions, job_id).state is JobState.succeeded
     worked = (attempt.ended_at - attempt.started_at).total_seconds()
     assert sum(attempt.wall_time.values()) == pytest.approx(worked, rel=0.02)
-    assert all(seconds > 0 for seconds in attempt.wall_time.values())
     assert attempt.wall_time.keys() == set(PARTS) - {"samples", "evaluations", "unreported"}
 
 
