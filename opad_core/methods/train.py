@@ -35,10 +35,10 @@ def train(
     Raises OpadError for a class noun that the base does not know, OtherTrainingError for the state of another training,
     DivergedError at the second divergence (the first is rolled back), TrainingStopped when `should_stop` returns True.
     """
-    if base.device.type == "cuda":
-        base.use_channels_last()
     with tf32_products(base):
         training = new_training(base, references, class_noun, config, seed=seed)
+        if base.device.type == "cuda":
+            base.use_channels_last()
         return run(training, report=report, should_stop=should_stop, resume=resume)
 
 
