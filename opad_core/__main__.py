@@ -109,16 +109,17 @@ def _train(arguments: argparse.Namespace) -> int:
         def report(progress: Progress) -> None:
             bar.total = progress.total_steps
             bar.update(progress.step - bar.n)
-            shown = {name: f"{progress.losses[name]:.3f}" for name in SHOWN if name in progress.losses}
+            shown = {name: f"{progress.losses[-1][name]:.3f}" for name in SHOWN if name in progress.losses[-1]}
             bar.set_postfix(stage=progress.stage, **shown)
             if progress.ended_early is not None:
                 bar.write(progress.ended_early)
-            losses[progress.step - 1 :] = [progress.losses]  # the losses written may be ahead of the checkpoint
+            # the losses written may be ahead of the checkpoint
+            losses[progress.step - len(progress.losses) :] = progress.losses
             if progress.preview is not None:
                 progress.preview.save(arguments.out / PREVIEW)
                 _write_losses(arguments.out, losses)
             if progress.step % CHECKPOINT_EVERY == 0:
-                _replace(checkpoint, progress.save())
+                _replace(checkpoint, progress.snapshot().to_bytes())
 
         def learn(state: bytes | None) -> bytes:
             return train(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from opad_core.errors import OpadError
 from opad_core.networks.denoiser import Denoiser, KeysValues
-from opad_core.networks.text_encoder import TextEncoder
+from opad_core.networks.text_encoder import TextEncoder, Tokens
 
 
 class KeyValueProjections(nn.Module):
@@ -72,7 +72,11 @@ class KeyValueAdapter(nn.Module):
         return projections | {"token_row": self.token_row.detach().float()}
 
     def text_states(self, text: TextEncoder, prompts: list[str], class_noun: str) -> Tensor:
-        return text.encode(prompts, [class_noun] * len(prompts), [self.token_row] * len(prompts))
+        return self.token_states(text, text.tokens(prompts, [class_noun] * len(prompts)))
+
+    def token_states(self, text: TextEncoder, tokens: Tokens) -> Tensor:
+        """Encode tokenized prompts that name the concept, [b, tokens, d], float32."""
+        return text.encode_tokens(tokens, self.token_row[None])
 
     def keys_values(self, text_states: Tensor, denoiser: Denoiser) -> KeysValues:
         keys_values: KeysValues = self.projections(text_states)

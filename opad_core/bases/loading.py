@@ -196,8 +196,15 @@ class Base:
     def latent_shape(self) -> tuple[int, int, int]:
         return self.student.latent_shape
 
-    def encode(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Encode pixels [b, 3, r, r] in [-1, 1] to scaled latents, sampled from the posterior if the VAE has one."""
+    def posterior_noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return the noise [count, c, h, w] with which `encode` samples, on the CPU."""
+        return torch.randn((count, *self.latent_shape), generator=generator)
+
+    def encode(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Encode pixels [b, 3, r, r] in [-1, 1] to scaled latents [b, c, h, w].
+
+        If the VAE has a posterior, they are sampled from it with `noise` [b, c, h, w] ~ N(0, 1).
+        """
         encoded = self.vae.encode(x.to(self.vae.dtype))
         if isinstance(self.vae, AutoencoderTiny):
             latents = encoded.latents
@@ -205,7 +212,7 @@ class Base:
             latents = encoded.latent
         else:
             mean, std = encoded.latent_dist.mean, encoded.latent_dist.std
-            latents = mean + std * torch.randn(mean.shape, generator=generator).to(mean)
+            latents = mean + std * noise.to(mean)
         scaled: Tensor = latents.float() * self.vae.config.scaling_factor
         return scaled
 

@@ -15,14 +15,13 @@ from torch import Tensor
 from opad_core.adapters.key_value import KeyValueAdapter
 from opad_core.errors import OpadError
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
-from opad_core.methods.kv_preservation import kv_preservation_loss, other_words
-from opad_core.methods.reconstruction import reconstruction
-from opad_core.networks.schedule import random_timesteps
+from opad_core.methods.kv_preservation import KeyValuePreservation, other_words
+from opad_core.methods.reconstruction import batch_inputs, latents_of, reconstruction, tokens_of
 from opad_core.training.augmentation import Batch, Example
 from opad_core.training.augmentation_cache import AugmentedBatches, no_features
 from opad_core.training.config import TrainingConfig, check_timestep_range, constant
 from opad_core.training.data import TrainingData
-from opad_core.training.method import Method, Step
+from opad_core.training.method import Hook, Inputs, Method, Step
 from opad_core.training.optimizer import Optimizer
 
 AT_ONCE = 8
@@ -68,38 +67,51 @@ class CustomDiffusion(Method):
         self.class_batches = AugmentedBatches(self.base, whole, seed=seed, features=no_features)
         self.class_images: list[Example] = []
         self._class_pixels: Tensor | None = None
-        self.other_words = other_words(self.base, data.class_noun)
+        self._preservation = None
+        if config.lambda_kv_preservation:
+            self._preservation = KeyValuePreservation(other_words(self.base, data.class_noun), self.base.student)
 
-    def step(self, step: Step) -> dict[str, Tensor]:
-        """Learn to denoise references and class images (eq. 1), each at its own random timesteps."""
-        config = self.config
-        references = self.batches.batch(self.data.examples, "photos", step.number)
-        losses = {"rec": self._reconstruction(step, references, "references")}
-        total = losses["rec"]
-        if config.class_images and config.lambda_prior:
+    def draw(self, step: Step) -> Inputs:
+        inputs = self._drawn(step, self.batches.batch(self.data.examples, "photos", step.number), "references")
+        if self.config.class_images and self.config.lambda_prior:
             if not self.class_images:
                 with step.part("class images"):
                     self._use(self._generated_class_images())
             batch = self.class_batches.batch(self.class_images, "class-images", step.number)
-            losses["prior"] = self._reconstruction(step, batch, "class-images")
-            total = total + config.lambda_prior * losses["prior"]
-        if config.lambda_kv_preservation:
-            preservation = kv_preservation_loss(self.other_words, self.student.projections, self.base.student)
+            inputs |= self._drawn(step, batch, "class-images")
+        return inputs
+
+    def learn(self, inputs: Inputs, part: Hook) -> dict[str, Tensor]:
+        """Learn to denoise references and class images (eq. 1), each at its own random timesteps."""
+        losses = {"rec": self._reconstruction(inputs, "references")}
+        total = losses["rec"]
+        if "class-images.t" in inputs:
+            losses["prior"] = self._reconstruction(inputs, "class-images")
+            total = total + self.config.lambda_prior * losses["prior"]
+        if self._preservation is not None:
             # The reconstruction loss is a sum over latent channels, this one a mean.
-            total = total + self.base.latent_shape[0] * config.lambda_kv_preservation * preservation
-        with step.part("student"):
-            self.optimizers["student"].step(total, lr_scale=step.lr_scale)
+            weight = self.base.latent_shape[0] * self.config.lambda_kv_preservation
+            total = total + weight * self._preservation.loss(self.student.projections)
+        with part("student"):
+            self.optimizers["student"].step(total)
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _reconstruction(self, step: Step, batch: Batch, name: str) -> Tensor:
-        base, config = self.base, self.config
-        latents = batch.latents_on(base, step.stream(f"{name}-vae"))
-        eps = torch.randn(latents.shape, generator=step.stream(f"{name}-noise")).to(base.device)
-        count, steps = len(latents), len(base.student.abar)
-        t = random_timesteps(count, steps, config.timestep_range, step.stream(f"{name}-time")).to(base.device)
-        text_states = self.student.text_states(base.text, batch.prompts, self.data.class_noun)
+    def _drawn(self, step: Step, batch: Batch, name: str) -> Inputs:
+        noise = self.base.posterior_noise(len(batch.prompts), step.stream(f"{name}-noise"))
+        return {f"{name}.eps": noise} | batch_inputs(
+            self.data, name, batch,
+            timestep_range=self.config.timestep_range,
+            posterior=step.stream(f"{name}-vae"), times=step.stream(f"{name}-time"),
+        )  # fmt: skip
+
+    def _reconstruction(self, inputs: Inputs, name: str) -> Tensor:
+        base = self.base
+        text_states = self.student.token_states(base.text, tokens_of(inputs, name))
         keys_values = self.student.keys_values(text_states, base.student)
-        return reconstruction(base.student, latents, eps, t, keys_values, batch.mask).mean()
+        return reconstruction(
+            base.student, latents_of(base, inputs, name), inputs[f"{name}.eps"], inputs[f"{name}.t"],
+            keys_values, inputs[f"{name}.mask"],
+        ).mean()  # fmt: skip
 
     def _generated_class_images(self) -> Tensor:
         """Generate images [n, r, r, 3] uint8 of the class with the untouched student."""

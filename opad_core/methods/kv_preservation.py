@@ -10,24 +10,38 @@ from opad_core.networks.denoiser import Denoiser
 
 @torch.no_grad()
 def other_words(base: Base, class_noun: str) -> Tensor:
-    """Return text states [n, d] of words other than the concept: of all words of the base, or of its prompts."""
+    """Return text states [n, d] of words other than the concept: of all words of the base, or of its prompts.
+
+    If there are more states than dimensions, R [d, d] of their QR decomposition replaces them: products of any matrix
+    with R have the same norm as with the states.
+    """
     manifest = base.manifest
     prompts = manifest.words or [text.format(class_noun) for text in manifest.templates]
     states = base.text.encode(prompts, [""] * len(prompts), [None] * len(prompts))
     longest = max(len(prompt.split()) for prompt in prompts)
-    return states[:, 1 : 2 + longest].flatten(0, 1)  # from the first word to the end mark of the longest
+    words = states[:, 1 : 2 + longest].flatten(0, 1)  # from the first word to the end mark of the longest
+    return torch.linalg.qr(words.double(), mode="r").R.float() if len(words) > words.shape[1] else words
 
 
-def kv_preservation_loss(states: Tensor, projections: KeyValueProjections, denoiser: Denoiser) -> Tensor:
-    """Return the relative squared change of keys and values for text states [n, d], a scalar, mean over layers.
+class KeyValuePreservation:
+    """The relative squared change of keys and values for text states [n, d], mean over layers.
 
     Custom Diffusion constrains captions in this way when it merges concepts (Kumari et al. 2023, eq. 4). Here it
     preserves the scenes that prompts name beside the concept.
     """
-    changes = []
-    for layer, to_k, to_v in zip(projections.layers, projections.to_k, projections.to_v, strict=True):
-        attention = denoiser.unet.get_submodule(layer)
-        for learned, start in ((to_k, attention.to_k.weight), (to_v, attention.to_v.weight)):
-            before = states @ start.float().T
-            changes.append((states @ learned.T - before).square().mean() / before.square().mean())
-    return torch.stack(changes).mean()
+
+    @torch.no_grad()
+    def __init__(self, states: Tensor, denoiser: Denoiser) -> None:
+        self.states = states
+        attentions = [denoiser.unet.get_submodule(layer) for layer in denoiser.layers]
+        self._starts = [start.weight.float() for attention in attentions for start in (attention.to_k, attention.to_v)]
+        self._squares = [(states @ start.T).square().sum() for start in self._starts]
+
+    def loss(self, projections: KeyValueProjections) -> Tensor:
+        """Return the loss of learned projections, a scalar."""
+        learned = [to for pair in zip(projections.to_k, projections.to_v, strict=True) for to in pair]
+        changes = [
+            (self.states @ (now - start).T).square().sum() / square
+            for now, start, square in zip(learned, self._starts, self._squares, strict=True)
+        ]
+        return torch.stack(changes).mean()

@@ -26,20 +26,22 @@ def train(
     report: Callable[[Progress], None],
     should_stop: Callable[[], bool],
     resume: bytes | None = None,
+    report_every: int | None = None,
+    hook: Hook = no_hook,
 ) -> bytes:
     """Learn a concept from 1-100 references and return its bundle as bytes. The config's class chooses the method.
 
-    `report` is called after every iteration, `should_stop` before each. The result depends only on the other
-    arguments. On the CPU, a training that was stopped and resumed gives the same bytes as an uninterrupted one.
+    `report` is called after every `report_every` iterations or earlier, and `should_stop` before the first iteration
+    and after each report. The default of `report_every` is 10 on CUDA, else 1. `hook` is called for each part of the
+    training. The result depends only on the other arguments. On the CPU, a training that was stopped and resumed gives
+    the same bytes as an uninterrupted one.
 
     Raises OpadError for a class noun that the base does not know, OtherTrainingError for the state of another training,
     DivergedError at the second divergence (the first is rolled back), TrainingStopped when `should_stop` returns True.
     """
     with tf32_products(base):
-        training = new_training(base, references, class_noun, config, seed=seed)
-        if base.device.type == "cuda":
-            base.use_channels_last()
-        return run(training, report=report, should_stop=should_stop, resume=resume)
+        training = new_training(base, references, class_noun, config, seed=seed, hook=hook)
+        return run(training, report=report, should_stop=should_stop, resume=resume, report_every=report_every)
 
 
 def new_training(
@@ -51,7 +53,7 @@ def new_training(
     seed: int,
     hook: Hook = no_hook,
 ) -> Training:
-    """Return a training to run iteration by iteration. `hook` is called for each part of an iteration."""
+    """Return a training to run iteration by iteration. `hook` is called for each part of it."""
     data = prepare_data(base, references, class_noun, config)
     return Training(_method(data, config, seed=seed), data, config, seed=seed, hook=hook)
 

@@ -4,8 +4,9 @@
 can equal an uninterrupted one bit for bit.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
-from types import EllipsisType
+from typing import Concatenate, ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,28 @@ PYRAMID_KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 """Binomial filter of the Gaussian pyramid (Burt & Adelson)."""
 
 
-@lru_cache(maxsize=64)
+P = ParamSpec("P")
+
+
+def constant(build: Callable[P, Tensor]) -> Callable[Concatenate[Tensor, P], Tensor]:
+    """Return a function that builds a constant once for each device and dtype, those of its first argument.
+
+    Compiled code holds the tensor, and a captured CUDA graph copies nothing from the host.
+    """
+
+    @lru_cache(maxsize=256)
+    def built(device: torch.device, dtype: torch.dtype, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return build(*args, **kwargs).to(device, dtype)
+
+    inlined: Callable[..., Tensor] = torch.compiler.assume_constant_result(built)
+
+    def constant_like(like: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return inlined(like.device, like.dtype, *args, **kwargs)
+
+    return constant_like
+
+
+@constant
 def _interpolation(size: int, new_size: int, mode: str) -> Tensor:
     """Return the matrix [new_size, size] whose columns are `interpolate` of the unit vectors, so both agree."""
     unit = torch.eye(size, dtype=torch.float64)[None, None]
@@ -30,24 +52,26 @@ def resize(x: Tensor, size: int, mode: str) -> Tensor:
     """Resize [b, c, h, w] to [b, c, size, size], antialiased; `mode` is "area", "bilinear" or "bicubic"."""
     if x.shape[-2:] == (size, size):
         return x
-    rows = _interpolation(x.shape[-2], size, mode).to(x)
-    columns = _interpolation(x.shape[-1], size, mode).to(x)
+    rows = _interpolation(x, x.shape[-2], size, mode)
+    columns = _interpolation(x, x.shape[-1], size, mode)
     return rows @ x @ columns.T
 
 
-@lru_cache(maxsize=64)
 def _reflection(size: int, margin: int) -> Tensor:
     index = torch.arange(-margin, size + margin).abs()
     index = torch.where(index > size - 1, 2 * (size - 1) - index, index)
     return F.one_hot(index, size).float()
 
 
+_reflection_like = constant(_reflection)
+
+
 def reflect_pad(x: Tensor, margin: int) -> Tensor:
     """Pad [b, c, h, w] to [b, c, h + 2 margin, w + 2 margin] by reflection, without repeating the edge."""
-    return _reflection(x.shape[-2], margin).to(x) @ x @ _reflection(x.shape[-1], margin).to(x).T
+    return _reflection_like(x, x.shape[-2], margin) @ x @ _reflection_like(x, x.shape[-1], margin).T
 
 
-@lru_cache(maxsize=64)
+@constant
 def _pyramid_level(size: int) -> Tensor:
     blur = torch.zeros(size, size + 4)
     for offset, weight in enumerate(PYRAMID_KERNEL):
@@ -57,11 +81,18 @@ def _pyramid_level(size: int) -> Tensor:
 
 def pyramid_down(x: Tensor) -> Tensor:
     """Return the next level of a Gaussian pyramid: 5x5 binomial blur, reflected edges, every second pixel."""
-    return _pyramid_level(x.shape[-2]).to(x) @ x @ _pyramid_level(x.shape[-1]).to(x).T
+    return _pyramid_level(x, x.shape[-2]) @ x @ _pyramid_level(x, x.shape[-1]).T
 
 
-def random_crop(size: int, share: float, generator: torch.Generator) -> tuple[EllipsisType, slice, slice]:
-    """Return an index that crops a random square; its side is this share of `size`. A share of 1 keeps all."""
+def random_crop(size: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the rows and columns [side] of a random square, whose side is this share of `size`."""
     side = max(1, round(share * size))
-    top, left = torch.randint(size - side + 1, (2,), generator=generator).tolist()
-    return ..., slice(top, top + side), slice(left, left + side)
+    top, left = torch.randint(size - side + 1, (2,), generator=generator)
+    return top + torch.arange(side), left + torch.arange(side)
+
+
+def cropped(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the rows and columns of x [b, c, h, w]. The shape of the result does not depend on their values."""
+    if len(rows) == x.shape[-2] and len(columns) == x.shape[-1]:
+        return x
+    return x.index_select(-2, rows).index_select(-1, columns)

@@ -14,6 +14,16 @@ PLACEHOLDER = "<concept>"
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Tokenized prompts."""
+
+    ids: Tensor
+    """[b, tokens], padded."""
+    is_concept: Tensor
+    """[b, tokens], True at the position of V*."""
+
+
+@dataclass(frozen=True)
 class TextEncoder:
     """Tokenizer and frozen text encoder, shared by teacher and student."""
 
@@ -72,28 +82,35 @@ class TextEncoder:
         head = self.tokenizer(before.strip(), add_special_tokens=False).input_ids
         return [start, *head, start], f"{class_noun} {after.strip()}"  # the embedding replaces the id at V*
 
+    def tokens(self, prompts: list[str], class_nouns: list[str]) -> Tokens:
+        """Tokenize prompts on the CPU. Raises OpadError as `token_ids` does."""
+        ids, positions = zip(*map(self.token_ids, prompts, class_nouns), strict=True)
+        places = torch.tensor([-1 if position is None else position for position in positions])
+        return Tokens(torch.tensor(ids), torch.arange(len(ids[0])) == places[:, None])
+
     def encode(self, prompts: list[str], class_nouns: list[str], rows: list[Tensor | None]) -> Tensor:
         """Return text states [b, tokens, d]. `rows[i]` is V* of prompt i, [d], or None if it has no placeholder.
 
         Gradients reach only the rows.
         """
-        text_states: Tensor = self.encoder.final_layer_norm(self._hidden(prompts, class_nouns, rows))
+        tokens, weight = self.tokens(prompts, class_nouns), self.encoder.get_input_embeddings().weight
+        if any(row is None and has for row, has in zip(rows, tokens.is_concept.any(1).tolist(), strict=True)):
+            raise OpadError(f"the prompt names {PLACEHOLDER} but no concept was given")
+        none = weight.new_zeros(weight.shape[1])
+        return self.encode_tokens(tokens, torch.stack([none if row is None else row.to(none) for row in rows]))
+
+    def encode_tokens(self, tokens: Tokens, rows: Tensor) -> Tensor:
+        """Return text states [b, tokens, d]. `rows` [b, d] or [1, d] is V* of each prompt. Gradients reach only it."""
+        text_states: Tensor = self.encoder.final_layer_norm(self._hidden(tokens, rows))
         return text_states.float()
 
-    def _hidden(self, prompts: list[str], class_nouns: list[str], rows: list[Tensor | None]) -> Tensor:
+    def _hidden(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """Return the output of the encoder's last layer, before the final norm."""
         encoder = self.encoder
-        embedded = []
-        for prompt, class_noun, row in zip(prompts, class_nouns, rows, strict=True):
-            ids, position = self.token_ids(prompt, class_noun)
-            vectors = encoder.get_input_embeddings()(torch.tensor(ids, device=encoder.device))
-            if position is not None:
-                if row is None:
-                    raise OpadError(f"the prompt names {PLACEHOLDER} but no concept was given")
-                is_concept = torch.arange(len(ids), device=encoder.device)[:, None] == position
-                vectors = torch.where(is_concept, row.to(vectors), vectors)
-            embedded.append(vectors)
-        states = encoder.embeddings(inputs_embeds=torch.stack(embedded))
+        vectors = encoder.get_input_embeddings()(tokens.ids.to(encoder.device))
+        is_concept = tokens.is_concept.to(encoder.device)[..., None]
+        vectors = torch.where(is_concept, rows[:, None].to(vectors), vectors)
+        states = encoder.embeddings(inputs_embeds=vectors)
         encoded = encoder.encoder(inputs_embeds=states, attention_mask=self._causal_mask(states), is_causal=True)
         hidden: Tensor = encoded.last_hidden_state
         return hidden
@@ -104,13 +121,14 @@ class TextEncoder:
 
         `last_layer` is applied between the encoder and its final norm.
         """
-        hidden = self._hidden(prompts, [""] * len(prompts), [None] * len(prompts)).float()
+        tokens, table = self.tokens(prompts, [""] * len(prompts)), self.encoder.get_input_embeddings().weight
+        hidden = self._hidden(tokens, table[:1]).float()  # without a placeholder no row is used
         if last_layer is not None:
             hidden = last_layer(hidden, self._causal_mask(hidden), is_causal=True)
         norm = self.encoder.final_layer_norm
         states = F.layer_norm(hidden, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
-        ends = [self.token_ids(prompt, "")[0].index(self.tokenizer.eos_token_id) for prompt in prompts]
-        return states[torch.arange(len(prompts)), ends]
+        ends = (tokens.ids == self.tokenizer.eos_token_id).int().argmax(1)
+        return states[torch.arange(len(prompts)), ends.to(states.device)]
 
     @staticmethod
     def _causal_mask(states: Tensor) -> Tensor:

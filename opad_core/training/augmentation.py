@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opad_core.bases.loading import Base
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import squared, to_pixels
 from opad_core.random_streams import stream
@@ -45,14 +44,6 @@ class Batch:
             None if self.latents is None else self.latents[indices],
             {name: feature[indices] for name, feature in self.features.items()},
         )
-
-    def latents_on(self, base: Base, generator: torch.Generator) -> Tensor:
-        """Return scaled latents [b, c, h, w], from the cache or encoded from the pixels."""
-        if self.latents is not None:
-            return self.latents
-        assert self.pixels is not None
-        with torch.no_grad():
-            return base.encode(self.pixels.to(base.device), generator)
 
     def mixed(self, other: "Batch", own: list[bool]) -> "Batch":
         """Return a batch with this batch's images where `own` is True, else those of `other`, of equal size."""

@@ -63,7 +63,9 @@ class AugmentedBatches:
         return dataclasses.replace(
             views,
             pixels=None,
-            latents=torch.cat([self._base.encode(part, posterior) for part in parts]),
+            latents=torch.cat(
+                [self._base.encode(part, self._base.posterior_noise(len(part), posterior)) for part in parts]
+            ),
             features={kind: torch.cat([part[kind] for part in features]) for kind in features[0]},
         )
 

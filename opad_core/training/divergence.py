@@ -1,9 +1,8 @@
 """Detect divergence early, before checkpoints hold a diverged state."""
 
+import math
 from collections import deque
-from collections.abc import Mapping
-
-from torch import Tensor
+from collections.abc import Mapping, Sequence
 
 WINDOW = 10
 """Iterations in a running mean. A divergence is detected within one window."""
@@ -21,15 +20,18 @@ class DivergenceCheck:
         self._recent: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in _WATCHED}
         self._lowest: dict[str, float] = {}
 
-    def trouble(self, losses: Mapping[str, Tensor]) -> str | None:
-        """Add the losses of one iteration; return what is wrong, or None."""
-        broken = [name for name, loss in losses.items() if not loss.isfinite()]
+    def trouble(self, iterations: Sequence[Mapping[str, float]]) -> str | None:
+        """Add the losses of iterations; return what is wrong with the first that has diverged, or None."""
+        return next(filter(None, map(self._trouble, iterations)), None)
+
+    def _trouble(self, losses: Mapping[str, float]) -> str | None:
+        broken = [name for name, loss in losses.items() if not math.isfinite(loss)]
         if broken:
             return f"{', '.join(broken)} is not a finite number"
         for name in _WATCHED:
             if name in losses:
                 recent = self._recent[name]
-                recent.append(float(losses[name]))
+                recent.append(losses[name])
                 if len(recent) == WINDOW:
                     mean = sum(recent) / WINDOW
                     lowest = self._lowest[name] = min(mean, self._lowest.get(name, mean))

@@ -21,7 +21,7 @@ from opad_core.training.data import TrainingData, fingerprint
 from opad_core.training.divergence import DivergenceCheck
 from opad_core.training.method import Hook, Method, Step, no_hook
 from opad_core.training.selection import MIN_SCENES, HeldOutEvaluation, is_learned
-from opad_core.training.state import named, part_of, read_checkpoint, write_checkpoint
+from opad_core.training.state import TrainingState, copied, named, part_of, read_state
 
 PREVIEW_EVERY = 25
 """Iterations between two previews. A preview costs about a tenth of an iteration."""
@@ -33,9 +33,15 @@ PREVIEW_SEED = 7
 PREVIEW_IMAGES = 4
 
 
+REPORT_EVERY = {"cuda": 10}
+"""Iterations between two reports on a device; 1 on others. A report waits until the device has finished."""
+MAX_REPORT_SECONDS = 3.0
+"""Longest planned time between two reports, because only then a training can be stopped."""
+
+
 @dataclass(frozen=True)
 class Progress:
-    """One finished iteration."""
+    """The iterations since the last report. All of them belong to one stage."""
 
     step: int
     """Number of finished iterations in all stages."""
@@ -45,12 +51,13 @@ class Progress:
     """Why the training ends with this iteration although more were planned; None if it does not."""
     stage: str
     """The method's name for the stage: OPAD's are "distillation" and "collaborative"."""
-    losses: dict[str, float]
+    losses: list[dict[str, float]]
+    """Mean losses by name of each of these iterations, the newest last."""
     seconds_per_step: float
     preview: Image.Image | None
     """Images of the averaged adapter at fixed seeds, side by side; None between previews."""
-    save: Callable[[], bytes]
-    """Returns the state after this iteration, for `train(resume=...)`. Call it only inside `report`."""
+    snapshot: Callable[[], TrainingState]
+    """Returns a copy of the state, whose bytes are for `train(resume=...)`. Call it only inside `report`."""
 
 
 class TrainingStopped(Exception):
@@ -67,51 +74,64 @@ def run(
     report: Callable[[Progress], None],
     should_stop: Callable[[], bool],
     resume: bytes | None = None,
+    report_every: int | None = None,
 ) -> bytes:
     """Run a training to its end and return the bundle as bytes.
 
-    `report` is called after every iteration, `should_stop` before each. The result depends only on the training. On the
-    CPU, a training that was stopped and resumed gives the same bytes as an uninterrupted one. With `config.eval_every`
-    the bundle holds the averaged adapter with the best score, else the last one.
+    `report` is called after every `report_every` iterations or earlier: at the end of a stage, with each preview, and
+    at least every three seconds. `should_stop` is called before the first iteration and after each report. The default
+    of `report_every` is 10 on CUDA, else 1. The result depends only on the training. On the CPU, a training that was
+    stopped and resumed gives the same bytes as an uninterrupted one. With `config.eval_every` the bundle holds the
+    averaged adapter with the best score, else the last one.
 
     Raises OtherTrainingError for the state of another training, DivergedError at the second divergence (the first is
     rolled back), TrainingStopped when `should_stop` returns True.
     """
     config, method = training.config, training.method
+    limit = report_every or REPORT_EVERY.get(training.data.base.device.type, 1)
     if resume is not None:
-        training.load(resume)
-    method.prepare()
-    check, last_good_state = DivergenceCheck(), training.save()
+        training.load(training.read(resume))
+    with training.part("caches"):
+        method.prepare()
+    check, last_good_state = DivergenceCheck(), training.snapshot()
     started, first_step = time.monotonic(), training.step
+    pace = math.inf
     while training.step < config.total_iterations and not training.is_learned:
         if should_stop():
-            raise TrainingStopped(training.save())
-        losses = training.iterate()
+            raise TrainingStopped(training.snapshot().to_bytes())
+        began = time.monotonic()
+        losses = training.iterate_until_report(max(1, min(limit, int(MAX_REPORT_SECONDS / pace))))
+        pace = (time.monotonic() - began) / len(losses)
         if trouble := check.trouble(losses) or training.overflow_trouble():
-            diverged = f"the training diverged at iteration {training.step}: {trouble}"
+            diverged = f"the training diverged by iteration {training.step}: {trouble}"
             if training.lr_scale < 1:
                 raise DivergedError(
                     f"{diverged}, also at lower learning rates; try other photos or lower learning rates"
                 )
             training.load(last_good_state)
             training.lr_scale, check = ROLLBACK_LR_SCALE, DivergenceCheck()
+            started, first_step = time.monotonic(), training.step
             continue
         if training.evaluation_is_due:
-            training.evaluate()
+            with training.part("evaluation"):
+                training.evaluate()
         if training.step % GOOD_STATE_EVERY == 0:
-            last_good_state = training.save()
-        total_steps = training.step if training.is_learned else config.total_iterations
-        show = training.step % PREVIEW_EVERY == 0 or training.step == total_steps
+            with training.part("state"):
+                last_good_state = training.snapshot()
+        preview = None
+        if training.preview_is_due:
+            with training.part("preview"):
+                preview = training.preview()
         report(
             Progress(
                 step=training.step,
-                total_steps=total_steps,
+                total_steps=training.step if training.is_learned else config.total_iterations,
                 ended_early=training.ended_early,
                 stage=method.stage(training.step - 1),
-                losses={name: float(value) for name, value in losses.items()},
-                seconds_per_step=(time.monotonic() - started) / max(1, training.step - first_step),
-                preview=training.preview() if show else None,
-                save=training.save,
+                losses=losses,
+                seconds_per_step=(time.monotonic() - started) / (training.step - first_step),
+                preview=preview,
+                snapshot=training.snapshot,
             )
         )
     return training.bundle(training.best)
@@ -124,7 +144,7 @@ class Training:
         self, method: Method, data: TrainingData, config: TrainingConfig, *, seed: int, hook: Hook = no_hook
     ) -> None:
         self.method, self.data, self.config, self.seed = method, data, config, seed
-        self._hook = hook
+        self.part = hook
         self.step = 0
         """Number of finished iterations."""
         self.lr_scale = 1.0
@@ -143,12 +163,33 @@ class Training:
 
     def iterate(self) -> dict[str, Tensor]:
         """Run one iteration in place and return its mean losses by name. Losses of weight 0 are omitted."""
-        losses = self.method.step(
-            Step(self.step, self.seed, self._scheduled_lr_scale(), lambda: self._read(self.bundle()), self._hook)
-        )
+        method = self.method
+        for optimizer in method.optimizers.values():
+            optimizer.scale_lr(self._scheduled_lr_scale())
+        inputs = method.draw(Step(self.step, self.seed, lambda: self._read(self.bundle()), self.part))
+        losses = method.learn({name: x.to(self.data.base.device) for name, x in inputs.items()}, self.part)
         self._update_average()
         self.step += 1
         return losses
+
+    def iterate_until_report(self, at_most: int) -> list[dict[str, float]]:
+        """Run iterations until something has to be reported, and return the losses of each.
+
+        The step is then a multiple of `at_most`, the end of a stage, or one where the loop evaluates, previews or
+        copies the state. The losses are read from the device once.
+        """
+        recent = [self.iterate()]
+        while self.step % at_most and not self._is_a_stop:
+            recent.append(self.iterate())
+        values = iter(torch.stack([loss.float() for losses in recent for loss in losses.values()]).tolist())
+        return [self.method.valid({name: next(values) for name in losses}) for losses in recent]
+
+    @property
+    def _is_a_stop(self) -> bool:
+        ends_stage = self.step == self.config.total_iterations or (
+            self.method.stage(self.step) != self.method.stage(self.step - 1)
+        )
+        return ends_stage or self.preview_is_due or self.evaluation_is_due or self.step % GOOD_STATE_EVERY == 0
 
     def bundle(self, adapter: Adapter | None = None) -> bytes:
         """Return the bundle of an adapter, by default the current average, as bytes."""
@@ -170,6 +211,10 @@ class Training:
         requests = [ImageRequest(bundle, prompt, PREVIEW_SEED + i) for i, prompt in enumerate(prompts)]
         images = torch.from_numpy(OneStepGenerator(base).generate(requests))
         return Image.fromarray(images.permute(1, 0, 2, 3).flatten(1, 2).numpy())
+
+    @property
+    def preview_is_due(self) -> bool:
+        return self.step % PREVIEW_EVERY == 0 or self.step == self.config.total_iterations or self.is_learned
 
     @property
     def evaluation_is_due(self) -> bool:
@@ -204,23 +249,30 @@ class Training:
         """Describe repeated overflows of half precision; None if there are none."""
         return next(filter(None, (optimizer.trouble() for optimizer in self.method.optimizers.values())), None)
 
-    def save(self) -> bytes:
-        """Return the whole state as bytes."""
+    def snapshot(self) -> TrainingState:
+        """Return a copy of the whole state."""
         header = {
             "step": self.step,
             "lr_scale": self.lr_scale,
-            "scores": self.scores,
+            "scores": [*self.scores],
         }
         tensors = named("average", self.average.state_dict()) | named("method", self.method.state())
         if self.best is not None:
             tensors |= named("best", self.best.state_dict())
         for name, optimizer in self.method.optimizers.items():
             tensors |= named(f"optimizer.{name}", optimizer.tensors())
-        return write_checkpoint(header, tensors, fingerprint=self._fingerprint)
+        return copied(header, tensors, fingerprint=self._fingerprint)
 
-    def load(self, state: bytes) -> None:
-        """Restore a state. Raises OpadError for damaged bytes, OtherTrainingError for the state of another training."""
-        header, tensors = read_checkpoint(state, fingerprint=self._fingerprint)
+    def read(self, data: bytes) -> TrainingState:
+        """Return a state that was saved as bytes.
+
+        Raises OpadError for damaged bytes, OtherTrainingError for the state of another training.
+        """
+        return read_state(data, fingerprint=self._fingerprint)
+
+    def load(self, state: TrainingState) -> None:
+        """Restore a state of this training, in place. Raises OpadError if it lacks a part."""
+        header, tensors = state.header, state.tensors
         try:
             for name, optimizer in self.method.optimizers.items():
                 optimizer.load(part_of(tensors, f"optimizer.{name}"))
@@ -233,7 +285,7 @@ class Training:
             raise OpadError("the checkpoint lacks a part of the state; start the training again") from error
         self.method.load_state(part_of(tensors, "method"))
         self.step, self.lr_scale = header["step"], header["lr_scale"]
-        self.scores = header["scores"]
+        self.scores = [*header["scores"]]
 
     def _read(self, bundle: bytes) -> Bundle:
         adapter = self.method.adapter

@@ -21,15 +21,17 @@ def no_hook(part: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+Inputs = dict[str, Tensor]
+"""What one iteration learns from, by name. Inputs with equal names, shapes and dtypes mean the same computation."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """One iteration, as a method sees it."""
+    """One iteration, as a method draws its inputs."""
 
     number: int
     """Number of iterations before this one."""
     seed: int
-    lr_scale: float
-    """Factor on every learning rate."""
     average: Callable[[], Bundle]
     """Returns the current averaged adapter."""
     hook: Hook = no_hook
@@ -46,6 +48,9 @@ class Step:
 class Method(Protocol):
     """A way to learn a concept: the adapter, the optimizers, and one iteration.
 
+    An iteration has two halves. `draw` uses random numbers, files and words on the host. `learn` computes on the device
+    alone: it reads nothing back, and its shapes depend on the shapes of the inputs only. So a CUDA graph can replay it.
+
     All trained parameters belong to one of the optimizers, so checkpoints and rollbacks include them. Subclass it
     explicitly to inherit the defaults.
     """
@@ -56,9 +61,20 @@ class Method(Protocol):
     """The adapter that the bundle stores. The loop averages, evaluates and previews it."""
     optimizers: dict[str, Optimizer]
 
-    def step(self, step: Step) -> dict[str, Tensor]:
-        """Run one iteration in place and return its mean losses by name, detached."""
+    def draw(self, step: Step) -> Inputs:
+        """Return the inputs of an iteration, on any device."""
         ...
+
+    def learn(self, inputs: Inputs, part: Hook) -> dict[str, Tensor]:
+        """Run one iteration in place on inputs on the device, and return its mean losses by name, detached.
+
+        Each named part runs in the context `part(name)`.
+        """
+        ...
+
+    def valid(self, losses: dict[str, float]) -> dict[str, float]:
+        """Return the losses of an iteration without those of steps that were skipped after an overflow."""
+        return losses
 
     def stage(self, number: int) -> str:
         """Return the name of the stage of iteration `number`, counted from 0."""

@@ -19,7 +19,11 @@ _SCALER_STATE = ("scale", "_growth_tracker")
 
 
 class Optimizer:
-    """AdamW of parameters that learn from one loss; betas .9 and .999."""
+    """AdamW of parameters that learn from one loss; betas .9 and .999.
+
+    A step reads nothing back from the device, so it can be captured as part of a CUDA graph: learning rates, the loss
+    scale and the count of overflows are tensors that keep their place.
+    """
 
     def __init__(
         self,
@@ -34,11 +38,20 @@ class Optimizer:
         in half precision; None: no loss scale.
         """
         trained: list[dict[str, Any]] = [
-            {"params": list(p), "lr": lr, "initial_lr": lr, "weight_decay": decay} for p, lr, decay in groups
+            {"params": list(p), "initial_lr": lr, "weight_decay": decay} for p, lr, decay in groups
         ]
-        # The fused step takes a third of the time on a CPU. Tensors without data (`flops`) do not support it.
-        fused = not any(parameter.is_meta for group in trained for parameter in group["params"])
-        self._adamw = torch.optim.AdamW(trained, betas=(0.9, 0.999), eps=1e-8, fused=fused)
+        device = trained[0]["params"][0].device
+        for group in trained:
+            # Tensors without data (`flops`) cannot be read.
+            group["lr"] = torch.tensor(group["initial_lr"], device="cpu" if device.type == "meta" else device)
+        self._adamw = torch.optim.AdamW(
+            trained,
+            lr=trained[0]["lr"],
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            fused=device.type != "meta",  # takes a third of the time on a CPU, and skips steps on the device
+            capturable=device.type == "cuda",
+        )
         self._clip_norm = clip_norm
         self._scaler = GradScaler(
             "cpu" if scales_loss_on is None else scales_loss_on.type,
@@ -46,8 +59,8 @@ class Optimizer:
             growth_interval=SCALE_GROWS_AFTER,
             enabled=scales_loss_on is not None,
         )
-        self.overflows = 0
-        """Number of most recent steps that were skipped because the gradient overflowed."""
+        self._one = torch.ones((), device=scales_loss_on)
+        self._overflows = torch.zeros((), device=scales_loss_on)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -57,20 +70,35 @@ class Optimizer:
     def loss_scale(self) -> float:
         return self._scaler.get_scale()
 
-    def step(self, loss: Tensor, *, lr_scale: float) -> None:
-        """Minimize a scalar loss. With a loss scale, the step is skipped if the gradient overflows."""
+    @property
+    def overflows(self) -> int:
+        """Number of most recent steps that were skipped because the gradient overflowed. Reading it waits."""
+        return int(self._overflows)
+
+    def scale_lr(self, factor: float) -> None:
+        """Set every learning rate to its initial value times `factor`."""
+        for group in self._adamw.param_groups:
+            group["lr"].fill_(group["initial_lr"] * factor)
+
+    def step(self, loss: Tensor, *, skip: Tensor | None = None) -> None:
+        """Minimize a scalar loss. With a loss scale, the step is skipped if the gradient overflows.
+
+        `skip`, a scalar, skips the step of an optimizer without a loss scale if it is 1, as found on the device.
+        """
         self._adamw.zero_grad(set_to_none=True)
+        scale = self._scaler.scale(self._one)
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._adamw)
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self._clip_norm)
-        for group in self._adamw.param_groups:
-            group["lr"] = group["initial_lr"] * lr_scale
+        if skip is not None and self._adamw.defaults["fused"]:
+            # as GradScaler tells a fused optimizer
+            self._adamw.found_inf = skip  # type: ignore[attr-defined]
         self._scaler.step(self._adamw)
+        self._scaler.update()
         if self._scaler.is_enabled():
-            scale = self._scaler.get_scale()
-            self._scaler.update()
-            self.overflows = self.overflows + 1 if self._scaler.get_scale() < scale else 0
+            overflowed = self._scaler.scale(self._one) < scale
+            self._overflows.copy_(torch.where(overflowed, self._overflows + 1, 0))
 
     def trouble(self) -> str | None:
         """Describe repeated overflows of half precision; None if there are none."""
@@ -90,16 +118,20 @@ class Optimizer:
         return tensors
 
     def load(self, saved: dict[str, Tensor]) -> None:
-        """Restore what `tensors` returned. Raises KeyError if one is missing."""
+        """Restore what `tensors` returned, in place. Raises KeyError if one is missing."""
         with torch.no_grad():
             for i, parameter in enumerate(self.parameters):
                 parameter.copy_(saved[f"{i}"])
-                # AdamW has no state before the first step.
-                names = [name for name in ("step", "exp_avg", "exp_avg_sq") if f"{i}.{name}" in saved]
-                self._adamw.state[parameter] = {
-                    name: saved[f"{i}.{name}"].to(parameter.device, copy=True) for name in names
-                }
+                state = self._adamw.state[parameter]
+                for name in ("step", "exp_avg", "exp_avg_sq"):
+                    if f"{i}.{name}" not in saved:  # AdamW has no state before the first step
+                        if name in state:
+                            state[name].zero_()
+                    elif name in state:
+                        state[name].copy_(saved[f"{i}.{name}"])
+                    else:
+                        state[name] = saved[f"{i}.{name}"].to(parameter.device, copy=True)
         if self._scaler.is_enabled() and "loss_scale" in saved:  # an attempt in float32 saved none
             *scaler, overflows = saved["loss_scale"].tolist()
             self._scaler.load_state_dict(self._scaler.state_dict() | dict(zip(_SCALER_STATE, scaler, strict=True)))
-            self.overflows = int(overflows)
+            self._overflows.fill_(overflows)

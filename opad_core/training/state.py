@@ -4,6 +4,7 @@ It holds no random state, because random numbers are derived from the seed and t
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from safetensors import SafetensorError
@@ -18,15 +19,29 @@ MAX_HEADER_BYTES = 16 << 20
 """Hundreds of tensors; a huge header is damage."""
 
 
-def write_checkpoint(header: dict[str, Any], tensors: dict[str, Tensor], *, fingerprint: str) -> bytes:
-    """Return the checkpoint as bytes. `fingerprint` identifies the training (`training.data.fingerprint`)."""
-    whole = header | {"format": FORMAT, "fingerprint": fingerprint}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(tensors, metadata={"state": json.dumps(whole)})
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """A copy of the whole state of a training, on the CPU."""
+
+    header: dict[str, Any]
+    tensors: dict[str, Tensor]
+    fingerprint: str
+    """Identifies the training (`training.data.fingerprint`)."""
+
+    def to_bytes(self) -> bytes:
+        """Return the checkpoint as bytes. Any thread may call it."""
+        header = self.header | {"format": FORMAT, "fingerprint": self.fingerprint}
+        return save(self.tensors, metadata={"state": json.dumps(header)})
 
 
-def read_checkpoint(data: bytes, *, fingerprint: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return header and tensors.
+def copied(header: dict[str, Any], tensors: dict[str, Tensor], *, fingerprint: str) -> TrainingState:
+    """Return a state with copies of the tensors."""
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return TrainingState(header, copies, fingerprint)
+
+
+def read_state(data: bytes, *, fingerprint: str) -> TrainingState:
+    """Return the state of a checkpoint.
 
     Raises OpadError for damaged bytes, OldCheckpointError for a checkpoint of an older version, and OtherTrainingError
     for one of another training.
@@ -40,7 +55,7 @@ def read_checkpoint(data: bytes, *, fingerprint: str) -> tuple[dict[str, Any], d
         raise OldCheckpointError(f"the checkpoint has format {header['format']}; this version reads format {FORMAT}")
     if header["fingerprint"] != fingerprint:
         raise OtherTrainingError("the checkpoint belongs to another training (other images, settings, seed or base)")
-    return header, tensors
+    return TrainingState(header, tensors, fingerprint)
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

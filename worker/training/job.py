@@ -268,7 +268,7 @@ class _ProgressReporter:
                 step=progress.step,
                 total_steps=progress.total_steps,
                 eta_seconds=eta_seconds,
-                losses=progress.losses,
+                losses=progress.losses[-1],
                 preview_key=self._preview_key,
                 eta_source=eta_source,
             )
@@ -282,7 +282,7 @@ class _ProgressReporter:
         is_due = time.monotonic() - self._checkpoint_at >= self._settings.checkpoint_seconds
         if is_due and self._checkpoints.is_idle():
             with self._wall_time.part("checkpoints"):
-                self._store_checkpoint(progress.step, progress.save())
+                self._store_checkpoint(progress.step, progress.snapshot().to_bytes)
         if (stage := stage_after(self._plan, progress.step)) is not None:
             self._wall_time.begin(stage)
         failpoints.reach("training.step")
@@ -290,12 +290,12 @@ class _ProgressReporter:
     def store_final_state(self, state: bytes) -> None:
         """Store the state of a training that was stopped, unless it ran no iteration or the store hangs."""
         if self.step is not None and self._checkpoints.wait():
-            self._store_checkpoint(self.step, state)
+            self._store_checkpoint(self.step, lambda: state)
 
-    def _store_checkpoint(self, step: int, state: bytes) -> None:
+    def _store_checkpoint(self, step: int, state: Callable[[], bytes]) -> None:
         claim = self._claim
         self._checkpoints.start(
-            lambda: save_checkpoint(self._storage, self._sessions, claim.job_id, claim.fence, step=step, state=state)
+            lambda: save_checkpoint(self._storage, self._sessions, claim.job_id, claim.fence, step=step, state=state())
         )
         self._checkpoint_at = time.monotonic()
 

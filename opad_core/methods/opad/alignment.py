@@ -1,7 +1,5 @@
 """Align the student with the teacher: the teacher's target and the distances to it (Algorithm 1, lines 15-19)."""
 
-from types import EllipsisType
-
 import torch
 from torch import Tensor
 
@@ -10,10 +8,9 @@ from opad_core.bases.loading import Base
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.losses import identity_loss, latent_loss, ms_swd
 from opad_core.networks.denoiser import Denoiser
-from opad_core.networks.schedule import add_noise, random_timesteps
-from opad_core.training.method import Step
-
-Crop = tuple[EllipsisType, slice, slice]
+from opad_core.networks.resampling import cropped
+from opad_core.networks.schedule import add_noise
+from opad_core.training.method import Inputs
 
 
 def alignment_weight(config: OpadConfig, abar: Tensor) -> Tensor:
@@ -55,47 +52,41 @@ def identity_tokens(base: Base, config: OpadConfig, x: Tensor) -> Tensor:
 def aligned(
     base: Base,
     config: OpadConfig,
-    step: Step,
+    inputs: Inputs,
     projections: KeyValueProjections,
     *,
     z_student: Tensor,
     x_student: Tensor,
     identity: Tensor | None,
-    crop: Crop,
-    eps: Tensor,
     text_states: Tensor,
     null_states: Tensor,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the mean of L_id, L_mse and L_swd, and their weighted mean with c(t). Losses of weight 0 are omitted.
 
     `projections` and `text_states` [b, tokens, d] are the teacher's. `identity` are the student's identity tokens, or
-    None without L_id. Only images with a timestep below `max_target_timestep` get a target. The others count as 0 in
-    the weighted mean, and not at all in the mean.
+    None without L_id. Only images with a timestep below `max_target_timestep` are compared with a target. The others
+    count as 0 in the weighted mean, and not at all in the mean. All get a target, so that the number of compared images
+    changes no shape.
     """
-    if not (config.lambda_id or config.lambda_mse or config.lambda_swd):
-        return {}
-    abar = base.teacher.abar
-    times = random_timesteps(len(eps), len(abar), config.target_timestep_range, step.stream("student-time"))
-    last = config.max_target_timestep * len(abar)
-    rows = [row for row, time in enumerate(times.tolist()) if time < last]
-    if not rows:
-        return {}
-    t = times[rows].to(base.device)
-    c_t = alignment_weight(config, abar[t])
+    t, compared = inputs["target.t"], inputs["target.compared"]
     z_target = teacher_target(
-        base.teacher, projections, z_student.detach()[rows], eps[rows], t,
-        text_states=text_states[rows], null_states=null_states, guidance=config.guidance,
+        base.teacher, projections, z_student.detach(), inputs["eps"], t,
+        text_states=text_states, null_states=null_states, guidance=config.guidance,
     )  # fmt: skip
+    # The own latents keep the unused distances finite.
+    z_target = torch.where(compared.view(-1, 1, 1, 1), z_target, z_student.detach())
     with torch.no_grad():
-        x_target = base.decode(z_target[crop])
+        x_target = base.decode(cropped(z_target, inputs["crop.rows"], inputs["crop.columns"]))
     distances = alignment_losses(
         base, config,
-        z_student=z_student[rows], x_student=x_student[rows],
-        identity=None if identity is None else identity[rows],
-        z_target=z_target, x_target=x_target, filters=step.stream("swd"),
+        z_student=z_student, x_student=x_student, identity=identity,
+        z_target=z_target, x_target=x_target,
+        filters=[inputs[f"swd.{level}"] for level in range(config.swd_levels)] if config.lambda_swd else [],
     )  # fmt: skip
+    c_t = torch.where(compared, alignment_weight(config, base.teacher.abar[t]), 0.0)
+    share = compared / compared.sum()
     return {
-        name: (per_sample.mean(), weight * (c_t * per_sample).sum() / len(times))
+        name: ((share * per_sample).sum(), weight * (c_t * per_sample).mean())
         for name, (weight, per_sample) in distances.items()
     }
 
@@ -109,11 +100,11 @@ def alignment_losses(
     identity: Tensor | None,
     z_target: Tensor,
     x_target: Tensor,
-    filters: torch.Generator,
+    filters: list[Tensor],
 ) -> dict[str, tuple[float, Tensor]]:
     """Return the weight and the value [b] of L_id, L_mse and L_swd. Losses of weight 0 are omitted.
 
-    `filters` generates the filters of MS-SWD. The targets carry no gradient.
+    `filters` are those of MS-SWD, by level. The targets carry no gradient.
     """
     losses: dict[str, tuple[float, Tensor]] = {}
     if identity is not None:
@@ -124,12 +115,5 @@ def alignment_losses(
         losses["mse"] = (config.lambda_mse, latent_loss(z_student, z_target))
     if config.lambda_swd:
         x, y = (x_student * 0.5 + 0.5, x_target * 0.5 + 0.5) if config.swd_unit_range else (x_student, x_target)
-        losses["swd"] = (
-            config.lambda_swd,
-            ms_swd(
-                x, y,
-                levels=config.swd_levels, projections=config.swd_projections, patch=config.swd_patch,
-                generator=filters,
-            ),
-        )  # fmt: skip
+        losses["swd"] = (config.lambda_swd, ms_swd(x, y, filters))
     return losses

@@ -7,13 +7,13 @@ from torch import Tensor
 from opad_core.generation.bundle import Bundle
 from opad_core.methods.opad.collaboration import generate_samples
 from opad_core.methods.opad.config import OpadConfig
-from opad_core.methods.opad.discriminator import Discriminator, DiscriminatorInputs
-from opad_core.networks.resampling import random_crop
+from opad_core.methods.opad.discriminator import Discriminator
+from opad_core.networks.resampling import cropped, random_crop
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training.augmentation import Batch, Example, indices_at
 from opad_core.training.augmentation_cache import AugmentedBatches
 from opad_core.training.data import TrainingData
-from opad_core.training.method import Step
+from opad_core.training.method import Inputs, Step
 
 
 class OpadBatches:
@@ -23,7 +23,7 @@ class OpadBatches:
         self, data: TrainingData, config: OpadConfig, discriminators: list[Discriminator], *, seed: int
     ) -> None:
         def features(pixels: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-            crop = pixels[random_crop(pixels.shape[-1], config.decode_crop, generator)]
+            crop = self._crop(pixels, generator)
             return {discriminator.name: discriminator.network(crop) for discriminator in discriminators}
 
         self._data, self._config, self._seed = data, config, seed
@@ -68,14 +68,15 @@ class OpadBatches:
         chosen = torch.randint(len(scenes), (count,), generator=step.stream("scenes")).tolist()
         return [scenes[k].format(PLACEHOLDER) for k in chosen] + prompts[count:]
 
-    def discriminator_inputs(self, batch: Batch, step: Step) -> DiscriminatorInputs:
-        """Return the cached features, or a random crop of the pixels."""
+    def real(self, batch: Batch, step: Step) -> Inputs:
+        """Return the features of a batch by discriminator, or a random crop of its pixels under "pixels"."""
         if batch.pixels is None:
-            return DiscriminatorInputs(None, batch.features)
-        pixels = batch.pixels.to(self._data.base.device)
-        return DiscriminatorInputs(
-            pixels[random_crop(pixels.shape[-1], self._config.decode_crop, step.stream("real-window"))]
-        )
+            return dict(batch.features)
+        return {"pixels": self._crop(batch.pixels, step.stream("real-window"))}
+
+    def _crop(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        rows, columns = random_crop(pixels.shape[-1], self._config.decode_crop, generator)
+        return cropped(pixels, rows.to(pixels.device), columns.to(pixels.device))
 
     def of(self, name: str, number: int, *, canvas: bool = True) -> Batch:
         """Return a batch by its random stream: of samples if the name contains "samples", else of references."""

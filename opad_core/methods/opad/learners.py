@@ -1,11 +1,14 @@
 """The parts of an OPAD training that the iteration in `methods.opad.method` uses: adapters, optimizers, batches."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
-from opad_core.methods.kv_preservation import kv_preservation_loss, other_words
+from opad_core.methods.kv_preservation import KeyValuePreservation, other_words
 from opad_core.methods.opad.batches import OpadBatches
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.discriminator import discriminators_of
@@ -24,7 +27,7 @@ class OpadLearners(Method):
         """Start from pretrained weights and the class noun. Raises OpadError for settings that do not fit the base."""
         base = data.base
         _check_fits(config, base)
-        self.base, self.config, self.class_noun = base, config, data.class_noun
+        self.data, self.base, self.config = data, base, config
         self.teacher = KeyValueAdapter.initial(base.teacher, data.start_row)
         # Without a shared text encoder the student's V* stays at its initial value.
         row = (
@@ -35,6 +38,11 @@ class OpadLearners(Method):
         self.batches = OpadBatches(data, config, self.discriminators, seed=seed)
         self.null_states = base.text.encode([""], [""], [None]).detach()
         self.other_words = other_words(base, data.class_noun)
+        self._preservation = (
+            {denoiser: KeyValuePreservation(self.other_words, denoiser) for denoiser in (base.teacher, base.student)}
+            if config.lambda_kv_preservation
+            else {}
+        )
         decay, clip_norm = config.weight_decay, config.clip_norm
         token = ([self.teacher.token_row], config.lr_token, config.token_weight_decay)
         teacher = (self.teacher.projections.parameters(), config.lr_teacher, decay)
@@ -45,6 +53,20 @@ class OpadLearners(Method):
         }
         for d in self.discriminators:
             self.optimizers[f"d_{d.name}"] = Optimizer([(d.head.parameters(), config.lr_discriminator, decay)])
+
+    def overflowed(self, losses: dict[str, Tensor]) -> Tensor | None:
+        """Return 1 if a loss is not finite in half precision, else 0, as a scalar; None in float32.
+
+        An overflow skips the steps of student and discriminators. In float32 it is a divergence.
+        """
+        if self.base.loss_scale_device is None or not losses:
+            return None
+        return (~torch.stack([loss.isfinite() for loss in losses.values()]).all()).float()
+
+    def valid(self, losses: dict[str, float]) -> dict[str, float]:
+        rec = {name: loss for name, loss in losses.items() if name == "rec"}
+        skipped = not all(math.isfinite(loss) for name, loss in losses.items() if name not in rec)
+        return rec if skipped and self.base.loss_scale_device is not None else losses
 
     def stage(self, number: int) -> str:
         return "distillation" if number < self.config.distillation_iterations else "collaborative"
@@ -60,10 +82,9 @@ class OpadLearners(Method):
 
     def preservation(self, adapter: KeyValueAdapter, denoiser: Denoiser) -> Tensor:
         """Return the weighted preservation loss of an adapter, a scalar; 0 if it has no weight."""
-        if not self.config.lambda_kv_preservation:
+        if not self._preservation:
             return self.other_words.new_zeros(())
-        loss = kv_preservation_loss(self.other_words, adapter.projections, denoiser)
-        return self.config.lambda_kv_preservation * loss
+        return self.config.lambda_kv_preservation * self._preservation[denoiser].loss(adapter.projections)
 
 
 def _check_fits(config: OpadConfig, base: Base) -> None:

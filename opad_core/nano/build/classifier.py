@@ -100,7 +100,8 @@ def evaluate_base(build: Build, base_name: str = "nano", *, images: int = 1040) 
     base = load_base(base_name, device="cpu")
     world = World(partial(build.drawing, build.folder))
     held_out, objects, scenes = _render_labeled(world, _FIRST_HELD_OUT_SEED, images)
-    decoded = torch.cat([base.decode(base.encode(p, torch.Generator().manual_seed(0))) for p in held_out.split(_BATCH)])
+    no_noise = torch.zeros(1)  # nano's autoencoder has no posterior
+    decoded = torch.cat([base.decode(base.encode(part, no_noise)) for part in held_out.split(_BATCH)])
     error = (decoded.clamp(-1, 1) - held_out).square().mean((1, 2, 3)) / 4
     generators = {"teacher": partial(generate_with_teacher, base), "student": partial(generate_with_student, base)}
     return {

@@ -6,7 +6,7 @@ from opad_core.training.divergence import DivergenceCheck
 def checked(values, name="mse"):
     """Return what the check says after each value."""
     check = DivergenceCheck()
-    return [check.trouble({name: torch.tensor(value)}) for value in values]
+    return [check.trouble([{name: value}]) for value in values]
 
 
 def test_a_divergence_is_noticed_within_ten_iterations():
@@ -14,6 +14,11 @@ def test_a_divergence_is_noticed_within_ten_iterations():
     assert results[:20] == [None] * 20
     # Two of ten values at 50 give a mean of 10.8.
     assert results[21] == "mse rose to 11 times its lowest value"
+
+
+def test_a_divergence_in_the_middle_of_a_report_is_noticed():
+    check = DivergenceCheck()
+    assert check.trouble([{"mse": 1.0}, {"mse": float("inf")}, {"mse": 1.0}]) == "mse is not a finite number"
 
 
 def test_ten_times_the_lowest_mean_is_a_divergence_and_less_is_not():

@@ -47,11 +47,14 @@ class Toy(Method):
         self.base, self.adapter = data.base, Gain(torch.ones(1))
         self.optimizers = {"gain": Optimizer([(self.adapter.parameters(), 0.01, 0.0)])}
 
-    def step(self, step):
+    def draw(self, step):
+        return {"eps": torch.randn((1, *self.base.latent_shape), generator=step.stream("noise"))}
+
+    def learn(self, inputs, part):
         text_states = self.adapter.text_states(self.base.text, ["a <concept>"], "dog")
-        eps = torch.randn((1, *self.base.latent_shape), generator=step.stream("noise"))
-        loss = self.base.student.one_step(eps, self.adapter.keys_values(text_states, self.base.student)).square().mean()
-        self.optimizers["gain"].step(loss, lr_scale=step.lr_scale)
+        keys_values = self.adapter.keys_values(text_states, self.base.student)
+        loss = self.base.student.one_step(inputs["eps"], keys_values).square().mean()
+        self.optimizers["gain"].step(loss)
         return {"size": loss.detach()}
 
 

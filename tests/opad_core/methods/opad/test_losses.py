@@ -9,6 +9,7 @@ from opad_core.methods.opad.losses import (
     latent_loss,
     ms_swd,
     rgb_to_lab,
+    swd_filters,
 )
 from opad_core.methods.reconstruction import reconstruction_loss
 
@@ -97,7 +98,7 @@ def test_ms_swd_equals_a_slow_version_written_with_loops():
     x, y = rng.random((2, 3, 12, 12))
     fast = ms_swd(
         torch.from_numpy(x)[None].float(), torch.from_numpy(y)[None].float(),
-        levels=2, projections=3, patch=5, generator=torch.Generator().manual_seed(4),
+        swd_filters(2, 3, 5, generator=torch.Generator().manual_seed(4)),
     )  # fmt: skip
     slow = slow_ms_swd(x, y, levels=2, projections=3, patch=5, seed=4)
     assert fast.tolist() == pytest.approx([slow], rel=1e-4)  # float32 against float64
@@ -105,10 +106,10 @@ def test_ms_swd_equals_a_slow_version_written_with_loops():
 
 def test_ms_swd_ignores_positions_but_not_colors():
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    settings = {"levels": 1, "projections": 16, "patch": 1}
+    filters = swd_filters(1, 16, 1, generator=torch.Generator().manual_seed(1))
 
     def distance(x, y):
-        return ms_swd(x, y, **settings, generator=torch.Generator().manual_seed(1)).item()
+        return ms_swd(x, y, filters).item()
 
     assert distance(image, image.flip(-1)) == pytest.approx(0, abs=1e-4)
     assert distance(image, image * 0.5) > 1

@@ -6,7 +6,7 @@ import torch
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle
-from opad_core.methods.kv_preservation import kv_preservation_loss
+from opad_core.methods.kv_preservation import KeyValuePreservation
 from opad_core.methods.opad.config import ABLATIONS, preset
 from opad_core.methods.opad.discriminator import NAMES, discriminator_head
 from opad_core.methods.train import new_training
@@ -18,15 +18,18 @@ from opad_core.training.method import Step
 
 
 def step_of(training, number=0):
-    return Step(number, training.seed, 1.0, lambda: read_bundle(training.bundle()))
+    return Step(number, training.seed, lambda: read_bundle(training.bundle()))
 
 
 def step_student(training, eps):
     """Run only the student's step, with one prompt for the whole batch."""
     method = training.method
+    inputs = method.draw(step_of(training)) | {"eps": eps}
     with torch.no_grad():
         text = method.student.text_states(method.base.text, ["a photo of a <concept>"] * len(eps), "dog")
-    return method.step_student(step_of(training), eps, text, text)
+    losses, total, fakes = method.student_losses(inputs, text, text)
+    method.optimizers["student"].step(total)
+    return losses, fakes
 
 
 def with_scene_prompts(training, prompts):
@@ -230,7 +233,8 @@ def moved_words(base, references, weight):
     for _ in range(4):
         training.iterate()
     roles = ((training.method.student, base.student), (training.method.teacher, base.teacher))
-    return [kv_preservation_loss(training.method.other_words, a.projections, denoiser).item() for a, denoiser in roles]
+    words = training.method.other_words
+    return [KeyValuePreservation(words, denoiser).loss(adapter.projections).item() for adapter, denoiser in roles]
 
 
 def test_preserved_words_keep_their_keys_and_values(base, references):
