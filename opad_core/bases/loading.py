@@ -11,6 +11,7 @@ task at once (`Base.load`). Weights are safetensors; nothing is unpickled.
 
 import copy
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -186,6 +187,20 @@ class Base:
     def use_channels_last(self) -> None:
         """Lay the networks of a training out as a GPU's convolutions read them. Call it before they are compiled."""
         use_channels_last((self.teacher.unet, self.student.unet, self.vae, *self.backbones))
+
+    def with_networks(self, change: Callable[[Any], Any]) -> "Base":
+        """Return this base with `change(network)` in place of each network of a training."""
+        twin = copy.copy(self)
+        dino, dinov2, identity = map(change, self.backbones)
+        twin.__dict__.update(
+            text=TextEncoder(self.text.tokenizer, change(self.text.encoder)),
+            vae=change(self.vae),
+            teacher=Denoiser(change(self.teacher.unet), self.teacher.abar, self.teacher.prediction_type),
+            student=Denoiser(change(self.student.unet), self.student.abar, self.student.prediction_type),
+            identity=identity,
+            backbones=(dino, dinov2, identity),
+        )
+        return twin
 
     @property
     def loss_scale_device(self) -> torch.device | None:

@@ -65,7 +65,7 @@ class FixedSizes:
 
     def _captured(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Callable[[], Any]]:
         """Capture a call. Return the output, and what computes it again from the inputs, in place."""
-        with torch.cuda.device(inputs[0].device), _fastest_convolutions():  # a capture is one of the current device
+        with torch.cuda.device(inputs[0].device), fastest_convolutions():  # a capture is one of the current device
             self._function(*inputs)  # compiles and selects kernels, which a capture must not do
             graph = torch.cuda.CUDAGraph()
             # other threads use the GPU too: only what this one does during the capture may fail it
@@ -114,7 +114,7 @@ def split(count: int, seconds: dict[int, float]) -> Sequence[int]:
 
 
 @contextmanager
-def _fastest_convolutions() -> Iterator[None]:
+def fastest_convolutions() -> Iterator[None]:
     """Let cuDNN measure its kernels for each new shape and use the fastest. It remembers them for this thread only."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True

@@ -16,7 +16,9 @@ from opad_core.generation.fixed_sizes import SIZES
 from opad_core.generation.generator import Functions, OneStepGenerator
 
 VERSION = torch.__version__
-_REPEATED = {"ResnetBlock2D", "Transformer2DModel", "AutoencoderTinyBlock"}
+_REPEATED = {
+    "ResnetBlock2D", "Transformer2DModel", "AutoencoderTinyBlock", "CLIPEncoderLayer", "ViTLayer", "Dinov2Layer",
+}  # fmt: skip
 _SHAPES = 512
 """Limit of the shapes of one kind of block. SD-Turbo's residual blocks have 23 shapes in UNet and decoder, and each
 batch size counts again; PyTorch's own limit is 8, and beyond it compiling fails."""
@@ -33,13 +35,10 @@ def load(generator: OneStepGenerator, folder: Path, *, before_each: Callable[[],
     Another thread may use the generator meanwhile: its networks change only in the layout of their weights on a GPU.
     Tracing takes a minute for SD-Turbo; `before_each` is called before each network and size, and may raise.
     """
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
-    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
-    torch._dynamo.config.recompile_limit = _SHAPES
-    torch._dynamo.config.accumulated_recompile_limit = len(_REPEATED) * _SHAPES
+    keep_in(folder)
     if generator.base.device.type == "cuda":
         generator.use_channels_last()  # compiled code is for one layout
-    functions = {name: _compiled(module) for name, module in generator.modules.items()}
+    functions = {name: compiled_twin(module) for name, module in generator.modules.items()}
     for size in SIZES:
         examples = generator.examples(size)
         for name, function in functions.items():
@@ -49,8 +48,16 @@ def load(generator: OneStepGenerator, folder: Path, *, before_each: Callable[[],
     return functions
 
 
-def _compiled(module: nn.Module) -> nn.Module:
-    """Return a copy whose repeated blocks are compiled. It shares the tensors of the original."""
+def keep_in(folder: Path) -> None:
+    """Keep what is compiled from now on in a folder, and allow for the many shapes of repeated blocks."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
+    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
+    torch._dynamo.config.recompile_limit = _SHAPES
+    torch._dynamo.config.accumulated_recompile_limit = len(_REPEATED) * _SHAPES
+
+
+def compiled_twin(module: nn.Module) -> nn.Module:
+    """Return a copy whose repeated blocks are compiled when they are first called. It shares the original's tensors."""
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     twin: nn.Module = copy.deepcopy(module, shared)
     for part in twin.modules():

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from opad_core.adapters.key_value import KeyValueAdapter
+from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.methods.kv_preservation import KeyValuePreservation, other_words
@@ -53,8 +54,11 @@ class CustomDiffusionConfig(TrainingConfig):
 class CustomDiffusion(Method):
     name = "custom_diffusion"
 
-    def __init__(self, data: TrainingData, config: CustomDiffusionConfig, *, seed: int) -> None:
-        self.data, self.base, self.config, self.seed = data, data.base, config, seed
+    def __init__(
+        self, data: TrainingData, config: CustomDiffusionConfig, *, seed: int, networks: Base | None = None
+    ) -> None:
+        """`networks` are the compiled networks of the base, with which `learn` computes; None: those of the base."""
+        self.data, self.base, self.config, self.seed = data, networks or data.base, config, seed
         self.adapter = self.student = KeyValueAdapter.initial(self.base.student, data.start_row)
         projections = (self.student.projections.parameters(), config.lr, config.weight_decay)
         token = ([self.student.token_row], config.lr_token, config.token_weight_decay)
@@ -62,14 +66,14 @@ class CustomDiffusion(Method):
         self.optimizers = {
             "student": Optimizer([projections, token], clip_norm=config.clip_norm, scales_loss_on=scaled)
         }
-        self.batches = AugmentedBatches(self.base, config, seed=seed, features=no_features)
+        self.batches = AugmentedBatches(data.base, config, seed=seed, features=no_features)
         whole = dataclasses.replace(config, flip_probability=0.0, canvas_probability=0.0, crop_scale=(1.0, 1.0))
-        self.class_batches = AugmentedBatches(self.base, whole, seed=seed, features=no_features)
+        self.class_batches = AugmentedBatches(data.base, whole, seed=seed, features=no_features)
         self.class_images: list[Example] = []
         self._class_pixels: Tensor | None = None
         self._preservation = None
         if config.lambda_kv_preservation:
-            self._preservation = KeyValuePreservation(other_words(self.base, data.class_noun), self.base.student)
+            self._preservation = KeyValuePreservation(other_words(data.base, data.class_noun), self.base.student)
 
     def draw(self, step: Step) -> Inputs:
         inputs = self._drawn(step, self.batches.batch(self.data.examples, "photos", step.number), "references")
@@ -115,7 +119,7 @@ class CustomDiffusion(Method):
 
     def _generated_class_images(self) -> Tensor:
         """Generate images [n, r, r, 3] uint8 of the class with the untouched student."""
-        generator, prompt = OneStepGenerator(self.base), self.config.class_prompt.format(self.data.class_noun)
+        generator, prompt = OneStepGenerator(self.data.base), self.config.class_prompt.format(self.data.class_noun)
         requests = [ImageRequest(None, prompt, seed) for seed in range(self.config.class_images)]
         parts = [generator.generate(requests[i : i + AT_ONCE]) for i in range(0, len(requests), AT_ONCE)]
         return torch.cat([torch.from_numpy(part) for part in parts])

@@ -1,11 +1,13 @@
 """Learn a concept with the method of a config."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from PIL import Image
 
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
+from opad_core.methods.accelerated import accelerated
 from opad_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionConfig
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.method import Opad
@@ -28,19 +30,28 @@ def train(
     resume: bytes | None = None,
     report_every: int | None = None,
     hook: Hook = no_hook,
+    compile_cache: Path | None = None,
 ) -> bytes:
     """Learn a concept from 1-100 references and return its bundle as bytes. The config's class chooses the method.
 
     `report` is called after every `report_every` iterations or earlier, and `should_stop` before the first iteration
     and after each report. The default of `report_every` is 10 on CUDA, else 1. `hook` is called for each part of the
-    training. The result depends only on the other arguments. On the CPU, a training that was stopped and resumed gives
-    the same bytes as an uninterrupted one.
+    training. `compile_cache` is the folder of networks that are compiled for CUDA, which takes minutes the first time;
+    None: they are not compiled. The result depends only on the other arguments, on CUDA up to rounding. On the CPU, a
+    training that was stopped and resumed gives the same bytes as an uninterrupted one.
 
     Raises OpadError for a class noun that the base does not know, OtherTrainingError for the state of another training,
     DivergedError at the second divergence (the first is rolled back), TrainingStopped when `should_stop` returns True.
     """
     with tf32_products(base):
-        training = new_training(base, references, class_noun, config, seed=seed, hook=hook)
+        data = prepare_data(base, references, class_noun, config)
+
+        def build(networks: Base | None = None) -> Training:
+            return Training(_method(data, config, seed=seed, networks=networks), data, config, seed=seed, hook=hook)
+
+        training = build()
+        if base.device.type == "cuda":
+            training = accelerated(training, build, cache=compile_cache)
         return run(training, report=report, should_stop=should_stop, resume=resume, report_every=report_every)
 
 
@@ -58,10 +69,10 @@ def new_training(
     return Training(_method(data, config, seed=seed), data, config, seed=seed, hook=hook)
 
 
-def _method(data: TrainingData, config: TrainingConfig, *, seed: int) -> Method:
+def _method(data: TrainingData, config: TrainingConfig, *, seed: int, networks: Base | None = None) -> Method:
     match config:
         case OpadConfig():
-            return Opad(data, config, seed=seed)
+            return Opad(data, config, seed=seed, networks=networks)
         case CustomDiffusionConfig():
-            return CustomDiffusion(data, config, seed=seed)
+            return CustomDiffusion(data, config, seed=seed, networks=networks)
     raise OpadError(f"no method takes a {type(config).__name__}")

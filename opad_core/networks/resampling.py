@@ -6,7 +6,7 @@ can equal an uninterrupted one bit for bit.
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +29,14 @@ def constant(build: Callable[P, Tensor]) -> Callable[Concatenate[Tensor, P], Ten
     def built(device: torch.device, dtype: torch.dtype, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         return build(*args, **kwargs).to(device, dtype)
 
-    inlined: Callable[..., Tensor] = torch.compiler.assume_constant_result(built)
+    # A function of its own, because the compiler looks through the cache.
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def inlined(*args: Any, **kwargs: Any) -> Tensor:
+        return built(*args, **kwargs)
 
     def constant_like(like: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return inlined(like.device, like.dtype, *args, **kwargs)
+        constant: Tensor = inlined(like.device, like.dtype, *args, **kwargs)
+        return constant
 
     return constant_like
 

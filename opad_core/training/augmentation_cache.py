@@ -1,7 +1,8 @@
 """Batches of augmented images, new ones in every step or from a cache.
 
 Augmentation has few really different outcomes. A cache of `config.augmentation_cache` images represents them. It holds
-what the frozen networks compute from each image, so these results are computed once instead of in every iteration.
+what the frozen networks compute from each image, so these results are computed once instead of in every iteration. It
+is on the CPU, where choosing from it does not wait for a GPU.
 """
 
 import dataclasses
@@ -64,9 +65,9 @@ class AugmentedBatches:
             views,
             pixels=None,
             latents=torch.cat(
-                [self._base.encode(part, self._base.posterior_noise(len(part), posterior)) for part in parts]
+                [self._base.encode(part, self._base.posterior_noise(len(part), posterior)).cpu() for part in parts]
             ),
-            features={kind: torch.cat([part[kind] for part in features]) for kind in features[0]},
+            features={kind: torch.cat([part[kind].cpu() for part in features]) for kind in features[0]},
         )
 
 

@@ -19,7 +19,7 @@ from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training.config import TrainingConfig
 from opad_core.training.data import TrainingData, fingerprint
 from opad_core.training.divergence import DivergenceCheck
-from opad_core.training.method import Hook, Method, Step, no_hook
+from opad_core.training.method import Hook, Inputs, Method, Step, no_hook
 from opad_core.training.selection import MIN_SCENES, HeldOutEvaluation, is_learned
 from opad_core.training.state import TrainingState, copied, named, part_of, read_state
 
@@ -145,6 +145,8 @@ class Training:
     ) -> None:
         self.method, self.data, self.config, self.seed = method, data, config, seed
         self.part = hook
+        self.learn: Callable[[Inputs, Hook], dict[str, Tensor]] = self._learn_on_device
+        """Runs one iteration of the method on inputs from the host; `captured.CapturedLearning` on CUDA."""
         self.step = 0
         """Number of finished iterations."""
         self.lr_scale = 1.0
@@ -167,7 +169,7 @@ class Training:
         for optimizer in method.optimizers.values():
             optimizer.scale_lr(self._scheduled_lr_scale())
         inputs = method.draw(Step(self.step, self.seed, lambda: self._read(self.bundle()), self.part))
-        losses = method.learn({name: x.to(self.data.base.device) for name, x in inputs.items()}, self.part)
+        losses = self.learn(inputs, self.part)
         self._update_average()
         self.step += 1
         return losses
@@ -286,6 +288,9 @@ class Training:
         self.method.load_state(part_of(tensors, "method"))
         self.step, self.lr_scale = header["step"], header["lr_scale"]
         self.scores = [*header["scores"]]
+
+    def _learn_on_device(self, inputs: Inputs, part: Hook) -> dict[str, Tensor]:
+        return self.method.learn({name: x.to(self.data.base.device) for name, x in inputs.items()}, part)
 
     def _read(self, bundle: bytes) -> Bundle:
         adapter = self.method.adapter

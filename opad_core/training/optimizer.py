@@ -95,6 +95,7 @@ class Optimizer:
             # as GradScaler tells a fused optimizer
             self._adamw.found_inf = skip  # type: ignore[attr-defined]
         self._scaler.step(self._adamw)
+        self._adamw.found_inf = None  # type: ignore[attr-defined]
         self._scaler.update()
         if self._scaler.is_enabled():
             overflowed = self._scaler.scale(self._one) < scale

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from opad_core.bases.loading import Base
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.losses import discriminator_loss, generator_loss
+from opad_core.networks.feature_networks import Backbone
 from opad_core.random_streams import stream
 
 HEAD_WIDTH = 512
@@ -58,23 +59,27 @@ class DiscriminatorInputs:
         return DiscriminatorInputs(None if self.pixels is None else self.pixels.detach(), kept)
 
 
-def discriminators_of(base: Base, config: OpadConfig, *, seed: int) -> list[Discriminator]:
-    """Build the discriminators that have a weight, with heads initialized from the seed."""
+def discriminators_of(
+    base: Base, config: OpadConfig, *, seed: int, backbones: tuple[Backbone, Backbone, Backbone]
+) -> list[Discriminator]:
+    """Build the discriminators that have a weight, with heads initialized from the seed.
+
+    `backbones` are those of the base, or compiled copies of them.
+    """
     resolution = base.manifest.resolution
     probe = torch.zeros(1, 3, resolution, resolution, device=base.device)
     discriminators = []
-    for k, (name, backbone, weight) in enumerate(zip(NAMES, base.backbones, config.lambda_adv, strict=True)):
+    for k, (name, weight) in enumerate(zip(NAMES, config.lambda_adv, strict=True)):
         if weight:
-            network = partial(
-                backbone,
-                resize_mode=config.discriminator_resize,
-                normalize=config.normalize_backbones,
-                size=config.dinov2_size if name == "dinov2" else 0,
-            )
+            options = {
+                "resize_mode": config.discriminator_resize,
+                "normalize": config.normalize_backbones,
+                "size": config.dinov2_size if name == "dinov2" else 0,
+            }
             with torch.no_grad():
-                width = network(probe).flatten(1).shape[1]
+                width = base.backbones[k](probe, **options).flatten(1).shape[1]
             head = discriminator_head(width, generator=stream(seed, 0, f"head-{k}")).to(base.device)
-            discriminators.append(Discriminator(name, network, head, weight))
+            discriminators.append(Discriminator(name, partial(backbones[k], **options), head, weight))
     return discriminators
 
 

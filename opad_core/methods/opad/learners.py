@@ -23,9 +23,12 @@ class OpadLearners(Method):
 
     name = "opad"
 
-    def __init__(self, data: TrainingData, config: OpadConfig, *, seed: int) -> None:
-        """Start from pretrained weights and the class noun. Raises OpadError for settings that do not fit the base."""
-        base = data.base
+    def __init__(self, data: TrainingData, config: OpadConfig, *, seed: int, networks: Base | None = None) -> None:
+        """Start from pretrained weights and the class noun. Raises OpadError for settings that do not fit the base.
+
+        `networks` are the compiled networks of the base, with which `learn` computes; None: those of the base.
+        """
+        base = networks or data.base
         _check_fits(config, base)
         self.data, self.base, self.config = data, base, config
         self.teacher = KeyValueAdapter.initial(base.teacher, data.start_row)
@@ -34,10 +37,10 @@ class OpadLearners(Method):
             self.teacher.token_row if config.shared_text_encoder else nn.Parameter(data.start_row, requires_grad=False)
         )
         self.adapter = self.student = KeyValueAdapter(pretrained_projections(base.student), row)
-        self.discriminators = discriminators_of(base, config, seed=seed)
+        self.discriminators = discriminators_of(data.base, config, seed=seed, backbones=base.backbones)
         self.batches = OpadBatches(data, config, self.discriminators, seed=seed)
-        self.null_states = base.text.encode([""], [""], [None]).detach()
-        self.other_words = other_words(base, data.class_noun)
+        self.null_states = data.base.text.encode([""], [""], [None]).detach()
+        self.other_words = other_words(data.base, data.class_noun)
         self._preservation = (
             {denoiser: KeyValuePreservation(self.other_words, denoiser) for denoiser in (base.teacher, base.student)}
             if config.lambda_kv_preservation
