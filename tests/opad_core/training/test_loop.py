@@ -58,6 +58,24 @@ def test_progress_has_stage_and_losses_and_ends_with_a_preview(base, references)
     assert steps[-1].preview.size == (4 * 64, 64)  # four scene prompts
 
 
+def test_reports_of_several_iterations_have_the_losses_of_each(base, references):
+    config = preset("default", base.manifest.presets)  # 4 + 2 iterations
+    reports = {}
+    for every in (1, 3):
+        steps = reports[every] = []
+        data = train(
+            base, references, "dog", config, seed=1,
+            report=steps.append, should_stop=lambda: False, report_every=every,
+        )  # fmt: skip
+        reports[every, "bundle"] = data
+    # The first report comes after one iteration, whose time is not known before. Reports end with a stage.
+    assert [p.step for p in reports[3]] == [1, 3, 4, 6]
+    assert [p.stage for p in reports[3]] == ["distillation"] * 3 + ["collaborative"]
+    each = [losses for progress in reports[1] for losses in progress.losses]
+    assert [losses for progress in reports[3] for losses in progress.losses] == each
+    assert reports[1, "bundle"] == reports[3, "bundle"]
+
+
 def test_a_divergence_is_an_error_that_names_the_loss(base, references):
     with pytest.raises(DivergedError, match="not a finite number, also at lower learning rates"):
         learn(base, references, lr_student=1e30, clip_norm=1e30, iterations=8)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from opad_core.bases.loading import load_base
 from opad_core.errors import DivergedError
@@ -7,6 +8,7 @@ from opad_core.methods.opad.config import preset
 from opad_core.methods.train import new_training, train
 from opad_core.training.config import override
 from opad_core.training.method import Step
+from opad_core.training.optimizer import Optimizer
 
 
 def test_half_precision_learns_what_single_precision_learns(base, references):
@@ -130,3 +132,23 @@ def test_a_training_in_float32_continues_in_half_precision_with_the_first_loss_s
     continued.load(training.snapshot())
     assert continued.step == 1
     assert continued.method.optimizers["student"].loss_scale == 1024.0
+
+
+@pytest.mark.parametrize("skip", [0.0, 1.0])
+def test_a_step_can_be_skipped_by_a_value_on_the_device(skip):
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = Optimizer([([parameter], 0.1, 0.0)])
+    optimizer.step(parameter.square().sum(), skip=torch.tensor(skip))
+    assert torch.equal(parameter, torch.ones(3)) == bool(skip)
+    optimizer.step(parameter.square().sum())
+    assert not torch.equal(parameter, torch.ones(3)), "the next step was skipped, too"
+
+
+def test_learning_rates_are_scaled_from_their_initial_values():
+    """AdamW's first step moves a parameter by its learning rate."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = Optimizer([([parameter], 0.1, 0.0)])
+    for factor in (0.25, 0.5):
+        optimizer.scale_lr(factor)
+    optimizer.step(parameter.sum())
+    assert float(parameter.detach()) == pytest.approx(-0.05, rel=1e-4)
