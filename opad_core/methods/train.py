@@ -51,6 +51,7 @@ def train(
 
         training = build()
         if base.device.type == "cuda":
+            base.use_channels_last()
             training = accelerated(training, build, cache=compile_cache)
         return run(training, report=report, should_stop=should_stop, resume=resume, report_every=report_every)
 
