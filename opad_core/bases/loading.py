@@ -197,8 +197,9 @@ class Base:
             vae=change(self.vae),
             teacher=Denoiser(change(self.teacher.unet), self.teacher.abar, self.teacher.prediction_type),
             student=Denoiser(change(self.student.unet), self.student.abar, self.student.prediction_type),
+            dino=dino,
+            dinov2=dinov2,
             identity=identity,
-            backbones=(dino, dinov2, identity),
         )
         return twin
 

@@ -1,3 +1,4 @@
+import copy
 import shutil
 
 import pytest
@@ -75,3 +76,13 @@ def test_a_load_leaves_pytorchs_defaults_as_they_were(base):
     weight = torch.nn.Linear(64, 64).weight
     assert weight.dtype == torch.float32
     assert 0.05 < float(weight.detach().std()) < 0.1  # uniform up to 1/8: its deviation is 0.072
+
+
+def test_a_base_with_other_networks_has_none_of_the_old_ones(base):
+    base.load("training")
+    twin = base.with_networks(copy.deepcopy)
+    pairs = [
+        (twin.text.encoder, base.text.encoder), (twin.vae, base.vae), (twin.teacher.unet, base.teacher.unet),
+        (twin.student.unet, base.student.unet), *zip(twin.backbones, base.backbones, strict=True),
+    ]  # fmt: skip
+    assert [new is old for new, old in pairs] == [False] * 7
