@@ -13,13 +13,14 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers.utils import logging
 
+from bench.chosen_base import chosen_base
 from bench.engine_parts import (
     COMPILERS_FOLDERS,
     Effort,
@@ -33,12 +34,8 @@ from bench.engine_parts import (
     stock_compiled,
 )
 from bench.engine_service import http, start
-from bench.part_runner import Figures, Results, has_failed, machine, run_parts, table
-from opad_core import Base, load_base
-from opad_core.__main__ import bases_folder
-from opad_core.bases.full_size import FullSizeBase
+from bench.part_runner import Figures, Results, has_failed, machine, run_parts, table, wide_table
 from opad_core.bases.loading import device_named
-from opad_core.bases.precision import Precision
 from opad_core.generation.generator import MAX_BATCH
 
 PARTS: dict[str, Callable[[Lab], Iterator[Figures]]] = {
@@ -72,16 +69,6 @@ LOADS = {
 """The columns of two tables: their titles and the names of the figures."""
 
 
-def wide_table(results: Results, columns: Mapping[str, str], *, having: str) -> str:
-    """Return a Markdown table with a row for all figures that were told together and have `having` among them."""
-    lines = [f"| part | what | {' | '.join(columns)} |", f"|---|---|{'---:|' * len(columns)}"]
-    for part, figures in results:
-        if having in figures:
-            cells = [part, figures["what"], *(str(figures.get(name, "")) for name in columns.values())]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def tables(results: Results) -> str:
     """Return the times per image, the loads, and the other figures as three Markdown tables."""
     wide = [wide_table(results, TIMINGS, having="ms_per_image"), wide_table(results, LOADS, having="p99_ms")]
@@ -93,19 +80,6 @@ def tables(results: Results) -> str:
         if not figures.keys() & {"ms_per_image", "p99_ms"}
     ]
     return "\n\n".join([*wide, table(others)])
-
-
-def chosen_base(
-    name: str | None, device: torch.device, folder: Path, *, resolution: int, precision: Precision
-) -> Base:  # fmt: skip
-    """Return a base by its name or folder. Without one, SD-Turbo's networks with random weights.
-
-    `folder` is for their tokenizer.
-    """
-    if name is not None:
-        return load_base(name, bases=bases_folder(), device=str(device), precision=precision)
-    dtype = torch.float16 if precision == "half" else torch.float32
-    return FullSizeBase(folder, device, resolution=resolution, dtype=dtype)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from bench.chosen_base import noun_of
 from bench.engine_peers import HotSwapped, Lora, MixedBatches, Selected, StockPipeline
-from bench.gpu_parts import milliseconds, noun_of, synchronize
 from bench.part_runner import Figures
+from bench.timing import milliseconds, synchronize
 from opad_core import Base, Bundle, ImageRequest, OneStepGenerator, export_bundle, read_bundle, write_bundle
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.precision import Precision

@@ -86,5 +86,15 @@ def table(results: Results) -> str:
     return "\n".join(["| part | figure | value |", "|---|---|---:|", *lines])
 
 
+def wide_table(results: Results, columns: Mapping[str, str], *, having: str) -> str:
+    """Return a Markdown table with a row for all figures that were told together and have `having` among them."""
+    lines = [f"| part | what | {' | '.join(columns)} |", f"|---|---|{'---:|' * len(columns)}"]
+    for part, figures in results:
+        if having in figures:
+            cells = [part, figures["what"], *(str(figures.get(name, "")) for name in columns.values())]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def has_failed(results: Results) -> bool:
     return any("error" in figures for _, figures in results)
