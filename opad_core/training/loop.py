@@ -21,7 +21,7 @@ from opad_core.training.data import TrainingData, fingerprint
 from opad_core.training.divergence import DivergenceCheck
 from opad_core.training.method import Hook, Inputs, Method, Step, no_hook
 from opad_core.training.selection import MIN_SCENES, HeldOutEvaluation, is_learned
-from opad_core.training.state import TrainingState, copied, named, part_of, read_state
+from opad_core.training.state import Snapshot, copied, named, part_of, read_state
 
 PREVIEW_EVERY = 25
 """Iterations between two previews. A preview costs about a tenth of an iteration."""
@@ -56,7 +56,7 @@ class Progress:
     seconds_per_step: float
     preview: Image.Image | None
     """Images of the averaged adapter at fixed seeds, side by side; None between previews."""
-    snapshot: Callable[[], TrainingState]
+    snapshot: Callable[[], Snapshot]
     """Returns a copy of the state, whose bytes are for `train(resume=...)`. Call it only inside `report`."""
 
 
@@ -251,7 +251,7 @@ class Training:
         """Describe repeated overflows of half precision; None if there are none."""
         return next(filter(None, (optimizer.trouble() for optimizer in self.method.optimizers.values())), None)
 
-    def snapshot(self) -> TrainingState:
+    def snapshot(self) -> Snapshot:
         """Return a copy of the whole state."""
         header = {
             "step": self.step,
@@ -265,14 +265,14 @@ class Training:
             tensors |= named(f"optimizer.{name}", optimizer.tensors())
         return copied(header, tensors, fingerprint=self._fingerprint)
 
-    def read(self, data: bytes) -> TrainingState:
+    def read(self, data: bytes) -> Snapshot:
         """Return a state that was saved as bytes.
 
         Raises OpadError for damaged bytes, OtherTrainingError for the state of another training.
         """
         return read_state(data, fingerprint=self._fingerprint)
 
-    def load(self, state: TrainingState) -> None:
+    def load(self, state: Snapshot) -> None:
         """Restore a state of this training, in place. Raises OpadError if it lacks a part."""
         header, tensors = state.header, state.tensors
         try:

@@ -20,7 +20,7 @@ MAX_HEADER_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingState:
+class Snapshot:
     """A copy of the whole state of a training, on the CPU."""
 
     header: dict[str, Any]
@@ -34,13 +34,13 @@ class TrainingState:
         return save(self.tensors, metadata={"state": json.dumps(header)})
 
 
-def copied(header: dict[str, Any], tensors: dict[str, Tensor], *, fingerprint: str) -> TrainingState:
+def copied(header: dict[str, Any], tensors: dict[str, Tensor], *, fingerprint: str) -> Snapshot:
     """Return a state with copies of the tensors."""
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    return TrainingState(header, copies, fingerprint)
+    return Snapshot(header, copies, fingerprint)
 
 
-def read_state(data: bytes, *, fingerprint: str) -> TrainingState:
+def read_state(data: bytes, *, fingerprint: str) -> Snapshot:
     """Return the state of a checkpoint.
 
     Raises OpadError for damaged bytes, OldCheckpointError for a checkpoint of an older version, and OtherTrainingError
@@ -55,7 +55,7 @@ def read_state(data: bytes, *, fingerprint: str) -> TrainingState:
         raise OldCheckpointError(f"the checkpoint has format {header['format']}; this version reads format {FORMAT}")
     if header["fingerprint"] != fingerprint:
         raise OtherTrainingError("the checkpoint belongs to another training (other images, settings, seed or base)")
-    return TrainingState(header, tensors, fingerprint)
+    return Snapshot(header, tensors, fingerprint)
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
