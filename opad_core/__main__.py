@@ -131,6 +131,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 report=report,
                 should_stop=lambda: bool(stops),
                 resume=state,
+                compile_cache=bases_folder().parent / "cache" / "compiled" / "training",
             )
 
         try:

@@ -24,9 +24,10 @@ class TrainingClock:
         self._step = 0
         self._resumed = False
 
-    def iteration_ended(self, stage: str, step: int, *, at: float) -> None:
-        self._resumed = self._resumed or (not self._iterations and step != 1)
-        self._iterations.setdefault(stage, []).append(at - self._now)
+    def iterations_ended(self, stage: str, step: int, *, count: int = 1, at: float) -> None:
+        """Count the newest iterations of a stage, which took equal shares of the time since the last call."""
+        self._resumed = self._resumed or (not self._iterations and step != count)
+        self._iterations.setdefault(stage, []).extend([(at - self._now) / count] * count)
         self._now, self._step = at, step
 
     def training_ended(self) -> None:

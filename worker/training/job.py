@@ -148,6 +148,7 @@ def train_job(
             report=reporter.report,
             should_stop=lambda: stop() or lease.cancel_wished,
             resume=resume,
+            compile_cache=settings.home / "cache" / "compiled" / "training",
         )
 
     with _ProgressReporter(claim, settings, sessions, storage, lease, clock, wall_time, plan) as reporter:
@@ -254,7 +255,7 @@ class _ProgressReporter:
 
     def report(self, progress: Progress) -> None:
         self.step = progress.step
-        self._clock.iteration_ended(progress.stage, progress.step, at=time.monotonic())
+        self._clock.iterations_ended(progress.stage, progress.step, count=len(progress.losses), at=time.monotonic())
         if progress.ended_early is not None:
             self.ended_early = progress.ended_early
             self._clock.training_ended()

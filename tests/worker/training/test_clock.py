@@ -11,7 +11,7 @@ PAST = TrainingTime(DOCUMENTED.stages, 6.0, "history")
 def run(clock: TrainingClock, until: int, *, first: float = 30.0, seconds: float = 1.0) -> None:
     """End iterations 1 to `until`: the first at `first`, each next one `seconds` later."""
     for step in range(1, until + 1):
-        clock.iteration_ended("distillation", step, at=first + seconds * (step - 1))
+        clock.iterations_ended("distillation", step, at=first + seconds * (step - 1))
 
 
 def test_until_the_warm_up_is_over_the_expected_time_counts():
@@ -28,6 +28,14 @@ def test_slow_first_iterations_do_not_count():
     assert clock.left() == (20.0, "measured")
 
 
+def test_iterations_that_are_reported_together_share_their_time():
+    clock = TrainingClock(PLAN, DOCUMENTED, device="cpu", started_at=0.0)
+    clock.iterations_ended("distillation", 5, count=5, at=500.0)
+    clock.iterations_ended("distillation", 10, count=5, at=505.0)
+    # five iterations of 1 s after the warm-up: 10 x 1, and the rest twice as fast as documented: (4 + 10 + 6) / 2
+    assert clock.left() == (20.0, "measured")
+
+
 def test_the_past_counts_like_twenty_iterations():
     clock = TrainingClock(PLAN, PAST, device="cpu", started_at=0.0)
     run(clock, 15, seconds=5.0)
@@ -40,14 +48,14 @@ def test_without_an_expected_time_the_own_pace_counts_for_both_stages():
     run(clock, 5)
     assert clock.left() == (None, None)
     for step in range(6, 11):
-        clock.iteration_ended("distillation", step, at=29.0 + step)
+        clock.iterations_ended("distillation", step, at=29.0 + step)
     assert clock.left() == (20.0, "measured")  # 10 + 10 iterations
 
 
 def test_in_the_last_stage_only_its_rest_and_the_end_are_left():
     clock = TrainingClock(PLAN, DOCUMENTED, device="cpu", started_at=0.0)
     run(clock, 20)
-    clock.iteration_ended("collaborative", 21, at=60.0)
+    clock.iterations_ended("collaborative", 21, at=60.0)
     # Until its own pace is known, it is twice as fast as documented, like the stage before: (9 x 1 + 6) / 2
     assert clock.left() == (7.5, "measured")
 
@@ -73,7 +81,7 @@ def test_a_whole_training_keeps_its_times():
 def test_a_resumed_or_very_short_training_keeps_none():
     resumed = TrainingClock(PLAN, None, device="cpu", started_at=0.0)
     for step in range(7, 17):
-        resumed.iteration_ended("distillation", step, at=float(step))
+        resumed.iterations_ended("distillation", step, at=float(step))
     short = TrainingClock(PLAN, None, device="cpu", started_at=0.0)
     run(short, 5)
     assert (resumed.timing(at=60.0), short.timing(at=60.0)) == (None, None)
