@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from opad_core.errors import OpadError
 
 FEATURES = 1280
-_ONE_PASS = 32
-"""The most images that one pass embeds."""
+_ONE_PASS = {"cpu": 4}
+"""The most images that one pass embeds on a device; 32 on others. A CPU core embeds 32 images in 0.8 s in passes of 4,
+and in 1.7 s in one pass, because the features of 4 images fit into its caches."""
 # (repeats, kernel, stride of the first, expansion, channels)
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -148,5 +149,5 @@ def embed(images: NDArray[np.uint8], network: EfficientNetLite | None = None) ->
     """
     network = network or load_embedding()
     device = network._fc.weight.device
-    parts = prepare(images, network.input_size).split(_ONE_PASS)
+    parts = prepare(images, network.input_size).split(_ONE_PASS.get(device.type, 32))
     return F.normalize(torch.cat([network(part.to(device)) for part in parts]), dim=-1)

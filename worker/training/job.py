@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -167,10 +168,12 @@ def train_job(
             wall_time.begin("checkpoints")
             reporter.store_final_state(stopped.state)
             raise
-        wall_time.begin("exports")
-        exports = _exports(bundle, base)
-        wall_time.begin("report_card")
-        report = _report(bundle, base, references)
+        with ThreadPoolExecutor(1) as thread:  # exports compute on the CPU, the report card on the device
+            exporting = thread.submit(_exports, bundle, base)
+            wall_time.begin("report_card")
+            report = _report(bundle, base, references)
+            wall_time.begin("exports")
+            exports = exporting.result()
     return TrainingResult(
         bundle, base.manifest.sha256, exports, report, reporter.ended_early, reporter.step, clock
     )  # fmt: skip

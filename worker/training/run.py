@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -19,6 +20,7 @@ from uuid import UUID
 
 import structlog
 import torch
+from PIL import Image
 from sqlalchemy import Select
 from sqlalchemy.exc import OperationalError
 from tenacity import Retrying, retry_if_exception_type, wait_fixed
@@ -39,7 +41,7 @@ from api.domain.storage import (
     export_key,
     job_image_key,
 )
-from opad_core import DivergedError, OpadError, ReportCard, TrainingStopped, read_bundle
+from opad_core import DivergedError, OpadError, TrainingStopped, read_bundle
 from worker.retries import log_retry
 from worker.training.job import BadImageError, Claim, Exported, TrainingResult, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
@@ -47,6 +49,9 @@ from worker.training.storage_retry import retry_storage
 from worker.training.wall_time import WallTime
 
 log = structlog.get_logger()
+
+UPLOADS = 8
+"""Files of the result that are uploaded at once: the bundle, three exports and four images."""
 
 ATTEMPTS_AFTER_OOM = 2
 """The first time another program may have used the memory. The second time the training needs too much."""
@@ -137,12 +142,15 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
     failpoints.reach("bundle.made")
     sha256 = hashlib.sha256(learned.bundle).hexdigest()
     key = bundle_key(sha256)
-    storage.put_once(key, learned.bundle, sha256)
-    read_bundle(storage.get(key, sha256))
-    exports = [_store_export(storage, exported) for exported in learned.exports]
-    report = None
-    if learned.report is not None:
-        report = _store_report(claim, storage, learned.report) | {"ended_early": learned.ended_early}
+    with ThreadPoolExecutor(UPLOADS) as threads:
+        stored = threads.submit(_store_verified, storage, key, learned.bundle, sha256)
+        storing = threads.map(partial(_store_export, storage), learned.exports)
+        report = None
+        if learned.report is not None:
+            images = list(threads.map(partial(_store_image, claim, storage), learned.report.images))
+            report = {**learned.report.figures(), "images": images, "ended_early": learned.ended_early}
+        read_bundle(stored.result())
+        exports = list(storing)
     failpoints.reach("bundle.stored")
     finish = jobs.finish(
         claim.job_id,
@@ -159,23 +167,25 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
     return Outcome("job.succeeded", finish)
 
 
-def _store_report(claim: Claim, storage: Storage, card: ReportCard) -> dict[str, object]:
-    """Store the card's images and return its figures with the images' hashes."""
-    hashes = []
-    for image in card.images:
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        sha256 = hashlib.sha256(file.getvalue()).hexdigest()
-        storage.put_once(job_image_key(claim.job_id, sha256), file.getvalue(), sha256)
-        hashes.append(sha256)
-    return {**card.figures(), "images": hashes}
+def _store_verified(storage: Storage, key: str, data: bytes, sha256: str) -> bytes:
+    """Store a file and return it as the store returns it."""
+    storage.put_once(key, data, sha256)
+    return storage.get(key, sha256)
+
+
+def _store_image(claim: Claim, storage: Storage, image: Image.Image) -> str:
+    """Store an image of the report card and return its hash."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    sha256 = hashlib.sha256(file.getvalue()).hexdigest()
+    storage.put_once(job_image_key(claim.job_id, sha256), file.getvalue(), sha256)
+    return sha256
 
 
 def _store_export(storage: Storage, exported: Exported) -> StoredExport:
     sha256 = hashlib.sha256(exported.data).hexdigest()
     key = export_key(sha256)
-    storage.put_once(key, exported.data, sha256)
-    storage.get(key, sha256)
+    _store_verified(storage, key, exported.data, sha256)
     return StoredExport(exported.layout, key, sha256, len(exported.data), exported.relative_error)
 
 
