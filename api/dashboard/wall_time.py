@@ -7,7 +7,7 @@ from api.domain.wall_time import PARTS
 from api.job_times import WallTimePart
 
 _GROUPS = (
-    ("setup", ("start", "load", "references", "caches", "samples")),
+    ("setup", ("start", "load", "references", "compile", "caches", "samples")),
     ("learning", ("distillation", "collaborative")),
     ("watching", ("previews", "evaluations", "checkpoints")),
     ("result", ("report_card", "exports", "store")),

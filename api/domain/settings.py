@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     """The precision of the frozen networks in trainer and engine. Trained parameters are always float32.
     `precision_for` of `opad_core` says what `auto` means."""
     compile: bool = True
-    """An engine compiles its networks in the background, for an image in a fraction of the time."""
+    """An engine compiles its networks in the background, and a trainer on CUDA before its first iteration."""
 
     decoder: DecoderName = "full"
     """The decoder of requests that name none. `fast` counts only where the base has a fast decoder."""

@@ -15,6 +15,7 @@ PARTS = {
     "start": "from the claim until the program runs: starting the process, importing its libraries",
     "load": "reading the base's networks and moving them to the device",
     "references": "reading the photos from the object store",
+    "compile": "compiling networks and recording CUDA graphs, with the iterations that try them",
     "caches": "preparing the training: augmented photos, their latents and features",
     "samples": "generating the samples that the collaborative stage learns from",
     "distillation": "iterations of the distillation stage",
@@ -23,7 +24,7 @@ PARTS = {
     "evaluations": "evaluations during the training",
     "checkpoints": "copies of the state, waiting for uploads, and reading the state when a training resumes",
     "report_card": "generating and scoring the report card's images",
-    "exports": "converting the bundle to the formats of other tools",
+    "exports": "converting the bundle to the formats of other tools, which begins with the report card",
     "store": "uploading the result and reading it back",
     "unreported": "after the last heartbeat of an attempt: its last transaction, or the time until its end was noticed",
 }

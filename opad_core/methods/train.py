@@ -72,7 +72,8 @@ def fast_training(
     training = build()
     if base.device.type == "cuda":
         base.use_channels_last()
-        training = accelerated(training, build, cache=compile_cache)
+        with hook("compile"):
+            training = accelerated(training, build, cache=compile_cache)
     return training
 
 

@@ -5,8 +5,9 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -149,7 +150,8 @@ def train_job(
             report=reporter.report,
             should_stop=lambda: stop() or lease.cancel_wished,
             resume=resume,
-            compile_cache=settings.home / "cache" / "compiled" / "training",
+            compile_cache=settings.home / "cache" / "compiled" / "training" if settings.compile else None,
+            hook=partial(reporter.part, first_step=job.step if resume is not None else 0),
         )
 
     with _ProgressReporter(claim, settings, sessions, storage, lease, clock, wall_time, plan) as reporter:
@@ -217,6 +219,17 @@ def _exports(bundle: bytes, base: Base) -> list[Exported]:
     ]
 
 
+_LOOP_PARTS = {
+    "compile": "compile",
+    "caches": "caches",
+    "samples": "samples",
+    "preview": "previews",
+    "evaluation": "evaluations",
+    "state": "checkpoints",
+}
+"""The parts of the wall time by the names that the training loop gives its parts."""
+
+
 class _ProgressReporter:
     """Turns the method's reports into progress in the database, previews in the store, and checkpoints.
 
@@ -255,6 +268,19 @@ class _ProgressReporter:
     ) -> None:
         with self._wall_time.part("checkpoints"), self._checkpoints, self._previews:
             pass  # wait for both, also if one raises
+
+    @contextmanager
+    def part(self, name: str, *, first_step: int) -> Iterator[None]:
+        """Charge a part of the training loop to the wall time. The iterations begin after its caches are filled."""
+        part = _LOOP_PARTS.get(name)
+        if part is None:  # the iteration's own
+            yield
+            return
+        with self._wall_time.part(part):
+            yield
+        if part == "caches" and (stage := stage_after(self._plan, first_step)) is not None:
+            self._wall_time.begin(stage)
+        self._lease.postpone_stall()
 
     def report(self, progress: Progress) -> None:
         self.step = progress.step

@@ -36,6 +36,17 @@ def test_iterations_that_are_reported_together_share_their_time():
     assert clock.left() == (20.0, "measured")
 
 
+def test_a_report_with_slow_first_iterations_does_not_count_at_all():
+    clock = TrainingClock({"distillation": 40, "collaborative": 0}, None, device="cuda", started_at=0.0)
+    clock.iterations_ended("distillation", 10, count=10, at=60.0)
+    assert clock.left() == (None, None)
+    clock.iterations_ended("distillation", 20, count=10, at=62.0)
+    clock.iterations_ended("distillation", 25, count=5, at=63.0)
+    assert clock.left() == (3.0, "measured")  # 15 x 0.2
+    # 63 s for 25 iterations, of which 25 x 0.2 are their pace
+    assert clock.timing(at=64.0)["stages"]["distillation"] == {"start_seconds": 58.0, "iteration_seconds": 0.2}
+
+
 def test_the_past_counts_like_twenty_iterations():
     clock = TrainingClock(PLAN, PAST, device="cpu", started_at=0.0)
     run(clock, 15, seconds=5.0)
