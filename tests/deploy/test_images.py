@@ -143,7 +143,8 @@ def test_the_workers_image_has_the_compiler_of_triton() -> None:
 @pytest.mark.parametrize("name", ["docker-compose.yml", "compose.worker.yaml"])
 def test_compiled_networks_outlive_the_container_of_an_engine(name: str) -> None:
     compose = yaml.load((REPOSITORY / name).read_text(), _Loader)
-    assert "compiled:/var/lib/opad/cache/compiled" in compose["services"]["engine"]["volumes"]
+    for service in ("engine", "trainer"):
+        assert "compiled:/var/lib/opad/cache/compiled" in compose["services"][service]["volumes"]
     assert "compiled" in compose["volumes"]
     made = re.search(r"install -d -o opad -g opad (.*)", (REPOSITORY / "docker" / "worker.Dockerfile").read_text())
     assert made is not None
