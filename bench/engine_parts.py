@@ -149,24 +149,25 @@ def ours_eager(lab: Lab) -> Iterator[Figures]:
 
 def ours_faster(lab: Lab) -> Iterator[Figures]:
     """Compare the generator at each further level of this machine with the stock pipeline. Later parts use the last."""
-    for figures, generator in levels(lab.base, lab.folder / "compiled"):
+    for figures, generator in levels(lab.base, lab.folder / "compiled", sizes=tuple(lab.sizes)):
         yield {"what": f"ours, {generator.level}, made ready", **figures}
         lab.generators.append(generator)
         yield from compared_with_stock(lab)
 
 
-def levels(base: Base, folder: Path) -> Iterator[tuple[Figures, OneStepGenerator]]:
+def levels(base: Base, folder: Path, *, sizes: tuple[int, ...]) -> Iterator[tuple[Figures, OneStepGenerator]]:
     """Yield a generator at each level above eager, with the seconds that it took to get there.
 
-    The compiled functions are stored in `folder`, which is empty at first, and loaded from it, as in a second start.
+    They are made ready at these batch sizes. The compiled functions are stored in `folder`, which is empty at first,
+    and loaded from it, as in a second start.
     """
     on_gpu = base.device.type == "cuda"
     if on_gpu:
-        generator = OneStepGenerator(base)
+        generator = OneStepGenerator(base, sizes=sizes)
         seconds = record(generator, generator.modules, "captured")
         yield {"capture_s": seconds}, generator
     if compiler := compiler_for(base.device):
-        generator, started = OneStepGenerator(base), perf_counter()
+        generator, started = OneStepGenerator(base, sizes=sizes), perf_counter()
         with compilers_folders_kept():
             fill_compile_cache(generator, folder, compiler)
             filled = perf_counter()

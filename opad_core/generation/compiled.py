@@ -26,7 +26,7 @@ from opad_core.bases.fast_decoder import recorded_hashes
 from opad_core.errors import OpadError
 from opad_core.generation import fixed_sizes, inductor, one_step, onnx_runtime
 from opad_core.generation import generator as generator_module
-from opad_core.generation.fixed_sizes import SIZES, FixedSizes
+from opad_core.generation.fixed_sizes import FixedSizes
 from opad_core.generation.generator import Functions, OneStepGenerator
 from opad_core.networks import denoiser, schedule
 
@@ -50,7 +50,7 @@ def cache_folder(root: Path, generator: OneStepGenerator, compiler: str) -> Path
     parts = [
         compiler, COMPILERS[compiler].VERSION, torch.__version__, diffusers.__version__, platform.machine(), named,
         generator.base.manifest.sha256, *sorted(recorded_hashes(generator.base.folder).values()),
-        str(generator.base.dtype), *map(inspect.getsource, _CODE),
+        str(generator.base.dtype), str(generator.sizes), *map(inspect.getsource, _CODE),
     ]  # fmt: skip
     return root / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -106,7 +106,7 @@ def capture(generator: OneStepGenerator, functions: Functions) -> tuple[Function
         for name, function in fixed.items():
             function.record(*examples[name])
 
-    return fixed, [partial(step, size) for size in sorted(SIZES, reverse=True)]
+    return fixed, [partial(step, size) for size in sorted(generator.sizes, reverse=True)]
 
 
 def image_difference(images: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
@@ -122,7 +122,7 @@ def image_difference(images: np.ndarray, others: np.ndarray) -> tuple[float, flo
 
 def _check(generator: OneStepGenerator, functions: Functions) -> None:
     """Raise OpadError if the functions generate other images than the generator's own networks."""
-    for size in SIZES:
+    for size in generator.sizes:
         examples = generator.examples(size)
         with torch.no_grad():
             expected_latents = generator.modules["one_step"](*examples["one_step"])

@@ -14,7 +14,7 @@ from opad_core.adapters.adapter import Adapter
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError, OtherBaseError
 from opad_core.generation.bundle import Bundle
-from opad_core.generation.fixed_sizes import FixedSizes, split
+from opad_core.generation.fixed_sizes import SIZES, FixedSizes, split
 from opad_core.generation.one_step import Decode, OneStep
 from opad_core.networks.channels_last import use_channels_last
 from opad_core.networks.text_encoder import PLACEHOLDER
@@ -43,13 +43,14 @@ class OneStepGenerator:
     """Generates images from a loaded base. Not thread-safe: only one thread may use it.
 
     Keys and values are cached per (concept, prompt): 3.84 MB in half precision for SD-Turbo, twice that in float32.
-    `cached_prompts` bounds the memory. A cached request costs one UNet pass and one decode.
+    `cached_prompts` bounds the memory. A cached request costs one UNet pass and one decode. `sizes` are the batch sizes
+    at which compiled and captured networks are made ready.
     """
 
     level: Level = "eager"
 
-    def __init__(self, base: Base, *, cached_prompts: int = 256) -> None:
-        self.base = base
+    def __init__(self, base: Base, *, cached_prompts: int = 256, sizes: tuple[int, ...] = SIZES) -> None:
+        self.base, self.sizes = base, sizes
         self._shapes: dict[type[Adapter], dict[str, torch.Size]] = {}
         self._packed: LRUCache[tuple[str | None, str], Tensor] = LRUCache(cached_prompts)
         self._functions: Functions | None = None

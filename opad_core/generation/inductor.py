@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from opad_core.generation.fixed_sizes import SIZES
 from opad_core.generation.generator import Functions, OneStepGenerator
 
 VERSION = torch.__version__
@@ -25,12 +24,12 @@ batch size counts again; PyTorch's own limit is 8, and beyond it compiling fails
 
 
 def fill(generator: OneStepGenerator, folder: Path) -> None:
-    """Compile the networks at every batch size into the folder. Needs a C compiler."""
+    """Compile the networks at its batch sizes into the folder. Needs a C compiler."""
     load(generator, folder)
 
 
 def load(generator: OneStepGenerator, folder: Path, *, before_each: Callable[[], object] = lambda: None) -> Functions:
-    """Return the compiled networks, which take batches of SIZES. What the folder has is not compiled again.
+    """Return the compiled networks, which take batches of `generator.sizes`. What the folder has is not compiled again.
 
     Another thread may use the generator meanwhile: its networks change only in the layout of their weights on a GPU.
     Tracing takes a minute for SD-Turbo; `before_each` is called before each network and size, and may raise.
@@ -39,7 +38,7 @@ def load(generator: OneStepGenerator, folder: Path, *, before_each: Callable[[],
     if generator.base.device.type == "cuda":
         generator.use_channels_last()  # compiled code is for one layout
     functions = {name: compiled_twin(module) for name, module in generator.modules.items()}
-    for size in SIZES:
+    for size in generator.sizes:
         examples = generator.examples(size)
         for name, function in functions.items():
             before_each()

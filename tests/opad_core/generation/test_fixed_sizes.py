@@ -70,6 +70,14 @@ def captured(base):
     return generator, functions
 
 
+def test_a_generator_is_made_ready_at_its_own_sizes(base):
+    generator = OneStepGenerator(base, sizes=(1, 2))
+    functions, steps = capture(generator, generator.modules)
+    for step in steps:
+        step()
+    assert functions["one_step"].seconds.keys() == functions["full"].seconds.keys() == {1, 2}
+
+
 def test_padded_batches_equal_unpadded_ones(base, captured):
     generator, _ = captured
     bundles = [read_bundle(random_bundle(base, seed)) for seed in (1, 2)]
