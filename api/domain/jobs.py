@@ -391,7 +391,7 @@ def _update_ended(*conditions: ColumnElement[bool], **values: Any) -> CTE:
     return (
         update(Job)
         .where(*conditions)
-        .values(worker=None, lease_until=None, eta_seconds=None, eta_source=None, **values)
+        .values(worker=None, lease_until=None, eta_seconds=None, eta_source=None, iterations=[], **values)
         .returning(*_REPORTED)
         .cte("moved")
     )

@@ -37,7 +37,8 @@ data: {"state": "running", "attempt": 1, "cancel_requested": false, "error": nul
 id: 41
 
 event: progress
-data: {"stage": "distillation", "step": 300, "total_steps": 1200, "eta_seconds": 181.5, "losses": {"rec": 0.041}}
+data: {"stage": "distillation", "step": 300, "total_steps": 1200, "eta_seconds": 181.5, "losses": {"rec": 0.041},\
+ "iterations": [{"step": 299, "losses": {"rec": 0.043}}, {"step": 300, "losses": {"rec": 0.041}}]}
 id: 42
 
 event: preview

@@ -20,7 +20,8 @@ from api.domain.tables import JobEvent, JobState
 from api.routes import events
 from tests.job_life import wait_until
 
-PROGRESS = JobProgress("distillation", 3, 10, 7.5, {"mse": 0.25}, "jobs/x/previews/3.png", "history")
+ITERATIONS = {2: {"mse": 0.5}, 3: {"mse": 0.25}}
+PROGRESS = JobProgress("distillation", 3, 10, 7.5, {"mse": 0.25}, "jobs/x/previews/3.png", "history", ITERATIONS)
 
 
 @pytest.fixture
@@ -78,12 +79,13 @@ def test_a_finished_job_is_replayed_from_its_start_and_the_stream_ends(
 
     quiet = {"cancel_requested": False, "error": None}
     losses = {"stage": "distillation", "total_steps": 10, "losses": {"mse": 0.25}}
+    both = [{"step": 2, "losses": {"mse": 0.5}}, {"step": 3, "losses": {"mse": 0.25}}]
     assert seen == [
         ("state", {"state": "queued", "attempt": 0, **quiet}),
         ("state", {"state": "running", "attempt": 1, **quiet}),
-        ("progress", {"step": 3, "eta_seconds": 7.5, "eta_source": "history", **losses}),
+        ("progress", {"step": 3, "eta_seconds": 7.5, "eta_source": "history", "iterations": both, **losses}),
         ("preview", {"step": 3, "url": f"/v1/jobs/{job_id}/preview"}),
-        ("progress", {"step": 10, "eta_seconds": None, "eta_source": None, **losses}),
+        ("progress", {"step": 10, "eta_seconds": None, "eta_source": None, "iterations": [], **losses}),
         ("state", {"state": "succeeded", "attempt": 1, **quiet}),
     ]
 

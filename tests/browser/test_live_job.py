@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -112,6 +113,18 @@ def test_where_the_time_goes_is_drawn_and_follows_each_heartbeat(
     expect(panel.get_by_role("img")).to_have_accessible_name("Start 12%, Load 38%, Distillation 50%")
     drawn = [(part.get_attribute("x"), part.get_attribute("width")) for part in panel.locator("svg.bar rect").all()]
     assert drawn == [("0.000%", "12.500%"), ("12.500%", "37.500%"), ("50.000%", "50.000%")]
+
+
+def test_a_curve_has_every_iteration_of_a_heartbeat(
+    served: str, job_id: UUID, change: Callable[[Any], None], admin_key: str, new_page: Callable[..., Any]
+) -> None:
+    page = new_page()
+    change(jobs.claim("w", lease_seconds=600, job_id=job_id))
+    sign_in(page, served, admin_key, at=f"/dashboard/jobs/{job_id}")
+    # The newest iteration has no loss of the teacher, so the key shows that of the one before.
+    both = replace(PROGRESS, losses={}, iterations={99: {"rec": 0.125}, 100: {}})
+    change(jobs.heartbeat(job_id, 2, lease_seconds=600, progress=both))
+    expect(page.locator("[data-chart=teacher] .keys")).to_contain_text("reconstruction 0.125")
 
 
 @pytest.mark.parametrize("address", ["/dashboard", "/dashboard/jobs", "/dashboard/concepts"])

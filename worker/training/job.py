@@ -301,6 +301,7 @@ class _ProgressReporter:
                 losses=progress.losses[-1],
                 preview_key=self._preview_key,
                 eta_source=eta_source,
+                iterations=dict(enumerate(progress.losses, start=progress.step - len(progress.losses) + 1)),
             )
             self._seconds_per_step = progress.seconds_per_step
             self._lease.report(self._newest, seconds_per_step=self._seconds_per_step)

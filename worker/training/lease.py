@@ -65,7 +65,8 @@ class Lease(Background):
 
     def report(self, progress: JobProgress, *, seconds_per_step: float) -> None:
         """Send `progress` with the next renewal, and restart the clock that detects a stall."""
-        self._progress = progress
+        unsent = self._progress
+        self._progress = progress if unsent is None or unsent is self._reported else progress.following(unsent)
         self._stalled_after = time.monotonic() + max(STALL_SECONDS, STALL_STEPS * seconds_per_step)
 
     def wait(self, seconds: float) -> None:

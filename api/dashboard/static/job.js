@@ -161,10 +161,10 @@ loadFilm();
 
 function onProgress(progress) {
   refreshSoon();
-  if (progress.losses && Object.keys(progress.losses).length > 0) {
-    points.set(progress.step, progress.losses);
-    drawSoon();
+  for (const { step, losses } of progress.iterations ?? [progress]) { // older trainers sent the newest one alone
+    if (losses && Object.keys(losses).length > 0) points.set(step, losses);
   }
+  drawSoon();
 }
 
 let refreshTimer;

@@ -65,6 +65,9 @@ class Job(Table):
     eta_source: Mapped[str | None]
     """measured, history or estimate."""
     losses: Mapped[dict[str, float]] = mapped_column(default=dict)
+    iterations: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
+    """Step and losses of each iteration between the last two heartbeats with progress. The trigger copies them into the
+    event of the progress."""
     preview_key: Mapped[str | None]
 
     error_code: Mapped[str | None]

@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
 from api.domain import jobs
 from api.domain.database import make_engine
-from api.domain.tables import Job
+from api.domain.tables import Job, JobEvent
 from tests.job_life import process_environment, read_job, wait_until
 from worker.training.lease import EXIT_LEASE_LOST
 
@@ -23,7 +23,11 @@ from worker.training.wall_time import WallTime
 lease.STALL_SECONDS = float(sys.argv[2])
 settings = Settings()
 with lease.Lease(settings, make_sessions(settings), UUID(sys.argv[1]), 1, wall_time=WallTime()) as held:
-    held.report(JobProgress("distillation", 5, 10, 1.0, {}, None), seconds_per_step=0.0)
+    for step in (3, 4, 5):
+        losses = {"rec": step / 10}
+        held.report(
+            JobProgress("distillation", step, 10, 1.0, losses, None, iterations={step: losses}), seconds_per_step=0.0
+        )
     print("held", flush=True)
     while not held.cancel_wished:
         time.sleep(0.05)
@@ -65,6 +69,15 @@ def test_it_reports_progress_and_reads_the_request_to_cancel(hold, sessions):
         db.execute(jobs.request_cancel(job_id))
     assert process.communicate(timeout=20)[0] == b"let go\n"
     assert process.returncode == 0
+
+
+def test_no_iteration_is_lost_between_two_heartbeats(hold, sessions):
+    job_id, _ = hold()
+    wait_until(lambda: read_job(sessions, job_id).step == 5, seconds=20, what="the progress")
+    with sessions.begin() as db:
+        events = db.scalars(select(JobEvent.data).where(JobEvent.kind == "progress").order_by(JobEvent.id)).all()
+    told = {iteration["step"]: iteration["losses"] for event in events for iteration in event["iterations"]}
+    assert told == {3: {"rec": 0.3}, 4: {"rec": 0.4}, 5: {"rec": 0.5}}
 
 
 def test_the_process_ends_when_the_job_has_another_fence(hold, sessions):
