@@ -87,8 +87,11 @@ def ms_swd(x: Tensor, y: Tensor, filters: list[Tensor]) -> Tensor:
         if level:
             x, y = pyramid_down(x), pyramid_down(y)
         margin = projections.shape[-1] // 2
-        responses = [F.conv2d(reflect_pad(rgb_to_lab(image), margin), projections).flatten(2) for image in (x, y)]
-        sorted_x, sorted_y = (response.sort(dim=-1).values for response in responses)
+        # y first: it carries no gradient, so nothing but the values is kept while x needs most memory
+        sorted_y, sorted_x = (
+            F.conv2d(reflect_pad(rgb_to_lab(image), margin), projections).flatten(2).sort(dim=-1).values
+            for image in (y, x)
+        )
         distance = distance + (sorted_x - sorted_y).abs().mean((1, 2))
     return distance / len(filters)
 
