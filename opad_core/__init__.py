@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from opad_core.bases.loading import Base, device_named, load_base
     from opad_core.bases.manifest import Manifest
     from opad_core.bases.precision import Precision, precision_for
-    from opad_core.errors import DivergedError, OpadError, OtherBaseError, OtherTrainingError, UnusableDeviceError
+    from opad_core.errors import (
+        DivergedError,
+        NotEnoughMemoryError,
+        OpadError,
+        OtherBaseError,
+        OtherTrainingError,
+        UnusableDeviceError,
+    )
     from opad_core.evaluation.identity import identity_score
     from opad_core.evaluation.report import ReportCard, report_card
     from opad_core.evaluation.sheet import Row, draw_sheet
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from opad_core.reference_images import reads_heic
     from opad_core.training.config import override
     from opad_core.training.loop import Progress, TrainingStopped
+    from opad_core.training.memory import rung_for, save_memory
 
 __all__ = [
     "COMPILERS",
@@ -50,6 +58,7 @@ __all__ = [
     "DivergedError",
     "ImageRequest",
     "Manifest",
+    "NotEnoughMemoryError",
     "OneStepGenerator",
     "OpadConfig",
     "OpadError",
@@ -83,6 +92,8 @@ __all__ = [
     "read_references",
     "reads_heic",
     "report_card",
+    "rung_for",
+    "save_memory",
     "train",
     "write_bundle",
 ]
@@ -92,7 +103,14 @@ _MODULES = {
     "bases.loading": ("Base", "device_named", "load_base"),
     "bases.manifest": ("Manifest",),
     "bases.precision": ("Precision", "precision_for"),
-    "errors": ("DivergedError", "OpadError", "OtherBaseError", "OtherTrainingError", "UnusableDeviceError"),
+    "errors": (
+        "DivergedError",
+        "NotEnoughMemoryError",
+        "OpadError",
+        "OtherBaseError",
+        "OtherTrainingError",
+        "UnusableDeviceError",
+    ),
     "evaluation.identity": ("identity_score",),
     "evaluation.report": ("ReportCard", "report_card"),
     "evaluation.sheet": ("Row", "draw_sheet"),
@@ -117,6 +135,7 @@ _MODULES = {
     "reference_images": ("reads_heic",),
     "training.config": ("override",),
     "training.loop": ("Progress", "TrainingStopped"),
+    "training.memory": ("rung_for", "save_memory"),
 }
 
 if not TYPE_CHECKING:  # with it, a type checker would accept any name

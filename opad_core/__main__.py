@@ -18,13 +18,13 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from opad_core import doctor
+from opad_core import doctor, peak_memory
 from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.fast_decoder import FAST_DECODER
 from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, load_base
 from opad_core.bases.manifest import read_manifest
-from opad_core.bases.precision import Task, precision_for
-from opad_core.command_line import command_line
+from opad_core.bases.precision import Precision, precision_for
+from opad_core.command_line import command_line, settings_by_hand
 from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
@@ -40,6 +40,7 @@ from opad_core.reference_folder import read_references
 from opad_core.reference_images import reads_heic
 from opad_core.training.config import override
 from opad_core.training.loop import Progress, TrainingStopped
+from opad_core.training.memory import FLOAT32, HALF, Rung, rung_for, save_memory
 
 BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"
 LOSSES, CURVES, REPORT, SHEET = "losses.jsonl", "loss.png", "report.json", "report.png"
@@ -71,17 +72,31 @@ def bases_folder() -> Path:
     return Path(os.path.expanduser(os.environ.get("OPAD_BASES_DIR") or f"{home}/bases"))
 
 
-def _base_of(arguments: argparse.Namespace, task: Task, *, preset: str | None = None) -> Base:
-    precision = precision_for(task, arguments.precision, device=device_named(arguments.device), preset=preset)
+def _base_of(arguments: argparse.Namespace) -> Base:
+    """Load the base to generate images with."""
+    return _load(arguments, precision_for("generation", arguments.precision, device=device_named(arguments.device)))
+
+
+def _load(arguments: argparse.Namespace, precision: Precision) -> Base:
     return load_base(arguments.base, bases=bases_folder(), device=arguments.device, precision=precision)
+
+
+def _rung_of(arguments: argparse.Namespace, config: OpadConfig, *, resolution: int) -> Rung:
+    """Return how a training fits into the device's memory. Raises NotEnoughMemoryError if it does not."""
+    return rung_for(
+        resolution=resolution,
+        batch_size=config.batch_size,
+        preset=arguments.preset,
+        setting=arguments.precision,
+        device=device_named(arguments.device),
+    )
 
 
 def _train(arguments: argparse.Namespace) -> int:
     checkpoint = arguments.out / CHECKPOINT
     if not checkpoint.exists():  # a training that was stopped continues, also if it replaces a finished one
         _refuse_to_replace([arguments.out / BUNDLE], arguments)
-    base = _base_of(arguments, "training", preset=arguments.preset)
-    references = _references(arguments.images)
+    manifest = read_manifest(base_folder(arguments.base, bases_folder()))
     changes = {
         name: value
         for name in ("iterations", "collaborative_iterations")
@@ -89,11 +104,17 @@ def _train(arguments: argparse.Namespace) -> int:
     }
     without = ABLATIONS[arguments.ablation] if arguments.ablation else {}
     config = override(
-        preset(arguments.preset, base.manifest.presets), {**without, **changes, **_set_by_hand(arguments.set)}
+        preset(arguments.preset, manifest.presets), {**without, **changes, **settings_by_hand(arguments.set)}
     )
-    if base.manifest.limits:
-        print(f"opad: {base.manifest.limits}", file=sys.stderr)
+    rung = _rung_of(arguments, config, resolution=manifest.resolution)
+    base = _load(arguments, rung.precision)
+    references = _references(arguments.images)
+    if manifest.limits:
+        print(f"opad: {manifest.limits}", file=sys.stderr)
+    if rung.checkpoints_networks:
+        print(f"opad: to fit into the GPU's memory, this training uses {rung.summary}", file=sys.stderr)
     base.load("training")
+    save_memory(base, rung)
     arguments.out.mkdir(parents=True, exist_ok=True)
     resume = checkpoint.read_bytes() if checkpoint.exists() else None
     losses = [] if resume is None else read_losses(arguments.out / LOSSES)
@@ -168,20 +189,6 @@ def _references(folder: Path) -> list[Image.Image]:
     return read_references(folder, heic=reads_heic(heic), say=partial(print, file=sys.stderr))
 
 
-def _set_by_hand(assignments: list[str]) -> dict[str, Any]:
-    """Parse `--set FIELD=VALUE`: a value is JSON, or text where it is not valid JSON."""
-    changes: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise OpadError(f"--set takes FIELD=VALUE, got {assignment!r}")
-        try:
-            changes[name] = json.loads(value)
-        except ValueError:
-            changes[name] = value
-    return changes
-
-
 def _write_losses(folder: Path, losses: list[dict[str, float]]) -> None:
     _replace(folder / LOSSES, "".join(json.dumps(row) + "\n" for row in losses).encode())
     draw_losses(losses, folder / CURVES)
@@ -207,14 +214,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     bundle = _bundle_in(arguments.concept)
     out = arguments.out or arguments.concept
     out.mkdir(parents=True, exist_ok=True)
-    base = _base_of(arguments, "generation")
+    base = _base_of(arguments)
     _write_report(out, base, bundle, _references(arguments.images))
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     _refuse_to_replace((arguments.out / name for name in EXPORT_FILES), arguments)
-    files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments, "generation"), rank=arguments.rank)
+    files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments), rank=arguments.rank)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _replace(arguments.out / name, content)
@@ -237,7 +244,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
     files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
     _refuse_to_replace(files.values(), arguments)
-    base, noun = _base_of(arguments, "generation"), bundle.class_noun if bundle else ""
+    base, noun = _base_of(arguments), bundle.class_noun if bundle else ""
     generator = OneStepGenerator(base)
     for warning in prompt_warnings(base.manifest, base.text, prompt=arguments.prompt, class_noun=noun):
         print(f"opad: {warning}", file=sys.stderr)
@@ -262,6 +269,14 @@ def _flops(arguments: argparse.Namespace) -> int:
     for part, tera in counted["parts"].items():
         print(f"{part:<16}{tera:8.2f} TFLOP")
     print(f"{'one iteration':<16}{counted['tflop_per_iteration']:8.2f} TFLOP")
+    return 0
+
+
+def _memory(arguments: argparse.Namespace) -> int:
+    config = override(preset(arguments.preset, {}), {"batch_size": arguments.batch_size})
+    print(peak_memory.HEADER)
+    for rung in (*FLOAT32, *HALF):
+        print(peak_memory.count_memory(config, rung).line(rung, batch_size=config.batch_size), flush=True)
     return 0
 
 
@@ -290,21 +305,25 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     device = device_named(arguments.device)
-    precision = precision_for("training", arguments.precision, device=device, preset=arguments.preset)
+    if arguments.random_weights and arguments.base != "sd-turbo":
+        raise OpadError(f"--random-weights needs --base sd-turbo, got {arguments.base}")
+    if arguments.random_weights:
+        resolution, base_presets = arguments.resolution or doctor.usual_resolution(device), {}
+    else:
+        manifest = read_manifest(base_folder(arguments.base, bases_folder()))
+        resolution, base_presets = manifest.resolution, manifest.presets
+    config = preset(arguments.preset, base_presets)
+    if device.type == "cpu":
+        config = override(config, {"batch_size": 1})
+    rung = _rung_of(arguments, config, resolution=resolution)
     with tempfile.TemporaryDirectory() as folder:
-        if not arguments.random_weights:
-            base = _base_of(arguments, "training", preset=arguments.preset)
-        elif arguments.base == "sd-turbo":
-            base = doctor.random_base(Path(folder), device, resolution=arguments.resolution, precision=precision)
+        if arguments.random_weights:
+            base = doctor.random_base(Path(folder), device, resolution=resolution, precision=rung.precision)
         else:
-            raise OpadError(f"--random-weights needs --base sd-turbo, got {arguments.base}")
-        config = preset(arguments.preset, base.manifest.presets)
-        if base.device.type == "cpu":
-            config = override(config, {"batch_size": 1})
-        about = base.manifest
-        print(f"{about.name}, {about.resolution} px, batch {config.batch_size}, {base.device}, {precision}\n")
+            base = _load(arguments, rung.precision)
+        print(f"{base.manifest.name}, {resolution} px, batch {config.batch_size}, {base.device}, {rung.summary}\n")
         print(doctor.HEADER)
-        doctor.examine(base, config, report=lambda row: print(row.line(), flush=True))
+        doctor.examine(base, config, rung, report=lambda row: print(row.line(), flush=True))
     return 0
 
 
@@ -365,6 +384,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "fetch": _fetch,
     "presets": _presets,
     "flops": _flops,
+    "memory": _memory,
 }
 
 if __name__ == "__main__":

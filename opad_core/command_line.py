@@ -1,11 +1,13 @@
 """The options of `python -m opad_core`."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from opad_core.bases.loading import FETCHED
 from opad_core.bases.precision import PrecisionSetting
+from opad_core.errors import OpadError
 from opad_core.generation.export import DEFAULT_RANK
 from opad_core.generation.generator import DecoderName
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
@@ -109,4 +111,25 @@ def command_line() -> argparse.ArgumentParser:
     flops.add_argument("--json", action="store_true", help="print JSON")
     flops.set_defaults(command="flops")
 
+    memory = commands.add_parser(
+        "memory", help="count the memory of a training at full size, without weights, for each way to save memory"
+    )
+    memory.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
+    memory.add_argument("--batch-size", type=int, default=2, help="images in a batch")
+    memory.set_defaults(command="memory")
+
     return parser
+
+
+def settings_by_hand(assignments: list[str]) -> dict[str, Any]:
+    """Parse `--set FIELD=VALUE`: a value is JSON, or text where it is not valid JSON."""
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise OpadError(f"--set takes FIELD=VALUE, got {assignment!r}")
+        try:
+            changes[name] = json.loads(value)
+        except ValueError:
+            changes[name] = value
+    return changes

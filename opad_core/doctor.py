@@ -29,6 +29,7 @@ from opad_core.methods.train import new_training
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training.config import override
 from opad_core.training.loop import Training
+from opad_core.training.memory import Rung, save_memory
 from opad_core.training.tf32 import tf32_products
 
 GIB = 2**30
@@ -69,13 +70,17 @@ class Row:
 HEADER = "| part | parameters | trained | peak memory | time |\n|---|---:|---:|---:|---:|"
 
 
-def random_base(folder: Path, device: torch.device, *, resolution: int | None, precision: Precision) -> Base:
-    """Return SD-Turbo's architectures with random weights. A resolution of None means 512 on a GPU, else 256.
+def usual_resolution(device: torch.device) -> int:
+    """Return the resolution at which a device can run random weights, in pixels."""
+    return 512 if device.type == "cuda" else 256
+
+
+def random_base(folder: Path, device: torch.device, *, resolution: int, precision: Precision) -> Base:
+    """Return SD-Turbo's architectures with random weights.
 
     On a CPU the UNets and the autoencoder use gradient checkpointing. Raises OpadError if memory is too short or the
     resolution is not a multiple of 64.
     """
-    resolution = resolution or (512 if device.type == "cuda" else 256)
     if resolution % 64:
         raise OpadError(f"--resolution must be a multiple of 64, got {resolution}")
     if device.type == "cpu" and (free := psutil.virtual_memory().available / GIB) < NEEDED_GIB:
@@ -87,17 +92,17 @@ def random_base(folder: Path, device: torch.device, *, resolution: int | None, p
     return base
 
 
-def examine(base: Base, config: OpadConfig, *, report: Callable[[Row], None]) -> list[Row]:
+def examine(base: Base, config: OpadConfig, rung: Rung, *, report: Callable[[Row], None]) -> list[Row]:
     """Run an iteration of each stage, generate images, write and read a bundle; report each row when it is measured.
 
-    On a GPU an iteration that is not timed runs first. Raises DivergedError for losses that are not finite, OpadError
-    for a bundle that differs after it is written and read.
+    Memory is saved as `rung` says. On a GPU an iteration that is not timed runs first. Raises DivergedError for losses
+    that are not finite, OpadError for a bundle that differs after it is written and read.
     """
     with tf32_products(base):
-        return _examined(base, config, report)
+        return _examined(base, config, rung, report)
 
 
-def _examined(base: Base, config: OpadConfig, report: Callable[[Row], None]) -> list[Row]:
+def _examined(base: Base, config: OpadConfig, rung: Rung, report: Callable[[Row], None]) -> list[Row]:
     rows: list[Row] = []
 
     def add(row: Row) -> None:
@@ -114,6 +119,7 @@ def _examined(base: Base, config: OpadConfig, report: Callable[[Row], None]) -> 
 
     for name, build in _networks(base).items():
         measured(name, build)
+    save_memory(base, rung)
     warm_up = int(base.device.type == "cuda")
     short = {"iterations": 1 + warm_up, "collaborative_iterations": 1, "samples": 2}
     config = override(config, short | {"augmentation_cache": min(config.augmentation_cache, config.batch_size)})

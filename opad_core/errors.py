@@ -9,6 +9,10 @@ class UnusableDeviceError(OpadError):
     """The device does not exist here."""
 
 
+class NotEnoughMemoryError(OpadError):
+    """The GPU has too little free memory for the training."""
+
+
 class OtherBaseError(OpadError):
     """The concept was learned on another base than the one loaded."""
 

@@ -74,6 +74,12 @@ def add_scene_prompts(base_folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | more))
 
 
+def claim_resolution(base_folder: Path, pixels: int) -> None:
+    """Let the manifest state another resolution, for tests that end before a network is loaded."""
+    path = base_folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"resolution": pixels}))
+
+
 def add_fast_decoder(base_folder: Path, *, seed: int = 0) -> None:
     """Install a random fast decoder of the base's latents."""
     with torch.random.fork_rng():

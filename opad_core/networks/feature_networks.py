@@ -5,6 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from opad_core.networks.checkpointing import checkpointed
 from opad_core.networks.resampling import resize
 
 
@@ -22,6 +23,8 @@ class Backbone(nn.Module):
             parameter.requires_grad = False
         self.dtype = next(self.network.parameters()).dtype
         self.input_size = input_size
+        self.is_checkpointed = False
+        """Whether activations are computed again in the backward pass, so that one network keeps its own at a time."""
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -39,7 +42,8 @@ class Backbone(nn.Module):
         `size` in pixels replaces the network's input size, for networks that accept any (DINOv2).
         """
         prepared = self._prepared(x, size or self.input_size, resize_mode, normalize=normalize)
-        features: Tensor = self.network(prepared.to(self.dtype))
+        prepared = prepared.to(self.dtype)
+        features: Tensor = checkpointed(self.network, prepared) if self.is_checkpointed else self.network(prepared)
         return features.float()
 
     def embedding(self, x: Tensor) -> Tensor:

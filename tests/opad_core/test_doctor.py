@@ -8,6 +8,7 @@ from opad_core.adapters.key_value import pretrained_projections
 from opad_core.doctor import examine
 from opad_core.methods.opad.config import preset
 from opad_core.training.config import override
+from opad_core.training.memory import FLOAT32
 
 PARTS = [
     "text encoder", "autoencoder", "teacher", "student", "CLIP with identity projection", "DINO and DINOv2",
@@ -20,7 +21,7 @@ PARTS = [
 def test_a_whole_run_reports_what_each_part_costs(base):
     reported = []
     config = override(preset("default", base.manifest.presets), {"batch_size": 1})
-    rows = {row.part: row for row in examine(base, config, report=reported.append)}
+    rows = {row.part: row for row in examine(base, config, FLOAT32[0], report=reported.append)}
     assert [row.part for row in reported] == list(rows) == PARTS
     student = pretrained_projections(base.student)
     kv = sum(parameter.numel() for parameter in student.parameters())

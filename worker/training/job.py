@@ -38,10 +38,11 @@ from opad_core import (
     export_bundle,
     load_base,
     override,
-    precision_for,
     preset,
     read_bundle,
     report_card,
+    rung_for,
+    save_memory,
     train,
 )
 from worker.training.checkpoints import newest_valid_checkpoint, save_checkpoint
@@ -110,23 +111,33 @@ def train_job(
         wall_time.claimed(seconds_ago=db.execute(_age_of_attempt(claim)).scalar_one())
     wall_time.begin("load")
     device = device_named(settings.device)
-    precision = precision_for("training", settings.precision, device=device, preset=job.preset)
-    base = load_base(settings.base, bases=settings.bases, device=settings.device, precision=precision)
+    load = partial(load_base, settings.base, bases=settings.bases, device=settings.device)
+    base = load()
     if base.manifest.name != job.concept.base:
         raise OpadError(
             f"the job needs the base {job.concept.base!r}, but this trainer has {base.manifest.name!r}; set OPAD_BASE"
         )
     config = override(preset(job.preset, base.manifest.presets), job.overrides)
+    rung = rung_for(
+        resolution=base.manifest.resolution,
+        batch_size=config.batch_size,
+        preset=job.preset,
+        setting=settings.precision,
+        device=device,
+    )
+    base = load(precision=rung.precision)
     log.info(
         "training.began",
         base=base.manifest.name,
         device=str(base.device),
         precision=str(base.dtype),
+        memory=rung.summary,
         preset=job.preset,
         references=len(job.concept.references),
         steps=config.total_iterations,
     )
     base.load("training")
+    save_memory(base, rung)
     wall_time.begin("references")
     patience = settings.storage_retry_seconds
     references = [

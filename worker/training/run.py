@@ -41,7 +41,7 @@ from api.domain.storage import (
     export_key,
     job_image_key,
 )
-from opad_core import DivergedError, OpadError, TrainingStopped, read_bundle
+from opad_core import DivergedError, NotEnoughMemoryError, OpadError, TrainingStopped, read_bundle
 from worker.retries import log_retry
 from worker.training.job import BadImageError, Claim, Exported, TrainingResult, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
@@ -126,10 +126,10 @@ def _train(
         return _failed(claim, "diverged", error)
     except BadImageError as error:
         return _failed(claim, "bad_image", error)
+    except (NotEnoughMemoryError, MemoryError, torch.OutOfMemoryError) as error:
+        return _lose_attempt(claim, settings, "oom", error, at_most=ATTEMPTS_AFTER_OOM)
     except OpadError as error:
         return _failed(claim, "invalid", error)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return _lose_attempt(claim, settings, "oom", error, at_most=ATTEMPTS_AFTER_OOM)
     except OperationalError as error:
         return _lose_attempt(claim, settings, "lost_worker", error)
     except Exception as error:

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from safetensors.torch import load
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from api.domain import jobs
 from api.domain.storage import Storage, job_image_key
@@ -12,8 +12,9 @@ from api.domain.tables import Attempt, Bundle, Concept, Export, Job, JobState, R
 from api.domain.training_times import past_timings, typical_time
 from api.domain.wall_time import PARTS
 from opad_core.generation.bundle import read_bundle
+from tests.gpu import pretend_gpu
 from tests.job_life import checkpoints_of, read_job
-from tests.random_base import add_scene_prompts, write_random_base
+from tests.random_base import add_scene_prompts, claim_resolution, write_random_base
 from worker.training.job import Claim
 from worker.training.lease import EXIT_LEASE_LOST
 from worker.training.run import run
@@ -164,6 +165,25 @@ def test_a_cancelled_training_makes_no_bundle(quick, sessions, claimed):
     assert read_job(sessions, claimed.job_id).state is JobState.cancelled
     with sessions.begin() as db:
         assert db.scalars(select(Bundle)).all() == []
+
+
+def test_a_gpu_that_is_too_small_ends_the_job_before_a_network_is_loaded(
+    quick, sessions, claimed, tmp_path, monkeypatch
+):
+    """After the first attempt another program may have given its memory back, so there is a second one."""
+    folder = shutil.copytree(quick.base, tmp_path / "base", ignore=shutil.ignore_patterns("teacher"))
+    claim_resolution(folder, 512)
+    pretend_gpu(monkeypatch, free=8 << 30, total=8 << 30)
+    small = quick.model_copy(update={"base": str(folder), "device": "cuda"})
+    assert run(claimed, small, never) == 0
+    assert read_job(sessions, claimed.job_id).state is JobState.queued
+    with sessions.begin() as db:
+        db.execute(update(Job).values(run_after=func.now()))
+        fence = db.execute(jobs.claim("w1", lease_seconds=60)).one().fence
+    assert run(Claim(claimed.job_id, fence), small, never) == 0
+    job = read_job(sessions, claimed.job_id)
+    assert (job.state, job.error_code) == (JobState.failed, "oom")
+    assert "needs 13.4 GiB of free GPU memory, and 8.0 GiB are free; stop other programs" in job.error_detail
 
 
 def test_an_unknown_class_noun_fails_the_job_with_a_message(quick, sessions, claimed):
