@@ -31,6 +31,7 @@ from opad_core.methods import accelerated
 from opad_core.methods.train import fast_training, new_training
 from opad_core.reference_folder import read_references
 from opad_core.training.loop import GOOD_STATE_EVERY, PREVIEW_EVERY, REPORT_EVERY, Training, run
+from opad_core.training.memory import Rung, rung_for, save_memory
 from opad_core.training.method import Hook, no_hook
 from opad_core.training.tf32 import tf32_products
 from worker.training.wall_time import WallTime
@@ -101,10 +102,22 @@ class Lab:
         self.__dict__.pop("references", None)
         self.sweep()
 
-    def _built(self, precision: Precision) -> Base:
-        base = chosen_base(
+    def rung(self, preset_name: str, precision: Precision) -> Rung:
+        """Return how a trainer in this precision fits into what is free of the GPU. Loads no network."""
+        manifest = self._chosen(precision).manifest
+        batch_size = preset(preset_name, manifest.presets).batch_size
+        return rung_for(
+            resolution=manifest.resolution, batch_size=batch_size, preset=preset_name, setting=precision,
+            device=self.device,
+        )  # fmt: skip
+
+    def _chosen(self, precision: Precision) -> Base:
+        return chosen_base(
             self._name, self.device, self._folder, resolution=self._resolution, precision=precision
         )  # fmt: skip
+
+    def _built(self, precision: Precision) -> Base:
+        base = self._chosen(precision)
         base.load("training")
         if self.device.type == "cuda":
             base.use_channels_last()  # also for the plain loop, as every training on a GPU
@@ -336,21 +349,28 @@ def planned_counts(config: OpadConfig) -> dict[str, int]:
 
 
 def limited(lab: Lab, precision: Precision, *, preset_name: str, gib: float) -> Iterator[Figures]:
-    """Measure iterations on a GPU of which only `gib` may be used. "out_of_memory" is a result, not a failure."""
+    """Measure iterations on a GPU of which only `gib` may be used, and which save memory as a trainer does there.
+
+    "out_of_memory" is a result, not a failure.
+    """
     lab.forget()
     whole = torch.cuda.get_device_properties(lab.device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / whole), lab.device)
     try:
+        rung = lab.rung(preset_name, precision)
+        limits = {"limit_gib": gib, "rung": rung.number}
         for way in (PLAIN, CAPTURED):
             try:
-                base = lab.base(precision)
+                base = lab.base(rung.precision)
+                save_memory(base, rung)
                 config = preset(preset_name, base.manifest.presets)
                 with tf32_products(base):
-                    yield timed_way(lab, base, config, way) | {"limit_gib": gib}
+                    yield timed_way(lab, base, config, way) | limits
             except torch.OutOfMemoryError:
-                yield {"what": way, "limit_gib": gib, "out_of_memory": True} | peak_memory(lab.device)
+                yield {"what": way, "out_of_memory": True} | limits | peak_memory(lab.device)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, lab.device)
+        lab.forget()  # other parts save no memory
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Run the benchmark on a CPU and a small base with random weights, and check what it measures."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from bench import learning
 from bench.learning_parts import CAPTURED, Effort, Lab, planned_counts, reasons_to_fall_back, timed_way
 from opad_core import OpadConfig, preset
 from opad_core.methods.accelerated import accelerated, log
-from tests.random_base import write_random_base
+from opad_core.training.memory import GIB
+from tests.gpu import pretend_gpu
+from tests.random_base import claim_resolution, write_random_base
 
 CONCEPT = Path("examples/striped_mug")
 
@@ -103,6 +106,17 @@ def test_a_part_that_needs_a_gpu_is_refused_without_one(run, capsys):
     with pytest.raises(SystemExit):
         run("--parts", "default-16-gb")
     assert "default-16-gb needs a GPU" in capsys.readouterr().err
+
+
+def test_a_limited_gpu_has_the_rung_that_a_trainer_takes_there(folder, tmp_path, monkeypatch):
+    base = shutil.copytree(folder, tmp_path / "base")
+    claim_resolution(base, 512)
+    pretend_gpu(monkeypatch, free=70 * GIB, total=80 * GIB, fraction=0.2)  # 16 GiB
+    lab = Lab(
+        str(base), torch.device("cuda"), tmp_path, Effort(1, 1), concept=CONCEPT, resolution=64,
+        compile_cache=tmp_path / "compiled",
+    )  # fmt: skip
+    assert lab.rung("default", "half").number == 3
 
 
 @pytest.fixture
