@@ -69,8 +69,7 @@ def test_a_job_names_each_part_of_its_wall_time_and_their_sum(run):
     assert [rows[name]["count"] for name in ("distillation", "collaborative", "previews", "sum")] == [4, 2, 1, 6]
     *parts, total = (row["job_s"] for row in rows.values())
     assert total == pytest.approx(sum(parts), rel=1e-3)
-    # The program has done nothing else, except to free memory before the part.
-    assert total == pytest.approx(rows["sum"]["at_s"], rel=0.1)
+    assert total <= rows["sum"]["at_s"] + 0.1, "parts overlap"  # rounded to a tenth; it also frees memory
     assert f"| job-default | sum | 6 |  | {total} |" in tables
     assert 0 <= figures_of(lines, "job-default")["identity"] <= 1
 
