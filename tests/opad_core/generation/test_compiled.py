@@ -61,7 +61,7 @@ def test_inductor_compiles_the_blocks_of_a_copy(base, tmp_path, monkeypatch):
     add_fast_decoder(folder)
     generator = OneStepGenerator(load_base(str(folder), device="cpu"))
     module, examples = generator.modules["fast"], generator.examples(2)["fast"]
-    compiled = inductor._compiled(module)
+    compiled = inductor.compiled_twin(module)
     with torch.no_grad():
         expected, images = module(*examples).numpy(), compiled(*examples).numpy()
     # fused kernels round in another order: 1e-6, which may round a pixel to the next level
