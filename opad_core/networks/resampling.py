@@ -29,7 +29,7 @@ def constant(build: Callable[P, Tensor]) -> Callable[Concatenate[Tensor, P], Ten
     def built(device: torch.device, dtype: torch.dtype, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         return build(*args, **kwargs).to(device, dtype)
 
-    # A function of its own, because the compiler looks through the cache.
+    # A function of its own, because the compiler looks through the cache. PyTorch gives the decorator no type.
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def inlined(*args: Any, **kwargs: Any) -> Tensor:
         return built(*args, **kwargs)

@@ -92,7 +92,7 @@ class Optimizer:
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self._clip_norm)
         if skip is not None and self._adamw.defaults["fused"]:
-            # as GradScaler tells a fused optimizer
+            # GradScaler tells a fused optimizer by this attribute, which AdamW does not declare.
             self._adamw.found_inf = skip  # type: ignore[attr-defined]
         self._scaler.step(self._adamw)
         self._adamw.found_inf = None  # type: ignore[attr-defined]
