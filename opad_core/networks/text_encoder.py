@@ -111,7 +111,8 @@ class TextEncoder:
         is_concept = tokens.is_concept.to(encoder.device)[..., None]
         vectors = torch.where(is_concept, rows[:, None].to(vectors), vectors)
         states = encoder.embeddings(inputs_embeds=vectors)
-        encoded = encoder.encoder(inputs_embeds=states, attention_mask=self._causal_mask(states), is_causal=True)
+        # A mask would say the same, and rules CUDA's flash kernel out.
+        encoded = encoder.encoder(inputs_embeds=states, attention_mask=None, is_causal=True)
         hidden: Tensor = encoded.last_hidden_state
         return hidden
 
@@ -124,14 +125,8 @@ class TextEncoder:
         tokens, table = self.tokens(prompts, [""] * len(prompts)), self.encoder.get_input_embeddings().weight
         hidden = self._hidden(tokens, table[:1]).float()  # without a placeholder no row is used
         if last_layer is not None:
-            hidden = last_layer(hidden, self._causal_mask(hidden), is_causal=True)
+            hidden = last_layer(hidden, None, is_causal=True)
         norm = self.encoder.final_layer_norm
         states = F.layer_norm(hidden, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
         ends = (tokens.ids == self.tokenizer.eos_token_id).int().argmax(1)
         return states[torch.arange(len(prompts)), ends.to(states.device)]
-
-    @staticmethod
-    def _causal_mask(states: Tensor) -> Tensor:
-        tokens = states.shape[1]
-        mask = states.new_full((tokens, tokens), torch.finfo(states.dtype).min).triu(1)
-        return mask.expand(states.shape[0], 1, tokens, tokens)

@@ -59,7 +59,7 @@ def test_scores_in_half_precision_are_float32_and_nearly_the_same(bases, photos)
 
 
 class Attentions(TorchDispatchMode):
-    """Collects the attention kernels that run, each with its mask."""
+    """Collects the attention kernels that run, each with its mask and whether it is causal."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,8 @@ class Attentions(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
         if "attention" in name and not name.endswith("backward"):
-            self.kernels.append((name, (kwargs or {}).get("attn_mask")))
+            is_causal = args[4] if len(args) > 4 else False
+            self.kernels.append((name, (kwargs or {}).get("attn_mask"), is_causal))
         return function(*args, **(kwargs or {}))
 
 
@@ -79,7 +80,7 @@ def test_attention_is_a_flash_kernel_without_a_mask(bases, photos, number):
     with Attentions() as seen:
         features_and_gradient(backbone, photos)
     layers = 4
-    assert seen.kernels == [("_scaled_dot_product_flash_attention_for_cpu", None)] * layers
+    assert seen.kernels == [("_scaled_dot_product_flash_attention_for_cpu", None, False)] * layers
 
 
 def test_full_size_attention_has_a_width_that_the_flash_kernel_takes(tmp_path):

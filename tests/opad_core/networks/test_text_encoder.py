@@ -1,17 +1,49 @@
+import copy
+
 import pytest
 import torch
 from transformers import CLIPTokenizer
 
+from opad_core.bases.loading import load_base
 from opad_core.errors import OpadError
 from opad_core.networks.text_encoder import TextEncoder
+from tests.opad_core.networks.test_feature_networks import Attentions
 
 
 def test_the_text_encoder_agrees_with_transformers_own_forward(base):
+    """Theirs adds a causal mask to the products of queries and keys."""
+    masked = copy.deepcopy(base.text.encoder)
+    masked.set_attn_implementation("eager")
     ids, position = base.text.token_ids("a photo of a dog", "")
     assert position is None
-    theirs = base.text.encoder(torch.tensor([ids])).last_hidden_state
+    theirs = masked(torch.tensor([ids])).last_hidden_state
     ours = base.text.encode(["a photo of a dog"], [""], [None])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)  # another attention kernel
+
+
+def test_attention_is_a_causal_flash_kernel_without_a_mask(base):
+    """On CUDA a mask rules the flash kernel out."""
+    half = load_base(str(base.folder), device="cpu", precision="half")
+    last_layer = copy.deepcopy(half.text.encoder.encoder.layers[-1]).float()
+    with Attentions() as seen:
+        half.text.encode(["a photo of a dog"], [""], [None])
+        half.text.pooled_embedding(["a photo of a dog"], last_layer)
+    layers = 2 + 2 + 1
+    assert seen.kernels == [("_scaled_dot_product_flash_attention_for_cpu", None, True)] * layers
+
+
+def test_compiled_layers_encode_and_learn_the_same(base):
+    """Without a graph break, as on CUDA."""
+    compiled = copy.deepcopy(base.text.encoder)
+    for layer in compiled.encoder.layers:
+        layer.compile(backend="aot_eager", fullgraph=True, dynamic=False)
+    states, gradients = [], []
+    for text in (base.text, TextEncoder(base.text.tokenizer, compiled)):
+        row = base.text.embedding_of("dog").requires_grad_()
+        states.append(text.encode(["a <concept>"], ["dog"], [row]))
+        gradients += torch.autograd.grad(states[-1].square().sum(), row)
+    torch.testing.assert_close(states[1], states[0], atol=1e-5, rtol=0)  # float32 sums of 128, in another order
+    assert (gradients[1] - gradients[0]).norm() <= 1e-4 * gradients[0].norm()  # the same
 
 
 def test_the_placeholder_becomes_the_learned_token_and_the_noun(base):
