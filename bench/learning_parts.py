@@ -8,10 +8,10 @@ import resource
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -219,7 +219,7 @@ def iterations(lab: Lab, precision: Precision, *, preset_name: str) -> Iterator[
         yield {"batch": config.batch_size, "precision": precision, "tflop": tflop, "matrix_tflop_per_s": rate}
         start_s: dict[str, float] = {}
         for way in WAYS if lab.device.type == "cuda" else (PLAIN,):
-            row = timed_way(lab, base, config, way)
+            row = timed_way(lab, base, way, partial(lab.training, base, config, way))
             start_s[row["what"]] = row["start_s"]
             if row["what"] == COMPILED:
                 row["compilation_s"] = start_s[COMPILED] - start_s.get(CAPTURED, start_s[PLAIN])
@@ -227,9 +227,10 @@ def iterations(lab: Lab, precision: Precision, *, preset_name: str) -> Iterator[
             yield row | {"ms_per_tflop": 1000 * seconds / tflop, "of_matrix_rate": tflop / seconds / rate}
 
 
-def timed_way(lab: Lab, base: Base, config: OpadConfig, way: str) -> Figures:
-    """Return the figures of one way. `what` is the way that was used, and `fell_back` says why it is another one.
+def timed_way(lab: Lab, base: Base, way: str, start: Callable[[], Training]) -> Figures:
+    """Return the figures of one way, in which `start` returns a training of the base.
 
+    `what` is the way that was used, and `fell_back` says why it is another one.
     `start_s` is the time before the first iteration: preparing the references, and on CUDA the trial, compilation and
     capture.
     """
@@ -237,14 +238,14 @@ def timed_way(lab: Lab, base: Base, config: OpadConfig, way: str) -> Figures:
     cache_state = lab.cache_state
     trainings: list[Training] = []
     with reasons_to_fall_back() as reasons:
-        start = milliseconds(base, lambda: trainings.append(lab.training(base, config, way))) / 1000
+        start_s = milliseconds(base, lambda: trainings.append(start())) / 1000
     [training] = trainings
     used = WAYS[WAYS.index(way) - len(reasons)]
     seconds, losses = time_iterations(training, lab.effort.iterations)
     row: Figures = {
         "what": used,
         "iteration_s": seconds,
-        "start_s": start,
+        "start_s": start_s,
         "finite": all(math.isfinite(loss) for row in losses for loss in row.values()),
     }
     if way == COMPILED:
@@ -365,7 +366,8 @@ def limited(lab: Lab, precision: Precision, *, preset_name: str, gib: float) -> 
                 save_memory(base, rung)
                 config = preset(preset_name, base.manifest.presets)
                 with tf32_products(base):
-                    yield timed_way(lab, base, config, way) | limits
+                    start = partial(lab.training, base, config, way)
+                    yield timed_way(lab, base, way, start) | limits
             except torch.OutOfMemoryError:
                 yield {"what": way, "out_of_memory": True} | limits | peak_memory(lab.device)
     finally:

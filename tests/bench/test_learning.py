@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import learning
-from bench.learning_parts import CAPTURED, Effort, Lab, planned_counts, reasons_to_fall_back, timed_way
+from bench.learning_parts import CAPTURED, PLAIN, Effort, Lab, planned_counts, reasons_to_fall_back, timed_way
 from opad_core import OpadConfig, preset
 from opad_core.methods.accelerated import accelerated, log
 from opad_core.training.memory import GIB
@@ -128,13 +128,15 @@ def lab(folder, tmp_path):
     lab.close()
 
 
-def test_a_way_that_fails_is_named_with_its_reason(lab, monkeypatch):
+def test_a_way_that_fails_is_named_with_its_reason(lab):
     base = lab.base("float32")
     config = preset("default", base.manifest.presets)
-    plain = lab.training(base, config, "plain loop")
-    # CUDA graphs fail on a CPU, so the plain loop is used.
-    monkeypatch.setattr(lab, "training", lambda *_: accelerated(plain, lambda _: plain, cache=None))
-    row = timed_way(lab, base, config, CAPTURED)
+
+    def training(networks):
+        return lab.training(networks, config, PLAIN)
+
+    # CUDA graphs fail on a CPU, so the plain loop is used
+    row = timed_way(lab, base, CAPTURED, lambda: accelerated(training(base), training, cache=None))
     assert row["what"] == "plain loop"
     assert row["fell_back"].startswith("learning goes on without CUDA graphs: ")
 
