@@ -8,6 +8,7 @@ def pretend_gpu(monkeypatch, *, free, total, fraction=1.0):
     for name, answer in {
         "is_available": True,
         "device_count": 1,
+        "get_device_name": "a pretended GPU",
         "mem_get_info": (free, total),
         "get_per_process_memory_fraction": fraction,
         "memory_reserved": 0,

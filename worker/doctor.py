@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 from celery.exceptions import CeleryError
 from kombu.exceptions import KombuError
 from PIL import Image
-from sqlalchemy import func, select, text
+from sqlalchemy import exists, func, select, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.decoder import CannotStart, CleanImage, decoded
@@ -29,9 +29,9 @@ from api.domain.image_scorer import load_scorer
 from api.domain.replaced_bases import is_of_another_base, obstacle
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.tables import Concept
+from api.domain.tables import Concept, Job, JobState
 from migrations.run import alembic_config
-from opad_core import OpadError, device_named, load_base, reads_heic
+from opad_core import NotEnoughMemoryError, OpadError, device_named, load_base, preset, reads_heic, rung_for
 from worker.celery_app import create_app
 from worker.inference.compile_obstacle import c_compiler, compile_obstacle
 from worker.stack import object_store, servers
@@ -64,6 +64,7 @@ def run_checks(settings: Settings, *, say: Callable[[str], None]) -> int:
         "engine": _engine,
         "levels": _levels,
         "compiling": _compiling,
+        "learning": _learning,
         "trainer": _trainer,
         "reconciler": _reconciler,
         "concepts": _concepts,
@@ -183,6 +184,35 @@ def _compiling(settings: Settings) -> str:
     if obstacle := compile_obstacle(settings.home / "cache" / "compiled", device=device):
         raise CheckFailed(f"{obstacle}. Until then an engine here serves more slowly; OPAD_COMPILE=false accepts that")
     return f"possible on {device}" + (f", with {c_compiler()}" if device == "cuda" else "")
+
+
+def _learning(settings: Settings) -> str:
+    """Check whether what is free of this machine's GPU is enough to learn on the base, as a trainer does."""
+    device = device_named(settings.device)
+    manifest = load_base(settings.base, bases=settings.bases, device="cpu").manifest
+    try:
+        rung = rung_for(
+            resolution=manifest.resolution,
+            batch_size=preset("default", manifest.presets).batch_size,
+            preset="default",
+            setting=settings.precision,
+            device=device,
+        )
+    except NotEnoughMemoryError as error:
+        if _a_job_runs(settings):
+            return "not checked, because a job is running and may use the memory"
+        raise CheckFailed(f"{error}. A machine without a trainer needs less") from error
+    return f"on {device.type}: {rung.summary}"
+
+
+def _a_job_runs(settings: Settings) -> bool:
+    if settings.database_url is None:
+        return False
+    try:
+        with make_engine(settings).connect() as connection:
+            return bool(connection.scalar(select(exists().where(Job.state == JobState.running))))
+    except (OperationalError, ProgrammingError) as error:
+        raise CheckFailed("cannot be checked without the database; see postgresql") from error
 
 
 def _trainer(settings: Settings) -> str:

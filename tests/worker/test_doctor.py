@@ -10,7 +10,10 @@ from api.domain import retention
 from api.domain.database import make_sessions
 from api.domain.storage import Storage
 from api.domain.tables import Bundle, Heartbeat, Job, JobState, Reference, ServedBase
+from opad_core.training.memory import GIB
+from tests.gpu import pretend_gpu
 from tests.job_life import insert_job
+from tests.random_base import claim_resolution, write_random_base
 from worker.doctor import run_checks
 
 
@@ -25,8 +28,8 @@ def test_each_part_has_a_line_and_a_missing_part_has_a_remedy(settings, sessions
     lines = lines_of(settings.model_copy(update={"port": 1}))
 
     healthy = {
-        "python", "torch", "base", "postgresql", "redis", "s3", "engine", "levels", "compiling", "concepts", "decoder",
-        "care", "disk",
+        "python", "torch", "base", "postgresql", "redis", "s3", "engine", "levels", "compiling", "learning",
+        "concepts", "decoder", "care", "disk",
     }  # fmt: skip
     assert {name for name, line in lines.items() if line.startswith("ok")} == healthy
     assert "start `python -m worker.host`" in lines["trainer"]
@@ -122,3 +125,32 @@ def test_what_would_stop_an_engine_from_compiling_is_named_in_advance(settings):
     assert line.startswith(f"FAIL  compiling   {settings.home}/cache/compiled cannot be written")
     assert line.endswith("Until then an engine here serves more slowly; OPAD_COMPILE=false accepts that")
     assert lines_of(settings)["compiling"] == "ok    compiling   off (OPAD_COMPILE is false)"
+
+
+@pytest.fixture
+def on_gpu(settings, tmp_path):
+    """Settings of a machine with a GPU, and a base of 512 pixels."""
+    folder = write_random_base(tmp_path / "base")
+    claim_resolution(folder, 512)
+    return settings.model_copy(update={"device": "cuda", "base": str(folder)})
+
+
+def test_how_a_trainer_fits_into_the_free_memory_is_said(on_gpu, monkeypatch):
+    on_cpu = on_gpu.model_copy(update={"device": "cpu"})
+    assert lines_of(on_cpu)["learning"] == "ok    learning    on cpu: float32"
+    pretend_gpu(monkeypatch, free=23 * GIB, total=24 * GIB)
+    assert lines_of(on_gpu)["learning"] == "ok    learning    on cuda: half precision, gradient checkpointing"
+
+
+def test_a_gpu_that_is_too_small_to_learn_is_named_with_the_remedy(on_gpu, monkeypatch):
+    pretend_gpu(monkeypatch, free=8 * GIB, total=8 * GIB)
+    line = lines_of(on_gpu)["learning"]
+    assert line.startswith("FAIL  learning    learning with batch_size=")
+    assert "needs 13.4 GiB of free GPU memory, and 8.0 GiB are free; stop other programs that use the GPU" in line
+    assert line.endswith(". A machine without a trainer needs less")
+
+
+def test_memory_that_a_running_job_uses_is_no_failure(on_gpu, sessions, monkeypatch):
+    pretend_gpu(monkeypatch, free=8 * GIB, total=24 * GIB)
+    insert_job(sessions, [], state=JobState.running)
+    assert lines_of(on_gpu)["learning"].startswith("ok    learning    not checked, because a job is running")
