@@ -165,8 +165,6 @@ def _fused_attention() -> Iterator[None]:
     ) -> Tensor:  # fmt: skip
         if query.device.type != "meta":
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
-        if attn_mask is not None:
-            attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
         attention = torch.ops.aten._scaled_dot_product_efficient_attention
         attended: Tensor = attention(query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale)[0]
         return attended
