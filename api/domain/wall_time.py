@@ -24,7 +24,7 @@ PARTS = {
     "evaluations": "evaluations during the training",
     "checkpoints": "copies of the state, waiting for uploads, and reading the state when a training resumes",
     "report_card": "generating and scoring the report card's images",
-    "exports": "converting the bundle to the formats of other tools, which begins with the report card",
+    "exports": "converting the bundle to the formats of other tools, as far as that takes longer than the report card",
     "store": "uploading the result and reading it back",
     "unreported": "after the last heartbeat of an attempt: its last transaction, or the time until its end was noticed",
 }

@@ -20,7 +20,7 @@ _BUILDING = threading.Lock()
 
 
 def verified(folder: Path, manifest: Manifest, part: str) -> Path:
-    """Return the folder of a part. Raises OpadError if a file is missing or has not the manifest's hash."""
+    """Return the folder of a part. Raises OpadError if a file is missing or its hash is not the manifest's."""
     for path, expected in manifest.files.items():
         if path.startswith(f"{part}/"):
             file = folder / path

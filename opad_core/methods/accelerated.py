@@ -42,7 +42,7 @@ def accelerated(training: Training, build: Callable[[Base], Training], *, cache:
             return faster
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, OSError, OpadError) as error:  # the compiler is missing or fails, or the capture
+        except (RuntimeError, OSError, OpadError) as error:  # no compiler, or a failure to compile or capture
             log.warning("learning goes on without %s: %s", name, str(error).strip().splitlines()[0])
     return training
 

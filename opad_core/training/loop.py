@@ -31,8 +31,6 @@ ROLLBACK_LR_SCALE = 0.5
 """Factor on every learning rate after a rollback."""
 PREVIEW_SEED = 7
 PREVIEW_IMAGES = 4
-
-
 REPORT_EVERY = {"cuda": 10}
 """Iterations between two reports on a device; 1 on others. A report waits until the device has finished."""
 MAX_REPORT_SECONDS = 3.0

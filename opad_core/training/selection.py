@@ -29,7 +29,7 @@ identity plus scene accuracy less closely."""
 
 
 class HeldOutEvaluation:
-    """Scores bundles of one concept. The network is loaded, and the untouched student asked, at the first score."""
+    """Scores bundles of one concept. The first score loads the network and generates the untouched student's images."""
 
     def __init__(self, base: Base, references: Tensor, class_noun: str, scenes: Sequence[str]) -> None:
         """`references` [k, 3, r, r] in [-1, 1]; at least MIN_SCENES scene prompts."""

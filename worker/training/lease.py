@@ -60,7 +60,7 @@ class Lease(Background):
     ) -> None:
         super().__exit__(kind, error, traceback)
         # The thread has not sent the progress of the last iteration, with its preview, and the whole wall time. If the
-        # job is lost, its last transaction tells.
+        # job is lost, its last transaction finds out.
         self._renew()
 
     def report(self, progress: JobProgress, *, seconds_per_step: float) -> None:

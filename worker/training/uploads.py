@@ -21,9 +21,9 @@ CANCEL_SECONDS = 3.0
 class Uploads:
     """Runs uploads of one kind in a thread, one at a time.
 
-    The end of the `with` block waits for the last one, so no thread outlives the training. Only after a request to
-    cancel it waits at most CANCEL_SECONDS: the job's end keeps a later upload from counting, and the exit of the
-    process ends its thread.
+    The end of the `with` block waits for the last one, so no thread outlives the training. After a request to cancel,
+    it waits at most CANCEL_SECONDS. An upload that ends later does not count, because the job has ended, and its thread
+    ends with the process.
     """
 
     def __init__(self, name: str, lease: Lease) -> None:

@@ -73,7 +73,7 @@ def aligned(
         base.teacher, projections, z_student.detach(), inputs["eps"], t,
         text_states=text_states, null_states=null_states, guidance=config.guidance,
     )  # fmt: skip
-    # The own latents keep the unused distances finite.
+    # Any target would do for the others, but their distances must be finite.
     z_target = torch.where(compared.view(-1, 1, 1, 1), z_target, z_student.detach())
     with torch.no_grad():
         x_target = base.decode(cropped(z_target, inputs["crop.rows"], inputs["crop.columns"]))

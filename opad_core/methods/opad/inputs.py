@@ -1,20 +1,20 @@
 """Draw the inputs of one OPAD iteration on the host: images, words, noise, timesteps, crops and filters.
 
-| name                                   | shape                      | use                                        |
-|----------------------------------------|----------------------------|--------------------------------------------|
-| `eps`                                  | [b, c, h, w]               | noise of L_rec, and the student's start    |
-| `learned.latents`                      | [b, c, h, w]               | what the teacher learns, from a cache      |
-| `learned.pixels`, `learned.noise`      | [b, 3, r, r], [b, c, h, w] | or what it encodes, and the encoder's noise |
-| `learned.mask`, `learned.t`            | [b, 1, h, w], [b]          | mask and timesteps of L_rec                |
-| `learned.ids`, `learned.is_concept`    | [b, tokens]                | the teacher's prompts                      |
-| `prompts.ids`, `prompts.is_concept`    | [b, tokens]                | the student's prompts                      |
-| `crop.rows`, `crop.columns`            | [side]                     | the part of the latents that is decoded    |
-| `target.t`, `target.compared`          | [b]                        | timesteps of the target, and who gets one  |
-| `swd.0`, `swd.1`, ...                  | [projections, 3, p, p]     | filters of each level of MS-SWD            |
-| `real.pixels`                          | [b', 3, s, s]              | real images                                |
-| `real.dino`, ...                       | [b', ...]                  | or their features, from a cache            |
+| name                                | shape                      | use                                         |
+|-------------------------------------|----------------------------|---------------------------------------------|
+| `eps`                               | [b, c, h, w]               | noise of L_rec, and the student's start     |
+| `learned.latents`                   | [b, c, h, w]               | what the teacher learns, from a cache       |
+| `learned.pixels`, `learned.noise`   | [b, 3, r, r], [b, c, h, w] | or what it encodes, and the encoder's noise |
+| `learned.mask`, `learned.t`         | [b, 1, h, w], [b]          | mask and timesteps of L_rec                 |
+| `learned.ids`, `learned.is_concept` | [b, tokens]                | the teacher's prompts                       |
+| `prompts.ids`, `prompts.is_concept` | [b, tokens]                | the student's prompts                       |
+| `crop.rows`, `crop.columns`         | [side]                     | the part of the latents that is decoded     |
+| `target.t`, `target.compared`       | [b]                        | timesteps, and which images are compared    |
+| `swd.0`, `swd.1`, ...               | [projections, 3, p, p]     | filters of each level of MS-SWD             |
+| `real.pixels`                       | [b', 3, s, s]              | real images                                 |
+| `real.dino`, ...                    | [b', ...]                  | or their features, from a cache             |
 
-A teacher that learns alone gets no inputs of the student, a student whose teacher is fixed none of the teacher.
+If teacher or student learns alone, the inputs of the other are missing.
 """
 
 import torch
