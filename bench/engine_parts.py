@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from bench.chosen_base import noun_of
-from bench.engine_peers import HotSwapped, Lora, MixedBatches, Selected, StockPipeline
+from bench.engine_peers import HotSwapped, Lora, MixedBatches, Selected, compile_networks, scheduler_of
 from bench.part_runner import Figures
 from bench.timing import milliseconds, synchronize
 from opad_core import Base, Bundle, ImageRequest, OneStepGenerator, export_bundle, read_bundle, write_bundle
@@ -24,6 +24,7 @@ from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.precision import Precision
 from opad_core.generation.compiled import capture, compiler_for, fill_compile_cache, load_compile_cache
 from opad_core.generation.generator import Functions, Level
+from opad_core.known_answers.stock_pipeline import StockPipeline
 from opad_core.networks.text_encoder import PLACEHOLDER
 
 LORAS = 8
@@ -61,12 +62,12 @@ class Lab:
 
     @cached_property
     def stock(self) -> StockPipeline:
-        return StockPipeline(self.base)
+        return StockPipeline(self.base, scheduler_of(self.base))
 
     @cached_property
     def stock_compiled(self) -> StockPipeline:
-        pipeline = StockPipeline(self.base)
-        pipeline.compile()
+        pipeline = StockPipeline(self.base, scheduler_of(self.base))
+        compile_networks(pipeline)
         return pipeline
 
     @property

@@ -4,18 +4,13 @@ They are the stock `StableDiffusionPipeline` of diffusers, eager and compiled; L
 selected by name; and PEFT's batches in which each image has its own LoRA.
 """
 
-import copy
-from typing import Any
-
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers import EulerDiscreteScheduler
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from opad_core import Base
+from opad_core.known_answers.stock_pipeline import StockPipeline
 from opad_core.networks.schedule import T_MAX
 
 Lora = dict[str, Tensor]
@@ -23,75 +18,18 @@ Lora = dict[str, Tensor]
 STEPS = T_MAX + 1
 
 
-class StockPipeline:
-    """diffusers' pipeline with one step, trailing spacing and no guidance."""
-
-    def __init__(self, base: Base) -> None:
-        self._base = base
-        self.unet = with_shared_weights(base.student.unet)
-        self.unet.set_attn_processor(AttnProcessor2_0())  # the base's own processors take keys and values
-        self.vae = with_shared_weights(base.vae)
-        decodes = isinstance(self.vae, AutoencoderKL)  # the pipeline supports no other autoencoder
-        self.pipeline = StableDiffusionPipeline(
-            vae=self.vae if decodes else None,
-            text_encoder=base.text.encoder,
-            tokenizer=base.text.tokenizer,
-            unet=self.unet,
-            scheduler=scheduler_of(base),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        self.pipeline.set_progress_bar_config(disable=True)
-        self._output_type = "np" if decodes else "latent"
-        self._postprocess = VaeImageProcessor().postprocess
-
-    def compile(self) -> None:
-        """Compile both networks, as diffusers' documentation advises. CUDA graphs need a GPU."""
-        mode = "reduce-overhead" if self._base.device.type == "cuda" else "default"
-        self.unet.compile(mode=mode, fullgraph=True, dynamic=False)
-        self.vae.decode = torch.compile(self.vae.decode, mode=mode, fullgraph=True, dynamic=False)
-
-    def images(self, prompts: list[str], seeds: list[int]) -> np.ndarray:
-        """Return images [b, r, r, 3], float32 in [0, 1]."""
-        return self._run(seeds, prompt=prompts)
-
-    def images_of_embedded(self, text_states: Tensor, seeds: list[int]) -> np.ndarray:
-        """Return images for text states [b, tokens, d] that were encoded before."""
-        return self._run(seeds, prompt_embeds=text_states)
-
-    @torch.no_grad()
-    def encode(self, prompts: list[str]) -> Tensor:
-        """Return text states [b, tokens, d]."""
-        states: Tensor = self.pipeline.encode_prompt(prompts, self._base.device, 1, False)[0]
-        return states
-
-    @torch.no_grad()
-    def _run(self, seeds: list[int], **text: Any) -> np.ndarray:
-        side = self._base.latent_shape[-1] * self.pipeline.vae_scale_factor
-        if self._base.device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()
-        generated = self.pipeline(
-            **text,
-            height=side,
-            width=side,
-            num_inference_steps=1,
-            guidance_scale=0.0,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type=self._output_type,
-            return_dict=False,
-        )[0]
-        if self._output_type == "np":
-            return generated
-        pixels = self.vae.decode(generated / self.vae.config.scaling_factor, return_dict=False)[0]
-        return self._postprocess(pixels, output_type="np")
+def compile_networks(stock: StockPipeline) -> None:
+    """Compile the networks of a pipeline, as diffusers' documentation advises. CUDA graphs need a GPU."""
+    mode = "reduce-overhead" if stock.unet.device.type == "cuda" else "default"
+    stock.unet.compile(mode=mode, fullgraph=True, dynamic=False)
+    stock.vae.decode = torch.compile(stock.vae.decode, mode=mode, fullgraph=True, dynamic=False)
 
 
 class HotSwapped(StockPipeline):
     """The pipeline with one LoRA whose weights are replaced in place. All LoRAs have the rank of the first one."""
 
     def __init__(self, base: Base, first: Lora) -> None:
-        super().__init__(base)
+        super().__init__(base, scheduler_of(base))
         self.pipeline.enable_lora_hotswap(target_rank=rank_of(first))
         self.pipeline.load_lora_weights(dict(first), adapter_name="concept")
 
@@ -103,7 +41,7 @@ class Selected(StockPipeline):
     """The pipeline with every LoRA loaded, of which one is active."""
 
     def __init__(self, base: Base, loras: list[Lora]) -> None:
-        super().__init__(base)
+        super().__init__(base, scheduler_of(base))
         for number, lora in enumerate(loras):
             self.pipeline.load_lora_weights(dict(lora), adapter_name=f"concept{number}")
 
@@ -115,7 +53,7 @@ class MixedBatches(StockPipeline):
     """The pipeline with a PEFT model as its UNet, which takes the name of a LoRA for each image of a batch."""
 
     def __init__(self, base: Base, loras: list[Lora]) -> None:
-        super().__init__(base)
+        super().__init__(base, scheduler_of(base))
         self._names = ["" for _ in loras]
         config = LoraConfig(
             r=rank_of(loras[0]),
@@ -139,13 +77,6 @@ class MixedBatches(StockPipeline):
     def select(self, numbers: list[int]) -> None:
         """Choose the LoRA of each image of the next batches."""
         self._names = [f"concept{number}" for number in numbers]
-
-
-def with_shared_weights(network: Any) -> Any:
-    """Return a copy of a network that uses the memory of the same weights. Changes of a module stay in the copy."""
-    shared: dict[int, Any] = {id(x): nn.Parameter(x.detach(), requires_grad=False) for x in network.parameters()}
-    shared |= {id(x): x.detach() for x in network.buffers()}
-    return copy.deepcopy(network, shared)
 
 
 def scheduler_of(base: Base) -> EulerDiscreteScheduler:

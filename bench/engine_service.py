@@ -21,12 +21,13 @@ from time import perf_counter
 from api.domain.engine_answer import Generated
 from api.domain.settings import Settings
 from bench.engine_parts import Lab
-from bench.engine_peers import scheduler_of, with_shared_weights
+from bench.engine_peers import scheduler_of
 from bench.part_runner import Figures
 from migrations.run import migrate
 from opad_core import Base
 from opad_core.bases.full_size import FullSizeBase
 from opad_core.bases.manifest import FORMAT, hash_of, read_manifest
+from opad_core.known_answers.stock_pipeline import with_shared_weights
 from opad_core.networks.text_encoder import PLACEHOLDER
 from worker.stack.embedded import environment, local_servers
 

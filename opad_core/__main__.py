@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import gc
 import io
 import json
 import os
@@ -34,6 +35,16 @@ from opad_core.generation.export import EXPORT_FILES, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.generation.image_warnings import image_warnings
 from opad_core.generation.prompt_warnings import prompt_warnings
+from opad_core.known_answers import (
+    Answer,
+    Outcome,
+    Photos,
+    example_photos,
+    known_answers,
+    learning_answer,
+    read_photos,
+    summary,
+)
 from opad_core.methods.opad.config import ABLATIONS, PRESETS, OpadConfig, Setting, preset, settings_of
 from opad_core.methods.train import train
 from opad_core.reference_folder import read_references
@@ -300,6 +311,10 @@ def _fetch(arguments: argparse.Namespace) -> int:
         print(f"without the fast decoder, which is optional: {error}. Run the command again to add it")
     name = folder if arguments.to else arguments.base
     print(f"{manifest.name} {manifest.sha256[:12]} is in {folder}; use it with --base {name}, or OPAD_BASE={name}")
+    if not arguments.skip_checks:
+        print(f"checking the weights, as `python -m opad_core doctor --base {name}` does:")
+        answers = _printed_answers(load_base(str(folder)), _photos(arguments))
+        print(summary(answers))
     return 0
 
 
@@ -313,6 +328,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
         manifest = read_manifest(base_folder(arguments.base, bases_folder()))
         resolution, base_presets = manifest.resolution, manifest.presets
     config = preset(arguments.preset, base_presets)
+    healthy = arguments.random_weights or arguments.skip_checks or _check_weights(arguments, config)
+    if arguments.only_checks:
+        return 0 if healthy else 1
     if device.type == "cpu":
         config = override(config, {"batch_size": 1})
     rung = _rung_of(arguments, config, resolution=resolution)
@@ -324,7 +342,29 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(f"{base.manifest.name}, {resolution} px, batch {config.batch_size}, {base.device}, {rung.summary}\n")
         print(doctor.HEADER)
         doctor.examine(base, config, rung, report=lambda row: print(row.line(), flush=True))
-    return 0
+    return 0 if healthy else 1
+
+
+def _check_weights(arguments: argparse.Namespace, config: OpadConfig) -> bool:
+    """Print the known answers of a base, and return whether no check failed."""
+    photos = _photos(arguments)
+    half = arguments.precision == "half"
+    answers = _printed_answers(_load(arguments, "half" if half else "float32"), photos)
+    gc.collect()  # the networks that were checked make room for those that learn
+    rung = _rung_of(arguments, config, resolution=read_manifest(base_folder(arguments.base, bases_folder())).resolution)
+    base = _load(arguments, rung.precision)
+    save_memory(base, rung)
+    answers.append(learning_answer(base, photos, config))
+    print(f"{answers[-1].line()}\n{summary(answers)}\n")
+    return all(answer.outcome != Outcome.FAILED for answer in answers)
+
+
+def _photos(arguments: argparse.Namespace) -> list[Photos]:
+    return example_photos() if arguments.images is None else read_photos(arguments.images)
+
+
+def _printed_answers(base: Base, photos: list[Photos]) -> list[Answer]:
+    return known_answers(base, photos, report=lambda answer: print(answer.line(), flush=True))
 
 
 def _presets(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,9 @@ PRESET_HELP = "the published settings, or ours; `presets` prints both"
 REFERENCES_HELP = f"{MIN_REFERENCES}-{MAX_REFERENCES} photos, 3-5 recommended: {formats(heic=reads_heic())}"
 
 
+PHOTOS_HELP = "folder of photos, or with a folder for each object, to check the weights with"
+
+
 def command_line() -> argparse.ArgumentParser:
     """Return the parser; `command` names the chosen command."""
     parser = argparse.ArgumentParser(prog="python -m opad_core", description=DESCRIPTION)
@@ -64,7 +67,10 @@ def command_line() -> argparse.ArgumentParser:
     export.add_argument("--rank", type=int, default=DEFAULT_RANK, help="LoRA rank; export.json has its relative error")
     export.set_defaults(command="export", precision="float32")
 
-    doctor = commands.add_parser("doctor", help="run the whole method once on a base and report what each part costs")
+    doctor = commands.add_parser("doctor", help="check a base's weights, and report what each part of the method costs")
+    doctor.add_argument("--images", type=Path, help=f"{PHOTOS_HELP}; default: the examples of a checkout")
+    doctor.add_argument("--only-checks", action="store_true", help="do not measure what each part costs")
+    doctor.add_argument("--skip-checks", action="store_true", help="do not check the weights")
     doctor.add_argument("--random-weights", action="store_true", help="SD-Turbo at full size, without any download")
     doctor.add_argument("--resolution", type=int, help="pixels of random weights; default: 512 on a GPU, else 256")
     doctor.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
@@ -97,6 +103,8 @@ def command_line() -> argparse.ArgumentParser:
     fetch.add_argument(
         "--like", type=Path, help="folder with the manifest.json of an earlier fetch; the hashes must be equal"
     )
+    fetch.add_argument("--images", type=Path, help=f"{PHOTOS_HELP}; default: the examples of a checkout")
+    fetch.add_argument("--skip-checks", action="store_true", help="do not check the weights at the end")
     fetch.set_defaults(command="fetch")
 
     presets = commands.add_parser("presets", help="print every setting of a training, its source, and who set it")

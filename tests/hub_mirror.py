@@ -1,6 +1,7 @@
 """A mirror of the repositories of sd-turbo with the same files and tensor names, but tiny random networks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ def write_mirror(folder: Path) -> Path:
         turbo = folder / SD_TURBO.name
         _unet().save_pretrained(turbo / "unet")
         EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing").save_pretrained(turbo / "scheduler")
+        shutil.copytree(folder / SD_2_1.name / "text_encoder", turbo / "text_encoder")
         small = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
         ViTModel(ViTConfig(**small, image_size=32)).save_pretrained(folder / DINO.name)
         Dinov2Model(Dinov2Config(**small, image_size=28, patch_size=14)).save_pretrained(folder / DINOV2.name)

@@ -236,10 +236,14 @@ class Base:
         """Decode scaled latents to float32 pixels, about [-1, 1], not clamped. Gradients flow through."""
         return decode(self.vae, z)
 
+    def schedule(self, role: str) -> tuple[Tensor, str]:
+        """Return abar [steps], float32 on the CPU, and the prediction type of the teacher or the student."""
+        config = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
+        return read_schedule(config)
+
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
         unet = self._network(UNet2DConditionModel, self._verified(f"{role}/unet"), self._dtype(half))
-        config = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
-        abar, prediction_type = read_schedule(config)
+        abar, prediction_type = self.schedule(role)
         return Denoiser(unet, abar.to(self.device), prediction_type)
 
     def _dtype(self, half: torch.dtype) -> torch.dtype:

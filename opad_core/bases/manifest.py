@@ -37,6 +37,9 @@ class Manifest:
     training_scenes: list[str] = field(default_factory=list)
     """Scenes that `scene_share` asks the student for, each with one `{}`."""
 
+    student_text_encoder: dict[str, Any] | None = None
+    """How the student's own text encoder, which is not kept, differs from the teacher's: the number of `tensors`, the
+    names of `different` ones, and the `largest` difference. None if nobody compared them."""
     no_fast_decoder: str | None = None
     """Why this base has no fast decoder, in a sentence; None if one can be installed."""
     limits: str | None = None

@@ -7,6 +7,16 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
+MARKS = ("<|startoftext|>", "<|endoftext|>")
+"""The last two tokens of CLIP's vocabulary."""
+
+
+def byte_tokens() -> list[str]:
+    """Return the first 512 tokens of CLIP's vocabulary: the bytes as printable letters, then at the end of a word."""
+    letters = [*map(chr, range(33, 127)), *map(chr, range(161, 173)), *map(chr, range(174, 256))]
+    letters += [chr(256 + index) for index in range(256 - len(letters))]
+    return [*letters, *(letter + "</w>" for letter in letters)]
+
 
 def build_tokenizer(words: Sequence[str], folder: Path, *, length: int) -> CLIPTokenizer:
     """Return a CLIP byte-pair tokenizer in which each of `words` is one token; other words have several tokens.
@@ -14,9 +24,7 @@ def build_tokenizer(words: Sequence[str], folder: Path, *, length: int) -> CLIPT
     Each word appends the merges that join its current pieces. Later merges rank lower, so they do not affect earlier
     words. Writes vocab.json and merges.txt to `folder`. A prompt has at most `length` tokens.
     """
-    letters = [*map(chr, range(33, 127)), *map(chr, range(161, 173)), *map(chr, range(174, 256))]
-    letters += [chr(256 + index) for index in range(256 - len(letters))]
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    vocabulary = byte_tokens()
     ranks: dict[tuple[str, str], int] = {}
     for word in dict.fromkeys(words):
         pieces = [*word[:-1], word[-1] + "</w>"]
@@ -27,7 +35,7 @@ def build_tokenizer(words: Sequence[str], folder: Path, *, length: int) -> CLIPT
             ranks[pair] = len(ranks)
             pieces = _merge(pieces, pair)
             vocabulary.append("".join(pair))
-    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = [*dict.fromkeys(vocabulary), *MARKS]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in ranks))

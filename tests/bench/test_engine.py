@@ -8,9 +8,10 @@ import torch
 
 from bench import engine
 from bench.engine_parts import Effort, Lab
-from bench.engine_peers import HotSwapped, MixedBatches, Selected, with_shared_weights
+from bench.engine_peers import HotSwapped, MixedBatches, Selected
 from bench.engine_service import Phase, write_engine_parts
 from opad_core import ImageRequest, OneStepGenerator, load_base
+from opad_core.known_answers.stock_pipeline import with_shared_weights
 from tests.random_base import write_random_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # of the second LoRA

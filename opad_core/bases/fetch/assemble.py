@@ -13,6 +13,7 @@ from torch import Tensor
 from opad_core.bases.fetch.description import describe
 from opad_core.bases.fetch.mirrors import Folder, Hub, Listed, Mirror
 from opad_core.bases.fetch.recipes import Picked, Recipe, Repository
+from opad_core.bases.fetch.text_encoders import FILE, compare_text_encoders
 from opad_core.bases.manifest import Manifest, hash_of, read_manifest
 from opad_core.errors import OpadError
 from opad_core.tensor_file import read_header
@@ -78,6 +79,13 @@ def fetch(
         for name in part.files:
             (downloads / part.repository.name / part.path(name)).replace(partial / part.place / name)
     manifest = {**describe(recipe, partial), "sources": sources, "files": dict(sorted(hashes.items()))}
+    if recipe.student_text_encoder is not None and FILE in available[recipe.student_text_encoder]:
+        student = recipe.student_text_encoder
+        say(f"{student.name}/{FILE}, which is compared with the teacher's and not kept")
+        mirror.download(student, FILE, downloads / student.name)
+        file = downloads / student.name / FILE
+        checked(student, FILE, available[student][FILE], file)
+        manifest["student_text_encoder"] = compare_text_encoders(partial / FILE, file)
     if like is not None and hashes != like.files:
         differing = sorted(name for name in hashes.keys() | like.files if hashes.get(name) != like.files.get(name))
         raise OpadError(f"files that differ from the given manifest: {', '.join(differing)}")

@@ -43,6 +43,8 @@ class Recipe:
     name: str
     parts: tuple[Part, ...]
     picked: tuple[Picked, ...]
+    student_text_encoder: Repository | None = None
+    """Where the student has a text encoder of its own, which is compared with the teacher's and not kept."""
 
     @property
     def files(self) -> list[tuple[Repository, str]]:
@@ -124,6 +126,7 @@ def _recipe(name: str, teacher: Repository) -> Recipe:
                 },
             ),
         ),
+        student_text_encoder=SD_TURBO,
     )
 
 

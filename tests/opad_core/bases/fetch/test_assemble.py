@@ -74,6 +74,38 @@ def test_fetched_weights_are_the_published_ones(base, published):
     assert (base.teacher.prediction_type, base.student.prediction_type) == ("v_prediction", "epsilon")
 
 
+def test_the_students_own_text_encoder_is_compared_and_not_kept(base):
+    layers = 2 * 16  # each has two norms, two layers of its MLP and four of its attention, with weight and bias
+    assert base.manifest.student_text_encoder == {"tensors": layers + 4, "different": [], "largest": 0.0}
+    assert not list(base.folder.rglob("student/text_encoder*"))
+
+
+def test_a_student_with_another_text_encoder_is_told(mirror, bases, capsys):
+    file = mirror / SD_TURBO.name / "text_encoder" / "model.safetensors"
+    name = "text_model.final_layer_norm.bias"
+    tensors = load_file(file)
+    save_file({**tensors, name: tensors[name] + 0.25, "extra": torch.zeros(1)}, file)
+    assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
+    found = read_manifest(bases / "sd-turbo").student_text_encoder
+    assert (found["different"], found["largest"]) == (["extra", name], 0.25)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "one text encoder" in line]
+    assert line.startswith("failed  one text encoder for teacher and student: 35 of 37 tensors")
+    assert f"extra, {name} and so on differ by up to 0.25" in line
+
+
+def test_a_fetch_ends_with_the_checks_that_fit_the_machine(mirror, bases, capsys):
+    """Random networks fail those that need trained weights, but compute what diffusers computes."""
+    assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
+    lines = capsys.readouterr().out.partition("checking the weights")[2].splitlines()[1:]
+    passed = {line.removeprefix("passed").strip().partition(":")[0] for line in lines if line.startswith("passed")}
+    assert passed >= {
+        "one text encoder for teacher and student", "noise schedule", "prediction types", "padding",
+        "same images as diffusers",
+    }  # fmt: skip
+    assert any(line.startswith("failed  tokens of the prompts: 0 of 45 prompts") for line in lines)
+    assert any(line.startswith("failed  autoencoder: photos come back with") for line in lines)
+
+
 def test_prompts_go_through_clips_whole_text_encoder(base, published):
     """Two layers are in SD's encoder; the last layer and the projection come from CLIP itself."""
     encoder = base.text.encoder
