@@ -30,15 +30,15 @@ from opad_core.bases.manifest import Manifest
 from opad_core.bases.networks import frozen
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
-from opad_core.networks.schedule import read_schedule
+from opad_core.networks.schedule import first_scale, read_schedule
 from opad_core.networks.text_encoder import TextEncoder
 from opad_core.networks.tokenizer import build_tokenizer
 
 SCHEDULE = {
-    "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
-    "num_train_timesteps": 1000,
+    "_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+    "beta_end": 0.012, "num_train_timesteps": 1000, "timestep_spacing": "trailing",
 }  # fmt: skip
-"""The noise schedule of Stable Diffusion."""
+"""SD-Turbo's scheduler. SD 2.1's has the same noise levels."""
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
 TEMPLATES = ("a photo of a {}", "a rendering of a {}")
@@ -170,7 +170,8 @@ class FullSizeBase(Base):
                 use_linear_projection=True,
             )
         abar, _ = read_schedule(SCHEDULE)
-        return Denoiser(frozen(unet, self.device, self._dtype(half)), abar.to(self.device), prediction_type)
+        frozen_unet = frozen(unet, self.device, self._dtype(half))
+        return Denoiser(frozen_unet, abar.to(self.device), prediction_type, first_scale=first_scale(SCHEDULE))
 
 
 def _letters_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -33,7 +33,7 @@ from opad_core.errors import OpadError, UnusableDeviceError
 from opad_core.networks.channels_last import use_channels_last
 from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.feature_networks import Backbone, ClassToken, IdentityTokens
-from opad_core.networks.schedule import read_schedule
+from opad_core.networks.schedule import first_scale, read_schedule
 from opad_core.networks.text_encoder import TextEncoder
 
 SHIPPED = Path(__file__).parents[1] / "nano" / "base"
@@ -195,8 +195,8 @@ class Base:
         twin.__dict__.update(
             text=TextEncoder(self.text.tokenizer, change(self.text.encoder)),
             vae=change(self.vae),
-            teacher=Denoiser(change(self.teacher.unet), self.teacher.abar, self.teacher.prediction_type),
-            student=Denoiser(change(self.student.unet), self.student.abar, self.student.prediction_type),
+            teacher=self.teacher.with_unet(change(self.teacher.unet)),
+            student=self.student.with_unet(change(self.student.unet)),
             dino=dino,
             dinov2=dinov2,
             identity=identity,
@@ -236,15 +236,20 @@ class Base:
         """Decode scaled latents to float32 pixels, about [-1, 1], not clamped. Gradients flow through."""
         return decode(self.vae, z)
 
+    def scheduler_config(self, role: str) -> dict[str, Any]:
+        """Return the configuration of the teacher's or the student's scheduler."""
+        config: dict[str, Any] = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
+        return config
+
     def schedule(self, role: str) -> tuple[Tensor, str]:
         """Return abar [steps], float32 on the CPU, and the prediction type of the teacher or the student."""
-        config = json.loads((self._verified(f"{role}/scheduler") / "scheduler_config.json").read_text())
-        return read_schedule(config)
+        return read_schedule(self.scheduler_config(role))
 
     def _denoiser(self, role: str, *, half: torch.dtype) -> Denoiser:
         unet = self._network(UNet2DConditionModel, self._verified(f"{role}/unet"), self._dtype(half))
         abar, prediction_type = self.schedule(role)
-        return Denoiser(unet, abar.to(self.device), prediction_type)
+        scale = first_scale(self.scheduler_config(role))
+        return Denoiser(unet, abar.to(self.device), prediction_type, first_scale=scale)
 
     def _dtype(self, half: torch.dtype) -> torch.dtype:
         """Return `half` if the base is in a half precision, else its own dtype."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from opad_core.bases.loading import decode
 from opad_core.networks.denoiser import Denoiser, KeysValues
-from opad_core.networks.schedule import T_MAX, first_latents, predict_x0
+from opad_core.networks.schedule import T_MAX, predict_x0
 from opad_core.pixels import quantized
 
 
@@ -33,7 +33,7 @@ class OneStep(nn.Module):
 
     def forward(self, eps: Tensor, packed: Tensor) -> Tensor:
         """Return latents [b, 4, h, w], float32, for noise [b, 4, h, w] ~ N(0, 1) and the rows of `pack`, [b, n]."""
-        z_t = first_latents(eps, self.abar)
+        z_t = self._student.first_scale * eps
         prediction = self._student.predict_at(z_t, self.time_embedding, self.unpack(packed))
         return predict_x0(prediction, z_t, T_MAX, self.abar, self._student.prediction_type)
 

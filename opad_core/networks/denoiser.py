@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from opad_core.errors import OpadError
-from opad_core.networks.schedule import T_MAX, first_latents, predict_x0
+from opad_core.networks.schedule import T_MAX, predict_x0
 
 KeysValues = dict[str, tuple[Tensor, Tensor]]
 """Per cross-attention layer: keys and values, each [b, tokens, inner]."""
@@ -55,15 +55,17 @@ class _CrossAttention:
 class Denoiser:
     """A frozen UNet with its noise schedule. Text enters as keys and values.
 
+    `first_scale` is the factor of the noise that its one step reads (`schedule.first_scale`).
     Raises OpadError for a UNet with blocks or inputs that Stable Diffusion does not have.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, abar: Tensor, prediction_type: str) -> None:
+    def __init__(self, unet: UNet2DConditionModel, abar: Tensor, prediction_type: str, *, first_scale: float) -> None:
         self.unet = unet.eval()
         for parameter in unet.parameters():
             parameter.requires_grad = False
         self.abar = abar
         self.prediction_type = prediction_type
+        self.first_scale = first_scale
         self._blocks = {
             **{f"down_blocks.{i}": block for i, block in enumerate(unet.down_blocks)},
             "mid_block": unet.mid_block,
@@ -80,6 +82,10 @@ class Denoiser:
         for layers in self._layers_of.values():
             processors |= {f"{layer}.processor": _CrossAttention(index) for index, layer in enumerate(layers)}
         unet.set_attn_processor(processors)
+
+    def with_unet(self, unet: UNet2DConditionModel) -> "Denoiser":
+        """Return a denoiser with the same schedule and another UNet."""
+        return Denoiser(unet, self.abar, self.prediction_type, first_scale=self.first_scale)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -137,4 +143,4 @@ class Denoiser:
     def one_step(self, eps: Tensor, keys_values: KeysValues) -> Tensor:
         """Generate in one step: noise [b, 4, h, w] ~ N(0, 1) to clean latents, float32."""
         t = torch.full((eps.shape[0],), T_MAX, device=eps.device)
-        return self.denoise(first_latents(eps, self.abar), t, keys_values)
+        return self.denoise(self.first_scale * eps, t, keys_values)

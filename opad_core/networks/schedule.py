@@ -38,6 +38,17 @@ def read_schedule(config: dict[str, Any]) -> tuple[Tensor, str]:
     return abar.float(), prediction_type
 
 
+def first_scale(config: dict[str, Any]) -> float:
+    """Return the factor of the noise that a one-step student reads, as its scheduler prepares it for t = 999.
+
+    It is sqrt(1 - abar_999) for an Euler scheduler with "trailing" spacing: z_999 without a signal. Schedulers of
+    DDPM's form (DDPM, DDIM, PNDM) pass the noise on as it is, a factor of 1. `read_schedule` refuses unknown ones.
+    """
+    scheduler = cast(Any, getattr(diffusers, config["_class_name"])).from_config(config)
+    noise = torch.ones(1) * scheduler.init_noise_sigma
+    return float(scheduler.scale_model_input(noise, torch.tensor(T_MAX)))
+
+
 def _at(abar: Tensor, t: Tensor | int) -> Tensor:
     return abar[t].view(-1, 1, 1, 1)
 
@@ -64,14 +75,6 @@ def predict_x0(prediction: Tensor, z_t: Tensor, t: Tensor | int, abar: Tensor, p
     if prediction_type == "epsilon":
         return (z_t - (1 - a).sqrt() * prediction) / a.sqrt()
     return a.sqrt() * z_t - (1 - a).sqrt() * prediction
-
-
-def first_latents(eps: Tensor, abar: Tensor) -> Tensor:
-    """Return the student's input: z_999 without a signal, sqrt(1 - abar_999) eps.
-
-    An Euler scheduler with "trailing" spacing gives the same input: sigma eps / sqrt(sigma^2 + 1).
-    """
-    return (1 - abar[T_MAX]).sqrt() * eps
 
 
 def random_timesteps(count: int, steps: int, share: tuple[float, float], generator: torch.Generator) -> Tensor:

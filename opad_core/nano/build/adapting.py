@@ -42,7 +42,7 @@ from opad_core.nano.build.teacher import (
     load_text_encoder,
 )
 from opad_core.networks.denoiser import Denoiser, KeysValues
-from opad_core.networks.schedule import add_noise, training_target
+from opad_core.networks.schedule import T_MAX, add_noise, training_target
 from opad_core.networks.text_encoder import TextEncoder
 from opad_core.pixels import to_uint8
 
@@ -250,7 +250,8 @@ def _teacher_errors(adaptation: Adaptation, episodes: EpisodeBatch, generator: t
 
 
 def denoiser(unet: UNet2DConditionModel) -> Denoiser:
-    return Denoiser(unet, cumulative_alphas(), "v_prediction")
+    abar = cumulative_alphas()
+    return Denoiser(unet, abar, "v_prediction", first_scale=float((1 - abar[T_MAX]).sqrt()))
 
 
 def load_adapted(build: Build, role: Role) -> UNet2DConditionModel:

@@ -8,7 +8,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from opad_core.generation.bundle import read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator, noise_of
 from opad_core.generation.one_step import OneStep
-from opad_core.networks.schedule import first_latents, predict_x0
+from opad_core.networks.schedule import predict_x0
 from opad_core.pixels import to_uint8
 from tests.opad_core.generation.test_generation import random_bundle
 
@@ -20,7 +20,7 @@ def test_an_image_equals_diffusers_unet_at_the_last_timestep(base, count):
     stock.set_attn_processor(AttnProcessor2_0())
     prompts = ["a photo of a dog", "a mug in the snow"] * 4
     requests = [ImageRequest(None, prompts[seed], seed) for seed in range(count)]
-    z_t = first_latents(torch.stack([noise_of(r.seed, base.latent_shape) for r in requests]), student.abar)
+    z_t = student.first_scale * torch.stack([noise_of(r.seed, base.latent_shape) for r in requests])
     t = torch.full((count,), 999)
     with torch.no_grad():
         text_states = base.text.encode([r.prompt for r in requests], [""] * count, [None] * count)

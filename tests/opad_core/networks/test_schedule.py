@@ -1,12 +1,12 @@
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import DDPMScheduler, EulerDiscreteScheduler
 
 from opad_core.errors import OpadError
 from opad_core.networks.schedule import (
     T_MAX,
     add_noise,
-    first_latents,
+    first_scale,
     predict_x0,
     random_timesteps,
     read_schedule,
@@ -46,10 +46,27 @@ def test_the_one_step_is_the_euler_schedulers(prediction_type):
     noisy = eps * scheduler.init_noise_sigma
     theirs_in = scheduler.scale_model_input(noisy, scheduler.timesteps[0])
     theirs = scheduler.step(prediction, scheduler.timesteps[0], noisy).prev_sample
-    ours_in = first_latents(eps, ABAR)
+    ours_in = first_scale(dict(scheduler.config) | {"_class_name": "EulerDiscreteScheduler"}) * eps
     ours = predict_x0(prediction, ours_in, torch.tensor([T_MAX]), ABAR, prediction_type)
     # With trailing spacing init_noise_sigma is sigma, so input and result agree up to rounding.
     torch.testing.assert_close(ours_in, theirs_in, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "DDPMScheduler", "DDIMScheduler"])
+def test_the_one_step_of_a_scheduler_of_ddpms_form_starts_from_the_noise_itself(name):
+    """As AMD's students are run: DDPM's scheduler with the single timestep 999, whose result is the clean latents."""
+    config = CONFIG | {"_class_name": name, "prediction_type": "epsilon", "clip_sample": False}
+    scheduler = DDPMScheduler.from_config(config)
+    scheduler.set_timesteps(timesteps=[T_MAX])
+    eps, prediction = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    noise = eps * scheduler.init_noise_sigma
+    theirs_in = scheduler.scale_model_input(noise, T_MAX)
+    theirs = scheduler.step(prediction, T_MAX, noise, generator=torch.Generator().manual_seed(2)).prev_sample
+    ours_in = first_scale(config) * eps
+    ours = predict_x0(prediction, ours_in, T_MAX, ABAR, "epsilon")
+    assert torch.equal(ours_in, theirs_in)
+    # their step adds noise of a variance of 1e-20; float32 rounding is multiplied by 14.6
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
 
 
