@@ -1,11 +1,19 @@
-"""A mirror of the repositories of sd-turbo with the same files and tensor names, but tiny random networks."""
+"""A mirror of the repositories of the bases with the same files and tensor names, but tiny random networks."""
 
 import json
 import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from transformers import (
     CLIPTextConfig,
@@ -19,7 +27,7 @@ from transformers import (
 )
 
 from opad_core.bases.fetch.description import SCENE_PROMPTS
-from opad_core.bases.fetch.recipes import CLIP, DINO, DINOV2, IP_ADAPTER, SD_2_1, SD_TURBO, TAESD
+from opad_core.bases.fetch.recipes import CLIP, DINO, DINOV2, IP_ADAPTER, NITRO, SD_2_1, SD_2_1_BASE, SD_TURBO, TAESD
 from opad_core.nano.build.vocabulary import TEMPLATES
 from opad_core.networks.tokenizer import build_tokenizer
 
@@ -32,9 +40,9 @@ def write_mirror(folder: Path) -> Path:
     """Write `folder/<owner>/<name>/...` for every repository of the recipe "sd-turbo", for images of 128 pixels."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        _write_stable_diffusion(folder / SD_2_1.name)
+        _write_stable_diffusion(folder / SD_2_1.name, DDIMScheduler(**BETAS, prediction_type="v_prediction"))
         turbo = folder / SD_TURBO.name
-        _unet().save_pretrained(turbo / "unet")
+        unet().save_pretrained(turbo / "unet")
         EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing").save_pretrained(turbo / "scheduler")
         shutil.copytree(folder / SD_2_1.name / "text_encoder", turbo / "text_encoder")
         small = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -58,6 +66,20 @@ def write_mirror(folder: Path) -> Path:
     return folder
 
 
+def add_nitro(folder: Path) -> Path:
+    """Add the repositories that only the recipe "nitro-1-sd" has: SD 2.1-base, and a pickled student."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        scheduler = PNDMScheduler(**BETAS, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+        _write_stable_diffusion(folder / SD_2_1_BASE.name, scheduler)
+        config = folder / SD_2_1_BASE.name / "scheduler" / "scheduler_config.json"
+        # as published, for the schedulers that read it
+        _write_json(config, json.loads(config.read_text()) | {"clip_sample": False})
+        (folder / NITRO.name).mkdir(parents=True)
+        torch.save(unet().state_dict(), folder / NITRO.name / "nitro-1-sd.bin")
+    return folder
+
+
 def tiny_decoder(*, latent_channels: int) -> AutoencoderTiny:
     """Return a network of TAESD's architecture with 8 channels instead of 64. It enlarges eight times."""
     return AutoencoderTiny(
@@ -65,7 +87,7 @@ def tiny_decoder(*, latent_channels: int) -> AutoencoderTiny:
     )
 
 
-def _write_stable_diffusion(folder: Path) -> None:
+def _write_stable_diffusion(folder: Path, scheduler: SchedulerMixin) -> None:
     tokenizer = build_tokenizer(WORDS, folder / "tokenizer", length=24)
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     added = {
@@ -83,8 +105,8 @@ def _write_stable_diffusion(folder: Path) -> None:
     tensors = {f"text_model.{name}": x.contiguous() for name, x in encoder.state_dict().items()}
     tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file(tensors, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
-    _unet().save_pretrained(folder / "unet")
-    DDIMScheduler(**BETAS, prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    unet().save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
     AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -115,7 +137,7 @@ def text_encoder(*, layers: int, vocabulary: int) -> CLIPTextModel:
     )
 
 
-def _unet() -> UNet2DConditionModel:
+def unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=16,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),

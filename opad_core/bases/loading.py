@@ -37,8 +37,8 @@ from opad_core.networks.schedule import first_scale, read_schedule
 from opad_core.networks.text_encoder import TextEncoder
 
 SHIPPED = Path(__file__).parents[1] / "nano" / "base"
-FETCHED = ("sd-turbo", "sd-turbo-2.1-base")
-"""Names of the bases that `python -m opad_core fetch` installs; the second has SD 2.1-base as its teacher."""
+FETCHED = ("sd-turbo", "sd-turbo-2.1-base", "nitro-1-sd")
+"""Names of the bases that `python -m opad_core fetch` installs. Their recipes are in `bases.fetch.recipes`."""
 PARTS: dict[Task, tuple[str, ...]] = {
     "generation": ("student", "text", "vae"),
     "training": ("teacher", "student", "identity", "dinov2", "text", "vae", "dino"),

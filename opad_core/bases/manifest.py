@@ -32,6 +32,8 @@ class Manifest:
     """SHA-256 of every file of the base, by its path in the folder."""
     sources: dict[str, str | None] = field(default_factory=dict)
     """The commit of each repository that a fetched base comes from; None if the mirror did not record it."""
+    converted: dict[str, dict[str, str]] = field(default_factory=dict)
+    """For each file that was converted from a pickle: the pickle's `repository`, `file` and `sha256`."""
     caption_scenes: list[str] = field(default_factory=list)
     """Scenes that the caption of a reference may name, each with one `{}`; empty: captions name no scene."""
     training_scenes: list[str] = field(default_factory=list)

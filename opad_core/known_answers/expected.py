@@ -19,6 +19,7 @@ EXPECTED = {
     "nano": Expected(vocabulary="nano", pad_id=1083, prediction_types=("v_prediction", "v_prediction")),
     "sd-turbo": Expected(vocabulary="clip", pad_id=0, prediction_types=("v_prediction", "epsilon")),
     "sd-turbo-2.1-base": Expected(vocabulary="clip", pad_id=0, prediction_types=("epsilon", "epsilon")),
+    "nitro-1-sd": Expected(vocabulary="clip", pad_id=0, prediction_types=("epsilon", "epsilon")),
 }
 """By the name in the manifest. SD 2.1 predicts v, SD 2.1-base and SD-Turbo the noise (their scheduler_config.json)."""
 

@@ -1,24 +1,24 @@
 """diffusers' own one-step pipeline on the networks of a base, to compare images with."""
 
 import copy
-import json
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from opad_core.bases.loading import Base
+from opad_core.networks.schedule import T_MAX
 
 
 class StockPipeline:
     """diffusers' pipeline with one step and no guidance."""
 
-    def __init__(self, base: Base, scheduler: EulerDiscreteScheduler) -> None:
+    def __init__(self, base: Base, scheduler: EulerDiscreteScheduler | DDPMScheduler) -> None:
         transformers_logging.set_verbosity_error()  # the next import warns about torchvision, which is not needed
         from diffusers import StableDiffusionPipeline
 
@@ -38,6 +38,7 @@ class StockPipeline:
             requires_safety_checker=False,
         )
         self.pipeline.set_progress_bar_config(disable=True)
+        self._timesteps = [T_MAX] if isinstance(scheduler, DDPMScheduler) else None
         self._output_type = "np" if decodes else "latent"
         self._postprocess = VaeImageProcessor().postprocess
 
@@ -65,6 +66,7 @@ class StockPipeline:
             height=side,
             width=side,
             num_inference_steps=1,
+            timesteps=self._timesteps,
             guidance_scale=0.0,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type=self._output_type,
@@ -76,13 +78,16 @@ class StockPipeline:
         return self._postprocess(pixels, output_type="np")
 
 
-def published_scheduler(base: Base) -> EulerDiscreteScheduler:
-    """Return an Euler scheduler with the configuration of the student's scheduler file, and trailing spacing.
+def published_scheduler(base: Base) -> EulerDiscreteScheduler | DDPMScheduler:
+    """Return the scheduler that a student's publisher runs it with, with the configuration of its scheduler file.
 
-    It is SD-Turbo's own scheduler. Trailing spacing starts a single step at t = 999 and ignores the offset, which
-    diffusers wants to be 1.
+    SD-Turbo has an Euler scheduler with trailing spacing, which starts a single step at t = 999 and ignores the offset,
+    which diffusers wants to be 1. AMD runs its student, whose file names PNDM, with DDPM's scheduler at t = 999.
     """
-    config = json.loads((base.folder / "student/scheduler/scheduler_config.json").read_text())
+    config = base.scheduler_config("student")
+    if config["_class_name"] != "EulerDiscreteScheduler":
+        ddpm: DDPMScheduler = DDPMScheduler.from_config(config)
+        return ddpm
     scheduler: EulerDiscreteScheduler = EulerDiscreteScheduler.from_config(
         config, timestep_spacing="trailing", steps_offset=1
     )

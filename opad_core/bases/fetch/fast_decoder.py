@@ -36,7 +36,7 @@ def fetch_fast_decoder(
     available = mirror.files(TAESD)
     for name in FILES:
         check_listed(TAESD, name, available)
-    say(f"{TAESD.name} at {TAESD.revision[:7]}: {TAESD.license}")
+    say(f"{TAESD.place}: {TAESD.license}")
     partial = base_folder / f"{FAST_DECODER}.partial"
     partial.mkdir(exist_ok=True)
     hashes = {}

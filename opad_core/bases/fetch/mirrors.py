@@ -128,6 +128,6 @@ def _answering(repository: Repository) -> Iterator[None]:
     except (OSError, HTTPError) as error:  # hub errors are both; a broken connection is an HTTPError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OpadError(
-            f"the hub did not give {repository.name} at {repository.revision[:7]}: {reason}; "
+            f"the hub did not give {repository.place}: {reason}; "
             "run the command again to continue, or name a mirror with --from"
         ) from error

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -18,15 +19,14 @@ from opad_core.bases.manifest import read_manifest
 class Answer(BaseHTTPRequestHandler):
     """Serves the files of `folder` at any commit. Files over a kilobyte are in LFS and have a SHA-256."""
 
-    folder, asked = None, None
+    folder, asked, newest = None, None, None
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         path = urlsplit(self.path).path
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(\w+)", path):
-            return self.send(
-                200, json.dumps(self.model(*found.groups())).encode(), {"Content-Type": "application/json"}
-            )
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(\w+))?", path):
+            model = self.model(found[1], found[2] or self.newest)
+            return self.send(200, json.dumps(model).encode(), {"Content-Type": "application/json"})
         name, revision, file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", path).groups()
         data = (self.folder / name / file).read_bytes()
         headers = {"X-Repo-Commit": revision, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', "Accept-Ranges": "bytes"}
@@ -65,16 +65,23 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def hub(published, monkeypatch):
+@contextmanager
+def serve(folder, *, newest, monkeypatch):
+    """Serve a mirror as a hub. Yields its address and the list of what was asked; `newest` is each newest commit."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     close_session()  # the client's pool keeps its proxy settings
-    handler = type("Bound", (Answer,), {"folder": published, "asked": []})
+    handler = type("Bound", (Answer,), {"folder": folder, "asked": [], "newest": newest})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", handler.asked
         server.shutdown()
     close_session()
+
+
+@pytest.fixture
+def hub(published, monkeypatch):
+    with serve(published, newest=None, monkeypatch=monkeypatch) as served:
+        yield served
 
 
 def test_a_base_comes_from_the_hub_at_the_pinned_commits(hub, published, bases, tmp_path):
