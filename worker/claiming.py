@@ -62,7 +62,7 @@ def _give_back_orphans(settings: Settings, sessions: Sessions, slot: Slot) -> No
 
 
 def _run_trainer(slot: Slot, sessions: Sessions, job_id: UUID, fence: int) -> int:
-    command = [sys.executable, "-m", "worker.training.run", "--job", str(job_id), "--fence", str(fence)]
+    command = [sys.executable, "-m", "worker.training", "--job", str(job_id), "--fence", str(fence)]
     trainer = subprocess.Popen(
         dies_with_parent(*command),
         stdin=subprocess.DEVNULL,

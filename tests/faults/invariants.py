@@ -67,5 +67,5 @@ def _trains_one_of(process: psutil.Process, job_ids: list[object]) -> bool:
         words = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    found = re.search(r"worker\.training\.run --job (\S+)", words)
+    found = re.search(r"worker\.training --job (\S+)", words)
     return found is not None and found[1] in map(str, job_ids)

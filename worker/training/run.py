@@ -1,4 +1,4 @@
-"""The trainer, a process that trains one claimed job: `python -m worker.training.run --job ID --fence N`.
+"""The trainer, a process that trains one claimed job.
 
 It reports how the job ended and exits with 0. After any other exit code the process that started it must report. On
 SIGTERM it commits a checkpoint, gives the job back and exits.
@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import io
 import signal
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +64,7 @@ class Outcome:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m worker.training.run", description="Train one claimed job.")
+    parser = argparse.ArgumentParser(prog="python -m worker.training", description="Train one claimed job.")
     parser.add_argument("--job", type=UUID, required=True, help="id of the job")
     parser.add_argument("--fence", type=int, required=True, help="fence that the claim returned")
     arguments = parser.parse_args()
@@ -241,7 +240,3 @@ def _stop_on_sigterm() -> Callable[[], bool]:
 
     signal.signal(signal.SIGTERM, ask)
     return lambda: stop_requested
-
-
-if __name__ == "__main__":
-    sys.exit(main())
