@@ -14,7 +14,6 @@ from opad_core.methods.accelerated import accelerated, check_losses
 from opad_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionConfig
 from opad_core.methods.opad.config import preset
 from opad_core.methods.train import new_training
-from opad_core.networks.denoiser import Denoiser
 from opad_core.training.config import override
 from opad_core.training.data import prepare_data
 from opad_core.training.loop import Training
@@ -82,7 +81,7 @@ def tiny(base):
             cross_attention_dim=base.text.encoder.config.hidden_size, attention_head_dim=2, norm_num_groups=8,
         )  # fmt: skip
     tiny = copy.copy(base)
-    tiny.student = Denoiser(unet, base.student.abar, base.student.prediction_type)
+    tiny.student = base.student.with_unet(unet)
     return tiny
 
 
