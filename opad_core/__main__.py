@@ -26,7 +26,7 @@ from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, lo
 from opad_core.bases.manifest import read_manifest
 from opad_core.bases.precision import Precision, precision_for
 from opad_core.command_line import command_line, settings_by_hand
-from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
+from opad_core.errors import NotEnoughMemoryError, OldCheckpointError, OpadError, UnusableDeviceError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
 from opad_core.flops import count_iteration
@@ -34,6 +34,7 @@ from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.export import EXPORT_FILES, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.generation.image_warnings import image_warnings
+from opad_core.generation.many_step import teacher_image
 from opad_core.generation.prompt_warnings import prompt_warnings
 from opad_core.known_answers import (
     Answer,
@@ -53,7 +54,8 @@ from opad_core.training.config import override
 from opad_core.training.loop import Progress, TrainingStopped
 from opad_core.training.memory import FLOAT32, HALF, Rung, rung_for, save_memory
 
-BUNDLE, CHECKPOINT, PREVIEW = "concept.safetensors", "checkpoint.safetensors", "preview.png"
+BUNDLE, TEACHER, CHECKPOINT = "concept.safetensors", "teacher.safetensors", "checkpoint.safetensors"
+PREVIEW = "preview.png"
 LOSSES, CURVES, REPORT, SHEET = "losses.jsonl", "loss.png", "report.json", "report.png"
 SHOWN = ("rec", "id", "mse", "swd")
 """Losses that the progress bar shows."""
@@ -130,6 +132,9 @@ def _train(arguments: argparse.Namespace) -> int:
     resume = checkpoint.read_bytes() if checkpoint.exists() else None
     losses = [] if resume is None else read_losses(arguments.out / LOSSES)
 
+    def keep_teacher(teacher: bytes) -> None:
+        _replace(arguments.out / TEACHER, teacher)
+
     stops: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -164,6 +169,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 should_stop=lambda: bool(stops),
                 resume=state,
                 compile_cache=bases_folder().parent / "cache" / "compiled" / "training",
+                keep_teacher=keep_teacher if arguments.keep_teacher else None,
             )
 
         try:
@@ -184,6 +190,10 @@ def _train(arguments: argparse.Namespace) -> int:
     _replace(arguments.out / BUNDLE, bundle)
     checkpoint.unlink(missing_ok=True)
     print(f"learned: {arguments.out / BUNDLE} ({len(bundle) / 1e6:.1f} MB)")
+    if arguments.keep_teacher:
+        print(f"the teacher: {arguments.out / TEACHER}, for `python -m opad_core generate --teacher`")
+    else:
+        (arguments.out / TEACHER).unlink(missing_ok=True)  # of an earlier training that this one replaced
     _write_report(arguments.out, base, read_bundle(bundle), references)
     return 0
 
@@ -243,15 +253,20 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _bundle_in(folder: Path) -> Bundle:
-    file = folder / BUNDLE
+    return _read(folder / BUNDLE, "`python -m opad_core train --out` writes one")
+
+
+def _read(file: Path, remedy: str) -> Bundle:
     if not file.is_file():
-        raise OpadError(f"{folder} holds no {BUNDLE}; `python -m opad_core train --out` writes one")
+        raise OpadError(f"{file.parent} holds no {file.name}; {remedy}")
     return read_bundle(file.read_bytes())
 
 
 def _generate(arguments: argparse.Namespace) -> int:
     if arguments.count < 1:
         raise OpadError(f"--count must be at least 1, got {arguments.count}")
+    if arguments.teacher:
+        return _generate_with_teacher(arguments)
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
     files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
     _refuse_to_replace(files.values(), arguments)
@@ -268,6 +283,22 @@ def _generate(arguments: argparse.Namespace) -> int:
         print(file)
     for warning in image_warnings(images):
         print(f"opad: {warning}", file=sys.stderr)
+    return 0
+
+
+def _generate_with_teacher(arguments: argparse.Namespace) -> int:
+    remedy = "`python -m opad_core train --keep-teacher` writes one"
+    bundle = None if arguments.concept is None else _read(arguments.concept / TEACHER, remedy)
+    files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
+    _refuse_to_replace(files.values(), arguments)
+    base = _base_of(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for seed, file in tqdm(files.items(), unit="image"):
+        image = teacher_image(
+            base, bundle, arguments.prompt, seed, steps=arguments.steps, guidance=arguments.guidance
+        )  # fmt: skip
+        Image.fromarray(image).save(file)
+        print(file)
     return 0
 
 
@@ -328,20 +359,19 @@ def _doctor(arguments: argparse.Namespace) -> int:
         manifest = read_manifest(base_folder(arguments.base, bases_folder()))
         resolution, base_presets = manifest.resolution, manifest.presets
     config = preset(arguments.preset, base_presets)
-    healthy = arguments.random_weights or arguments.skip_checks or _check_weights(arguments, config)
     if arguments.only_checks:
-        return 0 if healthy else 1
-    if device.type == "cpu":
-        config = override(config, {"batch_size": 1})
-    rung = _rung_of(arguments, config, resolution=resolution)
+        return 0 if _check_weights(arguments, config) else 1
+    measured = override(config, {"batch_size": 1}) if device.type == "cpu" else config
+    rung = _rung_of(arguments, measured, resolution=resolution)
+    healthy = arguments.random_weights or arguments.skip_checks or _check_weights(arguments, config)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.random_weights:
             base = doctor.random_base(Path(folder), device, resolution=resolution, precision=rung.precision)
         else:
             base = _load(arguments, rung.precision)
-        print(f"{base.manifest.name}, {resolution} px, batch {config.batch_size}, {base.device}, {rung.summary}\n")
+        print(f"{base.manifest.name}, {resolution} px, batch {measured.batch_size}, {base.device}, {rung.summary}\n")
         print(doctor.HEADER)
-        doctor.examine(base, config, rung, report=lambda row: print(row.line(), flush=True))
+        doctor.examine(base, measured, rung, report=lambda row: print(row.line(), flush=True))
     return 0 if healthy else 1
 
 
@@ -351,12 +381,20 @@ def _check_weights(arguments: argparse.Namespace, config: OpadConfig) -> bool:
     half = arguments.precision == "half"
     answers = _printed_answers(_load(arguments, "half" if half else "float32"), photos)
     gc.collect()  # the networks that were checked make room for those that learn
-    rung = _rung_of(arguments, config, resolution=read_manifest(base_folder(arguments.base, bases_folder())).resolution)
-    base = _load(arguments, rung.precision)
-    save_memory(base, rung)
-    answers.append(learning_answer(base, photos, config))
+    answers.append(_learning_answer(arguments, config, photos))
     print(f"{answers[-1].line()}\n{summary(answers)}\n")
     return all(answer.outcome != Outcome.FAILED for answer in answers)
+
+
+def _learning_answer(arguments: argparse.Namespace, config: OpadConfig, photos: list[Photos]) -> Answer:
+    resolution = read_manifest(base_folder(arguments.base, bases_folder())).resolution
+    try:
+        rung = _rung_of(arguments, config, resolution=resolution)
+    except NotEnoughMemoryError as error:
+        return Answer("learning", Outcome.SKIPPED, str(error))
+    base = _load(arguments, rung.precision)
+    save_memory(base, rung)
+    return learning_answer(base, photos, config)
 
 
 def _photos(arguments: argparse.Namespace) -> list[Photos]:

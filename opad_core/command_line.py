@@ -10,6 +10,7 @@ from opad_core.bases.precision import PrecisionSetting
 from opad_core.errors import OpadError
 from opad_core.generation.export import DEFAULT_RANK
 from opad_core.generation.generator import DecoderName
+from opad_core.generation.many_step import GUIDANCE, STEPS
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
 from opad_core.reference_images import MAX_REFERENCES, MIN_REFERENCES, formats, reads_heic
 
@@ -42,6 +43,7 @@ def command_line() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting that `presets` prints"
     )
     train.add_argument("--seed", type=int, default=0, help="the same seed gives the same bundle on the same machine")
+    train.add_argument("--keep-teacher", action="store_true", help="also write the teacher, for `generate --teacher`")
     train.set_defaults(command="train")
 
     generate = commands.add_parser("generate", help="generate images of a learned concept, one diffusion step each")
@@ -53,6 +55,13 @@ def command_line() -> argparse.ArgumentParser:
     generate.add_argument(
         "--decoder", default="full", choices=get_args(DecoderName), help="fast loses fine detail; not every base has it"
     )
+    generate.add_argument(
+        "--teacher",
+        action="store_true",
+        help="use the teacher of `train --keep-teacher`, which takes many steps",
+    )
+    generate.add_argument("--steps", type=int, default=STEPS, help="steps of the teacher")
+    generate.add_argument("--guidance", type=float, default=GUIDANCE, help="classifier-free guidance of the teacher")
     generate.set_defaults(command="generate")
 
     evaluate = commands.add_parser("evaluate", help="score a learned concept beside the untouched student")
@@ -93,7 +102,11 @@ def command_line() -> argparse.ArgumentParser:
         "fetch",
         help="download a base from the hub or a mirror; continues a stopped download, and adds a missing fast decoder",
     )
-    fetch.add_argument("base", choices=list(FETCHED), help="the second has SD 2.1-base as its teacher")
+    fetch.add_argument(
+        "base",
+        choices=list(FETCHED),
+        help="sd-turbo, the same with SD 2.1-base as its teacher, or AMD's Nitro-1 with that teacher",
+    )
     fetch.add_argument("--to", type=Path, help="folder of the base; default: where --base NAME finds it")
     fetch.add_argument(
         "--from",

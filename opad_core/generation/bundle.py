@@ -6,6 +6,8 @@ The manifest names the adapter, and the tensors are the adapter's. For "key_valu
     <layer>.to_k.weight       [inner, d] float16     student's key projection, named as in the UNet
     <layer>.to_v.weight       [inner, d] float16
 
+A training with `teacher` gives a second bundle, of the teacher's projections; its manifest says so under "network".
+
 The method's settings are stored as plain data for people to read; no code depends on them. There are no timestamps, so
 the same training gives the same bytes, and a repeated upload is the same object.
 """
@@ -14,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +29,7 @@ from opad_core.errors import OpadError
 from opad_core.tensor_file import header_of
 
 FORMAT = 1
+Network = Literal["student", "teacher"]
 MAX_HEADER_BYTES = 1 << 20
 """SD-Turbo's bundle has 33 tensors and a header of 6 kB; a huge header is an attack on the parser."""
 ADAPTERS: Mapping[str, type[Adapter]] = {kind.kind: kind for kind in (KeyValueAdapter, TokenAdapter)}
@@ -42,6 +45,8 @@ class Bundle:
     base: str
     base_sha256: str
     manifest: dict[str, object]
+    network: Network
+    """The UNet of the base whose adapter it is."""
     adapter: Adapter
     """Frozen, float32, on the CPU. The generator moves it to its device with the first image of the concept."""
 
@@ -55,6 +60,7 @@ def write_bundle(
     base_sha256: str,
     config: dict[str, Any],
     seed: int,
+    network: Network = "student",
 ) -> bytes:
     """Return the file's bytes. `config` are the method's settings, `base_sha256` is the hash of the base."""
     manifest = {
@@ -67,6 +73,8 @@ def write_bundle(
         "seed": seed,
         "config": config,
     }
+    if network != "student":
+        manifest["network"] = network
     tensors = {name: x.cpu().contiguous() for name, x in adapter.tensors().items()}
     return save(tensors, metadata={"manifest": json.dumps(manifest, sort_keys=True)})
 
@@ -74,7 +82,8 @@ def write_bundle(
 def read_bundle(data: bytes, *, adapters: Mapping[str, type[Adapter]] = ADAPTERS) -> Bundle:
     """Read a bundle from untrusted bytes. Raises OpadError that says what is wrong with them.
 
-    A manifest that names no adapter is from an early version and means "key_value".
+    A manifest that names no adapter is from an early version and means "key_value"; one that names no network means the
+    student.
     """
     try:
         header = header_of(data, max_bytes=MAX_HEADER_BYTES)
@@ -89,6 +98,9 @@ def read_bundle(data: bytes, *, adapters: Mapping[str, type[Adapter]] = ADAPTERS
     kind = manifest.get("adapter", KeyValueAdapter.kind)
     if not isinstance(kind, str) or kind not in adapters:
         raise OpadError(f"the bundle's adapter is {kind!r}; this version knows {', '.join(sorted(adapters))}")
+    network = manifest.get("network", "student")
+    if network not in get_args(Network):
+        raise OpadError(f"the bundle is of the network {network!r}; known are {' and '.join(get_args(Network))}")
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES or not tensor.isfinite().all():
             raise OpadError(f"the bundle's tensor {name} must hold finite numbers in half or single precision")
@@ -98,5 +110,6 @@ def read_bundle(data: bytes, *, adapters: Mapping[str, type[Adapter]] = ADAPTERS
         base=manifest["base"],
         base_sha256=manifest["base_sha256"],
         manifest=manifest,
+        network=network,
         adapter=adapters[kind].from_tensors(tensors).requires_grad_(False),
     )

@@ -164,6 +164,8 @@ class OneStepGenerator:
                     f"loaded ({self.base.manifest.name} {self.base.manifest.sha256[:12]}); "
                     "train it again, or load that base"
                 )
+            if bundle.network != "student":
+                raise OpadError("the bundle is of the teacher, which generates in many steps; use the student's")
             self._check_shapes(bundle)
             if PLACEHOLDER not in request.prompt:
                 raise OpadError(f"the prompt does not name {PLACEHOLDER}; add it where the concept belongs")

@@ -70,7 +70,8 @@ def _asked(name: str, check: Callable[[], Answer]) -> Answer:
 def _lacking_memory(base: Base) -> str | None:
     """Return why the networks do not fit into the device's free memory; None if they do."""
     folders = tuple(f"{part}/" for part in ("teacher", "student", "text_encoder", "vae", "discriminators"))
-    stored = sum((base.folder / path).stat().st_size for path in base.manifest.files if path.startswith(folders))
+    files = [base.folder / path for path in base.manifest.files if path.startswith(folders)]
+    stored = sum(file.stat().st_size for file in files if file.is_file())  # loading tells which are missing
     needed = ROOM * stored
     on_gpu = base.device.type == "cuda"
     free = torch.cuda.mem_get_info(base.device)[0] if on_gpu else psutil.virtual_memory().available

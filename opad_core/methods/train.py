@@ -31,14 +31,16 @@ def train(
     report_every: int | None = None,
     hook: Hook = no_hook,
     compile_cache: Path | None = None,
+    keep_teacher: Callable[[bytes], None] | None = None,
 ) -> bytes:
     """Learn a concept from 1-100 references and return its bundle as bytes. The config's class chooses the method.
 
     `report` is called after every `report_every` iterations or earlier, and `should_stop` before the first iteration
     and after each report. The default of `report_every` is 10 on CUDA, else 1. `hook` is called for each part of the
     training. `compile_cache` is the folder of networks that are compiled for CUDA, which takes minutes the first time;
-    None: they are not compiled. The result depends only on the other arguments, on CUDA up to rounding. On the CPU, a
-    training that was stopped and resumed gives the same bytes as an uninterrupted one.
+    None: they are not compiled. `keep_teacher` gets the teacher's bundle at the end. The result depends only on the
+    other arguments, on CUDA up to rounding. On the CPU, a training that was stopped and resumed gives the same bytes as
+    an uninterrupted one.
 
     Raises OpadError for a class noun that the base does not know, OtherTrainingError for the state of another training,
     DivergedError at the second divergence (the first is rolled back), TrainingStopped when `should_stop` returns True.
@@ -47,7 +49,14 @@ def train(
         training = fast_training(
             base, references, class_noun, config, seed=seed, hook=hook, compile_cache=compile_cache
         )  # fmt: skip
-        return run(training, report=report, should_stop=should_stop, resume=resume, report_every=report_every)
+        return run(
+            training,
+            report=report,
+            should_stop=should_stop,
+            resume=resume,
+            report_every=report_every,
+            keep_teacher=keep_teacher,
+        )
 
 
 def fast_training(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from opad_core.adapters.adapter import Adapter
 from opad_core.errors import DivergedError, OpadError
-from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
+from opad_core.generation.bundle import Bundle, Network, read_bundle, write_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.training.config import TrainingConfig
@@ -73,6 +73,7 @@ def run(
     should_stop: Callable[[], bool],
     resume: bytes | None = None,
     report_every: int | None = None,
+    keep_teacher: Callable[[bytes], None] | None = None,
 ) -> bytes:
     """Run a training to its end and return the bundle as bytes.
 
@@ -80,13 +81,15 @@ def run(
     at least every three seconds. `should_stop` is called before the first iteration and after each report. The default
     of `report_every` is 10 on CUDA, else 1. The result depends only on the training. On the CPU, a training that was
     stopped and resumed gives the same bytes as an uninterrupted one. With `config.eval_every` the bundle holds the
-    averaged adapter with the best score, else the last one.
+    averaged adapter with the best score, else the last one. At the end `keep_teacher` gets the teacher's bundle.
 
     Raises OtherTrainingError for the state of another training, DivergedError at the second divergence (the first is
     rolled back), TrainingStopped when `should_stop` returns True.
     """
     config, method = training.config, training.method
     limit = report_every or REPORT_EVERY.get(training.data.base.device.type, 1)
+    if keep_teacher is not None:
+        training.teacher_bundle()  # refuses at once if there is no teacher
     if resume is not None:
         training.load(training.read(resume))
     with training.part("caches"):
@@ -132,6 +135,8 @@ def run(
                 snapshot=training.snapshot,
             )
         )
+    if keep_teacher is not None:
+        keep_teacher(training.teacher_bundle())
     return training.bundle(training.best)
 
 
@@ -192,16 +197,27 @@ class Training:
         return ends_stage or self.preview_is_due or self.evaluation_is_due or self.step % GOOD_STATE_EVERY == 0
 
     def bundle(self, adapter: Adapter | None = None) -> bytes:
-        """Return the bundle of an adapter, by default the current average, as bytes."""
+        """Return the bundle of a student's adapter, by default the current average, as bytes."""
+        return self._written(adapter or self.average, "student")
+
+    def teacher_bundle(self) -> bytes:
+        """Return the bundle of the teacher as it is now. Raises OpadError if the method trains none."""
+        teacher = self.method.teacher_adapter
+        if teacher is None:
+            raise OpadError(f"the method {self.method.name!r} trains no teacher to keep")
+        return self._written(teacher, "teacher")
+
+    def _written(self, adapter: Adapter, network: Network) -> bytes:
         manifest = self.data.base.manifest
         return write_bundle(
-            adapter or self.average,
+            adapter,
             method=self.method.name,
             class_noun=self.data.class_noun,
             base=manifest.name,
             base_sha256=manifest.sha256,
             config=dataclasses.asdict(self.config),
             seed=self.seed,
+            network=network,
         )
 
     def preview(self) -> Image.Image:

@@ -59,6 +59,8 @@ class Method(Protocol):
     """Names the method in bundles and checkpoints."""
     adapter: Adapter
     """The adapter that the bundle stores. The loop averages, evaluates and previews it."""
+    teacher_adapter: Adapter | None = None
+    """The adapter of the teacher that learned as well, if there is one."""
     optimizers: dict[str, Optimizer]
 
     def draw(self, step: Step) -> Inputs:

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,7 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
 from opad_core.__main__ import main
+from opad_core.errors import OpadError
 from opad_core.evaluation.curves import read_losses
+from opad_core.generation.bundle import read_bundle
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.generation.many_step import teacher_image
 from opad_core.training.state import FORMAT
 from tests.opad_core.generation.test_generation import random_bundle
 from tests.random_base import SHORT, add_fast_decoder, add_scene_prompts
@@ -39,6 +44,42 @@ def test_train_then_generate_without_any_server(base, reference_folder, tmp_path
         == 0
     )
     assert [Image.open(out / f"{seed}.png").size for seed in (0, 1)] == [(64, 64), (64, 64)]
+
+
+def test_a_kept_teacher_generates_in_many_steps(base, reference_folder, tmp_path, capsys):
+    concept, common = tmp_path / "concept", ["--base", str(base.folder)]
+    learn = ["train", "--images", str(reference_folder), "--class", "dog", "--out", str(concept), *common]
+    prompt = ["--prompt", "a <concept> on the beach", "--concept", str(concept), *common]
+    assert main([*learn, "--keep-teacher"]) == 0
+    few = ["generate", *prompt, "--teacher", "--steps", "3"]
+    assert main([*few, "--out", str(tmp_path / "guided")]) == 0
+    assert main([*few, "--guidance", "1", "--out", str(tmp_path / "plain")]) == 0
+    guided, plain = ((tmp_path / name / "0.png").read_bytes() for name in ("guided", "plain"))
+    assert guided != plain
+    assert Image.open(tmp_path / "plain" / "0.png").size == (64, 64)
+
+    assert main([*learn, "--force"]) == 0  # replaces the concept, and so its teacher
+    capsys.readouterr()
+    assert main([*few, "--out", str(tmp_path / "none")]) == 1
+    remedy = f"`{sys.executable} -m opad_core train --keep-teacher` writes one"
+    assert capsys.readouterr().err == f"opad: {concept} holds no teacher.safetensors; {remedy}\n"
+
+
+def test_student_and_teacher_do_not_take_each_others_bundle(base):
+    student = read_bundle(random_bundle(base, 1))
+    teacher = dataclasses.replace(student, network="teacher")
+    with pytest.raises(OpadError, match="the bundle is of the teacher, which generates in many steps"):
+        OneStepGenerator(base).generate([ImageRequest(teacher, "a <concept>", 0)])
+    with pytest.raises(OpadError, match="the bundle is of the student, which generates in one step"):
+        teacher_image(base, student, "a <concept>", 0)
+
+
+def test_a_teacher_needs_the_concept_in_the_prompt_and_at_least_one_step(base):
+    teacher = dataclasses.replace(read_bundle(random_bundle(base, 1)), network="teacher")
+    with pytest.raises(OpadError, match="does not name <concept>"):
+        teacher_image(base, teacher, "a dog", 0)
+    with pytest.raises(OpadError, match=r"steps must be in 1\.\.1000, got 0"):
+        teacher_image(base, teacher, "a <concept>", 0, steps=0)
 
 
 def test_a_concept_of_another_base_is_one_sentence_with_the_remedy(base, tmp_path, capsys):

@@ -31,7 +31,7 @@ class OpadLearners(Method):
         base = networks or data.base
         _check_fits(config, base)
         self.data, self.base, self.config = data, base, config
-        self.teacher = KeyValueAdapter.initial(base.teacher, data.start_row)
+        self.teacher_adapter = self.teacher = KeyValueAdapter.initial(base.teacher, data.start_row)
         # Without a shared text encoder the student's V* stays at its initial value.
         row = (
             self.teacher.token_row if config.shared_text_encoder else nn.Parameter(data.start_row, requires_grad=False)

@@ -6,21 +6,24 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from opad_core.adapters.key_value import KeyValueAdapter
 from opad_core.bases.loading import load_base
 from opad_core.errors import DivergedError, OldCheckpointError, OpadError
 from opad_core.generation.bundle import read_bundle
+from opad_core.methods.custom_diffusion import CustomDiffusionConfig
 from opad_core.methods.opad.config import preset
 from opad_core.methods.train import new_training, train
 from opad_core.training.config import override
 from opad_core.training.loop import TrainingStopped
 
 
-def learn(base, references, *, stop_after=None, resume=None, seed=1, name="default", **changes):
+def learn(base, references, *, stop_after=None, resume=None, seed=1, name="default", keep_teacher=None, **changes):
     config = override(preset(name, base.manifest.presets), changes)
     steps = []
     data = train(
         base, references, "dog", config, seed=seed, resume=resume,
         report=steps.append, should_stop=lambda: stop_after is not None and len(steps) >= stop_after,
+        keep_teacher=keep_teacher,
     )  # fmt: skip
     return data, steps
 
@@ -37,6 +40,31 @@ def test_a_resumed_training_gives_the_same_bytes_as_an_uninterrupted_one(roomy, 
     for iteration, state in enumerate(states, start=1):  # within each stage and between them, after iteration 4
         resumed, _ = learn(base, references, name=name, resume=state, **evaluating)
         assert resumed == uninterrupted, f"differs when resumed after iteration {iteration}"
+
+
+def test_the_teacher_is_kept_where_it_is_asked_for(base, references):
+    kept = []
+    alone, _ = learn(base, references)
+    assert learn(base, references, keep_teacher=kept.append)[0] == alone
+    [teacher] = map(read_bundle, kept)
+    assert (teacher.network, read_bundle(alone).network) == ("teacher", "student")
+    training = new_training(base, references, "dog", preset("default", base.manifest.presets), seed=1)
+    for _ in range(training.config.total_iterations):
+        training.iterate()
+    expected = training.method.teacher.tensors()
+    assert all(torch.equal(x, expected[name]) for name, x in teacher.adapter.tensors().items())
+    untouched = KeyValueAdapter.initial(base.teacher, training.data.start_row).tensors()
+    assert not torch.equal(expected["token_row"], untouched["token_row"])
+
+
+def test_a_method_without_a_teacher_refuses_to_keep_one_before_it_learns(base, references):
+    reports = []
+    with pytest.raises(OpadError, match="the method 'custom_diffusion' trains no teacher to keep"):
+        train(
+            base, references, "dog", CustomDiffusionConfig(), seed=1, report=reports.append,
+            should_stop=lambda: False, keep_teacher=reports.append,
+        )  # fmt: skip
+    assert reports == []
 
 
 def test_a_training_stopped_before_its_first_iteration_can_continue(base, references):

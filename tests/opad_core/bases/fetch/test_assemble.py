@@ -93,7 +93,7 @@ def test_a_student_with_another_text_encoder_is_told(mirror, bases, capsys):
     assert f"extra, {name} and so on differ by up to 0.25" in line
 
 
-def test_a_fetch_ends_with_the_checks_that_fit_the_machine(mirror, bases, capsys):
+def test_fetch_and_doctor_check_what_fits_the_machine(mirror, bases, capsys):
     """Random networks fail those that need trained weights, but compute what diffusers computes."""
     assert main(["fetch", "sd-turbo", "--from", str(mirror)]) == 0
     lines = capsys.readouterr().out.partition("checking the weights")[2].splitlines()[1:]
@@ -104,6 +104,11 @@ def test_a_fetch_ends_with_the_checks_that_fit_the_machine(mirror, bases, capsys
     }  # fmt: skip
     assert any(line.startswith("failed  tokens of the prompts: 0 of 45 prompts") for line in lines)
     assert any(line.startswith("failed  autoencoder: photos come back with") for line in lines)
+
+    assert main(["doctor", "--base", "sd-turbo", "--device", "cpu", "--only-checks"]) == 1
+    *again, learning, counted, _ = capsys.readouterr().out.splitlines()
+    assert (again, counted[:9]) == (lines[:-1], lines[-1][:9])
+    assert learning == "skipped learning: 50 iterations take hours on a CPU; run it on a machine with a GPU"
 
 
 def test_prompts_go_through_clips_whole_text_encoder(base, published):

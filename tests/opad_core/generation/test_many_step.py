@@ -1,0 +1,52 @@
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from opad_core.generation.many_step import many_step, timesteps
+from opad_core.networks.denoiser import Denoiser
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+PROMPTS = ["a photo of a dog", "a mug on the beach"]
+
+
+@torch.no_grad()
+def keys_values(base, prompts):
+    return base.teacher.keys_values(base.text.encode(prompts, [""] * len(prompts), [None] * len(prompts)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+def test_it_is_diffusers_ddim(base, prediction_type):
+    """Eta 0, trailing spacing, and a last step to alpha 1."""
+    teacher = Denoiser(base.teacher.unet, base.teacher.abar, prediction_type, first_scale=1.0)
+    eps = torch.randn(2, *base.latent_shape, generator=torch.Generator().manual_seed(0))
+    with_text, without = keys_values(base, PROMPTS), keys_values(base, ["", ""])
+    mine = many_step(teacher, eps, with_text, without, steps=5, guidance=3.0)
+    scheduler = DDIMScheduler(
+        **BETAS, prediction_type=prediction_type, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True
+    )
+    scheduler.set_timesteps(5)
+    z_t = eps
+    for t in scheduler.timesteps:
+        times = torch.full((2,), int(t))
+        text, null = (teacher.predict(z_t, times, each) for each in (with_text, without))
+        z_t = scheduler.step(null + 3.0 * (text - null), t, z_t).prev_sample
+    torch.testing.assert_close(mine, z_t, rtol=1e-4, atol=1e-4)  # five steps, each divides by alphas down to 0.07
+
+
+@torch.no_grad()
+def test_without_guidance_the_empty_prompt_plays_no_part(base):
+    eps = torch.randn(1, *base.latent_shape, generator=torch.Generator().manual_seed(0))
+    with_text = keys_values(base, PROMPTS[:1])
+    assert torch.equal(
+        many_step(base.teacher, eps, with_text, {}, steps=2, guidance=1.0),
+        many_step(base.teacher, eps, with_text, with_text, steps=2, guidance=1.0),
+    )
+
+
+def test_timesteps_begin_at_pure_noise_and_have_equal_distances():
+    assert timesteps(1) == [999]
+    assert timesteps(4) == [999, 749, 499, 249]
+    assert timesteps(1000)[-1] == 0
+    with pytest.raises(ValueError, match="got 0"):
+        timesteps(0)
