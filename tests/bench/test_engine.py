@@ -186,4 +186,6 @@ def test_a_base_in_memory_is_written_as_an_engine_loads_it(lab, tmp_path):
     write_engine_parts(lab.base, tmp_path)
     request = ImageRequest(None, lab.stock_prompt, 5)
     written = load_base(str(tmp_path), device="cpu")
-    assert np.array_equal(OneStepGenerator(written).generate([request]), OneStepGenerator(lab.base).generate([request]))
+    images = [OneStepGenerator(base).generate([request]).astype(int) for base in (written, lab.base)]
+    # The schedule is written as betas, whose rounding changes the noise by 6e-8: a value may be at the edge of a level.
+    assert np.abs(images[0] - images[1]).max() <= 1
