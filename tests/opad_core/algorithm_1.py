@@ -194,6 +194,10 @@ def algorithm_1(run, nets, before, teacher_after):
     scenes = int(c.scene_share * b)
     asked = torch.randint(len(base.manifest.training_scenes), (scenes,), generator=draw("scenes")).tolist()
     prompts = [base.manifest.training_scenes[k].format("<concept>") for k in asked] + real.prompts[scenes:]
+    sampled = None
+    if teacher_is_fixed and any((c.lambda_id, c.lambda_mse, c.lambda_swd)):
+        prompts, eps, sampled = run.teacher_samples()
+        eps, sampled = eps.double(), sampled.double()
     with torch.no_grad():
         states = nets.encode(prompts, before["token"][0])
         own_states = states if c.shared_text_encoder else nets.encode(prompts, run.start_row())
@@ -220,7 +224,7 @@ def algorithm_1(run, nets, before, teacher_after):
             losses[f"adv_{name}"] = cross_entropy(logits(k, feature), 1).mean()
             total = total + c.lambda_adv[k] * losses[f"adv_{name}"]
     t2 = times("student-time", c.target_timestep_range)
-    rows = [row for row in range(b) if t2[row] < 1000 * c.max_target_timestep]
+    rows = [row for row in range(b) if t2[row] < 1000 * c.max_target_timestep or sampled is not None]
     if rows and any((c.lambda_id, c.lambda_mse, c.lambda_swd)):
         t = t2[rows]
         with torch.no_grad():
@@ -229,8 +233,10 @@ def algorithm_1(run, nets, before, teacher_after):
             v_none = nets.predict(nets.teacher, named(teacher_after), z_t, t, nothing.expand(len(rows), -1, -1))
             v = v_none + c.guidance * (v_text - v_none)
             z_target = at(abar, t).sqrt() * z_t - at(1 - abar, t).sqrt() * v
+            if sampled is not None:
+                z_target = sampled
             x_target = nets.decode(z_target[place])
-        c_t = abar[t] if c.target_weight == "abar" else torch.ones(len(t)).double()
+        c_t = abar[t] if c.target_weight == "abar" and sampled is None else torch.ones(len(t)).double()
         each = {}
         if c.lambda_id:
             ours, theirs = (nets.feature(2, x, c, c.identity_resize) for x in (x_student[rows], x_target))

@@ -76,6 +76,10 @@ class Run:
         """Return this step's batch of a stream: samples for "samples" and "real-samples", else references."""
         return self.training.method.batches.of(name, self.step, canvas=canvas)
 
+    def teacher_samples(self):
+        """Return prompts, noise and latents of the teacher's samples in this step."""
+        return self.training.method.teacher_samples.batch(self.step)
+
     def go_to(self, step):
         self.training.step = step
 

@@ -1,4 +1,4 @@
-"""Align the student with the teacher: the teacher's target and the distances to it (Algorithm 1, lines 15-19)."""
+"""Align the student with the teacher: the target and the distances to it (Algorithm 1, lines 15-19)."""
 
 import torch
 from torch import Tensor
@@ -66,13 +66,18 @@ def aligned(
     `projections` and `text_states` [b, tokens, d] are the teacher's. `identity` are the student's identity tokens, or
     None without L_id. Only images with a timestep below `max_target_timestep` are compared with a target. The others
     count as 0 in the weighted mean, and not at all in the mean. All get a target, so that the number of compared images
-    changes no shape.
+    changes no shape. If the inputs hold latents of the teacher's samples, these are the targets, with c = 1.
     """
-    t, compared = inputs["target.t"], inputs["target.compared"]
-    z_target = teacher_target(
-        base.teacher, projections, z_student.detach(), inputs["eps"], t,
-        text_states=text_states, null_states=null_states, guidance=config.guidance,
-    )  # fmt: skip
+    compared = inputs["target.compared"]
+    if "target.latents" in inputs:
+        z_target, c = inputs["target.latents"], torch.ones_like(z_student[:, 0, 0, 0])
+    else:
+        t = inputs["target.t"]
+        z_target = teacher_target(
+            base.teacher, projections, z_student.detach(), inputs["eps"], t,
+            text_states=text_states, null_states=null_states, guidance=config.guidance,
+        )  # fmt: skip
+        c = alignment_weight(config, base.teacher.abar[t])
     # Any target would do for the others, but their distances must be finite.
     z_target = torch.where(compared.view(-1, 1, 1, 1), z_target, z_student.detach())
     with torch.no_grad():
@@ -83,7 +88,7 @@ def aligned(
         z_target=z_target, x_target=x_target,
         filters=[inputs[f"swd.{level}"] for level in range(config.swd_levels)] if config.lambda_swd else [],
     )  # fmt: skip
-    c_t = torch.where(compared, alignment_weight(config, base.teacher.abar[t]), 0.0)
+    c_t = torch.where(compared, c, 0.0)
     share = compared / compared.sum()
     return {
         name: ((share * per_sample).sum(), weight * (c_t * per_sample).mean())

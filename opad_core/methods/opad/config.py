@@ -46,7 +46,8 @@ class OpadConfig(TrainingConfig):
     # Parts that the paper's ablations remove (tables 6, 8 and 9); see `ABLATIONS`. False: the student's V* stays at
     # its initial value, as if the student had another text encoder that never learned V*.
     shared_text_encoder: bool = constant(True, "paper; what False means is inferred")
-    # True: the teacher learns alone for `iterations`, then the student learns from the fixed teacher.
+    # True: the teacher learns alone for `iterations`, then the student learns from images that the fixed teacher
+    # generated in 25 steps, `samples` of them with the noise and the prompts of each.
     teacher_first: bool = constant(False, "paper; what True means is inferred")
 
     scene_share: float = constant(0.0, "ours")  # share of prompts that name a scene; discriminators skip them
@@ -92,6 +93,11 @@ class OpadConfig(TrainingConfig):
     @property
     def total_iterations(self) -> int:
         return self.distillation_iterations + self.collaborative_iterations
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the student is compared with what the teacher generates."""
+        return bool(self.lambda_id or self.lambda_mse or self.lambda_swd)
 
     @property
     def scene_prompts(self) -> int:

@@ -12,6 +12,7 @@ from opad_core.methods.kv_preservation import KeyValuePreservation, other_words
 from opad_core.methods.opad.batches import OpadBatches
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.discriminator import discriminators_of
+from opad_core.methods.opad.teacher_samples import STATE, TeacherSamples
 from opad_core.networks.denoiser import Denoiser
 from opad_core.training.data import TrainingData
 from opad_core.training.method import Method
@@ -40,6 +41,9 @@ class OpadLearners(Method):
         self.discriminators = discriminators_of(data.base, config, seed=seed, backbones=base.backbones)
         self.batches = OpadBatches(data, config, self.discriminators, seed=seed)
         self.null_states = data.base.text.encode([""], [""], [None]).detach()
+        self.teacher_samples = TeacherSamples(
+            data, config, self.teacher, null_states=self.null_states, seed=seed
+        )  # fmt: skip
         self.other_words = other_words(data.base, data.class_noun)
         self._preservation = (
             {denoiser: KeyValuePreservation(self.other_words, denoiser) for denoiser in (base.teacher, base.student)}
@@ -78,10 +82,11 @@ class OpadLearners(Method):
         self.batches.prepare()
 
     def state(self) -> dict[str, Tensor]:
-        return self.batches.state()
+        return self.batches.state() | self.teacher_samples.state()
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        self.batches.load_state(tensors)
+        self.batches.load_state({name: x for name, x in tensors.items() if name != STATE})
+        self.teacher_samples.load_state(tensors)
 
     def preservation(self, adapter: KeyValueAdapter, denoiser: Denoiser) -> Tensor:
         """Return the weighted preservation loss of an adapter, a scalar; 0 if it has no weight."""

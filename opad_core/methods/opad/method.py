@@ -21,7 +21,7 @@ class Opad(OpadLearners):
     """Algorithm 1. Each function names the lines of the paper that it implements, `draw` the names of the inputs."""
 
     def draw(self, step: Step) -> Inputs:
-        return draw_inputs(self.data, self.config, self.batches, step)
+        return draw_inputs(self.data, self.config, self.batches, self.teacher_samples, step)
 
     def learn(self, inputs: Inputs, part: Hook) -> dict[str, Tensor]:
         losses = {}
@@ -89,7 +89,7 @@ class Opad(OpadLearners):
         for discriminator in self.discriminators:
             loss = discriminator.generator_loss(fakes).mean()
             terms[f"adv_{discriminator.name}"] = loss, discriminator.weight * loss
-        if "target.t" in inputs:
+        if "target.compared" in inputs:
             terms |= aligned(
                 base, config, inputs, self.teacher.projections, z_student=z_student, x_student=x_student,
                 identity=identity, text_states=teacher_text, null_states=self.null_states,
