@@ -268,8 +268,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.teacher:
         return _generate_with_teacher(arguments)
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
-    files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
-    _refuse_to_replace(files.values(), arguments)
+    files = _image_files(arguments)
     base, noun = _base_of(arguments), bundle.class_noun if bundle else ""
     generator = OneStepGenerator(base)
     for warning in prompt_warnings(base.manifest, base.text, prompt=arguments.prompt, class_noun=noun):
@@ -286,17 +285,24 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _image_files(arguments: argparse.Namespace) -> dict[int, Path]:
+    """Return the file of each seed. Raises OpadError if one exists and --force was not given."""
+    files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
+    _refuse_to_replace(files.values(), arguments)
+    return files
+
+
 def _generate_with_teacher(arguments: argparse.Namespace) -> int:
     remedy = "`python -m opad_core train --keep-teacher` writes one"
     bundle = None if arguments.concept is None else _read(arguments.concept / TEACHER, remedy)
-    files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
-    _refuse_to_replace(files.values(), arguments)
+    files = _image_files(arguments)
     base = _base_of(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    guidance = arguments.guidance
+    if guidance is None:
+        guidance = preset("default", base.manifest.presets).guidance
     for seed, file in tqdm(files.items(), unit="image"):
-        image = teacher_image(
-            base, bundle, arguments.prompt, seed, steps=arguments.steps, guidance=arguments.guidance
-        )  # fmt: skip
+        image = teacher_image(base, bundle, arguments.prompt, seed, steps=arguments.steps, guidance=guidance)
         Image.fromarray(image).save(file)
         print(file)
     return 0

@@ -10,7 +10,7 @@ from opad_core.bases.precision import PrecisionSetting
 from opad_core.errors import OpadError
 from opad_core.generation.export import DEFAULT_RANK
 from opad_core.generation.generator import DecoderName
-from opad_core.generation.many_step import GUIDANCE, STEPS
+from opad_core.generation.many_step import STEPS
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
 from opad_core.reference_images import MAX_REFERENCES, MIN_REFERENCES, formats, reads_heic
 
@@ -61,7 +61,7 @@ def command_line() -> argparse.ArgumentParser:
         help="use the teacher of `train --keep-teacher`, which takes many steps",
     )
     generate.add_argument("--steps", type=int, default=STEPS, help="steps of the teacher")
-    generate.add_argument("--guidance", type=float, default=GUIDANCE, help="classifier-free guidance of the teacher")
+    generate.add_argument("--guidance", type=float, help="classifier-free guidance of the teacher; default: the base's")
     generate.set_defaults(command="generate")
 
     evaluate = commands.add_parser("evaluate", help="score a learned concept beside the untouched student")

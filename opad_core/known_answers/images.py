@@ -7,7 +7,7 @@ from torch import Tensor
 from opad_core.bases.loading import Base
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.known_answers.answer import Answer, answer, skipped
-from opad_core.known_answers.photos import Photos, all_pixels
+from opad_core.known_answers.photos import NO_PHOTOS, Photos, all_pixels
 from opad_core.known_answers.stock_pipeline import StockPipeline, published_scheduler
 from opad_core.pixels import uint8_to_pixels
 
@@ -115,6 +115,3 @@ def _fit(base: Base, pixels: Tensor, noun: str) -> Tensor:
     fit = base.text_fit(pixels, [f"a photo of a {noun}"] * len(pixels))
     assert fit is not None
     return fit
-
-
-NO_PHOTOS = "there are no photos here; name a folder of them with --images"

@@ -6,7 +6,7 @@ from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import Bundle
 from opad_core.known_answers.answer import Answer, answer, skipped
-from opad_core.known_answers.photos import Photos
+from opad_core.known_answers.photos import NO_PHOTOS, Photos
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.method import Opad
 from opad_core.methods.train import new_training
@@ -29,7 +29,7 @@ def short_training(base: Base, photos: list[Photos], config: OpadConfig) -> Answ
     """
     check = "learning"
     if not photos:
-        return skipped(check, "there are no photos here; name a folder of them with --images")
+        return skipped(check, NO_PHOTOS)
     nouns = base.manifest.nouns
     chosen = next((photo for photo in photos if photo.noun and (nouns is None or photo.noun in nouns)), None)
     noun = (nouns or ["dog"])[0] if chosen is None else str(chosen.noun)

@@ -14,6 +14,8 @@ from opad_core.reference_folder import read_references
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 """The example concepts of a checkout; an installed package has none."""
+NO_PHOTOS = "there are no photos here; name a folder of them with --images"
+"""Why a check that needs photos is skipped."""
 
 
 @dataclass(frozen=True)

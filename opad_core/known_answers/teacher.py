@@ -4,8 +4,7 @@ import torch
 
 from opad_core.bases.loading import Base
 from opad_core.known_answers.answer import Answer, answer, skipped
-from opad_core.known_answers.images import NO_PHOTOS
-from opad_core.known_answers.photos import Photos, all_pixels
+from opad_core.known_answers.photos import NO_PHOTOS, Photos, all_pixels
 from opad_core.networks.schedule import PREDICTION_TYPES, add_noise, predict_x0
 
 LITTLE, MUCH = 200, 600
@@ -25,10 +24,8 @@ def denoised_photo(base: Base, photos: list[Photos]) -> Answer:
         return skipped(check, NO_PHOTOS)
     near = _errors(base, photos, LITTLE)
     far = _errors(base, photos, MUCH)
-    own, [other] = (
-        base.teacher.prediction_type,
-        [kind for kind in PREDICTION_TYPES if kind != base.teacher.prediction_type],
-    )
+    own = base.teacher.prediction_type
+    [other] = (kind for kind in PREDICTION_TYPES if kind != own)
     return answer(
         check,
         near[own] < NEAR * near["noisy"] and far[other] > FAR * far[own],

@@ -58,6 +58,13 @@ def test_a_kept_teacher_generates_in_many_steps(base, reference_folder, tmp_path
     assert guided != plain
     assert Image.open(tmp_path / "plain" / "0.png").size == (64, 64)
 
+    without_guidance = shutil.copytree(base.folder, tmp_path / "base")
+    manifest = json.loads((without_guidance / "manifest.json").read_text())
+    manifest["presets"]["default"]["guidance"] = 1.0
+    (without_guidance / "manifest.json").write_text(json.dumps(manifest))
+    assert main([*few, "--base", str(without_guidance), "--out", str(tmp_path / "as the base says")]) == 0
+    assert (tmp_path / "as the base says" / "0.png").read_bytes() == plain
+
     assert main([*learn, "--force"]) == 0  # replaces the concept, and so its teacher
     capsys.readouterr()
     assert main([*few, "--out", str(tmp_path / "none")]) == 1
