@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from api.generate_schemas import GenerateIn
 from api.schemas import Out
 
-Layout = Literal["opad", "diffusers", "kohya", "textual_inversion"]
+Layout = Literal["opad", "diffusers", "kohya", "textual_inversion", "teacher"]
 
 
 class DownloadOut(Out):

@@ -71,6 +71,7 @@ class ConceptIn(In):
     preset: Preset = "default"
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     overrides: Json[Overrides] | None = None
+    keep_teacher: bool = False
     consent: bool = False
 
 
@@ -80,6 +81,7 @@ class VersionIn(In):
     preset: Preset = "default"
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     overrides: Overrides | None = None
+    keep_teacher: bool = Field(False, description="also store the teacher, which generates images in many steps")
 
 
 class JobError(Out):
@@ -107,6 +109,7 @@ class JobOut(Out, JobTimes):
                     "preset": "default",
                     "overrides": {"iterations": 1200},
                     "seed": 7,
+                    "keep_teacher": False,
                     "state": "running",
                     "cancel_requested": False,
                     "stage": "distillation",
@@ -151,6 +154,7 @@ class JobOut(Out, JobTimes):
     preset: str
     overrides: dict[str, Any] = Field(description="the fields that differ from the preset")
     seed: int
+    keep_teacher: bool = Field(description="whether the teacher is stored, too, as the layout `teacher`")
     state: JobStateName
     cancel_requested: bool
     stage: str | None
@@ -184,6 +188,7 @@ class JobOut(Out, JobTimes):
             preset=job.preset,
             overrides=job.overrides,
             seed=job.seed,
+            keep_teacher=job.keep_teacher,
             state=job.state.value,
             cancel_requested=job.cancel_requested_at is not None,
             stage=job.stage,

@@ -14,11 +14,14 @@ async def served_base(session: AsyncSession, configured: str) -> ServedBase:
         query = query.where(ServedBase.name == configured)
     base = await session.scalar(query)
     if base is None:
-        raise Unavailable(
-            f"no engine has announced the base {configured!r} yet; start an engine, or wait until it has loaded",
-            "no_base",
-        )
+        raise no_base(configured)
     return base
+
+
+def no_base(configured: str) -> Unavailable:
+    return Unavailable(
+        f"no engine has announced the base {configured!r} yet; start an engine, or wait until it has loaded", "no_base"
+    )
 
 
 def warnings_of(base: ServedBase) -> list[str]:

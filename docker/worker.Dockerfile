@@ -35,6 +35,7 @@ COPY api api
 COPY migrations migrations
 COPY opad_core opad_core
 COPY worker worker
+COPY examples examples
 COPY docker/entrypoint.sh ./
 RUN /opt/opad/bin/python -m compileall -q api migrations opad_core worker
 

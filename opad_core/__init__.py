@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from opad_core.generation.generator import MAX_BATCH, MAX_SEED, ImageRequest, OneStepGenerator
     from opad_core.generation.image_warnings import image_warnings
     from opad_core.generation.prompt_warnings import prompt_warnings
+    from opad_core.known_answers import Answer, Outcome, check_weights, example_photos
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
     from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
     from opad_core.methods.train import train
@@ -52,6 +53,7 @@ __all__ = [
     "MAX_SEED",
     "PLACEHOLDER",
     "PRESETS",
+    "Answer",
     "Base",
     "Bundle",
     "CustomDiffusionConfig",
@@ -64,6 +66,7 @@ __all__ = [
     "OpadError",
     "OtherBaseError",
     "OtherTrainingError",
+    "Outcome",
     "Precision",
     "Progress",
     "ReportCard",
@@ -72,9 +75,11 @@ __all__ = [
     "TrainingStopped",
     "UnusableDeviceError",
     "capture",
+    "check_weights",
     "compiler_for",
     "device_named",
     "draw_sheet",
+    "example_photos",
     "export_bundle",
     "fill_compile_cache",
     "find_references",
@@ -127,6 +132,7 @@ _MODULES = {
     "generation.generator": ("MAX_BATCH", "MAX_SEED", "ImageRequest", "OneStepGenerator"),
     "generation.image_warnings": ("image_warnings",),
     "generation.prompt_warnings": ("prompt_warnings",),
+    "known_answers": ("Answer", "Outcome", "check_weights", "example_photos"),
     "methods.custom_diffusion": ("CustomDiffusionConfig",),
     "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),
     "methods.train": ("train",),

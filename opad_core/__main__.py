@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import gc
 import io
 import json
 import os
@@ -26,7 +25,7 @@ from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, lo
 from opad_core.bases.manifest import read_manifest
 from opad_core.bases.precision import Precision, precision_for
 from opad_core.command_line import command_line, settings_by_hand
-from opad_core.errors import NotEnoughMemoryError, OldCheckpointError, OpadError, UnusableDeviceError
+from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
 from opad_core.flops import count_iteration
@@ -40,9 +39,9 @@ from opad_core.known_answers import (
     Answer,
     Outcome,
     Photos,
+    check_weights,
     example_photos,
     known_answers,
-    learning_answer,
     read_photos,
     summary,
 )
@@ -350,7 +349,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     print(f"{manifest.name} {manifest.sha256[:12]} is in {folder}; use it with --base {name}, or OPAD_BASE={name}")
     if not arguments.skip_checks:
         print(f"checking the weights, as `python -m opad_core doctor --base {name}` does:")
-        answers = _printed_answers(load_base(str(folder)), _photos(arguments))
+        answers = known_answers(load_base(str(folder)), _photos(arguments), report=_print_answer)
         print(summary(answers))
     return 0
 
@@ -382,33 +381,26 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _check_weights(arguments: argparse.Namespace, config: OpadConfig) -> bool:
-    """Print the known answers of a base, and return whether no check failed."""
-    photos = _photos(arguments)
-    half = arguments.precision == "half"
-    answers = _printed_answers(_load(arguments, "half" if half else "float32"), photos)
-    gc.collect()  # the networks that were checked make room for those that learn
-    answers.append(_learning_answer(arguments, config, photos))
-    print(f"{answers[-1].line()}\n{summary(answers)}\n")
-    return all(answer.outcome != Outcome.FAILED for answer in answers)
-
-
-def _learning_answer(arguments: argparse.Namespace, config: OpadConfig, photos: list[Photos]) -> Answer:
+    """Print the answers to all checks of a base's weights, and return whether none failed."""
     resolution = read_manifest(base_folder(arguments.base, bases_folder())).resolution
-    try:
-        rung = _rung_of(arguments, config, resolution=resolution)
-    except NotEnoughMemoryError as error:
-        return Answer("learning", Outcome.SKIPPED, str(error))
-    base = _load(arguments, rung.precision)
-    save_memory(base, rung)
-    return learning_answer(base, photos, config)
+    answers = check_weights(
+        partial(_load, arguments),
+        partial(_rung_of, arguments, config, resolution=resolution),
+        _photos(arguments),
+        config,
+        precision="half" if arguments.precision == "half" else "float32",
+        report=_print_answer,
+    )
+    print(f"{summary(answers)}\n")
+    return all(answer.outcome != Outcome.FAILED for answer in answers)
 
 
 def _photos(arguments: argparse.Namespace) -> list[Photos]:
     return example_photos() if arguments.images is None else read_photos(arguments.images)
 
 
-def _printed_answers(base: Base, photos: list[Photos]) -> list[Answer]:
-    return known_answers(base, photos, report=lambda answer: print(answer.line(), flush=True))
+def _print_answer(answer: Answer) -> None:
+    print(answer.line(), flush=True)
 
 
 def _presets(arguments: argparse.Namespace) -> int:

@@ -121,7 +121,8 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[byt
 
 def process_environment(settings: Settings) -> dict[str, str]:
     names = ("base", "device", "lease_seconds", "heartbeat_seconds", "reconcile_seconds", "poll_seconds")
-    own = {f"OPAD_{name.upper()}": str(getattr(settings, name)) for name in (*names, "checkpoint_seconds")}
+    names = (*names, "checkpoint_seconds", "check_base_after_seconds")
+    own = {f"OPAD_{name.upper()}": str(getattr(settings, name)) for name in names}
     return {**environment(settings), **own, "OMP_NUM_THREADS": "1"}
 
 

@@ -2,8 +2,9 @@
 
 A notification starts a training within milliseconds, in the child of the Celery worker. The poll, every `poll_seconds`,
 trains jobs whose notification was lost, came while the host was busy, or could not be sent. Both take the same slot, so
-one training runs at a time. On SIGTERM or SIGINT the Celery worker takes no more notifications, and the trainer commits
-a checkpoint and gives its job back.
+one training runs at a time. A host that has had no job for a while checks the base's weights, once for each base. On
+SIGTERM or SIGINT the Celery worker takes no more notifications, and the trainer commits a checkpoint and gives its job
+back.
 """
 
 import os
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from types import FrameType
 
 import structlog
@@ -23,6 +25,7 @@ from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from worker.claiming import train_next
 from worker.heartbeat import ProcessHeartbeat, machine_facts
+from worker.idle_check import check_base
 from worker.slot import trainer_pid
 from worker.stack.parent_death import dies_with_parent
 
@@ -30,8 +33,9 @@ log = structlog.get_logger()
 
 
 class Host:
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings, self._name = settings, name
+        self._started_at = time.monotonic()
         self._sessions = make_sessions(settings)
         self._stopping = False
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -58,6 +62,8 @@ class Host:
         try:
             while not self._stopping and train_next(self._settings, self._sessions):
                 pass
+            if not self._stopping and time.monotonic() - self._started_at >= self._settings.check_base_after_seconds:
+                check_base(self._settings, self._sessions, host=self._name, should_stop=lambda: self._stopping)
         except OperationalError as error:
             log.warning("host.database_unreachable", error=str(error.orig))
         self._wait(self._settings.poll_seconds)
@@ -86,13 +92,14 @@ def main() -> int:
     settings = read_settings("database_url", "redis_url", "s3_endpoint")
     configure_logs(settings.log_level)
     facts = {"base": settings.base, "device": settings.device}
+    name = f"{socket.gethostname()}:{settings.home}"
     with ProcessHeartbeat(
         make_sessions(settings),
         kind="trainer",
-        name=f"{socket.gethostname()}:{settings.home}",
+        name=name,
         facts=lambda: facts | machine_facts(settings),
     ):
-        return Host(settings).run()
+        return Host(settings, name).run()
 
 
 if __name__ == "__main__":

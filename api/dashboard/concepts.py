@@ -1,6 +1,7 @@
 """The pages of concepts, the gallery of stored images and the preference test."""
 
 from collections.abc import Sequence
+from typing import get_args
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -23,7 +24,6 @@ from api.services import ServicesDep, SessionDep
 
 PAGE_SIZE = 24
 STATES: tuple[ConceptState, ...] = ("ready", "running", "queued", "base_changed", "failed", "cancelled")
-LAYOUTS: tuple[Layout, ...] = ("opad", "diffusers", "kohya", "textual_inversion")
 
 router = APIRouter(prefix="/dashboard", route_class=PageRoute)
 
@@ -76,14 +76,14 @@ async def concept_detail(
     concept = await concepts.read_concept(concept_id, viewer.who, session)
     files: list[DownloadOut] = []
     if concept.bundle:
-        for layout in LAYOUTS:
+        for layout in get_args(Layout):
             try:
                 files.append(
                     await downloads.read_bundle(
                         concept_id, concept.bundle.version, services, viewer.who, session, layout=layout
                     )
                 )
-            except (NotFound, StorageUnavailable):  # older than exports, lost, or the store does not answer
+            except (NotFound, StorageUnavailable):  # older than exports, not kept, lost, or the store does not answer
                 continue
     return page(
         request,

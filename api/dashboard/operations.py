@@ -87,7 +87,15 @@ async def storage_page(request: Request, viewer: ViewerDep, services: ServicesDe
 @router.get("/system")
 async def system_page(request: Request, viewer: ViewerDep, services: ServicesDep, session: SessionDep) -> Response:
     found = await system.read_system(request, services, viewer.who, session)
-    return page(request, viewer, "system.html", system=found, engines=await _engines(session))
+    return page(request, viewer, "system.html", system=found, check=found.base_check, engines=await _engines(session))
+
+
+@router.get("/system/base-check")
+async def system_base_check(request: Request, viewer: ViewerDep, session: SessionDep) -> Response:
+    """Render the check of the base's weights, which changes by itself."""
+    _require_admin(viewer)
+    storage.require_operator(viewer.who)
+    return page(request, viewer, "base_check.html", check=await system.read_base_check(session))
 
 
 @router.get("/system/engines")

@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     """How long a trainer retries a store that does not answer before its attempt fails."""
     reconcile_seconds: float = Field(default=15, gt=0)
     poll_seconds: float = Field(default=5, gt=0)
+    check_base_after_seconds: float = Field(default=120, ge=0)
+    """How long a trainer host has had no job before it checks the weights of the base, which it does once."""
     checkpoint_seconds: float = Field(default=60, ge=0)
     max_attempts: int = Field(default=5, ge=1)
 

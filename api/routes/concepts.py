@@ -75,6 +75,13 @@ _FORM: dict[str, Any] = {
                             "description": "JSON with iterations and/or collaborative_iterations",
                             "example": '{"iterations": 200}',
                         },
+                        "keep_teacher": {
+                            "type": "string",
+                            "enum": ["true", "false"],
+                            "default": "false",
+                            "description": "also store the teacher, which generates images in many steps on the "
+                            "command line",
+                        },
                     },
                 },
                 "example": {
@@ -183,6 +190,7 @@ def new_job(who: Caller, concept_id: UUID, body: ConceptIn | VersionIn, *, versi
         preset=body.preset,
         overrides=body.overrides.model_dump(exclude_none=True) if body.overrides else {},
         seed=body.seed,
+        keep_teacher=body.keep_teacher,
     )
 
 

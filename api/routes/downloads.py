@@ -25,7 +25,7 @@ router = APIRouter(tags=["concepts"])
 async def read_bundle(
     concept_id: UUID, version: int, services: ServicesDep, who: Reader, session: SessionDep, layout: Layout = "opad"
 ) -> DownloadOut:
-    """Get a link to a version's file: the bundle, or a file for diffusers, kohya's tools or ComfyUI."""
+    """Get a link to a version's file: the bundle, a file for diffusers, kohya's tools or ComfyUI, or the teacher."""
     row = (
         await session.execute(
             select(Concept, Job, Bundle, Export)
@@ -45,9 +45,12 @@ async def read_bundle(
         raise not_ready(concept.name, job.id, job.state, job.error_code, job.error_detail)
     file: Bundle | Export | None = bundle if layout == "opad" else export
     if file is None:
+        again = f"train the concept again (POST /v1/concepts/{concept_id}/versions)"
         raise NotFound(
-            f"version {version} of {concept.name!r} has no file in this layout; train the concept again "
-            f"(POST /v1/concepts/{concept_id}/versions), or convert the bundle with `python -m opad_core export`",
+            f"version {version} of {concept.name!r} did not keep its teacher; {again} with `keep_teacher`"
+            if layout == "teacher"
+            else f"version {version} of {concept.name!r} has no file in this layout; {again}, or convert the bundle "
+            "with `python -m opad_core export`",
             "no_such_export",
         )
     filename = _filename(concept.name, version, layout)

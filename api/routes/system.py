@@ -1,8 +1,9 @@
 """Versions, settings and checks of this installation."""
 
 import platform
+from datetime import datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field, SecretStr
@@ -10,14 +11,15 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Admin, Reader
-from api.domain import audit
-from api.domain.tables import Heartbeat, RetentionSweep
+from api.domain import audit, base_checks
+from api.domain.replaced_bases import present_base
+from api.domain.tables import BaseCheck, Heartbeat, RetentionSweep, ServedBase
 from api.domain.tables.heartbeat import HEARTBEAT_TIMEOUT
 from api.routes import health
 from api.routes.storage import require_operator
 from api.schemas import Out
 from api.services import Services, ServicesDep, SessionDep
-from api.vocabulary import served_base
+from api.vocabulary import no_base, served_base
 
 router = APIRouter(tags=["system"])
 
@@ -45,6 +47,23 @@ class CheckOut(Out):
     message: str
 
 
+class AnswerOut(Out):
+    check: str
+    outcome: Literal["passed", "failed", "skipped"]
+    sentence: str = Field(description="what was found; for a failed check also what to do, for a skipped one why")
+
+
+class BaseCheckOut(Out):
+    """The check of a base's weights, which a trainer host runs once when it has no job."""
+
+    base: str
+    base_sha256: str
+    state: Literal["waiting", "running", "checked"]
+    host: str | None = Field(description="the trainer host that checks the base, or checked it last")
+    checked_at: datetime | None
+    answers: list[AnswerOut] = Field(description="of the last check; empty before the first one")
+
+
 class SystemOut(Out):
     version: str
     python: str
@@ -53,6 +72,7 @@ class SystemOut(Out):
     revision: str = Field(description="migration of the database's tables")
     settings: dict[str, Any] = Field(description="secrets, and addresses that may contain one, are not shown")
     checks: list[CheckOut]
+    base_check: BaseCheckOut | None = Field(description="null until an engine has announced its base")
 
 
 class AuditVerification(Out):
@@ -87,6 +107,39 @@ async def read_system(request: Request, services: ServicesDep, who: Admin, sessi
         revision=str(await session.scalar(text("SELECT version_num FROM alembic_version"))),
         settings={name: _shown(name, value) for name, value in services.settings.model_dump(mode="python").items()},
         checks=await _run_checks(services, session),
+        base_check=await read_base_check(session),
+    )
+
+
+@router.post("/system/base-check", status_code=202, response_model=BaseCheckOut)
+async def check_base_again(services: ServicesDep, who: Admin, session: SessionDep) -> BaseCheckOut:
+    """Ask for another check of the base's weights. A trainer host runs it when it has no job; it takes some minutes."""
+    require_operator(who)
+    await session.execute(base_checks.request())
+    found = await read_base_check(session)
+    if found is None:
+        raise no_base(services.settings.base)
+    return found
+
+
+async def read_base_check(session: AsyncSession) -> BaseCheckOut | None:
+    """Return the check of the base that an engine announced last, or None before that."""
+    on_base = BaseCheck.base_sha256 == ServedBase.manifest_sha256
+    query = present_base().outerjoin(BaseCheck, on_base).add_columns(BaseCheck)
+    row = (await session.execute(query)).one_or_none()
+    if row is None:
+        return None
+    base, check = row
+    if check is None:
+        check = BaseCheck()
+    waits = check.checked_at is None or check.checked_at < check.requested_at
+    return BaseCheckOut(
+        base=base.name,
+        base_sha256=base.manifest_sha256,
+        state="running" if check.started_at is not None else "waiting" if waits else "checked",
+        host=check.host,
+        checked_at=check.checked_at,
+        answers=[AnswerOut(**answer) for answer in check.answers or []],
     )
 
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, BackgroundTasks, Request, Response
 from pydantic import Field
 from sqlalchemy import select, true, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 
 from api.audit import TrailDep
 from api.auth import Trainer
@@ -44,25 +45,25 @@ class LearnedAgain(Out):
 async def create_versions(
     request: Request, services: ServicesDep, tasks: BackgroundTasks, who: Trainer, session: SessionDep, trail: TrailDep
 ) -> LearnedAgain:
-    """Train all concepts again whose base was replaced, each with the preset of its newest job. Safe to repeat."""
+    """Train all concepts again whose base was replaced, each as its newest job was. Safe to repeat."""
     await check_training(session, services.settings, who, request)
     base = await served_base(session, services.settings.base)
     replaced = select(Concept.id).where(Concept.owner_id == who.owner_id, is_of_another_base()).order_by(Concept.id)
     # with their rows locked, no other request trains them and no sweep removes their photos
     ids = (await session.scalars(replaced.with_for_update())).all()
-    newest = select(Job.preset, Job.version).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
-    job = newest.lateral("job")
-    found = await session.execute(
-        select(Concept, obstacle(), job.c.preset, job.c.version).join(job, true()).where(Concept.id.in_(ids))
+    newest = aliased(
+        Job, select(Job).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1).lateral("job")
     )
+    found = await session.execute(select(Concept, obstacle(), newest).join(newest, true()).where(Concept.id.in_(ids)))
     jobs, skipped = [], []
-    for concept, code, preset, version in found.all():
+    for concept, code, job in found.all():
         if code is not None:
             detail = concept_problem(concept, code).detail
             skipped.append(SkippedConcept(concept_id=concept.id, name=concept.name, code=code, detail=detail))
             continue
         concept.base = base.name
-        jobs.append(new_job(who, concept.id, VersionIn(preset=preset), version=version + 1))
+        body = VersionIn.model_validate({"preset": job.preset, "keep_teacher": job.keep_teacher})
+        jobs.append(new_job(who, concept.id, body, version=job.version + 1))
     session.add_all(jobs)
     await session.flush()
     for queued in jobs:

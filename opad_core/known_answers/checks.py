@@ -1,5 +1,6 @@
 """All checks of a base, in the order in which a failure explains the next ones."""
 
+import gc
 from collections.abc import Callable
 from functools import partial
 
@@ -7,12 +8,15 @@ import psutil
 import torch
 
 from opad_core.bases.loading import Base
-from opad_core.errors import OpadError
+from opad_core.bases.precision import Precision
+from opad_core.errors import NotEnoughMemoryError, OpadError
 from opad_core.known_answers import features, images, learning, schedules, teacher, text
 from opad_core.known_answers.answer import Answer, Outcome, skipped
 from opad_core.known_answers.expected import EXPECTED
+from opad_core.known_answers.learning import LEARNING
 from opad_core.known_answers.photos import Photos
 from opad_core.methods.opad.config import OpadConfig
+from opad_core.training.memory import Rung, save_memory
 
 GIB = 2**30
 ROOM = 1.25
@@ -53,11 +57,38 @@ def known_answers(base: Base, photos: list[Photos], *, report: Callable[[Answer]
     return answers
 
 
-def learning_answer(base: Base, photos: list[Photos], config: OpadConfig) -> Answer:
+def check_weights(
+    load: Callable[[Precision], Base],
+    fit: Callable[[], Rung],
+    photos: list[Photos],
+    config: OpadConfig,
+    *,
+    precision: Precision = "float32",
+    report: Callable[[Answer], None],
+) -> list[Answer]:
+    """Run every check of a base: `known_answers` in `precision`, then a short training with a preset of the base.
+
+    `load` returns the base in a precision, `fit` how a training fits into the device's memory (`rung_for`). Each answer
+    is reported when it is known.
+    """
+    answers = known_answers(load(precision), photos, report=report)
+    gc.collect()  # the networks that were checked make room for those that learn
+    try:
+        rung = fit()
+        base = load(rung.precision)
+        save_memory(base, rung)
+        answers.append(_learning_answer(base, photos, config))
+    except NotEnoughMemoryError as error:
+        answers.append(skipped(LEARNING, str(error)))
+    report(answers[-1])
+    return answers
+
+
+def _learning_answer(base: Base, photos: list[Photos], config: OpadConfig) -> Answer:
     """Check that a short training learns; see `short_training`. On a CPU only nano is small enough."""
     if base.device.type == "cpu" and base.manifest.name != "nano":
-        return skipped("learning", "50 iterations take hours on a CPU; run it on a machine with a GPU")
-    return _asked("learning", lambda: learning.short_training(base, photos, config))
+        return skipped(LEARNING, "50 iterations take hours on a CPU; run it on a machine with a GPU")
+    return _asked(LEARNING, lambda: learning.short_training(base, photos, config))
 
 
 def _asked(name: str, check: Callable[[], Answer]) -> Answer:

@@ -16,6 +16,8 @@ from opad_core.training.loop import Training
 from opad_core.training.method import Step
 from opad_core.training.tf32 import tf32_products
 
+LEARNING = "learning"
+"""Name of the check."""
 ITERATIONS = 50
 DRAWS = 8
 """Batches whose L_rec is compared before and after. They are the same ones, because L_rec of other batches, noise and
@@ -27,9 +29,8 @@ def short_training(base: Base, photos: list[Photos], config: OpadConfig) -> Answ
 
     `config` is a preset of the base, which is loaded for training. Raises OpadError for a training that diverges.
     """
-    check = "learning"
     if not photos:
-        return skipped(check, NO_PHOTOS)
+        return skipped(LEARNING, NO_PHOTOS)
     nouns = base.manifest.nouns
     chosen = next((photo for photo in photos if photo.noun and (nouns is None or photo.noun in nouns)), None)
     noun = (nouns or ["dog"])[0] if chosen is None else str(chosen.noun)
@@ -44,7 +45,7 @@ def short_training(base: Base, photos: list[Photos], config: OpadConfig) -> Answ
     if trouble := DivergenceCheck().trouble(losses):
         raise OpadError(f"the training diverged: {trouble}")
     return answer(
-        check,
+        LEARNING,
         after < before,
         f"in {ITERATIONS} iterations the teacher's error on the same batches moved from {before:.3g} to {after:.3g}; "
         f"all {len(losses[-1])} losses are finite",

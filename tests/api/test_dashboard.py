@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 
 from api.app import create_app
 from api.dashboard.sign_in import TRIES_PER_MINUTE
+from api.domain import base_checks
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from api.domain.tables import ApiKey, AuditEvent, Concept, DashboardSession, Heartbeat, Job, JobState, Owner
@@ -230,9 +231,43 @@ def test_a_page_that_is_not_there_says_so_in_words(browser: TestClient) -> None:
 
 
 def test_operators_pages_are_closed_to_other_owners(browser: TestClient) -> None:
-    for address in ("/dashboard/storage", "/dashboard/system", "/dashboard/system/engines"):
+    for address in ("/dashboard/storage", "/dashboard/system", "/dashboard/system/engines", "/dashboard/system/base-check"):
         assert browser.get(address).status_code == 403
     assert "/dashboard/system" not in browser.get("/dashboard").text
+
+
+def test_system_shows_the_check_of_the_base_and_asks_for_another(
+    anonymous: TestClient, new_key: Callable[..., str], base: None, sessions: Sessions
+) -> None:
+    key = new_key("admin")
+    sign_in(anonymous, key)
+    assert "A trainer checks them when it has had no job for a while" in anonymous.get("/dashboard/system").text
+    answers = [
+        {"check": "padding", "outcome": "passed", "sentence": "prompts are padded with token 0"},
+        {"check": "learning", "outcome": "failed", "sentence": "run `python -m opad_core doctor`"},
+    ]
+    with sessions.begin() as db:
+        db.execute(base_checks.claim("w", host="gpu-1", idle_seconds=0))
+    assert "gpu-1 checks them now" in anonymous.get("/dashboard/system").text
+    with sessions.begin() as db:
+        db.execute(base_checks.finish("0" * 64, answers))
+
+    for address in ("/dashboard/system", "/dashboard/system/base-check"):
+        text = anonymous.get(address).text
+        entries = re.findall(
+            r'<b>([\w ]+)</b><span class="state" data-state="(\w+)">\w+</span></p><p class="quiet">(.*?)</p>', text
+        )
+        assert entries[-2:] == [
+            ("learning", "failed", "run <code>.venv/bin/python -m opad_core doctor</code>"),
+            ("padding", "ok", "prompts are padded with token 0"),
+        ]
+        assert "Checked by gpu-1" in text
+
+    operator = {"Authorization": f"Bearer {key}"}
+    asked = anonymous.post("/v1/system/base-check", headers=operator)
+    assert (asked.status_code, asked.json()["state"], asked.json()["host"]) == (202, "waiting", "gpu-1")
+    assert asked.json()["answers"] == answers, "the last ones stay until the next ones come"
+    assert anonymous.get("/v1/system", headers=operator).json()["base_check"] == asked.json()
 
 
 def test_system_and_overview_show_the_level_of_each_engine(

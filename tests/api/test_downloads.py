@@ -18,7 +18,7 @@ from api.domain.storage import Storage, bundle_key, export_key
 from api.domain.tables import Export, JobState
 from tests.api.services import replace_services
 
-ANY_LAYOUT = ("opad", "diffusers", "kohya", "textual_inversion")
+ANY_LAYOUT = ("opad", "diffusers", "kohya", "textual_inversion", "teacher")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def files(concept: dict[str, Any], sessions: Sessions, settings: Settings) -> di
         sha256 = hashlib.sha256(data).hexdigest()
         key = bundle_key(sha256) if layout == "opad" else export_key(sha256)
         storage.put_once(key, data, sha256)
-        error = None if layout in ("opad", "textual_inversion") else 0.25
+        error = None if layout in ("opad", "textual_inversion", "teacher") else 0.25
         exports.append(StoredExport(layout, key, sha256, len(data), error))
     bundle, *others = exports
     with sessions.begin() as db:
@@ -106,6 +106,7 @@ def test_a_version_without_exports_says_how_to_get_them(
 
     assert (answer.status_code, answer.json()["code"]) == (404, "no_such_export")
     assert f"POST /v1/concepts/{concept['id']}/versions" in answer.json()["detail"]
+    assert "with `keep_teacher`" in client.get(bundle_path(concept, "teacher")).json()["detail"]
     assert client.get(bundle_path(concept)).status_code == 200
 
 
@@ -131,7 +132,7 @@ def test_what_is_not_there_or_anothers_is_a_404(
 def test_an_erased_concept_takes_its_exports_along(
     client: TestClient, concept: dict[str, Any], files: dict[str, bytes], stored: Callable[[], dict[str, int]]
 ) -> None:
-    assert stored()["objects"] == 7, "three photos, a bundle, three exports"
+    assert stored()["objects"] == 8, "three photos, a bundle, three exports, the teacher"
     url = client.get(bundle_path(concept, "kohya")).json()["url"]
 
     receipt = client.delete(f"/v1/concepts/{concept['id']}").json()

@@ -184,6 +184,7 @@ def test_storage_and_system_are_for_operators_and_show_no_secret(
     operator.headers["Authorization"] = f"Bearer {new_key('bob')}"
     for address in ("/v1/storage", "/v1/storage/retention", "/v1/system", "/v1/audit/verify"):
         assert operator.get(address).json()["code"] == "foreign_owner"
+    assert operator.post("/v1/system/base-check").json()["code"] == "foreign_owner"
 
 
 def test_the_retention_preview_counts_what_the_next_sweep_would_take(

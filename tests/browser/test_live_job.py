@@ -188,7 +188,7 @@ def test_the_form_says_how_long_the_training_takes_and_when_it_starts(
     change(jobs.claim("w", lease_seconds=600, job_id=job_id))
     change(jobs.cancel(job_id, 2))
 
-    page.get_by_text("Iterations and seed").click()
+    page.get_by_text("Iterations, seed and teacher").click()
     page.get_by_label("Iterations", exact=True).fill("100")
     page.get_by_label("Collaborative iterations").fill("0")
     page.get_by_label("Seed").focus()

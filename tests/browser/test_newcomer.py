@@ -147,7 +147,7 @@ def fill_in_the_form(page: Any, name: str) -> None:
     page.get_by_role("option", name="teapot").click()
     expect(noun).to_have_value("teapot")
 
-    page.get_by_text("Iterations and seed").click()
+    page.get_by_text("Iterations, seed and teacher").click()
     assert page.get_by_label("Iterations", exact=True).get_attribute("placeholder").isdigit()
     page.get_by_label("Iterations", exact=True).fill("8")
     page.get_by_label("Collaborative iterations").fill("0")

@@ -16,7 +16,7 @@ def client_of(running: RunningStack) -> Iterator[httpx.Client]:
         yield client
 
 
-def post_concept(client: httpx.Client, name: str, *, iterations: int) -> dict:
+def post_concept(client: httpx.Client, name: str, *, iterations: int, keep_teacher: bool = False) -> dict:
     answer = client.post(
         "/concepts",
         data={
@@ -24,6 +24,7 @@ def post_concept(client: httpx.Client, name: str, *, iterations: int) -> dict:
             "class_noun": "dog",
             "consent": "true",
             "seed": "7",
+            "keep_teacher": str(keep_teacher).lower(),
             "overrides": f'{{"iterations": {iterations}, "collaborative_iterations": 1}}',
         },
         files=[("images", (f"{number}.jpg", reference(number), "image/jpeg")) for number in range(4)],

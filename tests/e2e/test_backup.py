@@ -1,5 +1,6 @@
 """What was learned survives the loss of everything: one file, an empty stack, the same picture."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from api.domain.settings import Settings
+from opad_core import read_bundle
 from tests.e2e.service import client_of, post_concept
 from tests.job_life import wait_until
 from tests.random_base import write_random_base
@@ -20,10 +22,20 @@ def settings_in(home: Path, base: Path) -> Settings:
     return Settings(home=home, base=str(base), device="cpu", port=0, generate_timeout_seconds=60, **addresses)
 
 
-def learn(client: httpx.Client, name: str) -> None:
-    job = f"/v1/jobs/{post_concept(client, name, iterations=2)['id']}"
+def learn(client: httpx.Client, name: str, *, keep_teacher: bool = False) -> str:
+    """Return the path of the trained version."""
+    posted = post_concept(client, name, iterations=2, keep_teacher=keep_teacher)
+    job = f"/v1/jobs/{posted['id']}"
     wait_until(lambda: client.get(job).json()["finished_at"], seconds=200, what="the training")
     assert client.get(job).json()["state"] == "succeeded"
+    return f"/v1/concepts/{posted['concept_id']}/versions/1/bundle"
+
+
+def teacher_of(client: httpx.Client, version: str) -> bytes:
+    link = client.get(version, params={"layout": "teacher"}).raise_for_status().json()
+    file = httpx.get(link["url"], trust_env=False).raise_for_status().content
+    assert (len(file), hashlib.sha256(file).hexdigest()) == (link["size"], link["sha256"])
+    return file
 
 
 def draw(client: httpx.Client) -> bytes:
@@ -45,8 +57,9 @@ def test_a_restored_stack_draws_the_same_picture_byte_for_byte(
     file = short_folder / "backup.tar"
 
     with local_stack(settings_in(lost, base), say=print) as running, client_of(running) as client:
-        learn(client, "a dog")
-        picture = draw(client)
+        version = learn(client, "a dog", keep_teacher=True)
+        picture, teacher = draw(client), teacher_of(client, version)
+        assert read_bundle(teacher).network == "teacher"
         monkeypatch.setenv("OPAD_HOME", str(lost))
         file.write_bytes(b"an older backup")
         assert cli.main(["backup", str(file)]) == 1
@@ -75,5 +88,10 @@ def test_a_restored_stack_draws_the_same_picture_byte_for_byte(
         assert draw(client) == picture
         assert client.get("/v1/audit").json()["items"]
         learn(client, "a second dog")  # whatever numbers itself goes on where it was
+        assert teacher_of(client, version) == teacher
+        receipt = client.delete(version.partition("/versions")[0]).raise_for_status().json()
+        assert hashlib.sha256(teacher).hexdigest() in receipt["exports"]
+        kinds = {kind["kind"]: kind["objects"] for kind in client.get("/v1/storage").json()["kinds"]}
+        assert (kinds["bundles"], kinds["exports"]) == (1, 3), "the second dog's"
     assert cli.main(["restore", str(file)]) == 1
     assert "restore into an empty one" in capsys.readouterr().err

@@ -63,7 +63,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Exported:
-    """The bundle in the format of another tool."""
+    """The bundle in the format of another tool, or the teacher's bundle."""
 
     layout: str
     data: bytes
@@ -151,6 +151,11 @@ def train_job(
     plan = stage_iterations(dataclasses.asdict(config))
     clock = TrainingClock(plan, expected, device=device.type, started_at=wall_time.started_at)
 
+    teachers: list[Exported] = []
+
+    def keep_teacher(bundle: bytes) -> None:
+        teachers.append(Exported("teacher", bundle, None))
+
     def run(reporter: _ProgressReporter, resume: bytes | None) -> bytes:
         return train(
             base,
@@ -163,6 +168,7 @@ def train_job(
             resume=resume,
             compile_cache=settings.home / "cache" / "compiled" / "training" if settings.compile else None,
             hook=partial(reporter.part, first_step=job.step if resume is not None else 0),
+            keep_teacher=keep_teacher if job.keep_teacher else None,
         )
 
     with _ProgressReporter(claim, settings, sessions, storage, lease, clock, wall_time, plan) as reporter:
@@ -188,7 +194,7 @@ def train_job(
             wall_time.begin("exports")
             exports = exporting.result()
     return TrainingResult(
-        bundle, base.manifest.sha256, exports, report, reporter.ended_early, reporter.step, clock
+        bundle, base.manifest.sha256, exports + teachers, report, reporter.ended_early, reporter.step, clock
     )  # fmt: skip
 
 

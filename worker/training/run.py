@@ -49,8 +49,8 @@ from worker.training.wall_time import WallTime
 
 log = structlog.get_logger()
 
-UPLOADS = 8
-"""Files of the result that are uploaded at once: the bundle, three exports and four images."""
+UPLOADS = 9
+"""Files of the result that are uploaded at once: the bundle, four exports and four images."""
 
 ATTEMPTS_AFTER_OOM = 2
 """The first time another program may have used the memory. The second time the training needs too much."""

@@ -161,6 +161,7 @@ form.addEventListener("submit", async (event) => {
   body.append("preset", form.preset.value);
   if (form.consent) body.append("consent", "true");
   if (form.seed.value) body.append("seed", form.seed.value);
+  if (form.keep_teacher.checked) body.append("keep_teacher", "true");
   const overrides = {};
   for (const name of ["iterations", "collaborative_iterations"]) if (form[name].value) overrides[name] = Number(form[name].value);
   if (Object.keys(overrides).length > 0) body.append("overrides", JSON.stringify(overrides));

@@ -2,6 +2,7 @@
 
 from api.domain.tables.api_key import ApiKey, DashboardSession
 from api.domain.tables.audit_event import AuditEvent
+from api.domain.tables.base_check import BaseCheck
 from api.domain.tables.bundle import Bundle, Export
 from api.domain.tables.concept import Concept, Reference
 from api.domain.tables.consent import Consent, ConsentSource
@@ -21,6 +22,7 @@ __all__ = [
     "ApiKey",
     "Attempt",
     "AuditEvent",
+    "BaseCheck",
     "Bundle",
     "Checkpoint",
     "Concept",

@@ -31,7 +31,7 @@ class Bundle(Table):
 
 
 class Export(Table):
-    """A version in another tool's layout. Its row is written with the bundle's, when the job ends."""
+    """Another file of a version: its student for another tool, or its teacher. Written with the bundle's row."""
 
     __tablename__ = "export"
     __table_args__ = (UniqueConstraint("bundle_id", "layout"),)
@@ -39,7 +39,7 @@ class Export(Table):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     bundle_id: Mapped[UUID] = mapped_column(ForeignKey("bundle.id"))
     layout: Mapped[str]
-    """diffusers, kohya or textual_inversion."""
+    """diffusers, kohya, textual_inversion or teacher."""
     key: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)

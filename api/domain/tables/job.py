@@ -3,7 +3,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Enum, ForeignKey, Identity, Index, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, Enum, ForeignKey, Identity, Index, UniqueConstraint, false, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 from uuid_utils.compat import uuid7
@@ -49,6 +49,8 @@ class Job(Table):
     overrides: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Fields of OpadConfig that differ from the preset, for instance a shorter demo run."""
     seed: Mapped[int] = mapped_column(BigInteger)
+    keep_teacher: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether the teacher, too, is stored at the end, as an export."""
 
     state: Mapped[JobState] = mapped_column(Enum(JobState, native_enum=False, length=16), default=JobState.queued)
     attempt: Mapped[int] = mapped_column(default=0)
