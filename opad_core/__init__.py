@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opad_core.evaluation.identity import identity_score
     from opad_core.evaluation.report import ReportCard, report_card
     from opad_core.evaluation.sheet import Row, draw_sheet
-    from opad_core.generation.bundle import Bundle, read_bundle, write_bundle
+    from opad_core.generation.bundle import MIXED_ADAPTERS, Bundle, read_bundle, write_bundle
     from opad_core.generation.compiled import (
         COMPILERS,
         capture,
@@ -51,6 +51,7 @@ __all__ = [
     "COMPILERS",
     "MAX_BATCH",
     "MAX_SEED",
+    "MIXED_ADAPTERS",
     "PLACEHOLDER",
     "PRESETS",
     "Answer",
@@ -119,7 +120,7 @@ _MODULES = {
     "evaluation.identity": ("identity_score",),
     "evaluation.report": ("ReportCard", "report_card"),
     "evaluation.sheet": ("Row", "draw_sheet"),
-    "generation.bundle": ("Bundle", "read_bundle", "write_bundle"),
+    "generation.bundle": ("MIXED_ADAPTERS", "Bundle", "read_bundle", "write_bundle"),
     "generation.compiled": (
         "COMPILERS",
         "capture",

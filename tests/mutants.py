@@ -219,8 +219,8 @@ class LineMap:
         )
 
 
-def map_of(group: Group, copies: list[Copy], key: str) -> LineMap:
-    """Return the map from one run of all tests, which must pass. It is stored in build/mutants/."""
+def map_of(group: Group, copies: list[Copy], key: str, *, until: float) -> LineMap:
+    """Return the map from one run of all tests, which must pass and end by `until`. It is stored in build/mutants/."""
     file = Path("build/mutants").absolute() / f"map-{key}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
@@ -230,8 +230,12 @@ def map_of(group: Group, copies: list[Copy], key: str) -> LineMap:
             tests = group.test_files()[number :: len(copies)]
             processes.append(FORK.Process(target=run_tests, args=(copy, tests, part.with_suffix(".log"), part)))
             processes[-1].start()
-        for process in processes:
-            process.join()
+        while any(process.is_alive() for process in processes) and time.monotonic() < until:
+            wait([process.sentinel for process in processes if process.is_alive()], timeout=1)
+        if any(process.is_alive() for process in processes):
+            for process in processes:
+                stop_tests(process)
+            sys.exit("the run of all tests took longer than --minutes; no mutant was tested")
         if any(process.exitcode for process in processes):
             sys.exit(f"the tests fail on the unchanged source; see {file.with_name(f'{file.stem}-*.log')}")
         file.write_text(json.dumps(merged([json.loads(part.read_text()) for part in parts])))
@@ -281,14 +285,19 @@ def start(mutant: Mutant, copy: Copy, tests: list[str], *, limit: float, left_ou
     return Run(mutant, copy, process, time.monotonic(), limit, left_out)
 
 
+def stop_tests(process: multiprocessing.Process) -> None:
+    """Stop pytest and whatever it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)  # pytest cleans up
+        process.join(10)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def end(run: Run) -> tuple[str, str]:
     """Restore the copy. Return "killed", "timeout" or "survived", and pytest's line about the failure."""
     overdue = run.process.is_alive()
     if overdue:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.process.pid, signal.SIGINT)  # pytest cleans up
-            run.process.join(10)
-            os.killpg(run.process.pid, signal.SIGKILL)
+        stop_tests(run.process)
     run.process.join()
     write(run.copy.folder / run.mutant.file, Path(run.mutant.file).read_text())
     if overdue:
@@ -356,7 +365,12 @@ def main() -> None:
     parser.add_argument("--group", choices=GROUPS, required=True, help="part of the source to change")
     parser.add_argument("--sample", type=int, default=100, help="number of mutants")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no mutant after this time")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="start no mutant after this time, and end if the run of all tests is not over",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that run tests")
     parser.add_argument("--again", type=Path, help="results of an earlier run, whose sample is used again")
     parser.add_argument("--results", type=Path, help="JSON file; an interrupted run resumes from it")
@@ -370,7 +384,7 @@ def main() -> None:
     chosen = sample_of(group, arguments.again) if arguments.again else sample(group, arguments.sample, arguments.seed)
     with copies(arguments.workers) as idle:
         key = key_of(idle[0].folder, group)
-        test_map = map_of(group, idle, key)
+        test_map = map_of(group, idle, key, until=began + 60 * arguments.minutes)
         file = arguments.results or Path(f"build/mutants/{arguments.group}.json")
         file.parent.mkdir(parents=True, exist_ok=True)
         kept = json.loads(file.read_text()) if file.exists() else {}

@@ -71,11 +71,18 @@ class KeyValueAdapter(nn.Module):
         projections = {name: x.half() for name, x in self.projections.tensors().items()}
         return projections | {"token_row": self.token_row.detach().float()}
 
-    def text_states(self, text: TextEncoder, prompts: list[str], class_noun: str) -> Tensor:
-        return self.token_states(text, text.tokens(prompts, [class_noun] * len(prompts)))
+    def expected_shapes(self, denoiser: Denoiser, text: TextEncoder) -> dict[str, torch.Size]:
+        shapes = {"token_row": text.row_shape}
+        for layer in denoiser.layers:
+            attention = denoiser.unet.get_submodule(layer)
+            shapes |= {f"{layer}.to_k.weight": attention.to_k.weight.shape}
+            shapes |= {f"{layer}.to_v.weight": attention.to_v.weight.shape}
+        return shapes
+
+    def denoiser(self, frozen: Denoiser) -> Denoiser:
+        return frozen
 
     def token_states(self, text: TextEncoder, tokens: Tokens) -> Tensor:
-        """Encode tokenized prompts that name the concept, [b, tokens, d], float32."""
         return text.encode_tokens(tokens, self.token_row[None])
 
     def keys_values(self, text_states: Tensor, denoiser: Denoiser) -> KeysValues:

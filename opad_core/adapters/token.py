@@ -2,11 +2,12 @@
 
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from opad_core.errors import OpadError
 from opad_core.networks.denoiser import Denoiser, KeysValues
-from opad_core.networks.text_encoder import TextEncoder
+from opad_core.networks.text_encoder import TextEncoder, Tokens
 
 
 class TokenAdapter(nn.Module):
@@ -19,7 +20,7 @@ class TokenAdapter(nn.Module):
         self.token_row = token_row
 
     @classmethod
-    def initial(cls, denoiser: Denoiser, token_row: Tensor) -> Self:
+    def initial(cls, token_row: Tensor) -> Self:
         return cls(nn.Parameter(token_row.clone()))
 
     @classmethod
@@ -31,8 +32,14 @@ class TokenAdapter(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         return {"token_row": self.token_row.detach().float()}
 
-    def text_states(self, text: TextEncoder, prompts: list[str], class_noun: str) -> Tensor:
-        return text.encode(prompts, [class_noun] * len(prompts), [self.token_row] * len(prompts))
+    def expected_shapes(self, denoiser: Denoiser, text: TextEncoder) -> dict[str, torch.Size]:
+        return {"token_row": text.row_shape}
+
+    def denoiser(self, frozen: Denoiser) -> Denoiser:
+        return frozen
+
+    def token_states(self, text: TextEncoder, tokens: Tokens) -> Tensor:
+        return text.encode_tokens(tokens, self.token_row[None])
 
     def keys_values(self, text_states: Tensor, denoiser: Denoiser) -> KeysValues:
         return denoiser.keys_values(text_states)

@@ -10,13 +10,14 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor, nn
 
-from opad_core.adapters.adapter import Adapter
+from opad_core.adapters.adapter import text_states_of
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError, OtherBaseError
 from opad_core.generation.bundle import Bundle
 from opad_core.generation.fixed_sizes import SIZES, FixedSizes, split
 from opad_core.generation.one_step import Decode, OneStep
 from opad_core.networks.channels_last import use_channels_last
+from opad_core.networks.denoiser import Denoiser
 from opad_core.networks.text_encoder import PLACEHOLDER
 
 MAX_SEED = 2**63 - 1
@@ -51,7 +52,6 @@ class OneStepGenerator:
 
     def __init__(self, base: Base, *, cached_prompts: int = 256, sizes: tuple[int, ...] = SIZES) -> None:
         self.base, self.sizes = base, sizes
-        self._shapes: dict[type[Adapter], dict[str, torch.Size]] = {}
         self._packed: LRUCache[tuple[str | None, str], Tensor] = LRUCache(cached_prompts)
         self._functions: Functions | None = None
 
@@ -126,7 +126,7 @@ class OneStepGenerator:
             raise OpadError("needs at least one image request")
         for request in requests:
             self._check_decoder(request)
-        z_student = self._function("one_step")(*self._inputs(requests))
+        z_student = self._latents(requests)
         side = self.base.manifest.resolution
         images = np.empty((len(requests), side, side, 3), dtype=np.uint8)
         for decoder in {request.decoder for request in requests}:
@@ -141,6 +141,25 @@ class OneStepGenerator:
 
     def _function(self, name: str) -> Callable[..., Tensor]:
         return (self._functions or self.modules)[name]
+
+    def _latents(self, requests: list[ImageRequest]) -> Tensor:
+        """Return the latents [b, 4, h, w] of the requests. A concept that changes the UNet has a pass of its own."""
+        noise, packed = self._inputs(requests)
+        own = [self._own_unet(request) for request in requests]
+        if not any(own):
+            return self._function("one_step")(noise, packed)
+        parts: dict[int, Tensor] = {}
+        for unet in {id(denoiser): denoiser for denoiser in own}.values():
+            chosen = [i for i, denoiser in enumerate(own) if denoiser is unet]
+            one_step = self._function("one_step") if unet is None else OneStep(unet)
+            parts |= dict(zip(chosen, one_step(noise[chosen], packed[chosen]), strict=True))
+        return torch.stack([parts[i] for i in range(len(requests))])
+
+    def _own_unet(self, request: ImageRequest) -> Denoiser | None:
+        """Return the UNet that the concept of a request has learned, or None if it leaves the student's as it is."""
+        student = self.base.student
+        denoiser = student if request.bundle is None else request.bundle.adapter.denoiser(student)
+        return None if denoiser is student else denoiser
 
     def _inputs(self, requests: list[ImageRequest]) -> tuple[Tensor, Tensor]:
         """Return the noise [b, 4, h, w] and the packed keys and values [b, n] of the requests, on the device."""
@@ -170,25 +189,19 @@ class OneStepGenerator:
             if PLACEHOLDER not in request.prompt:
                 raise OpadError(f"the prompt does not name {PLACEHOLDER}; add it where the concept belongs")
             adapter = bundle.adapter.to(self.base.device)
-            text_states = adapter.text_states(self.base.text, [request.prompt], bundle.class_noun)
-            keys_values = adapter.keys_values(text_states, self.base.student)
+            text_states = text_states_of(adapter, self.base.text, [request.prompt], bundle.class_noun)
+            keys_values = adapter.keys_values(text_states, adapter.denoiser(self.base.student))
         one_step = self.modules["one_step"]
         assert isinstance(one_step, OneStep)
         self._packed[cache_key] = packed = one_step.pack(keys_values)
         return packed
 
     def _check_shapes(self, bundle: Bundle) -> None:
-        """Raise OpadError for tensors that do not fit the UNet, because they would fail a whole batch."""
-        kind = type(bundle.adapter)
-        if kind not in self._shapes:
-            row = torch.zeros(self.base.text.encoder.config.hidden_size, device=self.base.device)
-            self._shapes[kind] = _shapes_of(kind.initial(self.base.student, row))
-        if _shapes_of(bundle.adapter) != self._shapes[kind]:
+        """Raise OpadError for tensors that do not fit the base, because they would fail a whole batch."""
+        adapter = bundle.adapter
+        shapes = {name: x.shape for name, x in adapter.tensors().items()}
+        if shapes != adapter.expected_shapes(self.base.student, self.base.text):
             raise OpadError(f"the shapes of the bundle's tensors do not fit the base {self.base.manifest.name}")
-
-
-def _shapes_of(adapter: Adapter) -> dict[str, torch.Size]:
-    return {name: x.shape for name, x in adapter.tensors().items()}
 
 
 def _cache_key(request: ImageRequest) -> tuple[str | None, str]:

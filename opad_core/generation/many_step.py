@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opad_core.adapters.adapter import text_states_of
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError, OtherBaseError
 from opad_core.generation.bundle import Bundle
@@ -28,7 +29,7 @@ def teacher_image(
     """
     if not 1 <= steps <= T_MAX + 1:
         raise OpadError(f"steps must be in 1..{T_MAX + 1}, got {steps}")
-    null_states = base.text.encode([""], [""], [None])
+    null_states, denoiser = base.text.encode([""], [""], [None]), base.teacher
     if bundle is None:
         keys_values = base.teacher.keys_values(base.text.encode([prompt], [""], [None]))
         null_keys_values = base.teacher.keys_values(null_states)
@@ -42,10 +43,12 @@ def teacher_image(
         if PLACEHOLDER not in prompt:
             raise OpadError(f"the prompt does not name {PLACEHOLDER}; add it where the concept belongs")
         adapter = bundle.adapter.to(base.device)
-        keys_values = adapter.keys_values(adapter.text_states(base.text, [prompt], bundle.class_noun), base.teacher)
-        null_keys_values = adapter.keys_values(null_states, base.teacher)
+        denoiser = adapter.denoiser(base.teacher)
+        text_states = text_states_of(adapter, base.text, [prompt], bundle.class_noun)
+        keys_values = adapter.keys_values(text_states, denoiser)
+        null_keys_values = adapter.keys_values(null_states, denoiser)
     eps = noise_of(seed, base.latent_shape)[None].to(base.device)
-    latents = many_step(base.teacher, eps, keys_values, null_keys_values, steps=steps, guidance=guidance)
+    latents = many_step(denoiser, eps, keys_values, null_keys_values, steps=steps, guidance=guidance)
     return to_uint8(base.decode(latents))[0]
 
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from opad_core.adapters.key_value import KeyValueProjections
+from opad_core.adapters.adapter import Adapter
+from opad_core.adapters.key_value import KeyValueAdapter
 from opad_core.bases.loading import Base
 from opad_core.networks.denoiser import Denoiser
 
@@ -23,6 +24,18 @@ def other_words(base: Base, class_noun: str) -> Tensor:
     return torch.linalg.qr(words.double(), mode="r").R.float() if len(words) > words.shape[1] else words
 
 
+def projections_of(adapter: Adapter, denoiser: Denoiser) -> list[Tensor]:
+    """Return the weights [inner, d] with which a concept makes keys and values: of each layer the keys', the values'.
+
+    `denoiser` is what `adapter.denoiser` returned.
+    """
+    if isinstance(adapter, KeyValueAdapter):
+        pairs = zip(adapter.projections.to_k, adapter.projections.to_v, strict=True)
+        return [weight for pair in pairs for weight in pair]
+    attentions = [denoiser.unet.get_submodule(layer) for layer in denoiser.layers]
+    return [linear.weight for attention in attentions for linear in (attention.to_k, attention.to_v)]
+
+
 class KeyValuePreservation:
     """The relative squared change of keys and values for text states [n, d], mean over layers.
 
@@ -37,9 +50,8 @@ class KeyValuePreservation:
         self._starts = [start.weight.float() for attention in attentions for start in (attention.to_k, attention.to_v)]
         self._squares = [(states @ start.T).square().sum() for start in self._starts]
 
-    def loss(self, projections: KeyValueProjections) -> Tensor:
-        """Return the loss of learned projections, a scalar."""
-        learned = [to for pair in zip(projections.to_k, projections.to_v, strict=True) for to in pair]
+    def loss(self, learned: list[Tensor]) -> Tensor:
+        """Return the loss, a scalar, of learned projections in the order of `projections_of`."""
         changes = [
             (self.states @ (now - start).T).square().sum() / square
             for now, start, square in zip(learned, self._starts, self._squares, strict=True)

@@ -28,10 +28,14 @@ def batch_inputs(
     batch: Batch,
     *,
     timestep_range: tuple[float, float],
+    timesteps: tuple[int, ...] = (),
     posterior: torch.Generator,
     times: torch.Generator,
 ) -> Inputs:
-    """Return the prompts, mask, timesteps and latents of a batch under a name; `latents_of` reads the latents."""
+    """Return the prompts, mask, timesteps and latents of a batch under a name; `latents_of` reads the latents.
+
+    Timesteps come from `timesteps`, or from `timestep_range` if that is empty.
+    """
     base, count = data.base, len(batch.prompts)
     inputs = token_inputs(data, name, batch.prompts) | {f"{name}.mask": batch.mask}
     if batch.latents is not None:
@@ -39,7 +43,10 @@ def batch_inputs(
     else:
         assert batch.pixels is not None
         inputs |= {f"{name}.pixels": batch.pixels, f"{name}.noise": base.posterior_noise(count, posterior)}
-    inputs[f"{name}.t"] = random_timesteps(count, len(base.student.abar), timestep_range, times)
+    if timesteps:
+        inputs[f"{name}.t"] = torch.tensor(timesteps)[torch.randint(len(timesteps), (count,), generator=times)]
+    else:
+        inputs[f"{name}.t"] = random_timesteps(count, len(base.student.abar), timestep_range, times)
     return inputs
 
 

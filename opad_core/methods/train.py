@@ -9,8 +9,11 @@ from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.methods.accelerated import accelerated
 from opad_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionConfig
+from opad_core.methods.dreambooth import DreamBooth, DreamBoothConfig
+from opad_core.methods.lora import Lora, LoraConfig
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.method import Opad
+from opad_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
 from opad_core.training.config import TrainingConfig
 from opad_core.training.data import TrainingData, prepare_data
 from opad_core.training.loop import Progress, Training, run
@@ -106,4 +109,10 @@ def _method(data: TrainingData, config: TrainingConfig, *, seed: int, networks: 
             return Opad(data, config, seed=seed, networks=networks)
         case CustomDiffusionConfig():
             return CustomDiffusion(data, config, seed=seed, networks=networks)
+        case TextualInversionConfig():
+            return TextualInversion(data, config, seed=seed, networks=networks)
+        case DreamBoothConfig():
+            return DreamBooth(data, config, seed=seed, networks=networks)
+        case LoraConfig():
+            return Lora(data, config, seed=seed, networks=networks)
     raise OpadError(f"no method takes a {type(config).__name__}")

@@ -30,6 +30,11 @@ class TextEncoder:
     tokenizer: CLIPTokenizer
     encoder: CLIPTextModel
 
+    @property
+    def row_shape(self) -> torch.Size:
+        """Shape of a token row, [d]."""
+        return torch.Size((self.encoder.config.hidden_size,))
+
     def embedding_of(self, word: str) -> Tensor:
         """Return the mean input embedding [d] of a word's tokens, tokenized as a whole word."""
         ids = self.tokenizer(word, add_special_tokens=False).input_ids
@@ -100,7 +105,10 @@ class TextEncoder:
         return self.encode_tokens(tokens, torch.stack([none if row is None else row.to(none) for row in rows]))
 
     def encode_tokens(self, tokens: Tokens, rows: Tensor) -> Tensor:
-        """Return text states [b, tokens, d]. `rows` [b, d] or [1, d] is V* of each prompt. Gradients reach only it."""
+        """Return text states [b, tokens, d]. `rows` [b, d] or [1, d] is V* of each prompt.
+
+        Gradients reach the rows, and those weights of the encoder that an adapter learns.
+        """
         text_states: Tensor = self.encoder.final_layer_norm(self._hidden(tokens, rows))
         return text_states.float()
 

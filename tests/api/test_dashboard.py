@@ -231,7 +231,12 @@ def test_a_page_that_is_not_there_says_so_in_words(browser: TestClient) -> None:
 
 
 def test_operators_pages_are_closed_to_other_owners(browser: TestClient) -> None:
-    for address in ("/dashboard/storage", "/dashboard/system", "/dashboard/system/engines", "/dashboard/system/base-check"):
+    for address in (
+        "/dashboard/storage",
+        "/dashboard/system",
+        "/dashboard/system/engines",
+        "/dashboard/system/base-check",
+    ):
         assert browser.get(address).status_code == 403
     assert "/dashboard/system" not in browser.get("/dashboard").text
 

@@ -11,7 +11,7 @@ import structlog
 from cachetools import LRUCache
 
 from api.domain.storage import Storage
-from opad_core import Bundle, read_bundle
+from opad_core import MIXED_ADAPTERS, Bundle, read_bundle
 
 log = structlog.get_logger()
 
@@ -59,10 +59,10 @@ class BundleCache:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == sha256:
                 os.utime(path)  # the modification time is the time of the last use
-                return read_bundle(data)
+                return read_bundle(data, adapters=MIXED_ADAPTERS)
             log.warning("bundle.cache_damaged", sha256=sha256)
         data = self._storage.get(key, sha256)
-        bundle = read_bundle(data)
+        bundle = read_bundle(data, adapters=MIXED_ADAPTERS)
         try:
             self._keep(path, data)
         except OSError as error:  # for instance a full disk; the bundle is still in memory

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from opad_core.adapters.key_value import KeyValueAdapter, pretrained_projections
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
-from opad_core.methods.kv_preservation import KeyValuePreservation, other_words
+from opad_core.methods.kv_preservation import KeyValuePreservation, other_words, projections_of
 from opad_core.methods.opad.batches import OpadBatches
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.discriminator import discriminators_of
@@ -92,7 +92,7 @@ class OpadLearners(Method):
         """Return the weighted preservation loss of an adapter, a scalar; 0 if it has no weight."""
         if not self._preservation:
             return self.other_words.new_zeros(())
-        return self.config.lambda_kv_preservation * self._preservation[denoiser].loss(adapter.projections)
+        return self.config.lambda_kv_preservation * self._preservation[denoiser].loss(projections_of(adapter, denoiser))
 
 
 def _check_fits(config: OpadConfig, base: Base) -> None:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from opad_core.adapters.adapter import text_states_of
 from opad_core.adapters.key_value import KeyValueAdapter
 from opad_core.generation.generator import MAX_BATCH, noise_of
 from opad_core.generation.many_step import many_step
@@ -84,7 +85,7 @@ class TeacherSamples:
         for start in range(0, len(self._prompts), MAX_BATCH):
             prompts = self._prompts[start : start + MAX_BATCH]
             noise = [noise_of(seed, base.latent_shape) for seed in self._seeds[start : start + MAX_BATCH]]
-            states = teacher.text_states(base.text, prompts, self._data.class_noun)
+            states = text_states_of(teacher, base.text, prompts, self._data.class_noun)
             parts.append(
                 many_step(
                     base.teacher,

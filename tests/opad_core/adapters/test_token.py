@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from opad_core.adapters.adapter import text_states_of
 from opad_core.adapters.token import TokenAdapter
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle, write_bundle
@@ -43,8 +44,8 @@ def test_its_bundle_holds_one_row(base):
 
 
 def test_keys_values_are_those_of_the_unet(base):
-    adapter = TokenAdapter.initial(base.student, base.text.embedding_of("dog"))
-    states = adapter.text_states(base.text, ["a <concept>"], "dog")
+    adapter = TokenAdapter.initial(base.text.embedding_of("dog"))
+    states = text_states_of(adapter, base.text, ["a <concept>"], "dog")
     for layer, (key, value) in adapter.keys_values(states, base.student).items():
         attention = base.student.unet.get_submodule(layer)
         assert torch.equal(key, states @ attention.to_k.weight.T)
@@ -52,8 +53,8 @@ def test_keys_values_are_those_of_the_unet(base):
 
 
 def test_its_row_receives_a_gradient_and_the_unet_none(base):
-    adapter = TokenAdapter.initial(base.student, base.text.embedding_of("dog"))
-    states = adapter.text_states(base.text, ["a <concept>"], "dog")
+    adapter = TokenAdapter.initial(base.text.embedding_of("dog"))
+    states = text_states_of(adapter, base.text, ["a <concept>"], "dog")
     sum(v.sum() for _, v in adapter.keys_values(states, base.student).values()).backward()
     assert adapter.token_row.grad.norm() > 0
     assert all(p.grad is None for p in base.student.unet.parameters())

@@ -44,7 +44,7 @@ def test_an_iteration_is_equation_1_with_prior_preservation(base, references, la
     config = dataclasses.replace(SHORT, lambda_prior=lambda_prior)
     training = new_training(base, references, "dog", config, seed=3)
     method, nets = training.method, Networks(base)
-    adapter = method.student
+    adapter = method.adapter
     weights = [p.detach().double().requires_grad_() for p in adapter.projections.parameters()]
     row = adapter.token_row.detach().double().requires_grad_()
     layers = adapter.projections.layers
@@ -114,7 +114,7 @@ def test_kv_preservation_holds_other_words(base, references):
             training.iterate()
         method = training.method
         words = other_words(base, "dog")
-        keys = [k for k, _ in method.student.projections(words[None]).values()]
+        keys = [k for k, _ in method.adapter.projections(words[None]).values()]
         before = [k for k, _ in base.student.keys_values(words[None]).values()]
         return sum((a - b).detach().square().mean().item() for a, b in zip(keys, before, strict=True))
 

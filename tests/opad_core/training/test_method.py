@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from opad_core.adapters.adapter import text_states_of
 from opad_core.evaluation.report import report_card
 from opad_core.generation.bundle import read_bundle
 from opad_core.methods.opad.config import ABLATIONS, preset
@@ -23,18 +24,20 @@ class Gain(nn.Module):
         self.gain = nn.Parameter(gain)
 
     @classmethod
-    def initial(cls, denoiser, token_row):
-        return cls(torch.ones(1))
-
-    @classmethod
     def from_tensors(cls, tensors):
         return cls(tensors["gain"])
 
     def tensors(self):
         return {"gain": self.gain.detach()}
 
-    def text_states(self, text, prompts, class_noun):
-        return text.encode(prompts, [class_noun] * len(prompts), [text.embedding_of(class_noun)] * len(prompts))
+    def expected_shapes(self, denoiser, text):
+        return {"gain": torch.Size((1,))}
+
+    def denoiser(self, frozen):
+        return frozen
+
+    def token_states(self, text, tokens):
+        return text.encode_tokens(tokens, text.embedding_of("dog")[None])
 
     def keys_values(self, text_states, denoiser):
         return {layer: (self.gain * k, v) for layer, (k, v) in denoiser.keys_values(text_states).items()}
@@ -51,7 +54,7 @@ class Toy(Method):
         return {"eps": torch.randn((1, *self.base.latent_shape), generator=step.stream("noise"))}
 
     def learn(self, inputs, part):
-        text_states = self.adapter.text_states(self.base.text, ["a <concept>"], "dog")
+        text_states = text_states_of(self.adapter, self.base.text, ["a <concept>"], "dog")
         keys_values = self.adapter.keys_values(text_states, self.base.student)
         loss = self.base.student.one_step(inputs["eps"], keys_values).square().mean()
         self.optimizers["gain"].step(loss)

@@ -4,6 +4,7 @@ import dataclasses
 import pytest
 import torch
 
+from opad_core.adapters.adapter import text_states_of
 from opad_core.adapters.key_value import pretrained_projections
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle
@@ -28,7 +29,7 @@ def step_student(training, eps):
     method = training.method
     inputs = method.draw(step_of(training)) | {"eps": eps}
     with torch.no_grad():
-        text = method.student.text_states(method.base.text, ["a photo of a <concept>"] * len(eps), "dog")
+        text = text_states_of(method.student, method.base.text, ["a photo of a <concept>"] * len(eps), "dog")
     losses, total, fakes = method.student_losses(inputs, text, text)
     method.optimizers["student"].step(total)
     return losses, fakes
@@ -225,7 +226,7 @@ def test_teacher_first_learns_from_images_that_the_trained_teacher_generated(bas
     scenes = [scene.format("<concept>") for scene in base.manifest.training_scenes]
     assert [prompt in scenes for prompt in prompts] == [True, False]
     with torch.no_grad():
-        states = teacher.text_states(base.text, prompts, "dog")
+        states = text_states_of(teacher, base.text, prompts, "dog")
         nothing = base.text.encode(["", ""], ["", ""], [None, None])
         keys_values, null = (teacher.keys_values(each, base.teacher) for each in (states, nothing))
         expected = many_step(base.teacher, noise, keys_values, null, steps=25, guidance=2.0)
