@@ -33,7 +33,7 @@ from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.export import EXPORT_FILES, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.generation.image_warnings import image_warnings
-from opad_core.generation.many_step import teacher_image
+from opad_core.generation.many_step import STEPS, student_image, teacher_image
 from opad_core.generation.prompt_warnings import prompt_warnings
 from opad_core.known_answers import (
     Answer,
@@ -264,8 +264,8 @@ def _read(file: Path, remedy: str) -> Bundle:
 def _generate(arguments: argparse.Namespace) -> int:
     if arguments.count < 1:
         raise OpadError(f"--count must be at least 1, got {arguments.count}")
-    if arguments.teacher:
-        return _generate_with_teacher(arguments)
+    if arguments.teacher or arguments.steps not in (None, 1):
+        return _generate_in_steps(arguments)
     bundle = None if arguments.concept is None else _bundle_in(arguments.concept)
     files = _image_files(arguments)
     base, noun = _base_of(arguments), bundle.class_noun if bundle else ""
@@ -291,9 +291,14 @@ def _image_files(arguments: argparse.Namespace) -> dict[int, Path]:
     return files
 
 
-def _generate_with_teacher(arguments: argparse.Namespace) -> int:
-    remedy = "`python -m opad_core train --keep-teacher` writes one"
-    bundle = None if arguments.concept is None else _read(arguments.concept / TEACHER, remedy)
+def _generate_in_steps(arguments: argparse.Namespace) -> int:
+    """Generate with the teacher, or with the student in more than one step."""
+    if arguments.decoder != "full":
+        raise OpadError("--decoder fast is for one step; leave it out")
+    bundle = None
+    if arguments.concept is not None:
+        remedy = "`python -m opad_core train --keep-teacher` writes one"
+        bundle = _read(arguments.concept / TEACHER, remedy) if arguments.teacher else _bundle_in(arguments.concept)
     files = _image_files(arguments)
     base = _base_of(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -301,7 +306,11 @@ def _generate_with_teacher(arguments: argparse.Namespace) -> int:
     if guidance is None:
         guidance = preset("default", base.manifest.presets).guidance
     for seed, file in tqdm(files.items(), unit="image"):
-        image = teacher_image(base, bundle, arguments.prompt, seed, steps=arguments.steps, guidance=guidance)
+        if arguments.teacher:
+            steps = STEPS if arguments.steps is None else arguments.steps
+            image = teacher_image(base, bundle, arguments.prompt, seed, steps=steps, guidance=guidance)
+        else:
+            image = student_image(base, bundle, arguments.prompt, seed, steps=arguments.steps)
         Image.fromarray(image).save(file)
         print(file)
     return 0

@@ -60,7 +60,9 @@ def command_line() -> argparse.ArgumentParser:
         action="store_true",
         help="use the teacher of `train --keep-teacher`, which takes many steps",
     )
-    generate.add_argument("--steps", type=int, default=STEPS, help="steps of the teacher")
+    generate.add_argument(
+        "--steps", type=int, help=f"default: 1, or {STEPS} for the teacher; SD-Turbo's student was distilled for 1 to 4"
+    )
     generate.add_argument("--guidance", type=float, help="classifier-free guidance of the teacher; default: the base's")
     generate.set_defaults(command="generate")
 

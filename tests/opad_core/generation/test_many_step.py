@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-from opad_core.generation.many_step import many_step, timesteps
+from opad_core.generation.generator import ImageRequest, OneStepGenerator
+from opad_core.generation.many_step import many_step, student_image, timesteps
 from opad_core.networks.denoiser import Denoiser
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -42,6 +44,27 @@ def test_without_guidance_the_empty_prompt_plays_no_part(base):
         many_step(base.teacher, eps, with_text, {}, steps=2, guidance=1.0),
         many_step(base.teacher, eps, with_text, with_text, steps=2, guidance=1.0),
     )
+
+
+@torch.no_grad()
+def test_a_students_steps_are_those_of_its_own_scheduler(base):
+    """SD-Turbo's Euler steps in sigma, from its first noise."""
+    noise = torch.randn(1, *base.latent_shape, generator=torch.Generator().manual_seed(3))
+    prompt, student = "a photo of a dog", base.student
+    with_text = student.keys_values(base.text.encode([prompt], [""], [None]))
+    scheduler = EulerDiscreteScheduler(**BETAS, prediction_type=student.prediction_type, timestep_spacing="trailing")
+    scheduler.set_timesteps(4)
+    z = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        z_t = scheduler.scale_model_input(z, t)
+        z = scheduler.step(student.predict(z_t, torch.full((1,), int(t)), with_text), t, z).prev_sample
+    pixels = ((base.decode(z).clamp(-1, 1) + 1) * 127.5)[0].permute(1, 2, 0).numpy()
+    mine = student_image(base, None, prompt, 3, steps=4)
+    assert np.abs(mine - pixels).mean() < 1  # the base's first noise is not scaled by sigma^2 / (sigma^2 + 1)
+    other = student_image(base, None, prompt, 3, steps=1)
+    assert np.abs(other - pixels).mean() > 1
+    [one_step] = OneStepGenerator(base).generate([ImageRequest(None, prompt, 3)])
+    assert np.abs(other.astype(int) - one_step).max() <= 1  # another order of operations may round differently
 
 
 def test_timesteps_begin_at_pure_noise_and_have_equal_distances():

@@ -13,7 +13,7 @@ from opad_core.generation.bundle import read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.methods.custom_diffusion import CustomDiffusionConfig
 from opad_core.methods.dreambooth import DreamBoothConfig, rare_row
-from opad_core.methods.kv_preservation import projections_of
+from opad_core.methods.kv_preservation import KeyValuePreservation, other_words, projections_of
 from opad_core.methods.lora import LoraConfig
 from opad_core.methods.textual_inversion import TextualInversionConfig
 from opad_core.methods.train import new_training, train
@@ -207,7 +207,8 @@ def test_preservation_holds_the_keys_and_values_of_an_own_unet(base, references)
             training.iterate()
         method = training.method
         learned = projections_of(method.adapter, method.adapter.denoiser(base.student))
-        return float(method._preservation.loss(learned))
+        preservation = KeyValuePreservation(other_words(base, "dog"), base.student)
+        return preservation.loss(learned).item()
 
     assert change(100.0) < 0.7 * change(0.0)
 
