@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from opad_core.known_answers import Answer, Outcome, check_weights, example_photos
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
     from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
+    from opad_core.methods.registry import METHODS, method_config
     from opad_core.methods.train import train
     from opad_core.networks.text_encoder import PLACEHOLDER, TextEncoder
     from opad_core.reference_folder import find_references, read_references
@@ -51,6 +52,7 @@ __all__ = [
     "COMPILERS",
     "MAX_BATCH",
     "MAX_SEED",
+    "METHODS",
     "MIXED_ADAPTERS",
     "PLACEHOLDER",
     "PRESETS",
@@ -90,6 +92,7 @@ __all__ = [
     "image_warnings",
     "load_base",
     "load_compile_cache",
+    "method_config",
     "override",
     "precision_for",
     "preset",
@@ -136,6 +139,7 @@ _MODULES = {
     "known_answers": ("Answer", "Outcome", "check_weights", "example_photos"),
     "methods.custom_diffusion": ("CustomDiffusionConfig",),
     "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),
+    "methods.registry": ("METHODS", "method_config"),
     "methods.train": ("train",),
     "networks.text_encoder": ("PLACEHOLDER", "TextEncoder"),
     "reference_folder": ("find_references", "read_references"),

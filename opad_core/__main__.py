@@ -22,7 +22,7 @@ from opad_core import doctor, peak_memory
 from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.fast_decoder import FAST_DECODER
 from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, load_base
-from opad_core.bases.manifest import read_manifest
+from opad_core.bases.manifest import Manifest, read_manifest
 from opad_core.bases.precision import Precision, precision_for
 from opad_core.command_line import command_line, settings_by_hand
 from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
@@ -46,10 +46,11 @@ from opad_core.known_answers import (
     summary,
 )
 from opad_core.methods.opad.config import ABLATIONS, PRESETS, OpadConfig, Setting, preset, settings_of
+from opad_core.methods.registry import method_config
 from opad_core.methods.train import train
 from opad_core.reference_folder import read_references
 from opad_core.reference_images import reads_heic
-from opad_core.training.config import override
+from opad_core.training.config import TrainingConfig, override
 from opad_core.training.loop import Progress, TrainingStopped
 from opad_core.training.memory import FLOAT32, HALF, Rung, rung_for, save_memory
 
@@ -93,7 +94,7 @@ def _load(arguments: argparse.Namespace, precision: Precision) -> Base:
     return load_base(arguments.base, bases=bases_folder(), device=arguments.device, precision=precision)
 
 
-def _rung_of(arguments: argparse.Namespace, config: OpadConfig, *, resolution: int) -> Rung:
+def _rung_of(arguments: argparse.Namespace, config: TrainingConfig, *, resolution: int) -> Rung:
     """Return how a training fits into the device's memory. Raises NotEnoughMemoryError if it does not."""
     return rung_for(
         resolution=resolution,
@@ -109,15 +110,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if not checkpoint.exists():  # a training that was stopped continues, also if it replaces a finished one
         _refuse_to_replace([arguments.out / BUNDLE], arguments)
     manifest = read_manifest(base_folder(arguments.base, bases_folder()))
-    changes = {
-        name: value
-        for name in ("iterations", "collaborative_iterations")
-        if (value := getattr(arguments, name)) is not None
-    }
-    without = ABLATIONS[arguments.ablation] if arguments.ablation else {}
-    config = override(
-        preset(arguments.preset, manifest.presets), {**without, **changes, **settings_by_hand(arguments.set)}
-    )
+    config = _config_of(arguments, manifest)
     rung = _rung_of(arguments, config, resolution=manifest.resolution)
     base = _load(arguments, rung.precision)
     references = _references(arguments.images)
@@ -195,6 +188,26 @@ def _train(arguments: argparse.Namespace) -> int:
         (arguments.out / TEACHER).unlink(missing_ok=True)  # of an earlier training that this one replaced
     _write_report(arguments.out, base, read_bundle(bundle), references)
     return 0
+
+
+def _config_of(arguments: argparse.Namespace, manifest: Manifest) -> TrainingConfig:
+    """Return the settings of a training. Raises OpadError for an option of OPAD beside another method."""
+    if arguments.method != "opad":
+        options = {
+            "--ablation": arguments.ablation is not None,
+            "--collaborative-iterations": arguments.collaborative_iterations is not None,
+            "--keep-teacher": arguments.keep_teacher,
+        }
+        if given := [option for option, is_given in options.items() if is_given]:
+            raise OpadError(f"{given[0]} belongs to the method opad, not to {arguments.method}; leave it out")
+    changes = {
+        name: value
+        for name in ("iterations", "collaborative_iterations")
+        if (value := getattr(arguments, name)) is not None
+    }
+    without = ABLATIONS[arguments.ablation] if arguments.ablation else {}
+    config = method_config(arguments.method, manifest, preset=arguments.preset)
+    return override(config, {**without, **changes, **settings_by_hand(arguments.set)})
 
 
 def _refuse_to_replace(files: Iterable[Path], arguments: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from opad_core.generation.export import DEFAULT_RANK
 from opad_core.generation.generator import DecoderName
 from opad_core.generation.many_step import STEPS
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
+from opad_core.methods.registry import METHODS
 from opad_core.reference_images import MAX_REFERENCES, MIN_REFERENCES, formats, reads_heic
 
 DESCRIPTION = """The method without any server: train a concept, generate images of it, evaluate it, export it."""
@@ -31,19 +32,27 @@ def command_line() -> argparse.ArgumentParser:
     train.add_argument("--images", type=Path, required=True, help=f"folder of {REFERENCES_HELP}")
     train.add_argument("--class", dest="class_noun", required=True, help="what the photos show, for instance dog")
     train.add_argument("--out", type=Path, required=True, help="folder for the bundle, previews and checkpoints")
-    train.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
-    train.add_argument("--ablation", choices=list(ABLATIONS), help="remove one part of the method")
-    train.add_argument("--iterations", type=int, help="iterations of the distillation stage")
+    train.add_argument(
+        "--method",
+        default="opad",
+        choices=list(METHODS),
+        help="how the concept is learned; the service takes opad and custom_diffusion",
+    )
+    train.add_argument("--preset", default="default", choices=list(PRESETS), help=f"of opad: {PRESET_HELP}")
+    train.add_argument("--ablation", choices=list(ABLATIONS), help="of opad: remove one part of the method")
+    train.add_argument("--iterations", type=int, help="iterations, of opad: of the distillation stage")
     train.add_argument(
         "--collaborative-iterations",
         type=int,
-        help="iterations of the collaborative stage; 0 is the training of the paper's tables",
+        help="of opad: iterations of the collaborative stage; 0 is the training of the paper's tables",
     )
     train.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting that `presets` prints"
     )
     train.add_argument("--seed", type=int, default=0, help="the same seed gives the same bundle on the same machine")
-    train.add_argument("--keep-teacher", action="store_true", help="also write the teacher, for `generate --teacher`")
+    train.add_argument(
+        "--keep-teacher", action="store_true", help="of opad: also write the teacher, for `generate --teacher`"
+    )
     train.set_defaults(command="train")
 
     generate = commands.add_parser("generate", help="generate images of a learned concept, one diffusion step each")

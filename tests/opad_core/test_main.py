@@ -72,6 +72,42 @@ def test_a_kept_teacher_generates_in_many_steps(base, reference_folder, tmp_path
     assert capsys.readouterr().err == f"opad: {concept} holds no teacher.safetensors; {remedy}\n"
 
 
+@pytest.mark.parametrize("method", ["custom_diffusion", "dreambooth"])
+def test_another_method_learns_and_has_a_report_card(base, reference_folder, tmp_path, method):
+    common = ["--base", str(base.folder)]
+    learn = ["train", "--images", str(reference_folder), "--class", "dog", "--out", str(tmp_path), *common]
+    short = ["--iterations", "3", "--set", "class_images=2"]
+    assert main([*learn, "--method", method, *short]) == 0
+    bundle = read_bundle((tmp_path / "concept.safetensors").read_bytes())
+    assert bundle.manifest["method"] == method
+    assert bundle.manifest["config"]["class_images"] == 2
+    assert [set(row) >= {"rec", "prior"} for row in read_losses(tmp_path / "losses.jsonl")] == [True] * 3
+    assert (tmp_path / "report.json").exists()
+    prompt = ["--prompt", "a <concept> on the beach", "--out", str(tmp_path / "images")]
+    assert main(["generate", "--concept", str(tmp_path), *prompt, *common]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--preset", "paper"], "the preset 'paper' belongs to the method opad; lora has only the preset default"),
+        (["--ablation", "no-clip"], "--ablation belongs to the method opad, not to lora; leave it out"),
+        (
+            ["--collaborative-iterations", "0"],
+            "--collaborative-iterations belongs to the method opad, not to lora; leave it out",
+        ),
+        (["--keep-teacher"], "--keep-teacher belongs to the method opad, not to lora; leave it out"),
+    ],
+)
+def test_an_option_of_opad_is_refused_beside_another_method(
+    base, reference_folder, tmp_path, capsys, options, sentence
+):
+    learn = ["train", "--images", str(reference_folder), "--class", "dog", "--out", str(tmp_path / "concept")]
+    assert main([*learn, "--base", str(base.folder), "--method", "lora", *options]) == 1
+    assert capsys.readouterr().err == f"opad: {sentence}\n"
+    assert not (tmp_path / "concept").exists()
+
+
 def test_student_and_teacher_do_not_take_each_others_bundle(base):
     student = read_bundle(random_bundle(base, 1))
     teacher = dataclasses.replace(student, network="teacher")

@@ -1,0 +1,67 @@
+"""The methods by name, and the settings with which each learns on a base."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from opad_core.bases.manifest import Manifest
+from opad_core.errors import OpadError
+from opad_core.methods.custom_diffusion import CustomDiffusionConfig
+from opad_core.methods.dreambooth import DreamBoothConfig
+from opad_core.methods.lora import LoraConfig
+from opad_core.methods.opad import config as opad
+from opad_core.methods.opad.config import OpadConfig
+from opad_core.methods.textual_inversion import TextualInversionConfig
+from opad_core.training.config import TrainingConfig, override
+
+METHODS: Mapping[str, type[TrainingConfig]] = {
+    "opad": OpadConfig,
+    "custom_diffusion": CustomDiffusionConfig,
+    "textual_inversion": TextualInversionConfig,
+    "dreambooth": DreamBoothConfig,
+    "lora": LoraConfig,
+}
+
+
+def method_config(method: str, manifest: Manifest, *, preset: str = "default") -> TrainingConfig:
+    """Return the settings of a method on a base: its published values, and the base's own values on top of them.
+
+    Raises OpadError for an unknown method, and for another preset than "default" of a method that is not OPAD.
+    """
+    if method not in METHODS:
+        raise OpadError(f"unknown method {method!r}; known methods are {', '.join(METHODS)}")
+    if method == "opad":
+        return opad.preset(preset, manifest.presets)
+    if preset != "default":
+        raise OpadError(f"the preset {preset!r} belongs to the method opad; {method} has only the preset default")
+    values = _values_on_nano(opad.preset("default", manifest.presets)) if manifest.name == "nano" else {}
+    return override(METHODS[method](), values.get("all methods", {}) | values.get(method, {}))
+
+
+def _values_on_nano(default: OpadConfig) -> dict[str, dict[str, Any]]:
+    """Return the values of each method on the base nano, whose images are small. `default` is its preset of OPAD."""
+    return {
+        "all methods": {
+            "batch_size": 4,
+            "templates": default.templates,
+            "keep_aspect": True,
+            "flip_probability": 0.0,
+            "canvas_probability": 0.0,
+            "crop_scale": (1.0, 1.0),
+            "size_words": False,
+            "scene_captions": True,
+            "augmentation_cache": 100,
+            "token_weight_decay": 0.0,
+            "initializer_lookup": "word",
+        },
+        "custom_diffusion": {
+            "lr": default.lr_teacher,
+            "lr_token": default.lr_token,
+            "iterations": 430,  # of both stages of OPAD
+            "lr_decay": 0.3,
+            "class_images": 64,
+            "lambda_kv_preservation": 1.0,
+        },
+        "textual_inversion": {},
+        "dreambooth": {},
+        "lora": {},
+    }
