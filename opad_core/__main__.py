@@ -425,6 +425,29 @@ def _print_answer(answer: Answer) -> None:
     print(answer.line(), flush=True)
 
 
+def _tables(arguments: argparse.Namespace) -> int:
+    # Imported here because only this command needs the tables.
+    from opad_core.tables.command import Plan, chosen_rows, run_tables
+    from opad_core.tables.rows import ROWS
+
+    if arguments.seeds < 1 or arguments.jobs < 1:
+        raise OpadError(f"--seeds and --jobs must be at least 1, got {arguments.seeds} and {arguments.jobs}")
+    rows = list(ROWS.values()) if arguments.methods is None else chosen_rows(arguments.methods)
+    plan = Plan(
+        base=arguments.base,
+        bases=bases_folder(),
+        device=arguments.device,
+        photos=arguments.photos,
+        rows=rows,
+        seeds=arguments.seeds,
+        out=arguments.out,
+        work=arguments.work,
+        jobs=arguments.jobs,
+    )
+    run_tables(plan, say=print)
+    return 0
+
+
 def _presets(arguments: argparse.Namespace) -> int:
     base_presets, templates = _described(arguments.base)
     columns = []
@@ -483,6 +506,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "presets": _presets,
     "flops": _flops,
     "memory": _memory,
+    "tables": _tables,
 }
 
 if __name__ == "__main__":

@@ -143,6 +143,24 @@ def command_line() -> argparse.ArgumentParser:
     flops.add_argument("--json", action="store_true", help="print JSON")
     flops.set_defaults(command="flops")
 
+    tables = commands.add_parser("tables", help="compare the methods: run what is missing, and write the tables")
+    tables.add_argument("--out", type=Path, required=True, help="folder of the runs, the tables and the sheets")
+    tables.add_argument(
+        "--photos", type=Path, nargs="+", required=True, metavar="FOLDER",
+        help="folders of photos with class.txt, one for each concept",
+    )  # fmt: skip
+    tables.add_argument(
+        "--methods", nargs="+", metavar="NAME", help="methods, or single rows; default: all rows of all tables"
+    )
+    tables.add_argument("--seeds", type=int, default=3, help="seeds of each concept, from 0")
+    tables.add_argument("--jobs", type=int, default=1, help="processes that learn side by side, one thread each")
+    tables.add_argument("--base", default="nano", help="name of a base or path of its folder")
+    tables.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    tables.add_argument(
+        "--work", type=Path, default=Path("build/tables"), help="folder of the images that the sheets are made of"
+    )
+    tables.set_defaults(command="tables")
+
     memory = commands.add_parser(
         "memory", help="count the memory of a training at full size, without weights, for each way to save memory"
     )

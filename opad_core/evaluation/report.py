@@ -82,12 +82,9 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
     seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS))
     personalised = _generated(generator, bundle, prompts, seeds)
     untouched = _generated(generator, None, plain, seeds)
-    side = base.manifest.resolution
-    reference_images = np.stack(
-        [np.asarray(squared(r, keep_aspect=True).resize((side, side), Image.Resampling.LANCZOS)) for r in references]
-    )
+    reference_images = reference_pictures(base, references)
     before, after = (
-        _scores(base, network, images, reference_images, plain, bundle.class_noun)
+        scores_of(base, network, images, reference_images, plain, bundle.class_noun)
         for images in (untouched, personalised)
     )
     fast_identity = None
@@ -112,8 +109,16 @@ def report_card(bundle: Bundle, base: Base, references: list[Image.Image]) -> Re
     )
 
 
+def reference_pictures(base: Base, references: list[Image.Image]) -> NDArray[np.uint8]:
+    """Return the references as squares in the base's resolution, [k, r, r, 3]."""
+    side = base.manifest.resolution
+    return np.stack(
+        [np.asarray(squared(r, keep_aspect=True).resize((side, side), Image.Resampling.LANCZOS)) for r in references]
+    )
+
+
 @torch.no_grad()
-def _scores(
+def scores_of(
     base: Base, network: EfficientNetLite, images: NDArray[np.uint8], references: NDArray[np.uint8],
     prompts: list[str], class_noun: str,
 ) -> Scores:  # fmt: skip

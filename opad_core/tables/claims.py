@@ -1,0 +1,70 @@
+"""The paper's claims about directions, and what the runs say of each."""
+
+from dataclasses import dataclass
+
+from opad_core.tables.intervals import Interval
+from opad_core.tables.rows import RIVALS
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The first row scores higher than the second."""
+
+    sentence: str
+    source: str
+    """A table of the paper's supplement."""
+    better: str
+    worse: str
+    score: str = "identity"
+    better_steps: int = 1
+    worse_steps: int = 1
+
+
+def verdict(found: Interval | None) -> str:
+    """Return "reproduced" or "not reproduced" if the interval of the difference excludes 0, else "undecided"."""
+    if found is None or found.concepts < 2 or found.low <= 0 <= found.high:
+        return "undecided"
+    return "reproduced" if found.low > 0 else "not reproduced"
+
+
+_PARTS = {
+    "no-discriminators": "The discriminators raise",
+    "no-teacher": "The teacher raises",
+    "no-dino": "The DINO discriminator raises",
+    "no-dinov2": "The DINOv2 discriminator raises",
+    "no-clip": "The CLIP discriminator raises",
+    "no-id": "L_id raises",
+    "no-mse": "L_mse raises",
+    "no-swd": "MS-SWD raises",
+}
+
+
+def _all_claims() -> list[Claim]:
+    claims = []
+    for name, label in RIVALS.items():
+        sentence = f"OPAD has a higher identity than {label}"
+        claims.append(Claim(sentence, "table 5", "opad", name))
+        claims.append(Claim(f"{sentence} with the same information", "table 5", "opad", f"{name}-informed"))
+    claims.append(
+        Claim(
+            "OPAD has a higher identity than Custom Diffusion with the same information and seconds",
+            "table 5", "opad", "custom_diffusion-seconds",
+        )
+    )  # fmt: skip
+    informed = "custom_diffusion-informed"
+    claims += [
+        Claim("Custom Diffusion fits the text better in 25 steps", "table 5", informed, informed, "text_fit", 25, 1),
+        Claim("It learns more from all times than from the last", "table 5", informed, "custom_diffusion-times-1"),
+        Claim("The collaborative stage raises identity", "table 3", "opad", "opad-distillation"),
+    ]
+    claims += [Claim(f"{text} identity", "table 9", "opad", name) for name, text in _PARTS.items()]
+    return [
+        *claims,
+        Claim("Learning together beats teacher first in identity", "table 6", "opad", "teacher-first"),
+        Claim("Teacher first fits the text better", "table 6", "teacher-first", "opad", "text_fit"),
+        Claim("The shared text encoder raises identity", "table 6", "opad", "no-shared-text-encoder"),
+        Claim("Several photos beat one in identity", "table 8", "opad", "one-shot"),
+    ]
+
+
+CLAIMS = _all_claims()

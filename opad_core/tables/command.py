@@ -1,0 +1,157 @@
+"""`python -m opad_core tables`: run what is missing, and write the tables."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from opad_core.bases.loading import Base, load_base
+from opad_core.errors import OpadError
+from opad_core.tables.drawing import contact_sheet, draw_plot
+from opad_core.tables.markdown import Results, tables
+from opad_core.tables.rows import ROWS, Row
+from opad_core.tables.running import Concept, Run, code_of, measure, read_concept, strip
+from opad_core.tables.runs_file import append_run, current, read_runs
+
+RUNS, README, PLOT = "runs.jsonl", "README.md", "identity-and-text.png"
+SHEETS = "sheets"
+WRITE_EVERY_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and where the results go."""
+
+    base: str
+    bases: Path
+    device: str
+    photos: list[Path]
+    """A folder of photos with `class.txt` for each concept."""
+    rows: list[Row]
+    seeds: int
+    out: Path
+    work: Path
+    """Folder of the images that contact sheets are made of."""
+    jobs: int = 1
+
+
+def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
+    """Run each row, concept and seed that has no result by today's code yet, then write the tables.
+
+    Raises OpadError for a folder without photos or class noun.
+    """
+    concepts = [read_concept(folder) for folder in plan.photos]
+    base_sha256 = _base(plan.base, plan.bases, plan.device).manifest.sha256
+    plan.out.mkdir(parents=True, exist_ok=True)
+    file = plan.out / RUNS
+    done = {(run["row"], run["concept"], run["seed"]) for run in current(read_runs(file), base_sha256=base_sha256)}
+    # Seeds come last, so that every row has its first runs soon.
+    wanted = [
+        (row, folder, seed)
+        for seed, row, folder in product(range(plan.seeds), plan.rows, plan.photos)
+        if (row.name, folder.name, seed) not in done
+    ]
+    say(f"{len(wanted)} runs are missing, {len(done)} are there; {_estimate(plan, wanted, read_runs(file))}")
+    written_at = time.monotonic()
+    for run in tqdm(_finished(plan, wanted), total=len(wanted), unit="run"):
+        append_run(file, run)
+        if time.monotonic() - written_at > WRITE_EVERY_SECONDS:
+            write_tables(plan, concepts, base_sha256)
+            written_at = time.monotonic()
+    write_tables(plan, concepts, base_sha256)
+    say(f"the tables are in {plan.out / README}")
+
+
+def write_tables(plan: Plan, concepts: Sequence[Concept], base_sha256: str) -> None:
+    """Write the Markdown, the plot and the contact sheets from all current runs."""
+    results = Results(current(read_runs(plan.out / RUNS), base_sha256=base_sha256))
+    introduction = plan.out / "introduction.md"
+    head = introduction.read_text() if introduction.exists() else f"# Tables on the base {plan.base}\n"
+    (plan.out / README).write_text(f"{head.rstrip()}\n\n{tables(results)}")
+    draw_plot(results, plan.out / PLOT)
+    (plan.out / SHEETS).mkdir(exist_ok=True)
+    for concept in concepts:
+        files = [(row.label, _strip_file(plan, row, concept.name, 0)) for row in ROWS.values()]
+        strips = [(label, Image.open(file).convert("RGB")) for label, file in files if file.exists()]
+        if strips:
+            sheet = contact_sheet(concept.references, strips)
+            sheet.save(plan.out / SHEETS / f"{concept.name}.jpg", quality=85)
+
+
+def _finished(plan: Plan, wanted: Sequence[tuple[Row, Path, int]]) -> Iterator[Run]:
+    """Yield each run when it has ended. Each process computes with one thread."""
+    if plan.jobs == 1:
+        yield from (_run(plan, *one) for one in wanted)
+        return
+    with ProcessPoolExecutor(plan.jobs, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
+        waiting = iter(wanted)
+        running: set[Future[Run]] = set()
+        while True:
+            while len(running) < plan.jobs and (one := next(waiting, None)) is not None:
+                running.add(pool.submit(_run, plan, *one))
+            if not running:
+                return
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in ended)
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _run(plan: Plan, row: Row, folder: Path, seed: int) -> Run:
+    concept = read_concept(folder)
+    run, images = measure(_base(plan.base, plan.bases, plan.device), concept, row, seed=seed)
+    if images:
+        file = _strip_file(plan, row, concept.name, seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        strip(images[row.steps[0]]).save(partial, "PNG")
+        partial.replace(file)
+    return run
+
+
+def _strip_file(plan: Plan, row: Row, concept: str, seed: int) -> Path:
+    return plan.work / f"{row.name}-{concept}-{seed}-{code_of(row)}.png"
+
+
+@cache
+def _base(name: str, bases: Path, device: str) -> Base:
+    return load_base(name, bases=bases, device=device)
+
+
+def _estimate(plan: Plan, wanted: Sequence[tuple[Row, Path, int]], runs: Sequence[Run]) -> str:
+    """Say how long the missing runs take, from the seconds of earlier runs of the same row, or else of the method."""
+    by_row: dict[str, list[float]] = {}
+    by_method: dict[str, list[float]] = {}
+    for run in runs:
+        if run["row"] in ROWS:
+            by_row.setdefault(run["row"], []).append(run["seconds"])
+            by_method.setdefault(ROWS[run["row"]].method, []).append(run["seconds"])
+    known = [by_row.get(row.name) or by_method.get(row.method) for row, _, _ in wanted]
+    seconds = sum(fmean(one) for one in known if one) / plan.jobs
+    unknown = sum(not one for one in known)
+    text = f"about {seconds / 3600:.1f} hours"
+    return f"{text}, and {unknown} runs of methods that have none yet" if unknown else text
+
+
+def chosen_rows(names: Sequence[str]) -> list[Row]:
+    """Return rows by name, or all rows of a method by the method's name. Raises OpadError for an unknown name."""
+    rows = []
+    for name in names:
+        found = [row for row in ROWS.values() if name in (row.name, row.method)]
+        exact = [row for row in found if row.name == name]
+        if not found:
+            raise OpadError(f"there is no row {name!r}; known are {', '.join(ROWS)}")
+        rows += exact or found
+    return rows

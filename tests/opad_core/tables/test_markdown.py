@@ -1,0 +1,44 @@
+from opad_core.tables.markdown import Results, tables
+
+
+def run(row, concept, seed, *, steps="1", **scores):
+    return {"row": row, "concept": concept, "seed": seed, "scores": {steps: scores}}
+
+
+def results():
+    runs = []
+    for number, concept in enumerate(("mug", "teapot", "robot")):
+        for seed in range(2):
+            own = 0.5 + 0.02 * number + 0.002 * seed
+            runs.append(run("opad", concept, seed, identity=own, text_fit=0.3))
+            runs.append(run("lora", concept, seed, identity=own - 0.1, text_fit=0.2))
+            runs.append(run("no-swd", concept, seed, identity=own + 0.05 * (number - 1), text_fit=0.3))
+    runs.append({"row": "lora", "concept": "mug", "seed": 2, "failed": "the training diverged"})
+    return Results(runs)
+
+
+def test_a_row_has_its_mean_and_its_difference_from_opad():
+    text = tables(results())
+    [line] = [line for line in text.splitlines() if line.startswith("| LoRA | 1 |")]
+    assert "| 3 x 2 |" in line
+    assert "0.421 [" in line
+    assert "-0.100 [-0.100, -0.100]" in line, "the differences are paired"
+
+
+def test_tables_without_runs_are_left_out():
+    text = tables(results())
+    assert "## Methods" in text
+    assert "## Ablations" in text
+    assert "## One photo" not in text
+
+
+def test_claims_are_decided():
+    lines = [line for line in tables(results()).splitlines() if line.startswith("| ")]
+    claims = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[-1].removesuffix(" |") for line in lines}
+    assert claims["OPAD has a higher identity than LoRA"] == "reproduced"
+    assert claims["MS-SWD raises identity"] == "undecided"
+
+
+def test_failed_runs_are_counted():
+    [line] = [line for line in tables(results()).splitlines() if line.startswith("| LoRA | 7 |")]
+    assert line == "| LoRA | 7 | 1 | 0.400 to 0.442 |"
