@@ -52,16 +52,16 @@ def _values_on_nano(default: OpadConfig) -> dict[str, dict[str, Any]]:
             "augmentation_cache": 100,
             "token_weight_decay": 0.0,
             "initializer_lookup": "word",
+            "iterations": default.total_iterations,
+            "lr_decay": default.lr_decay,
+            "class_images": 64,
         },
         "custom_diffusion": {
             "lr": default.lr_teacher,
             "lr_token": default.lr_token,
-            "iterations": 430,  # of both stages of OPAD
-            "lr_decay": 0.3,
-            "class_images": 64,
             "lambda_kv_preservation": 1.0,
         },
-        "textual_inversion": {},
+        "textual_inversion": {"class_images": 0},
         "dreambooth": {},
         "lora": {},
     }
