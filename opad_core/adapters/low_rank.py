@@ -20,7 +20,7 @@ from opad_core.networks.text_encoder import TextEncoder, Tokens
 UNET, TEXT = "unet.", "text."
 """Beginnings of the names of layers, by network."""
 _UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
-_TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
+_TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 def attention_layers(denoiser: Denoiser) -> list[str]:
@@ -29,7 +29,7 @@ def attention_layers(denoiser: Denoiser) -> list[str]:
 
 
 def text_layers(text: TextEncoder) -> list[str]:
-    """Return the names of all linear layers of the text encoder's attentions."""
+    """Return the names of all linear layers of the text encoder: of its attentions and its MLPs."""
     return [TEXT + name for name in _linear_layers(text.encoder, _TEXT_LAYERS)]
 
 

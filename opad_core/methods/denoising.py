@@ -92,20 +92,31 @@ class DenoisingMethod(Method):
         return inputs
 
     def learn(self, inputs: Inputs, part: Hook) -> dict[str, Tensor]:
-        """Learn to denoise references and class images, each at its own random timesteps."""
-        losses = {"rec": self._reconstruction(inputs, "references")}
-        total = losses["rec"]
-        if "class-images.t" in inputs:
-            losses["prior"] = self._reconstruction(inputs, "class-images")
-            total = total + self.config.lambda_prior * losses["prior"]
+        """Learn from the losses of the method, each with its weight."""
+        losses = self._losses(inputs)
+        total = sum(weight * loss for weight, loss in losses.values())
+        assert isinstance(total, Tensor)
         if self._preservation is not None:
-            # The reconstruction loss is a sum over latent channels, this one a mean.
-            weight = self.base.latent_shape[0] * self.config.lambda_kv_preservation
+            weight = self._as_sum(self.config.lambda_kv_preservation)
             learned = projections_of(self.adapter, self.adapter.denoiser(self.base.student))
             total = total + weight * self._preservation.loss(learned)
         with part("student"):
             self.optimizers["student"].step(total)
-        return {name: loss.detach() for name, loss in losses.items()}
+        return {name: loss.detach() for name, (_, loss) in losses.items()}
+
+    def _losses(self, inputs: Inputs) -> dict[str, tuple[float, Tensor]]:
+        """Return weight and mean of each loss: of denoising references and class images at their own random timesteps.
+
+        A subclass adds those of its paper.
+        """
+        losses = {"rec": (1.0, self._reconstruction(inputs, "references"))}
+        if "class-images.t" in inputs:
+            losses["prior"] = (self.config.lambda_prior, self._reconstruction(inputs, "class-images"))
+        return losses
+
+    def _as_sum(self, weight: float) -> float:
+        """Return the weight of a loss whose paper takes the mean over latent channels; reconstruction is their sum."""
+        return self.base.latent_shape[0] * weight
 
     def _drawn(self, step: Step, batch: Batch, name: str) -> Inputs:
         noise = self.base.posterior_noise(len(batch.prompts), step.stream(f"{name}-noise"))
@@ -116,10 +127,17 @@ class DenoisingMethod(Method):
         )  # fmt: skip
 
     def _reconstruction(self, inputs: Inputs, name: str) -> Tensor:
-        base, denoiser = self.base, self.adapter.denoiser(self.base.student)
-        text_states = self.adapter.token_states(base.text, tokens_of(inputs, name))
+        return self._denoising(inputs, name, self._text_states(inputs, name))
+
+    def _text_states(self, inputs: Inputs, name: str) -> Tensor:
+        """Return the text states [b, tokens, d] of the prompts of a batch."""
+        return self.adapter.token_states(self.base.text, tokens_of(inputs, name))
+
+    def _denoising(self, inputs: Inputs, name: str, text_states: Tensor) -> Tensor:
+        """Return the mean loss of denoising a batch with these text states."""
+        denoiser = self.adapter.denoiser(self.base.student)
         return reconstruction(
-            denoiser, latents_of(base, inputs, name), inputs[f"{name}.eps"], inputs[f"{name}.t"],
+            denoiser, latents_of(self.base, inputs, name), inputs[f"{name}.eps"], inputs[f"{name}.t"],
             self.adapter.keys_values(text_states, denoiser), inputs[f"{name}.mask"],
         ).mean()  # fmt: skip
 

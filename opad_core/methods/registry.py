@@ -10,6 +10,7 @@ from opad_core.methods.dreambooth import DreamBoothConfig
 from opad_core.methods.lora import LoraConfig
 from opad_core.methods.opad import config as opad
 from opad_core.methods.opad.config import OpadConfig
+from opad_core.methods.textboost import TextBoostConfig
 from opad_core.methods.textual_inversion import TextualInversionConfig
 from opad_core.training.config import TrainingConfig, override
 
@@ -19,6 +20,7 @@ METHODS: Mapping[str, type[TrainingConfig]] = {
     "textual_inversion": TextualInversionConfig,
     "dreambooth": DreamBoothConfig,
     "lora": LoraConfig,
+    "textboost": TextBoostConfig,
 }
 
 
@@ -64,4 +66,5 @@ def _values_on_nano(default: OpadConfig) -> dict[str, dict[str, Any]]:
         "textual_inversion": {"class_images": 0},
         "dreambooth": {},
         "lora": {},
+        "textboost": {"augmentation_cache": 0},  # it augments by itself
     }

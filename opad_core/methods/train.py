@@ -13,6 +13,7 @@ from opad_core.methods.dreambooth import DreamBooth, DreamBoothConfig
 from opad_core.methods.lora import Lora, LoraConfig
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.opad.method import Opad
+from opad_core.methods.textboost import TextBoost, TextBoostConfig
 from opad_core.methods.textual_inversion import TextualInversion, TextualInversionConfig
 from opad_core.training.config import TrainingConfig
 from opad_core.training.data import TrainingData, prepare_data
@@ -115,4 +116,6 @@ def _method(data: TrainingData, config: TrainingConfig, *, seed: int, networks: 
             return DreamBooth(data, config, seed=seed, networks=networks)
         case LoraConfig():
             return Lora(data, config, seed=seed, networks=networks)
+        case TextBoostConfig():
+            return TextBoost(data, config, seed=seed, networks=networks)
     raise OpadError(f"no method takes a {type(config).__name__}")

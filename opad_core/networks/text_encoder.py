@@ -107,6 +107,7 @@ class TextEncoder:
     def encode_tokens(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """Return text states [b, tokens, d]. `rows` [b, d] or [1, d] is V* of each prompt.
 
+        If a prompt has several learned tokens, `is_concept` marks all of them, and `rows` is [b, tokens, d].
         Gradients reach the rows, and those weights of the encoder that an adapter learns.
         """
         text_states: Tensor = self.encoder.final_layer_norm(self._hidden(tokens, rows))
@@ -117,7 +118,8 @@ class TextEncoder:
         encoder = self.encoder
         vectors = encoder.get_input_embeddings()(tokens.ids.to(encoder.device))
         is_concept = tokens.is_concept.to(encoder.device)[..., None]
-        vectors = torch.where(is_concept, rows[:, None].to(vectors), vectors)
+        rows = rows if rows.ndim == 3 else rows[:, None]
+        vectors = torch.where(is_concept, rows.to(vectors), vectors)
         states = encoder.embeddings(inputs_embeds=vectors)
         # A mask would say the same, and rules CUDA's flash kernel out.
         encoded = encoder.encoder(inputs_embeds=states, attention_mask=None, is_causal=True)

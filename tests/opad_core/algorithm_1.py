@@ -29,6 +29,19 @@ class TextAttention:
         return attn.to_out[0](attended.transpose(1, 2).flatten(2))
 
 
+class PlainAttention:
+    """Attention without the detached first token of Custom Diffusion."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_):
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for x in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
+        )
+        attended = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
+        return attn.to_out[0](attended.transpose(1, 2).flatten(2))
+
+
 class Networks:
     """The base's frozen networks in float64."""
 
@@ -56,6 +69,18 @@ class Networks:
                 ids[-1][1 + len(before.input_ids)] = len(table)
         weights = {"embeddings.token_embedding.weight": torch.cat([table, row[None]])}
         return functional_call(self.text, weights, (torch.tensor(ids),)).last_hidden_state
+
+    def denoising_loss(self, weights, inputs, states):
+        """Return eq. 1 of what a method drew from the references; `weights` replace those of the student's UNet."""
+        unet = copy.deepcopy(self.base.student.unet).double()
+        unet.set_attn_processor(PlainAttention())
+        z0 = self.vae.encode(inputs["references.pixels"].double()).latent
+        eps, t, mask = (inputs[f"references.{name}"] for name in ("eps", "t", "mask"))
+        eps, mask, abar = eps.double(), mask.double(), self.abar.view(-1, 1, 1, 1)[t]
+        z_t = abar.sqrt() * z0 + (1 - abar).sqrt() * eps
+        predicted = functional_call(unet, weights, (z_t, t, states)).sample
+        target = eps if self.base.student.prediction_type == "epsilon" else abar.sqrt() * eps - (1 - abar).sqrt() * z0
+        return ((mask * (predicted - target) ** 2).sum((1, 2, 3)) / mask.sum((1, 2, 3))).mean()
 
     def predict(self, unet, projections, z, t, states):
         return functional_call(unet, projections, (z, t, states)).sample

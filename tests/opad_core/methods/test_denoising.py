@@ -15,19 +15,23 @@ from opad_core.methods.custom_diffusion import CustomDiffusionConfig
 from opad_core.methods.dreambooth import DreamBoothConfig, rare_row
 from opad_core.methods.kv_preservation import KeyValuePreservation, other_words, projections_of
 from opad_core.methods.lora import LoraConfig
+from opad_core.methods.textboost import TextBoostConfig
 from opad_core.methods.textual_inversion import TextualInversionConfig
 from opad_core.methods.train import new_training, train
 from opad_core.random_streams import stream
 from opad_core.training.loop import TrainingStopped
-from tests.opad_core.algorithm_1 import Networks
+from tests.opad_core.algorithm_1 import Networks, PlainAttention
 
 _SHORT = {"iterations": 3, "batch_size": 2, "templates": ("a photo of a {}",), "size_words": False}
 CONFIGS = {
     "textual_inversion": TextualInversionConfig(**_SHORT, lr_token=1e-2),
     "dreambooth": DreamBoothConfig(**_SHORT, lr=1e-4, class_images=3),
     "lora": LoraConfig(**_SHORT, lr=1e-2, lr_token=1e-2, class_images=3),
+    "textboost": TextBoostConfig(**_SHORT, lr=1e-2, lr_token=1e-2),
 }
 METHODS = pytest.mark.parametrize("method", CONFIGS)
+EQUATION_1 = pytest.mark.parametrize("method", ["textual_inversion", "dreambooth", "lora"])
+"""Methods without further losses."""
 
 
 def begin(base, references, config, *, seed=3):
@@ -55,13 +59,13 @@ def unet_weights(adapter, unet):
     return own, weights
 
 
-@METHODS
+@EQUATION_1
 def test_an_iteration_is_the_denoising_loss_of_what_the_method_learns(base, references, method):
     config = CONFIGS[method]
     training = begin(base, references, config)
     adapter, nets = training.method.adapter, Networks(base)
     unet = copy.deepcopy(nets.base.student.unet).double()
-    unet.set_attn_processor(_Plain())
+    unet.set_attn_processor(PlainAttention())
     own, weights = unet_weights(adapter, unet)
     row = adapter.token_row.detach().double().requires_grad_()
     losses = training.iterate()
@@ -92,19 +96,6 @@ def test_an_iteration_is_the_denoising_loss_of_what_the_method_learns(base, refe
     for parameter, theirs in zip(learned, wanted, strict=True):
         theirs = theirs * min(1.0, 1.0 / float(norm))  # the clip
         assert (parameter.grad.double() - theirs).norm() <= 1e-4 * theirs.norm() + 1e-7 * float(norm)
-
-
-class _Plain:
-    """Attention without the detached first token of Custom Diffusion."""
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_):
-        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            for x in (attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text))
-        )
-        attended = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
-        return attn.to_out[0](attended.transpose(1, 2).flatten(2))
 
 
 @METHODS
@@ -140,7 +131,12 @@ def test_a_resumed_training_gives_the_same_bytes_as_an_uninterrupted_one(base, r
 @METHODS
 def test_a_concept_gets_nearer_its_photos(base, references, method):
     """The loss on the same photos, noise and timesteps falls while it learns."""
-    rates = {"textual_inversion": {"lr_token": 0.1}, "dreambooth": {"lr": 1e-3}, "lora": {"lr": 1e-2}}
+    rates = {
+        "textual_inversion": {"lr_token": 0.1},
+        "dreambooth": {"lr": 1e-3},
+        "lora": {"lr": 1e-2},
+        "textboost": {"lr": 1e-2, "lr_token": 1e-2},
+    }
     config = dataclasses.replace(CONFIGS[method], iterations=40, batch_size=4, class_images=0, **rates[method])
     training = new_training(base, references, "dog", config, seed=1)
 
