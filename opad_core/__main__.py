@@ -33,7 +33,7 @@ from opad_core.generation.bundle import Bundle, read_bundle
 from opad_core.generation.export import EXPORT_FILES, export_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.generation.image_warnings import image_warnings
-from opad_core.generation.many_step import STEPS, student_image, teacher_image
+from opad_core.generation.many_step import STEPS, student_images, teacher_image
 from opad_core.generation.prompt_warnings import prompt_warnings
 from opad_core.known_answers import (
     Answer,
@@ -323,7 +323,7 @@ def _generate_in_steps(arguments: argparse.Namespace) -> int:
             steps = STEPS if arguments.steps is None else arguments.steps
             image = teacher_image(base, bundle, arguments.prompt, seed, steps=steps, guidance=guidance)
         else:
-            image = student_image(base, bundle, arguments.prompt, seed, steps=arguments.steps)
+            [image] = student_images(base, bundle, arguments.prompt, [seed], steps=arguments.steps)
         Image.fromarray(image).save(file)
         print(file)
     return 0

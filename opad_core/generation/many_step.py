@@ -3,6 +3,8 @@
 In more than one step, SD-Turbo's own scheduler takes the same steps: Euler's method in sigma is DDIM.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,20 +31,31 @@ def teacher_image(
     Raises OpadError for the bundle of a student or of another base, for a prompt that does not name the concept, and
     for a number of steps outside 1..1000.
     """
-    return _image("teacher", base, bundle, prompt, seed, steps, guidance)
+    image: np.ndarray = _images("teacher", base, bundle, prompt, [seed], steps, guidance)[0]
+    return image
 
 
-def student_image(base: Base, bundle: Bundle | None, prompt: str, seed: int, *, steps: int) -> np.ndarray:
-    """Generate an image [r, r, 3] uint8 in several steps with the student, without guidance. Raises as `teacher_image`.
+def student_images(
+    base: Base, bundle: Bundle | None, prompt: str, seeds: Sequence[int], *, steps: int
+) -> np.ndarray:  # fmt: skip
+    """Generate images [n, r, r, 3] uint8 in several steps with the student, without guidance.
+
+    Raises OpadError as `teacher_image` does.
 
     SD-Turbo was distilled for 1 to 4 steps. A student that knows one timestep only, such as nano's, gains nothing.
     """
-    return _image("student", base, bundle, prompt, seed, steps, 1.0)
+    return _images("student", base, bundle, prompt, seeds, steps, 1.0)
 
 
 @torch.no_grad()
-def _image(
-    network: Network, base: Base, bundle: Bundle | None, prompt: str, seed: int, steps: int, guidance: float
+def _images(
+    network: Network,
+    base: Base,
+    bundle: Bundle | None,
+    prompt: str,
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
 ) -> np.ndarray:
     if not 1 <= steps <= T_MAX + 1:
         raise OpadError(f"steps must be in 1..{T_MAX + 1}, got {steps}")
@@ -66,11 +79,15 @@ def _image(
         text_states = text_states_of(adapter, base.text, [prompt], bundle.class_noun)
         keys_values = adapter.keys_values(text_states, denoiser)
         null_keys_values = adapter.keys_values(null_states, denoiser)
-    eps = noise_of(seed, base.latent_shape)[None].to(base.device)
+    eps = torch.stack([noise_of(seed, base.latent_shape) for seed in seeds]).to(base.device)
     if network == "student":
         eps = base.student.first_scale * eps
+    keys_values, null_keys_values = (
+        {layer: (k.expand(len(eps), -1, -1), v.expand(len(eps), -1, -1)) for layer, (k, v) in each.items()}
+        for each in (keys_values, null_keys_values)
+    )
     latents = many_step(denoiser, eps, keys_values, null_keys_values, steps=steps, guidance=guidance)
-    return to_uint8(base.decode(latents))[0]
+    return to_uint8(base.decode(latents))
 
 
 def many_step(

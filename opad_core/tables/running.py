@@ -18,7 +18,7 @@ from opad_core.evaluation.embedding import embed, load_embedding
 from opad_core.evaluation.report import FIRST_SEED, SEEDS, reference_pictures, scores_of
 from opad_core.generation.bundle import ADAPTERS, Bundle, read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
-from opad_core.generation.many_step import student_image
+from opad_core.generation.many_step import student_images
 from opad_core.methods.train import train
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.reference_folder import read_references
@@ -94,7 +94,7 @@ def generated(base: Base, bundle: Bundle | None, concept: Concept, *, steps: int
     if steps == 1:
         generator = OneStepGenerator(base)
         return np.stack([generator.generate([ImageRequest(bundle, p, seed) for seed in seeds]) for p in prompts])
-    return np.stack([[student_image(base, bundle, p, seed, steps=steps) for seed in seeds] for p in prompts])
+    return np.stack([student_images(base, bundle, prompt, seeds, steps=steps) for prompt in prompts])
 
 
 def scored(base: Base, images: NDArray[np.uint8], concept: Concept) -> dict[str, float | None]:

@@ -1,0 +1,75 @@
+"""The tables of a real base with random weights: what is missing runs, what is there does not."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from opad_core.__main__ import main
+from opad_core.tables.runs_file import read_runs
+from tests.random_base import add_scene_prompts
+
+
+@pytest.fixture(scope="module")
+def folder(base, references, tmp_path_factory):
+    """A base with scene prompts, and the photos of two concepts."""
+    folder = tmp_path_factory.mktemp("tables")
+    shutil.copytree(base.folder, folder / "base")
+    add_scene_prompts(folder / "base")
+    for name in ("dog one", "dog two"):
+        (folder / name).mkdir()
+        for number, photo in enumerate(references):
+            photo.save(folder / name / f"{number}.png")
+        (folder / name / "class.txt").write_text("dog\n")
+    return folder
+
+
+def compare(folder, *rows, concepts=("dog one", "dog two"), seeds=1):
+    photos = [str(folder / name) for name in concepts]
+    return main([
+        "tables", "--base", str(folder / "base"), "--device", "cpu", "--out", str(folder / "out"),
+        "--work", str(folder / "work"), "--photos", *photos, "--seeds", str(seeds), "--methods", *rows,
+    ])  # fmt: skip
+
+
+def test_missing_runs_are_made_once_and_the_tables_written(folder, capsys):
+    assert compare(folder, "untouched", "custom_diffusion-informed", concepts=["dog one"]) == 0
+    assert "2 runs are missing, 0 are there" in capsys.readouterr().out
+    assert compare(folder, "untouched", "custom_diffusion-informed") == 0
+    assert "2 runs are missing, 2 are there" in capsys.readouterr().out
+    runs = read_runs(folder / "out" / "runs.jsonl")
+    assert [(run["row"], run["concept"]) for run in runs] == [
+        ("untouched", "dog one"), ("custom_diffusion-informed", "dog one"),
+        ("untouched", "dog two"), ("custom_diffusion-informed", "dog two"),
+    ]  # fmt: skip
+    learned = runs[1]
+    assert learned["settings"]["scene_captions"] is True
+    assert learned["scores"].keys() == {"1", "4", "25"}
+    assert learned["scores"]["1"].keys() >= {"identity", "middle_identity", "diversity", "copies"}
+    assert learned["scores"]["1"] != runs[0]["scores"]["1"]
+    text = (folder / "out" / "README.md").read_text()
+    assert "| Custom Diffusion, same information | 25 | 2 x 1 |" in text
+    with Image.open(folder / "out" / "sheets" / "dog one.jpg") as sheet:
+        assert sheet.size == (300 + 4 * 136, 3 * 136), "photos and two rows, four tiles each"
+
+
+def test_a_run_of_other_code_is_made_again(folder, capsys):
+    assert compare(folder, "untouched") == 0
+    file = folder / "out" / "runs.jsonl"
+    before = file.read_text()
+    file.write_text("".join(json.dumps(json.loads(line) | {"code": "older"}) + "\n" for line in before.splitlines()))
+    capsys.readouterr()
+    assert compare(folder, "untouched") == 0
+    assert "2 runs are missing, 0 are there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(["lorra"], "there is no row 'lorra'; known are untouched, opad"), (["untouched"], "has no class.txt")],
+)
+def test_wrong_names_and_folders_are_named(folder, tmp_path, rows, said, capsys):
+    photos = shutil.copytree(folder / "dog one", tmp_path / "photos")
+    (photos / "class.txt").unlink()
+    assert compare(folder, *rows, concepts=[str(photos)]) == 1
+    assert said in capsys.readouterr().err
