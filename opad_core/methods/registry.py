@@ -6,6 +6,7 @@ from typing import Any
 from opad_core.bases.manifest import Manifest
 from opad_core.errors import OpadError
 from opad_core.methods.custom_diffusion import CustomDiffusionConfig
+from opad_core.methods.disenbooth import DisenBoothConfig
 from opad_core.methods.dreambooth import DreamBoothConfig
 from opad_core.methods.lora import LoraConfig
 from opad_core.methods.opad import config as opad
@@ -21,6 +22,7 @@ METHODS: Mapping[str, type[TrainingConfig]] = {
     "dreambooth": DreamBoothConfig,
     "lora": LoraConfig,
     "textboost": TextBoostConfig,
+    "disenbooth": DisenBoothConfig,
 }
 
 
@@ -66,5 +68,6 @@ def _values_on_nano(default: OpadConfig) -> dict[str, dict[str, Any]]:
         "textual_inversion": {"class_images": 0},
         "dreambooth": {},
         "lora": {},
-        "textboost": {"augmentation_cache": 0},  # it augments by itself
+        "textboost": {"class_images": 0, "augmentation_cache": 0},  # it augments by itself
+        "disenbooth": {"class_images": 0},
     }

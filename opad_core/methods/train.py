@@ -9,6 +9,7 @@ from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.methods.accelerated import accelerated
 from opad_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionConfig
+from opad_core.methods.disenbooth import DisenBooth, DisenBoothConfig
 from opad_core.methods.dreambooth import DreamBooth, DreamBoothConfig
 from opad_core.methods.lora import Lora, LoraConfig
 from opad_core.methods.opad.config import OpadConfig
@@ -118,4 +119,6 @@ def _method(data: TrainingData, config: TrainingConfig, *, seed: int, networks: 
             return Lora(data, config, seed=seed, networks=networks)
         case TextBoostConfig():
             return TextBoost(data, config, seed=seed, networks=networks)
+        case DisenBoothConfig():
+            return DisenBooth(data, config, seed=seed, networks=networks)
     raise OpadError(f"no method takes a {type(config).__name__}")

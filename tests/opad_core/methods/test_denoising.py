@@ -12,6 +12,7 @@ from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.methods.custom_diffusion import CustomDiffusionConfig
+from opad_core.methods.disenbooth import DisenBoothConfig
 from opad_core.methods.dreambooth import DreamBoothConfig, rare_row
 from opad_core.methods.kv_preservation import KeyValuePreservation, other_words, projections_of
 from opad_core.methods.lora import LoraConfig
@@ -28,6 +29,7 @@ CONFIGS = {
     "dreambooth": DreamBoothConfig(**_SHORT, lr=1e-4, class_images=3),
     "lora": LoraConfig(**_SHORT, lr=1e-2, lr_token=1e-2, class_images=3),
     "textboost": TextBoostConfig(**_SHORT, lr=1e-2, lr_token=1e-2),
+    "disenbooth": DisenBoothConfig(**_SHORT, lr=1e-2),
 }
 METHODS = pytest.mark.parametrize("method", CONFIGS)
 EQUATION_1 = pytest.mark.parametrize("method", ["textual_inversion", "dreambooth", "lora"])
@@ -103,13 +105,14 @@ def test_what_it_trains_moves_and_the_base_does_not(base, references, method):
     training = begin(base, references, CONFIGS[method])
     networks = [base.student.unet, base.teacher.unet, base.text.encoder, base.vae]
     before = [p.clone() for network in networks for p in network.parameters()]
-    mine = [p.detach().clone() for p in training.method.adapter.parameters()]
+    trained = [p for p in training.method.adapter.parameters() if p.requires_grad]
+    mine = [p.detach().clone() for p in trained]
     row = training.method.adapter.token_row.detach().clone()
     training.iterate()
     assert all(map(torch.equal, before, (p for network in networks for p in network.parameters())))
     assert all(p.grad is None for network in networks for p in network.parameters())
-    assert not any(map(torch.equal, mine, training.method.adapter.parameters()))
-    assert torch.equal(row, training.method.adapter.token_row) == (method == "dreambooth")
+    assert not any(map(torch.equal, mine, trained))
+    assert torch.equal(row, training.method.adapter.token_row) == (method in ("dreambooth", "disenbooth"))
 
 
 @METHODS
@@ -136,6 +139,7 @@ def test_a_concept_gets_nearer_its_photos(base, references, method):
         "dreambooth": {"lr": 1e-3},
         "lora": {"lr": 1e-2},
         "textboost": {"lr": 1e-2, "lr_token": 1e-2},
+        "disenbooth": {"lr": 1e-2},
     }
     config = dataclasses.replace(CONFIGS[method], iterations=40, batch_size=4, class_images=0, **rates[method])
     training = new_training(base, references, "dog", config, seed=1)
