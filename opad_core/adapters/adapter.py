@@ -13,8 +13,8 @@ from opad_core.networks.text_encoder import TextEncoder, Tokens
 class Adapter(Protocol):
     """The learned parameters, what the frozen networks receive from them, and how a bundle stores them.
 
-    Implementations are `nn.Module`s: `KeyValueAdapter`, `TokenAdapter`, `LowRankAdapter`, `UNetAdapter`. With the first
-    two a concept enters a UNet only as keys and values, so one batch may mix concepts.
+    Implementations are `nn.Module`s: `KeyValueAdapter`, `TokenAdapter`, `ResidualAdapter`, `LowRankAdapter`,
+    `UNetAdapter`. With the first three a concept enters a UNet only as keys and values, so one batch may mix concepts.
     """
 
     kind: ClassVar[str]

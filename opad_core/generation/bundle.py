@@ -25,6 +25,7 @@ from safetensors.torch import load, save
 from opad_core.adapters.adapter import Adapter
 from opad_core.adapters.key_value import KeyValueAdapter
 from opad_core.adapters.low_rank import LowRankAdapter
+from opad_core.adapters.residual import ResidualAdapter
 from opad_core.adapters.token import TokenAdapter
 from opad_core.adapters.unet import UNetAdapter
 from opad_core.errors import OpadError
@@ -35,9 +36,11 @@ Network = Literal["student", "teacher"]
 MAX_HEADER_BYTES = 1 << 20
 """SD-Turbo's bundle has 33 tensors and a header of 6 kB; a huge header is an attack on the parser."""
 ADAPTERS: Mapping[str, type[Adapter]] = {
-    kind.kind: kind for kind in (KeyValueAdapter, TokenAdapter, LowRankAdapter, UNetAdapter)
+    kind.kind: kind for kind in (KeyValueAdapter, TokenAdapter, ResidualAdapter, LowRankAdapter, UNetAdapter)
 }
-MIXED_ADAPTERS: Mapping[str, type[Adapter]] = {kind.kind: kind for kind in (KeyValueAdapter, TokenAdapter)}
+MIXED_ADAPTERS: Mapping[str, type[Adapter]] = {
+    kind.kind: kind for kind in (KeyValueAdapter, TokenAdapter, ResidualAdapter)
+}
 """Adapters whose concepts may share a batch, because they leave the UNet as it is."""
 _MANIFEST_KEYS = {"format", "class_noun", "base", "base_sha256"}
 _DTYPES = {torch.float16, torch.float32}

@@ -5,6 +5,7 @@ from typing import Any
 
 from opad_core.bases.manifest import Manifest
 from opad_core.errors import OpadError
+from opad_core.methods.cones2 import Cones2Config
 from opad_core.methods.custom_diffusion import CustomDiffusionConfig
 from opad_core.methods.disenbooth import DisenBoothConfig
 from opad_core.methods.dreambooth import DreamBoothConfig
@@ -23,6 +24,7 @@ METHODS: Mapping[str, type[TrainingConfig]] = {
     "lora": LoraConfig,
     "textboost": TextBoostConfig,
     "disenbooth": DisenBoothConfig,
+    "cones2": Cones2Config,
 }
 
 
@@ -70,4 +72,5 @@ def _values_on_nano(default: OpadConfig) -> dict[str, dict[str, Any]]:
         "lora": {},
         "textboost": {"class_images": 0, "augmentation_cache": 0},  # it augments by itself
         "disenbooth": {"class_images": 0},
+        "cones2": {"class_images": 0},
     }

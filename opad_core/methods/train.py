@@ -8,6 +8,7 @@ from PIL import Image
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
 from opad_core.methods.accelerated import accelerated
+from opad_core.methods.cones2 import Cones2, Cones2Config
 from opad_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionConfig
 from opad_core.methods.disenbooth import DisenBooth, DisenBoothConfig
 from opad_core.methods.dreambooth import DreamBooth, DreamBoothConfig
@@ -121,4 +122,6 @@ def _method(data: TrainingData, config: TrainingConfig, *, seed: int, networks: 
             return TextBoost(data, config, seed=seed, networks=networks)
         case DisenBoothConfig():
             return DisenBooth(data, config, seed=seed, networks=networks)
+        case Cones2Config():
+            return Cones2(data, config, seed=seed, networks=networks)
     raise OpadError(f"no method takes a {type(config).__name__}")
