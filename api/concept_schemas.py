@@ -64,6 +64,7 @@ class ConceptOut(Out):
         description="`ready` if a version generates images; `base_changed` if one would, but the base was replaced "
         "since; else the state of the newest job"
     )
+    method: str = Field(description="of the newest job: `opad` or `custom_diffusion`")
     problem: ConceptProblem | None = Field(None, description="null unless the base was replaced since the training")
     bundle: BundleOut | None
     versions: list[int] = Field(description="the trained versions, oldest first")
@@ -77,12 +78,13 @@ class ConceptOut(Out):
         cls,
         concept: Concept,
         state: ConceptState,
+        method: str,
         problem: ConceptProblem | None,
         bundle: Bundle | None,
         versions: list[int],
     ) -> Self:
         """Build it from the concept's own row."""
-        return cls(**_concept_fields(concept, state, problem, bundle, versions))
+        return cls(**_concept_fields(concept, state, method, problem, bundle, versions))
 
 
 class ConsentOut(Out):
@@ -116,7 +118,7 @@ class ConceptDetail(ConceptOut):
         jobs: list[JobOut],
         consent: Consent | None,
     ) -> Self:
-        """Build it from a concept whose references, jobs and bundles are loaded."""
+        """Build it from a concept whose references and bundles are loaded, and its jobs, newest first."""
         references = [
             ReferenceOut(
                 position=reference.position,
@@ -132,6 +134,7 @@ class ConceptDetail(ConceptOut):
         fields = _concept_fields(
             concept,
             state,
+            jobs[0].method,
             problem,
             newest,
             [bundle.version for bundle in concept.bundles],
@@ -143,6 +146,7 @@ class ConceptDetail(ConceptOut):
 def _concept_fields(
     concept: Concept,
     state: ConceptState,
+    method: str,
     problem: ConceptProblem | None,
     bundle: Bundle | None,
     versions: list[int],
@@ -153,6 +157,7 @@ def _concept_fields(
         "class_noun": concept.class_noun,
         "base": concept.base,
         "state": state,
+        "method": method,
         "problem": problem,
         "bundle": BundleOut.model_validate(bundle, from_attributes=True) if bundle else None,
         **shown_of_report(bundle),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.domain.tables import Concept, Heartbeat, Job, JobState, ServedBase
@@ -16,6 +16,7 @@ from api.domain.training_times import (
     EtaSource,
     TrainingTime,
     past_timings,
+    settings_of,
     stage_iterations,
     typical_time,
     undone_iterations,
@@ -46,18 +47,18 @@ async def forecast_open_jobs(session: AsyncSession) -> Mapping[UUID, Expected]:
 
 
 async def forecast_new_job(
-    session: AsyncSession, *, base: str, preset: str, overrides: Mapping[str, Any]
+    session: AsyncSession, *, base: str, method: str, preset: str, overrides: Mapping[str, Any]
 ) -> tuple[Expected, int]:
     """Forecast a job that would be created now. Also return the number of jobs that have to end before it starts."""
     queue = await _read_queue(session)
-    expected = _enqueue(queue.free_in, *await queue.times.of(base, preset, overrides))
+    expected = _enqueue(queue.free_in, *await queue.times.of(base, method, preset, overrides))
     return expected, max(0, len(queue.jobs) - queue.trainers + 1)
 
 
 async def _read_queue(session: AsyncSession) -> _Queue:
     opened = (
         await session.execute(
-            select(Job.id, Job.state, Job.preset, Job.overrides, Job.step, Job.eta_seconds, Concept.base)
+            select(Job.id, Job.state, Job.method, Job.preset, Job.overrides, Job.step, Job.eta_seconds, Concept.base)
             .join(Concept, Concept.id == Job.concept_id)
             .where(Job.state.in_((JobState.queued, JobState.running)))
             .order_by(Job.id)
@@ -71,14 +72,14 @@ async def _read_queue(session: AsyncSession) -> _Queue:
     free_in = []
     for job in opened:
         if job.state is JobState.running:
-            found[job.id] = Expected(None, *await times.of(job.base, job.preset, job.overrides, step=job.step))
+            found[job.id] = Expected(None, *await times.left(job))
             free_in.append(_left(job.eta_seconds, found[job.id]))
     trainers = max(sum(kind == "trainer" for kind, _ in heartbeats), len(free_in))
     free_in += [0.0] * (trainers - len(free_in))
     heapq.heapify(free_in)
     for job in opened:
         if job.state is JobState.queued:
-            found[job.id] = _enqueue(free_in, *await times.of(job.base, job.preset, job.overrides, step=job.step))
+            found[job.id] = _enqueue(free_in, *await times.left(job))
     return _Queue(times, found, trainers, free_in)
 
 
@@ -87,23 +88,28 @@ class _Times:
 
     def __init__(self, session: AsyncSession, device: str | None) -> None:
         self._session, self._device = session, device
-        self._known: dict[tuple[str, str], TrainingTime | None] = {}
-        self._presets: dict[str, Mapping[str, Any]] = {}
+        self._known: dict[tuple[str, str, str], TrainingTime | None] = {}
+        self._bases: dict[str, ServedBase | None] = {}
+
+    async def left(self, job: Row[Any]) -> tuple[float | None, EtaSource | None]:
+        """Return how long the rest of an open job takes, and the source; twice None if it is unknown."""
+        return await self.of(job.base, job.method, job.preset, job.overrides, step=job.step)
 
     async def of(
-        self, base: str, preset: str, overrides: Mapping[str, Any], *, step: int = 0
+        self, base: str, method: str, preset: str, overrides: Mapping[str, Any], *, step: int = 0
     ) -> tuple[float | None, EtaSource | None]:
         """Return how long such a training takes after `step`, and the source; twice None if it is unknown."""
-        if (base, preset) not in self._known:
-            past = (await self._session.execute(past_timings(base=base, preset=preset))).all()
-            self._known[base, preset] = typical_time(past, base=base, preset=preset, device=self._device)
-            if base not in self._presets:
-                query = select(ServedBase.presets).where(ServedBase.name == base)
-                self._presets[base] = await self._session.scalar(query) or {}
-        known, values = self._known[base, preset], self._presets[base].get(preset)
+        kind = {"base": base, "method": method, "preset": preset}
+        if (base, method, preset) not in self._known:
+            past = (await self._session.execute(past_timings(**kind))).all()
+            self._known[base, method, preset] = typical_time(past, **kind, device=self._device)
+            if base not in self._bases:
+                self._bases[base] = await self._session.get(ServedBase, base)
+        known, served = self._known[base, method, preset], self._bases[base]
+        values = None if served is None else settings_of(served.presets, served.methods, method=method, preset=preset)
         if known is None or values is None:
             return None, None
-        seconds = known.seconds(undone_iterations(stage_iterations({**values, **overrides}), step))
+        seconds = known.seconds(undone_iterations(stage_iterations(method, {**values, **overrides}), step))
         return (None, None) if seconds is None else (seconds, known.source)
 
 

@@ -20,8 +20,8 @@ class WallTimePart(BaseModel):
 class JobTimes(BaseModel):
     eta_seconds: float | None = Field(description="seconds until the job ends; null if it has ended or nobody knows")
     eta_source: EtaSource | None = Field(
-        description="`measured`: from the job's own iterations; `history`: from past trainings of the same preset; "
-        "`estimate`: from the documented times of the base"
+        description="`measured`: from the job's own iterations; `history`: from past trainings of the same "
+        "method and preset; `estimate`: from the documented times of the base"
     )
     starts_in_seconds: float | None = Field(
         description="seconds until a trainer is free; null if the job is not queued or nobody knows"

@@ -6,9 +6,18 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    ValidationInfo,
+    field_validator,
+)
 
-from api.domain.settings import Preset
+from api.domain.settings import Method, Preset
 from api.domain.tables import Bundle, Job, JobState
 from api.domain.text_rules import name_as_read, noun_as_read, prompt_as_read
 from api.job_times import JobTimes
@@ -17,6 +26,8 @@ from api.public_address import link
 MAX_SEED = 2**63 - 1
 MAX_ITERATIONS = 20_000
 PLACEHOLDER = "<concept>"
+COMMAND_LINE_METHODS = ("textual_inversion", "dreambooth", "lora", "textboost", "disenbooth", "cones2")
+"""Methods of `opad_core` whose concepts are not key/value concepts."""
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 JobStateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -50,38 +61,106 @@ def seed_or_random(value: object) -> object:
     return secrets.randbelow(2**32) if value is None or value == "" else value
 
 
+def _learned_by_the_service(value: object) -> object:
+    if value in COMMAND_LINE_METHODS:
+        raise ValueError(
+            f"the service learns key/value concepts alone, which it generates in mixed batches; {value} makes another "
+            f"kind: learn it with `python -m opad_core train --method {value}`"
+        )
+    return value
+
+
+MethodName = Annotated[Method, BeforeValidator(_learned_by_the_service)]
 Name = Annotated[str, Field(min_length=1, max_length=80), read_by(name_as_read)]
 ClassNoun = Annotated[str, Field(min_length=1, max_length=40), read_by(noun_as_read)]
 Prompt = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_one_placeholder), read_by(prompt_as_read)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(seed_or_random)]
 
 
+Iterations = Annotated[int, Field(ge=1, le=MAX_ITERATIONS)]
+CollaborativeIterations = Annotated[int, Field(ge=0, le=MAX_ITERATIONS)]
+
+
 class Overrides(In):
-    """The fields of a preset that a request may change: both set the length of the training."""
+    """The settings that a request may change: they set the length of the training."""
 
-    iterations: int | None = Field(None, ge=1, le=MAX_ITERATIONS)
-    collaborative_iterations: int | None = Field(None, ge=0, le=MAX_ITERATIONS)
+    iterations: Iterations | None = None
+    collaborative_iterations: CollaborativeIterations | None = Field(None, description="of opad")
 
 
-class ConceptIn(In):
+class _Learning(BaseModel):
+    """How a concept is learned. The fields after `method` are checked with it."""
+
+    method: MethodName = "opad"
+    preset: Preset = Field("default", description="of opad")
+
+    @field_validator("preset")
+    @classmethod
+    def _check_preset(cls, preset: Preset, info: ValidationInfo) -> Preset:
+        method = _method(info)
+        if method != "opad" and preset != "default":
+            raise ValueError(f"{preset!r} belongs to the method opad; {method} has only the preset default")
+        return preset
+
+
+class EstimateIn(_Learning):
+    """The query of `GET /v1/estimate`."""
+
+    iterations: Iterations | None = None
+    collaborative_iterations: CollaborativeIterations | None = Field(None, description="of opad")
+
+    @field_validator("collaborative_iterations")
+    @classmethod
+    def _check_collaborative_iterations(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return _of_opad(value, _method(info))
+
+
+class _TrainingIn(_Learning, In):
+    seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
+    keep_teacher: bool = Field(
+        False, description="of opad: also store the teacher, which generates images in many steps"
+    )
+
+    @field_validator("keep_teacher")
+    @classmethod
+    def _check_keep_teacher(cls, keep_teacher: bool, info: ValidationInfo) -> bool:
+        method = _method(info)
+        if method != "opad" and keep_teacher:
+            raise ValueError(f"{method} trains no teacher that could be kept; leave keep_teacher out")
+        return keep_teacher
+
+    @field_validator("overrides", check_fields=False)
+    @classmethod
+    def _check_overrides(cls, overrides: Overrides | None, info: ValidationInfo) -> Overrides | None:
+        if overrides is not None:
+            _of_opad(overrides.collaborative_iterations, _method(info))
+        return overrides
+
+
+class ConceptIn(_TrainingIn):
     """The form fields of `POST /v1/concepts` beside `images`."""
 
     name: Name
     class_noun: ClassNoun
-    preset: Preset = "default"
-    seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     overrides: Json[Overrides] | None = None
-    keep_teacher: bool = False
     consent: bool = False
 
 
-class VersionIn(In):
+class VersionIn(_TrainingIn):
     """The body of `POST /v1/concepts/{id}/versions`. The photos stay the same."""
 
-    preset: Preset = "default"
-    seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     overrides: Overrides | None = None
-    keep_teacher: bool = Field(False, description="also store the teacher, which generates images in many steps")
+
+
+def _method(info: ValidationInfo) -> str:
+    """Return the method of the request; "opad" if it was refused already."""
+    return str(info.data.get("method", "opad"))
+
+
+def _of_opad(collaborative_iterations: int | None, method: str) -> int | None:
+    if method != "opad" and collaborative_iterations is not None:
+        raise ValueError(f"{method} has no collaborative stage; leave collaborative_iterations out")
+    return collaborative_iterations
 
 
 class JobError(Out):
@@ -106,6 +185,7 @@ class JobOut(Out, JobTimes):
                     "concept_id": "0198c0de-7e57-7000-8000-000000000001",
                     "concept_name": "my mug",
                     "version": 1,
+                    "method": "opad",
                     "preset": "default",
                     "overrides": {"iterations": 1200},
                     "seed": 7,
@@ -151,8 +231,9 @@ class JobOut(Out, JobTimes):
     concept_id: UUID
     concept_name: str
     version: int
-    preset: str
-    overrides: dict[str, Any] = Field(description="the fields that differ from the preset")
+    method: str = Field(description="`opad` or `custom_diffusion`")
+    preset: str = Field(description="of opad")
+    overrides: dict[str, Any] = Field(description="the settings that differ from the preset")
     seed: int
     keep_teacher: bool = Field(description="whether the teacher is stored, too, as the layout `teacher`")
     state: JobStateName
@@ -185,6 +266,7 @@ class JobOut(Out, JobTimes):
             concept_id=job.concept_id,
             concept_name=concept_name,
             version=job.version,
+            method=job.method,
             preset=job.preset,
             overrides=job.overrides,
             seed=job.seed,

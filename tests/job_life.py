@@ -73,11 +73,13 @@ def quick(settings: Settings, base_folder: Path) -> Settings:
 def queue_training(sessions: Sessions, quick: Settings) -> Callable[..., UUID]:
     """Insert a job with four references in the store, `iterations` long; `overrides` replace other settings."""
 
-    def queue(*, iterations: int, **overrides: object) -> UUID:
+    def queue(*, iterations: int, method: str = "opad", **overrides: object) -> UUID:
+        of_opad = {"collaborative_iterations": 2} if method == "opad" else {}
         return insert_job(
             sessions,
             _store_references(Storage(quick)),
-            overrides={"iterations": iterations, "collaborative_iterations": 2, **overrides},
+            method=method,
+            overrides={"iterations": iterations, **of_opad, **overrides},
         )
 
     return queue

@@ -145,6 +145,6 @@ async def preference(request: Request, viewer: ViewerDep, session: SessionDep, c
         "preference.html",
         concepts=known,
         chosen=chosen,
-        presets={job.version: job.preset for job in jobs},
+        jobs={job.version: job for job in jobs},
         counted=await preferences.read_preferences(chosen.id, viewer.who, session),
     )

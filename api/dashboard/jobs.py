@@ -1,5 +1,6 @@
 """The page of all jobs, and the page of one job."""
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -12,11 +13,12 @@ from api.dashboard.hints import HINTS
 from api.dashboard.page import PageRoute, Viewer, ViewerDep, page
 from api.dashboard.wall_time import wall_time_rows
 from api.domain.errors import Unavailable
-from api.domain.settings import Preset
+from api.domain.settings import Method, Preset
 from api.domain.storage import StorageUnavailable
 from api.domain.tables import JobState
+from api.domain.training_times import settings_of
 from api.routes import concepts, estimate, job_history, jobs, system
-from api.schemas import MAX_ITERATIONS
+from api.schemas import MAX_ITERATIONS, EstimateIn, JobOut
 from api.services import Services, ServicesDep, SessionDep
 
 PAGE_SIZE = 25
@@ -80,7 +82,7 @@ async def job_detail(
         job=job,
         wall_time=wall_time_rows(job.wall_time),
         concept=concept,
-        preset=await _values_of_preset(services, viewer, session, job.preset, concept.base),
+        usual=await _usual_settings(services, viewer, session, job, concept.base),
         log=(await job_history.read_log(job_id, who, session)).lines,
         history=history,
         store_answers=store_answers,
@@ -102,35 +104,41 @@ async def training_estimate(
     viewer: ViewerDep,
     services: ServicesDep,
     session: SessionDep,
+    method: Method = "opad",
     preset: Preset = "default",
     iterations: str = "",
     collaborative_iterations: str = "",
 ) -> Response:
-    """Render the sentence that says how long a training would take, for forms. A wrong length shows none."""
+    """Render the sentence that says how long a training would take, for forms. A wrong length shows none.
+
+    What belongs to opad alone is left out for another method.
+    """
+    is_opad = method == "opad"
+    training = EstimateIn(
+        method=method,
+        preset=preset if is_opad else "default",
+        iterations=_length(iterations, at_least=1),
+        collaborative_iterations=_length(collaborative_iterations, at_least=0) if is_opad else None,
+    )
     try:
-        found = await estimate.read_estimate(
-            services,
-            viewer.who,
-            session,
-            preset=preset,
-            iterations=_length(iterations),
-            collaborative_iterations=_length(collaborative_iterations),
-        )
+        found = await estimate.read_estimate(services, viewer.who, session, training)
     except Unavailable:
         found = None
     return page(request, viewer, "estimate.html", estimate=found)
 
 
-def _length(value: str) -> int | None:
-    return int(value) if value.isdecimal() and int(value) <= MAX_ITERATIONS else None
+def _length(value: str, *, at_least: int) -> int | None:
+    return int(value) if value.isdecimal() and at_least <= int(value) <= MAX_ITERATIONS else None
 
 
-async def _values_of_preset(
-    services: Services, viewer: Viewer, session: AsyncSession, preset: str, base_name: str
-) -> dict[str, Any]:
-    """Return the preset's values, or {} if no engine has announced them or the job is for another base."""
+async def _usual_settings(
+    services: Services, viewer: Viewer, session: AsyncSession, job: JobOut, base_name: str
+) -> Mapping[str, Any]:
+    """Return the settings without overrides, or {} if no engine announced them or the job is for another base."""
     try:
         base = await system.read_base(services, viewer.who, session)
     except Unavailable:
         return {}
-    return base.presets.get(preset, {}) if base.name == base_name else {}
+    if base.name != base_name:
+        return {}
+    return settings_of(base.presets, base.methods, method=job.method, preset=job.preset) or {}

@@ -8,7 +8,7 @@ from api.job_times import WallTimePart
 
 _GROUPS = (
     ("setup", ("start", "load", "references", "compile", "caches", "samples")),
-    ("learning", ("distillation", "collaborative")),
+    ("learning", ("distillation", "collaborative", "training")),
     ("watching", ("previews", "evaluations", "checkpoints")),
     ("result", ("report_card", "exports", "store")),
     ("lost", ("unreported",)),

@@ -15,6 +15,9 @@ from sqlalchemy.exc import ArgumentError
 
 Preset = Literal["default", "paper"]
 """The names of the presets in `opad_core.methods.opad.config`; the api does not import it."""
+Method = Literal["opad", "custom_diffusion"]
+"""The methods of `opad_core.methods.registry` whose concepts are key/value concepts, which the service exports and
+generates in mixed batches."""
 DecoderName = Literal["full", "fast"]
 """The decoders of a base in `opad_core.generation.generator`."""
 MAX_REFERENCES = 100

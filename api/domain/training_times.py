@@ -1,4 +1,4 @@
-"""How long a training takes: from past trainings of the same preset, base and device, or as documented for a base."""
+"""How long a training takes: from past trainings of the same method, preset, base and device, or as documented."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,10 +42,19 @@ class TrainingTime:
         )
 
 
-def stage_iterations(values: Mapping[str, Any]) -> dict[str, int]:
-    """Return the iterations of each stage, in their order, from the values of a preset."""
+def stage_iterations(method: str, values: Mapping[str, Any]) -> dict[str, int]:
+    """Return the iterations of each stage, in their order, from the settings of a training."""
+    if method != "opad":
+        return {"training": values["iterations"]}
     distillation = values["iterations"] * (2 if values["teacher_first"] else 1)
     return {"distillation": distillation, "collaborative": values["collaborative_iterations"]}
+
+
+def settings_of(
+    presets: Mapping[str, Any] | None, methods: Mapping[str, Any] | None, *, method: str, preset: str
+) -> Mapping[str, Any] | None:
+    """Return the settings of a training from those that a base's engine announced; None if it has not."""
+    return (presets or {}).get(preset) if method == "opad" else (methods or {}).get(method)
 
 
 def undone_iterations(plan: Mapping[str, int], step: int) -> dict[str, int]:
@@ -68,13 +77,13 @@ def timing(time: TrainingTime, device: str) -> dict[str, Any]:
     return {"device": device, "stages": stages, "finish_seconds": time.finish_seconds}
 
 
-def past_timings(*, base: str, preset: str) -> Select[str, dict[str, Any]]:
+def past_timings(*, base: str, method: str, preset: str) -> Select[str, dict[str, Any]]:
     """Select the worker and the times of past trainings, newest first."""
     return (
         select(Attempt.worker, Attempt.timing)
         .join(Job, Job.id == Attempt.job_id)
         .join(Concept, Concept.id == Job.concept_id)
-        .where(Attempt.timing.is_not(None), Job.preset == preset, Concept.base == base)
+        .where(Attempt.timing.is_not(None), Job.method == method, Job.preset == preset, Concept.base == base)
         .order_by(Attempt.ended_at.desc())
         .limit(_READ)
     )
@@ -84,6 +93,7 @@ def typical_time(
     past: Iterable[tuple[str, Mapping[str, Any]]],
     *,
     base: str,
+    method: str,
     preset: str,
     device: str | None,
     worker: str | None = None,
@@ -92,7 +102,7 @@ def typical_time(
 
     `device` None takes any device. Without a past training the documented time is returned, or None if there is none.
     """
-    documented = _DOCUMENTED.get((base, preset, device or "cpu"))
+    documented = _DOCUMENTED.get((base, method, preset, device or "cpu"))
     fitting = [(who, times) for who, times in past if device is None or times["device"] == device]
     chosen = ([times for who, times in fitting if who == worker] or [times for _, times in fitting])[:_TYPICAL_OF]
     if not chosen:
@@ -111,18 +121,20 @@ def _typical_stage(stages: Sequence[Mapping[str, float]]) -> StageTime:
 
 _DOCUMENTED = {
     # Two CPU cores: 430 iterations of `default` took 404 s on one machine and 200 s on another. This is the slower one.
-    ("nano", "default", "cpu"): TrainingTime(
+    ("nano", "opad", "default", "cpu"): TrainingTime(
         {"distillation": StageTime(15, 0.85), "collaborative": StageTime(7, 0.9)}, 10, "estimate"
     ),
-    ("nano", "paper", "cpu"): TrainingTime(
+    ("nano", "opad", "paper", "cpu"): TrainingTime(
         {"distillation": StageTime(9, 0.9), "collaborative": StageTime(3, 0.85)}, 10, "estimate"
     ),
+    # By its share of `default`'s CPU time: 0.49 and 0.56 of an iteration in two runs, 0.73 until the first one ends.
+    ("nano", "custom_diffusion", "default", "cpu"): TrainingTime({"training": StageTime(11, 0.45)}, 10, "estimate"),
     # Measured on an NVIDIA H200; `default` by its share of the operations (docs/sd-turbo.md).
-    ("sd-turbo", "default", "cuda"): TrainingTime(
+    ("sd-turbo", "opad", "default", "cuda"): TrainingTime(
         {"distillation": StageTime(57, 1.04), "collaborative": StageTime(0, 1.04)}, 0, "estimate"
     ),
-    ("sd-turbo", "paper", "cuda"): TrainingTime(
+    ("sd-turbo", "opad", "paper", "cuda"): TrainingTime(
         {"distillation": StageTime(57, 1.11), "collaborative": StageTime(0, 1.11)}, 0, "estimate"
     ),
 }
-"""By base, preset and device."""
+"""By base, method, preset and device."""

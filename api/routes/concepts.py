@@ -68,19 +68,30 @@ _FORM: dict[str, Any] = {
                             "description": f"your statement: {STATEMENT} Not needed if the installation has a "
                             "policy for it",
                         },
-                        "preset": {"type": "string", "enum": ["default", "paper"], "default": "default"},
+                        "method": {
+                            "type": "string",
+                            "enum": ["opad", "custom_diffusion"],
+                            "default": "opad",
+                            "description": "how the concept is learned",
+                        },
+                        "preset": {
+                            "type": "string",
+                            "enum": ["default", "paper"],
+                            "default": "default",
+                            "description": "of opad",
+                        },
                         "seed": {"type": "integer", "minimum": 0, "description": "random if missing"},
                         "overrides": {
                             "type": "string",
-                            "description": "JSON with iterations and/or collaborative_iterations",
+                            "description": "JSON with iterations and/or, of opad, collaborative_iterations",
                             "example": '{"iterations": 200}',
                         },
                         "keep_teacher": {
                             "type": "string",
                             "enum": ["true", "false"],
                             "default": "false",
-                            "description": "also store the teacher, which generates images in many steps on the "
-                            "command line",
+                            "description": "of opad: also store the teacher, which generates images in many steps on "
+                            "the command line",
                         },
                     },
                 },
@@ -187,6 +198,7 @@ def new_job(who: Caller, concept_id: UUID, body: ConceptIn | VersionIn, *, versi
         owner_id=who.owner_id,
         concept_id=concept_id,
         version=version,
+        method=body.method,
         preset=body.preset,
         overrides=body.overrides.model_dump(exclude_none=True) if body.overrides else {},
         seed=body.seed,
@@ -235,10 +247,12 @@ async def list_concepts(
     own_bundles = select(Bundle).where(Bundle.concept_id == Concept.id)
     newest_bundle = aliased(Bundle, own_bundles.order_by(Bundle.version.desc()).limit(1).lateral())
     versions = select(func.array_agg(aggregate_order_by(Bundle.version, Bundle.version)))
+    newest_method = select(Job.method).where(Job.concept_id == Concept.id).order_by(Job.version.desc()).limit(1)
     query = (
         select(
             Concept,
             concept_state(),
+            newest_method.scalar_subquery(),
             is_of_another_base(),
             obstacle(),
             versions.where(Bundle.concept_id == Concept.id).scalar_subquery(),
@@ -261,9 +275,14 @@ async def list_concepts(
     found = (await session.execute(query)).all()
     items = [
         ConceptOut.of(
-            concept, state_now, concept_problem(concept, hindered_by) if has_changed else None, bundle, versions or []
+            concept,
+            state_now,
+            method,
+            concept_problem(concept, hindered_by) if has_changed else None,
+            bundle,
+            versions or [],
         )
-        for concept, state_now, has_changed, hindered_by, versions, bundle in found[:limit]
+        for concept, state_now, method, has_changed, hindered_by, versions, bundle in found[:limit]
     ]
     return ConceptPage(items=items, next=str(items[-1].id) if len(found) > limit else None)
 

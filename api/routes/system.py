@@ -38,7 +38,8 @@ class BaseOut(Out):
     no_fast_decoder: str | None = Field(
         description="why `decoder: fast` is refused; null if the base has a fast decoder"
     )
-    presets: dict[str, dict[str, Any]] = Field(description="every setting of each preset on this base")
+    presets: dict[str, dict[str, Any]] = Field(description="every setting of each preset of opad on this base")
+    methods: dict[str, dict[str, Any]] = Field(description="every setting of each other method on this base")
 
 
 class CheckOut(Out):
@@ -82,7 +83,7 @@ class AuditVerification(Out):
 
 @router.get("/base", response_model=BaseOut)
 async def read_base(services: ServicesDep, who: Reader, session: SessionDep) -> BaseOut:
-    """Read the base of this installation: its image size, words and presets."""
+    """Read the base of this installation: its image size, words, presets and methods."""
     base = await served_base(session, services.settings.base)
     return BaseOut(
         name=base.name,
@@ -92,6 +93,7 @@ async def read_base(services: ServicesDep, who: Reader, session: SessionDep) -> 
         limits=base.limits,
         no_fast_decoder=base.no_fast_decoder,
         presets=base.presets or {},
+        methods=base.methods or {},
     )
 
 

@@ -62,7 +62,7 @@ async def create_versions(
             skipped.append(SkippedConcept(concept_id=concept.id, name=concept.name, code=code, detail=detail))
             continue
         concept.base = base.name
-        body = VersionIn.model_validate({"preset": job.preset, "keep_teacher": job.keep_teacher})
+        body = VersionIn.model_validate({"method": job.method, "preset": job.preset, "keep_teacher": job.keep_teacher})
         jobs.append(new_job(who, concept.id, body, version=job.version + 1))
     session.add_all(jobs)
     await session.flush()

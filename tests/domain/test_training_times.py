@@ -31,10 +31,10 @@ def train(sessions, job_id: UUID, iteration_seconds: float, *, worker: str = "w"
         db.execute(jobs.finish(job_id, fence, key=str(job_id), sha256="00", size=1, timing=kept)).one()
 
 
-def predict(sessions, *, base="nano", preset="default", device="cpu", worker=None):
+def predict(sessions, *, base="nano", method="opad", preset="default", device="cpu", worker=None):
     with sessions() as db:
-        past = db.execute(past_timings(base=base, preset=preset)).all()
-    return typical_time(past, base=base, preset=preset, device=device, worker=worker)
+        past = db.execute(past_timings(base=base, method=method, preset=preset)).all()
+    return typical_time(past, base=base, method=method, preset=preset, device=device, worker=worker)
 
 
 def test_a_past_training_predicts_the_next(sessions, make_job):
@@ -55,7 +55,8 @@ def test_the_median_of_the_newest_five_counts(sessions, make_job):
     assert predict(sessions).stages["distillation"] == StageTime(12.0, 3.0)
 
 
-def test_another_preset_device_or_base_does_not_count(sessions, make_job):
+def test_another_method_preset_device_or_base_does_not_count(sessions, make_job):
+    train(sessions, make_job(method="custom_diffusion"), 6.0)
     train(sessions, make_job(preset="paper"), 7.0)
     train(sessions, make_job(), 8.0, device="cuda")
     other = make_job()
@@ -65,6 +66,7 @@ def test_another_preset_device_or_base_does_not_count(sessions, make_job):
 
     assert predict(sessions).source == "estimate"
     assert predict(sessions, device="cuda").stages["distillation"].iteration_seconds == 8.0
+    assert predict(sessions, method="custom_diffusion").stages["distillation"].iteration_seconds == 6.0
     assert predict(sessions, preset="paper").stages["distillation"].iteration_seconds == 7.0
     assert predict(sessions, base="another").stages["distillation"].iteration_seconds == 9.0
 
@@ -89,7 +91,11 @@ def test_a_training_with_a_stage_of_unknown_time_is_unknown():
 
 def test_the_plan_counts_both_trainings_of_teacher_first():
     values = {"iterations": 100, "teacher_first": True, "collaborative_iterations": 30}
-    assert stage_iterations(values) == {"distillation": 200, "collaborative": 30}
+    assert stage_iterations("opad", values) == {"distillation": 200, "collaborative": 30}
+
+
+def test_another_method_has_one_stage():
+    assert stage_iterations("custom_diffusion", {"iterations": 100, "class_images": 8}) == {"training": 100}
 
 
 def test_a_resumed_training_has_its_rest_left():

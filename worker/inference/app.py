@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import structlog
@@ -31,7 +31,7 @@ from api.domain.denied_words import ENGINE_CODE, DeniedWords
 from api.domain.engine_answer import MEDIA_TYPE, Generated
 from api.domain.errors import NO_FAST_DECODER, Unavailable
 from api.domain.replaced_bases import BASE_CHANGED
-from api.domain.settings import DecoderName, Settings
+from api.domain.settings import DecoderName, Method, Settings
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
 from api.domain.tables import ServedBase
 from opad_core import (
@@ -50,6 +50,7 @@ from opad_core import (
     device_named,
     image_warnings,
     load_base,
+    method_config,
     precision_for,
     preset,
     prompt_warnings,
@@ -328,6 +329,7 @@ def announce(sessions: Sessions, manifest: Manifest, no_fast_decoder: str | None
         "words": manifest.words,
         "limits": manifest.limits,
         "presets": {name: asdict(preset(name, manifest.presets)) for name in PRESETS},
+        "methods": {name: asdict(method_config(name, manifest)) for name in get_args(Method) if name != "opad"},
         "no_fast_decoder": no_fast_decoder,
         "manifest_sha256": manifest.sha256,
     }

@@ -37,8 +37,8 @@ from opad_core import (
     device_named,
     export_bundle,
     load_base,
+    method_config,
     override,
-    preset,
     read_bundle,
     report_card,
     rung_for,
@@ -107,7 +107,7 @@ def train_job(
             .where(Job.id == claim.job_id)
             .options(selectinload(Job.concept).selectinload(Concept.references))
         ).one()
-        past = db.execute(past_timings(base=job.concept.base, preset=job.preset)).all()
+        past = db.execute(past_timings(base=job.concept.base, method=job.method, preset=job.preset)).all()
         wall_time.claimed(seconds_ago=db.execute(_age_of_attempt(claim)).scalar_one())
     wall_time.begin("load")
     device = device_named(settings.device)
@@ -117,7 +117,7 @@ def train_job(
         raise OpadError(
             f"the job needs the base {job.concept.base!r}, but this trainer has {base.manifest.name!r}; set OPAD_BASE"
         )
-    config = override(preset(job.preset, base.manifest.presets), job.overrides)
+    config = override(method_config(job.method, base.manifest, preset=job.preset), job.overrides)
     rung = rung_for(
         resolution=base.manifest.resolution,
         batch_size=config.batch_size,
@@ -132,6 +132,7 @@ def train_job(
         device=str(base.device),
         precision=str(base.dtype),
         memory=rung.summary,
+        method=job.method,
         preset=job.preset,
         references=len(job.concept.references),
         steps=config.total_iterations,
@@ -147,8 +148,15 @@ def train_job(
         )
         for reference in job.concept.references
     ]
-    expected = typical_time(past, base=job.concept.base, preset=job.preset, device=device.type, worker=job.worker)
-    plan = stage_iterations(dataclasses.asdict(config))
+    expected = typical_time(
+        past,
+        base=job.concept.base,
+        method=job.method,
+        preset=job.preset,
+        device=device.type,
+        worker=job.worker,
+    )
+    plan = stage_iterations(job.method, dataclasses.asdict(config))
     clock = TrainingClock(plan, expected, device=device.type, started_at=wall_time.started_at)
 
     teachers: list[Exported] = []
@@ -240,6 +248,7 @@ _LOOP_PARTS = {
     "compile": "compile",
     "caches": "caches",
     "samples": "samples",
+    "class images": "samples",
     "preview": "previews",
     "evaluation": "evaluations",
     "state": "checkpoints",

@@ -9,10 +9,10 @@ const GROUPS = {
   alignment: (name) => ["id", "mse", "swd"].includes(name),
   adversarial: (name) => name.startsWith("adv_"),
   discriminator: (name) => name.startsWith("d_"),
-  teacher: (name) => name === "rec",
+  teacher: (name) => ["rec", "prior"].includes(name),
 };
 const NAMES = {
-  rec: "reconstruction", id: "identity", mse: "squared error", swd: "sliced Wasserstein", dino: "DINO", dinov2: "DINOv2", clip: "CLIP",
+  rec: "reconstruction", prior: "class images", id: "identity", mse: "squared error", swd: "sliced Wasserstein", dino: "DINO", dinov2: "DINOv2", clip: "CLIP",
 };
 const HEIGHT = 190;
 const SMOOTHING = 0.9; // per iteration, as in loss.png

@@ -141,10 +141,13 @@ function showRefusal(error) {
 }
 
 function showLengths() {
-  const chosen = form.querySelector("[name=preset]:checked");
-  for (const name of ["iterations", "collaborative_iterations"]) form[name].placeholder = chosen.dataset[name] ?? "from the preset";
+  const isOpad = form.elements.method.value === "opad";
+  const chosen = form.querySelector(isOpad ? "[name=preset]:checked" : "[name=method]:checked");
+  document.getElementById("presets").hidden = !isOpad;
+  for (const input of [...form.querySelectorAll("[name=preset]"), form.collaborative_iterations, form.keep_teacher]) input.disabled = !isOpad;
+  for (const name of ["iterations", "collaborative_iterations"]) form[name].placeholder = chosen.dataset[name] ?? (isOpad ? "from the preset" : "from the method");
 }
-form.addEventListener("change", (event) => { if (event.target.name === "preset") showLengths(); });
+form.addEventListener("change", (event) => { if (["method", "preset"].includes(event.target.name)) showLengths(); });
 showLengths();
 
 form.addEventListener("input", (event) => clearError(event.target));
@@ -158,12 +161,13 @@ form.addEventListener("submit", async (event) => {
   for (const reference of references) body.append("images", reference.file, reference.file.name);
   body.append("name", form.elements.name.value);
   body.append("class_noun", form.class_noun.value);
-  body.append("preset", form.preset.value);
+  body.append("method", form.elements.method.value);
+  if (!form.collaborative_iterations.disabled) body.append("preset", form.preset.value);
   if (form.consent) body.append("consent", "true");
   if (form.seed.value) body.append("seed", form.seed.value);
-  if (form.keep_teacher.checked) body.append("keep_teacher", "true");
+  if (form.keep_teacher.checked && !form.keep_teacher.disabled) body.append("keep_teacher", "true");
   const overrides = {};
-  for (const name of ["iterations", "collaborative_iterations"]) if (form[name].value) overrides[name] = Number(form[name].value);
+  for (const name of ["iterations", "collaborative_iterations"]) if (form[name].value && !form[name].disabled) overrides[name] = Number(form[name].value);
   if (Object.keys(overrides).length > 0) body.append("overrides", JSON.stringify(overrides));
   const button = document.getElementById("send");
   button.disabled = true;

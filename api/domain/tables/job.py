@@ -45,9 +45,11 @@ class Job(Table):
     concept_id: Mapped[UUID] = mapped_column(ForeignKey("concept.id"))
     version: Mapped[int]
     """The version of the concept that this job trains, from 1."""
+    method: Mapped[str] = mapped_column(default="opad", server_default="opad")
     preset: Mapped[str]
+    """The preset of OPAD; "default" for other methods."""
     overrides: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """Fields of OpadConfig that differ from the preset, for instance a shorter demo run."""
+    """Settings of the method that differ from the preset, for instance a shorter demo run."""
     seed: Mapped[int] = mapped_column(BigInteger)
     keep_teacher: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Whether the teacher, too, is stored at the end, as an export."""

@@ -20,6 +20,8 @@ class ServedBase(Table):
     words: Mapped[list[str] | None]
     presets: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """Every field of each preset on this base; None until an engine has announced it."""
+    methods: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Every setting of each method without presets on this base, in the same way."""
     limits: Mapped[str | None]
     """What the base cannot learn from photos, in a sentence; None if its manifest names nothing."""
     no_fast_decoder: Mapped[str | None]

@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from threading import current_thread
+from typing import get_args
 
 import httpx
 import numpy as np
@@ -21,10 +22,13 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from api.domain.database import make_sessions
 from api.domain.engine_answer import Generated
+from api.domain.settings import Method
 from api.domain.storage import Storage
 from api.domain.tables import ServedBase
+from api.schemas import COMMAND_LINE_METHODS
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.methods.opad.config import OpadConfig, preset
+from opad_core.methods.registry import METHODS
 from tests.engine_process import engine_process
 from tests.worker.inference.conftest import random_bundle
 from worker.inference.app import announce, create_app
@@ -141,6 +145,15 @@ def test_announcing_twice_leaves_one_row(settings, base):
     found = {name: (len(values), values["lambda_adv"]) for name, values in row.presets.items()}
     assert found == {name: (len(fields(OpadConfig)), [1.0, 1.0, 1.0]) for name in ("paper", "default")}
     assert row.presets["default"]["iterations"] == preset("default", base.manifest.presets).iterations
+    assert {name: (values["iterations"], values["class_images"]) for name, values in row.methods.items()} == {
+        "custom_diffusion": (6, 64)  # 4 + 2 iterations of OPAD, and the value on nano
+    }
+
+
+def test_the_service_takes_or_explains_every_method():
+    assert set(METHODS) - {*get_args(Method), *COMMAND_LINE_METHODS} == set()
+    assert not set(get_args(Method)) & set(COMMAND_LINE_METHODS)
+    assert set(get_args(Method)) <= set(METHODS)
 
 
 def test_a_terminated_engine_finishes_accepted_requests(engine_settings, stored, tmp_path):

@@ -82,14 +82,43 @@ def test_a_training_keeps_its_times_for_the_next_one(quick, sessions, queue_trai
         job_id, fence, _ = db.execute(jobs.claim("w1", lease_seconds=60)).one()
     assert run(Claim(job_id, fence), quick, never) == 0
     with sessions.begin() as db:
-        past = db.execute(past_timings(base="nano", preset="default")).all()
+        past = db.execute(past_timings(base="nano", method="opad", preset="default")).all()
     assert [(worker, times["device"], times["stages"].keys()) for worker, times in past] == [
         ("w1", "cpu", {"distillation"})  # two collaborative iterations are too few
     ]
-    expected = typical_time(past, base="nano", preset="default", device="cpu")
+    expected = typical_time(past, base="nano", method="opad", preset="default", device="cpu")
     assert expected.source == "history"
     assert expected.stages["distillation"].iteration_seconds > 0
     assert expected.finish_seconds > 0
+
+
+def test_a_job_learns_by_its_method_in_one_stage(quick, sessions, queue_training):
+    queue_training(iterations=8, method="custom_diffusion", class_images=2)
+    with sessions.begin() as db:
+        job_id, fence, _ = db.execute(jobs.claim("w1", lease_seconds=60)).one()
+    assert run(Claim(job_id, fence), quick, never) == 0
+    job = read_job(sessions, job_id)
+    assert (job.state, job.stage, job.step, job.total_steps) == (JobState.succeeded, "training", 8, 8)
+    assert job.losses.keys() == {"rec", "prior"}
+    with sessions.begin() as db:
+        bundle = db.scalars(select(Bundle)).one()
+        attempt = db.scalars(select(Attempt)).one()
+        exports = set(db.scalars(select(Export.layout)))
+    manifest = read_bundle(Storage(quick).get(bundle.key, bundle.sha256)).manifest
+    assert (manifest["method"], manifest["config"]["class_images"]) == ("custom_diffusion", 2)
+    assert manifest["config"]["lambda_kv_preservation"] == 1.0, "the value on this base"
+    assert exports == {"diffusers", "kohya", "textual_inversion"}
+    assert bundle.report["verdict"]["sentence"]
+    assert attempt.wall_time.keys() == set(PARTS) - {
+        "distillation", "collaborative", "compile", "evaluations", "unreported"
+    }  # fmt: skip
+    assert attempt.timing["stages"].keys() == {"training"}
+    with sessions.begin() as db:
+        past = {
+            method: db.execute(past_timings(base="nano", method=method, preset="default")).all()
+            for method in ("opad", "custom_diffusion")
+        }
+    assert [len(times) for times in past.values()] == [0, 1]
 
 
 def test_the_parts_of_a_trainers_wall_time_sum_to_it(quick, sessions, queue_training, start_process):
@@ -101,7 +130,7 @@ def test_the_parts_of_a_trainers_wall_time_sum_to_it(quick, sessions, queue_trai
     assert read_job(sessions, job_id).state is JobState.succeeded
     worked = (attempt.ended_at - attempt.started_at).total_seconds()
     assert sum(attempt.wall_time.values()) == pytest.approx(worked, rel=0.02)
-    assert attempt.wall_time.keys() == set(PARTS) - {"compile", "evaluations", "unreported"}
+    assert attempt.wall_time.keys() == set(PARTS) - {"training", "compile", "evaluations", "unreported"}
 
 
 @pytest.mark.parametrize("ending", ["cancelled", "failed"])
