@@ -140,7 +140,9 @@ class TextBoost(DenoisingMethod):
         tokens, kinds = tokens_of(inputs, name), inputs[f"{name}.augmentation"]
         first = torch.arange(tokens.ids.shape[1], device=kinds.device) == 1
         is_augmentation = first & (kinds != UNAUGMENTED)[:, None]
-        own = self.augmentation_rows[kinds.clamp(min=0)]
+        # A product, because the gradient of an index on CUDA adds in no fixed order.
+        is_kind = kinds[:, None] == torch.arange(len(AUGMENTATIONS), device=kinds.device)
+        own = is_kind.to(self.augmentation_rows) @ self.augmentation_rows
         rows = torch.where(is_augmentation[..., None], own[:, None], self.low_rank.token_row)
         learned = Tokens(tokens.ids, tokens.is_concept | is_augmentation)
         return self.low_rank.text_encoder(self.base.text).encode_tokens(learned, rows)

@@ -118,6 +118,7 @@ def test_the_word_is_rare_and_fixed(base, references):
     row = rare_row(base, training.data.start_row, seed=3)
     training.iterate()
     assert torch.equal(training.method.adapter.token_row, row)
+    assert training.method.adapter.token_row.grad is None
 
 
 def test_settings_that_it_cannot_use_are_refused(base, references, monkeypatch):

@@ -1,5 +1,6 @@
 """TextBoost's parts by hand, and its iteration in float64."""
 
+import dataclasses
 import math
 
 import pytest
@@ -89,9 +90,35 @@ def test_the_augmentations_tokens_learn_and_are_not_in_the_bundle(base, referenc
     assert len(before) == len(AUGMENTATIONS)
 
 
-def test_the_bundle_leaves_the_unet_as_it_is(base, references):
-    training = begin(base, references)
-    assert training.method.adapter.denoiser(base.student) is base.student
+def test_the_text_encoders_linear_layers_learn_and_the_unet_does_not(base, references):
+    adapter = begin(base, references).method.adapter
+    assert adapter.denoiser(base.student) is base.student
+    ends = {layer.rpartition(".")[2] for layer in adapter.layers}
+    assert ends == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
+    assert len(adapter.layers) == 6 * base.text.encoder.config.num_hidden_layers
+
+
+def test_the_probability_of_an_augmentation(base, references):
+    never, always = (
+        drawn(begin(base, references, dataclasses.replace(CONFIG, augmentation_probability=p))) for p in (0.0, 1.0)
+    )
+    assert (never["references.augmentation"] == -1).all()
+    assert (always["references.augmentation"] >= 0).all()
+    shown, changed = never["references.pixels"], always["references.pixels"]
+    assert all(not torch.equal(a, b) for a, b in zip(shown, changed, strict=True))
+    assert torch.equal(never["references.ids"], base.text.tokens(["a photo of a <concept>"] * 4, ["dog"] * 4).ids)
+
+
+def test_class_images_are_not_augmented(base, references):
+    training = begin(base, references, dataclasses.replace(CONFIG, class_images=2, augmentation_probability=1.0))
+    inputs = drawn(training)
+    assert torch.equal(inputs["class-images.ids"], base.text.tokens(["a photo of a dog"] * 4, [""] * 4).ids)
+    assert training.iterate()["prior"] > 0
+
+
+def test_chosen_timesteps_come_before_weighted_ones(base, references):
+    method = begin(base, references, dataclasses.replace(CONFIG, timesteps=(999,))).method
+    assert method.draw(Step(0, 3, lambda: None))["references.t"].tolist() == [999] * 4
 
 
 def test_a_token_is_inserted_behind_the_start():
