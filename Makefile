@@ -7,6 +7,7 @@ CLASS ?=
 DEMO_ITERATIONS ?=
 WORKERS ?= 2
 FUZZ_EXAMPLES ?= 200
+MUTANT_MINUTES ?= 12
 FUZZ_FILES ?= 2000
 FILE ?=
 
@@ -26,7 +27,7 @@ test: setup
 # the tests that train for minutes or start the stack in odd environments, then thirty mutants of the method, which do not fail the command
 slow: mutation-tool
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n $(WORKERS) --timeout 1800
-	$(PY) -m tests.mutants --group method --sample 30 --seed $$(date +%j) --minutes 4.5 || true
+	$(PY) -m tests.mutants --group method --sample 30 --seed $$(date +%j) --minutes $(MUTANT_MINUTES) || true
 
 # only `slow` and `mutants` need it, and one of its packages is built from source
 mutation-tool: setup

@@ -58,6 +58,7 @@ def test_an_idle_host_checks_its_base_and_stores_the_answers(idle, sessions, ann
     assert row.started_at is None
 
 
+@pytest.mark.slow
 def test_a_job_ends_the_check_which_begins_again_after_it(
     idle, sessions, announce, check, queue_training, start_process
 ):
