@@ -41,7 +41,7 @@ from api.domain.tables import (
     WebhookDelivery,
 )
 from api.domain.webhooks import new_secret
-from opad_core import PRESETS, preset
+from opad_core import PRESETS, CustomDiffusionConfig, preset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOUNS = ["ball", "teapot", "backpack", "robot", "dog", "mug", "car", "cat"]
@@ -64,6 +64,7 @@ def seed_demo_data(sessions: Sessions, storage: Storage, *, owner_name: str, con
             presets = {name: asdict(preset(name, {})) for name in PRESETS}
             nano = ServedBase(name="nano", resolution=64, nouns=NOUNS, words=NOUNS, manifest_sha256="0" * 64)
             nano.presets = presets
+            nano.methods = {"custom_diffusion": asdict(CustomDiffusionConfig())}
             db.add(nano)
         owner_id = owner.id
         made = [

@@ -195,3 +195,12 @@ def test_the_form_says_how_long_the_training_takes_and_when_it_starts(
 
     # 15 + 100 x 0.85 + 10
     expect(sentence).to_have_text("Takes about 2 min (estimate), starts now.")
+
+    page.get_by_role("radio", name="Custom Diffusion").check()
+    # 11 + 100 x 0.45 + 10
+    expect(sentence).to_have_text("Takes about 66 s (estimate), starts now.")
+    expect(page.get_by_role("radio", name="paper")).to_be_hidden()
+    expect(page.get_by_label("Collaborative iterations")).to_be_disabled()
+    page.get_by_role("radio", name="OPAD").check()
+    expect(sentence).to_have_text("Takes about 2 min (estimate), starts now.")
+    expect(page.get_by_role("radio", name="paper")).to_be_visible()
