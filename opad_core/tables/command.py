@@ -77,7 +77,8 @@ def write_tables(plan: Plan, concepts: Sequence[Concept], base_sha256: str) -> N
     results = Results(current(read_runs(plan.out / RUNS), base_sha256=base_sha256))
     introduction = plan.out / "introduction.md"
     head = introduction.read_text() if introduction.exists() else f"# Tables on the base {plan.base}\n"
-    (plan.out / README).write_text(f"{head.rstrip()}\n\n{tables(results)}")
+    plot = f"![identity against text fit]({PLOT})"
+    (plan.out / README).write_text(f"{head.rstrip()}\n\n{plot}\n\n{tables(results)}")
     draw_plot(results, plan.out / PLOT)
     (plan.out / SHEETS).mkdir(exist_ok=True)
     for concept in concepts:
