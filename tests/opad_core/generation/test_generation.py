@@ -130,7 +130,7 @@ def test_a_bundle_of_an_unknown_adapter_is_refused(base):
         "base_sha256": base.manifest.sha256,
         "adapter": "lora",
     }
-    with pytest.raises(OpadError, match="adapter is 'lora'; this version knows key_value, token"):
+    with pytest.raises(OpadError, match="adapter is 'lora'; this version knows key_value, low_rank"):
         read_bundle(save(load(random_bundle(base, 1)), metadata={"manifest": json.dumps(manifest)}))
 
 

@@ -6,7 +6,8 @@ import pytest
 from opad_core.bases.loading import SHIPPED, load_base
 from opad_core.bases.manifest import hash_of
 from opad_core.errors import OpadError
-from opad_core.known_answers import Outcome, example_photos, known_answers, learning_answer, read_photos, summary
+from opad_core.known_answers import Outcome, example_photos, known_answers, read_photos, summary
+from opad_core.known_answers.learning import short_training
 from opad_core.methods.opad.config import preset
 
 IDENTITY = "identity tokens tell objects apart"
@@ -63,7 +64,7 @@ def test_without_photos_the_checks_that_need_some_say_so(base):
     skipped = {name for name, answer in answers.items() if answer.outcome == Outcome.SKIPPED}
     assert skipped == PHOTOS | {"one text encoder for teacher and student"}
     assert answers["autoencoder"].sentence == "there are no photos here; name a folder of them with --images"
-    assert learning_answer(base, [], preset("default", base.manifest.presets)).outcome == Outcome.SKIPPED
+    assert short_training(base, [], preset("default", base.manifest.presets)).outcome == Outcome.SKIPPED
 
 
 def test_photos_of_one_object_cannot_tell_objects_apart(base):
@@ -114,5 +115,5 @@ def test_a_folder_of_photos_is_one_object_and_a_folder_of_folders_many(tmp_path,
 @pytest.mark.slow
 def test_a_short_training_of_nano_learns():
     base = load_base("nano", device="cpu")
-    answer = learning_answer(base, example_photos(), preset("default", base.manifest.presets))
+    answer = short_training(base, example_photos(), preset("default", base.manifest.presets))
     assert answer.outcome == Outcome.PASSED, answer.sentence

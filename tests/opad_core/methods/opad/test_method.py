@@ -9,7 +9,7 @@ from opad_core.adapters.key_value import pretrained_projections
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle
 from opad_core.generation.many_step import many_step
-from opad_core.methods.kv_preservation import KeyValuePreservation
+from opad_core.methods.kv_preservation import KeyValuePreservation, projections_of
 from opad_core.methods.opad.config import ABLATIONS, preset
 from opad_core.methods.opad.discriminator import NAMES, discriminator_head
 from opad_core.methods.train import new_training
@@ -271,7 +271,10 @@ def moved_words(base, references, weight):
         training.iterate()
     roles = ((training.method.student, base.student), (training.method.teacher, base.teacher))
     words = training.method.other_words
-    return [KeyValuePreservation(words, denoiser).loss(adapter.projections).item() for adapter, denoiser in roles]
+    return [
+        KeyValuePreservation(words, denoiser).loss(projections_of(adapter, denoiser)).item()
+        for adapter, denoiser in roles
+    ]
 
 
 def test_preserved_words_keep_their_keys_and_values(base, references):
