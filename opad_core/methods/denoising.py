@@ -54,6 +54,18 @@ class DenoisingConfig(TrainingConfig):
             raise OpadError(f"timesteps must be in 0..{T_MAX}, got {self.timesteps}")
 
 
+@dataclass(frozen=True)
+class LowRankConfig(DenoisingConfig):
+    """Settings of methods that learn low-rank updates."""
+
+    rank: int = constant(4, "Hu et al., section 4.2")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank < 1:
+            raise OpadError(f"rank must be at least 1, got {self.rank}")
+
+
 class DenoisingMethod(Method):
     """One adapter of the student that learns to denoise. A subclass names the adapter and what of it learns."""
 

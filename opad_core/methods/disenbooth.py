@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from opad_core.adapters.low_rank import LowRankAdapter, attention_layers
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
-from opad_core.methods.denoising import DenoisingConfig, DenoisingMethod
+from opad_core.methods.denoising import DenoisingMethod, LowRankConfig
 from opad_core.methods.dreambooth import rare_row
 from opad_core.methods.reconstruction import latents_of
 from opad_core.random_streams import stream
@@ -35,7 +35,7 @@ from opad_core.training.method import Inputs, Step
 
 
 @dataclass(frozen=True)
-class DisenBoothConfig(DenoisingConfig):
+class DisenBoothConfig(LowRankConfig):
     """The published settings. Photos are shown whole and not augmented."""
 
     iterations: int = constant(3000, "Chen et al., section 4.1")
@@ -51,11 +51,6 @@ class DisenBoothConfig(DenoisingConfig):
     crop_scale: tuple[float, float] = constant((1.0, 1.0), "inferred")
     size_words: bool = constant(False, "inferred")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rank < 1:
-            raise OpadError(f"rank must be at least 1, got {self.rank}")
-
 
 class DisenBooth(DenoisingMethod):
     name = "disenbooth"
@@ -65,11 +60,7 @@ class DisenBooth(DenoisingMethod):
     ) -> None:
         student, text = (networks or data.base).student, data.base.text
         width, (states,) = data.base.embedded_images(data.pixels[:1]).shape[1], text.row_shape
-        if width != states:
-            raise OpadError(
-                f"DisenBooth adds image embeddings to text states, but on the base {data.base.manifest.name!r} they "
-                f"have {width} and {states} dimensions; use another method"
-            )
+        check_widths(data.base.manifest.name, images=width, states=states)
         adapter = LowRankAdapter.initial(
             student, text, attention_layers(student), rare_row(data.base, data.start_row, seed=seed),
             rank=config.rank, generator=stream(seed, 0, "low-rank"),
@@ -107,6 +98,15 @@ class DisenBooth(DenoisingMethod):
         """Return CLIP's embeddings [b, d] of a batch, from the cache or computed."""
         embedding = inputs.get(f"{name}.embedding")
         return self.base.identity.embedding(inputs[f"{name}.pixels"]) if embedding is None else embedding
+
+
+def check_widths(base: str, *, images: int, states: int) -> None:
+    """Raise OpadError unless image embeddings and text states have equal dimensions."""
+    if images != states:
+        raise OpadError(
+            f"DisenBooth adds image embeddings to text states, but on the base {base!r} they have {images} and "
+            f"{states} dimensions; use another method"
+        )
 
 
 class IrrelevantBranch(nn.Module):

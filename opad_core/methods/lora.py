@@ -8,20 +8,18 @@ from dataclasses import dataclass
 
 from opad_core.adapters.low_rank import LowRankAdapter, attention_layers
 from opad_core.bases.loading import Base
-from opad_core.errors import OpadError
-from opad_core.methods.denoising import DenoisingConfig, DenoisingMethod
+from opad_core.methods.denoising import DenoisingMethod, LowRankConfig
 from opad_core.random_streams import stream
 from opad_core.training.config import constant
 from opad_core.training.data import TrainingData
 
 
 @dataclass(frozen=True)
-class LoraConfig(DenoisingConfig):
+class LoraConfig(LowRankConfig):
     """The rank of Hu et al., the loss of DreamBooth, and the learning rate of diffusers' example."""
 
     iterations: int = constant(1000, "Ruiz et al., section 4")
     batch_size: int = constant(1, "inferred")
-    rank: int = constant(4, "Hu et al., section 4.2")
     lr: float = constant(1e-4, "inferred")  # diffusers' example for DreamBooth with LoRA
     lr_token: float = constant(1e-4, "inferred")
     class_images: int = constant(200, "inferred")
@@ -29,11 +27,6 @@ class LoraConfig(DenoisingConfig):
     canvas_probability: float = constant(0.0, "inferred")
     crop_scale: tuple[float, float] = constant((1.0, 1.0), "inferred")
     size_words: bool = constant(False, "inferred")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rank < 1:
-            raise OpadError(f"rank must be at least 1, got {self.rank}")
 
 
 class Lora(DenoisingMethod):

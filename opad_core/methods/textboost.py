@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from opad_core.adapters.low_rank import LowRankAdapter, text_layers
 from opad_core.bases.loading import Base
 from opad_core.errors import OpadError
-from opad_core.methods.denoising import DenoisingConfig, DenoisingMethod
+from opad_core.methods.denoising import DenoisingMethod, LowRankConfig
 from opad_core.methods.reconstruction import tokens_of
 from opad_core.networks.resampling import resize
 from opad_core.networks.text_encoder import Tokens
@@ -54,7 +54,7 @@ UNAUGMENTED = -1
 
 
 @dataclass(frozen=True)
-class TextBoostConfig(DenoisingConfig):
+class TextBoostConfig(LowRankConfig):
     """The published settings. "inferred" numbers without a reason beside them are those of the paper's code."""
 
     iterations: int = constant(250, "inferred")
@@ -73,8 +73,6 @@ class TextBoostConfig(DenoisingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rank < 1:
-            raise OpadError(f"rank must be at least 1, got {self.rank}")
         if self.augmentation_cache:
             raise OpadError("TextBoost augments each photo anew; leave augmentation_cache at 0")
 

@@ -7,7 +7,7 @@ import torch
 
 from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle
-from opad_core.methods.disenbooth import DisenBoothConfig, IrrelevantBranch, contrastive_loss
+from opad_core.methods.disenbooth import DisenBoothConfig, IrrelevantBranch, check_widths, contrastive_loss
 from opad_core.methods.dreambooth import rare_row
 from opad_core.methods.train import new_training
 from opad_core.training.method import Step, no_hook
@@ -121,12 +121,11 @@ def test_the_word_is_rare_and_fixed(base, references):
     assert training.method.adapter.token_row.grad is None
 
 
-def test_settings_that_it_cannot_use_are_refused(base, references, monkeypatch):
+def test_settings_that_it_cannot_use_are_refused():
     with pytest.raises(OpadError, match="rank must be at least 1, got 0"):
         DisenBoothConfig(rank=0)
-    monkeypatch.setattr(base, "embedded_images", lambda pixels: torch.zeros(1, 7), raising=False)
-    with pytest.raises(OpadError, match="they have 7 and 128 dimensions"):
-        begin(base, references)
+    with pytest.raises(OpadError, match="on the base 'small' they have 7 and 128 dimensions"):
+        check_widths("small", images=7, states=128)
 
 
 def test_the_published_settings_are_the_defaults():

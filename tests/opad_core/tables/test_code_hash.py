@@ -1,30 +1,29 @@
+from itertools import count
+
 import pytest
 
 from opad_core.tables import code_hash
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A small opad_core of three modules, of which `method` imports `loss`."""
-    monkeypatch.setattr(code_hash, "ROOT", tmp_path)
-    (tmp_path / "opad_core").mkdir()
-    write = {
+def package(tmp_path):
+    """Write a small opad_core of three modules, of which `method` imports `loss`, and change one before each hash."""
+    modules = {
         "method": "from opad_core.loss import weigh\nX = weigh(1)\n",
         "loss": '"""A loss."""\ndef weigh(x):\n    """Return it."""\n    return x * 2\n',
         "other": "Y = 1\n",
     }
+    numbers = count()
 
     def put(name, text):
-        (tmp_path / "opad_core" / f"{name}.py").write_text(text)
-        for cached in (code_hash._tree, code_hash._meaning, code_hash._imports):
-            cached.cache_clear()
-        return code_hash.code_hash(["opad_core.method"])
+        modules[name] = text
+        folder = tmp_path / str(next(numbers)) / "opad_core"
+        folder.mkdir(parents=True)
+        for module, source in modules.items():
+            (folder / f"{module}.py").write_text(source)
+        return code_hash.code_hash(["opad_core.method"], root=folder.parent)
 
-    for name, text in write.items():
-        put(name, text)
-    yield put
-    for cached in (code_hash._tree, code_hash._meaning, code_hash._imports):
-        cached.cache_clear()
+    return put
 
 
 def test_it_changes_with_what_is_executed_also_indirectly(package):
@@ -43,4 +42,4 @@ def test_documentation_and_other_modules_do_not_count(package):
 def test_a_method_has_another_hash_than_another_and_does_not_know_it():
     lora, dreambooth = (code_hash.code_hash([f"opad_core.methods.{name}"]) for name in ("lora", "dreambooth"))
     assert lora != dreambooth
-    assert "opad_core.methods.dreambooth" not in code_hash._imports("opad_core.methods.lora")
+    assert "opad_core.methods.dreambooth" not in code_hash.imports(code_hash.ROOT, "opad_core.methods.lora")
