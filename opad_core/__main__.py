@@ -427,24 +427,9 @@ def _print_answer(answer: Answer) -> None:
 
 def _tables(arguments: argparse.Namespace) -> int:
     # Imported here because only this command needs the tables.
-    from opad_core.tables.command import Plan, chosen_rows, run_tables
-    from opad_core.tables.rows import ROWS
+    from opad_core.tables.command import plan_of, run_tables
 
-    if arguments.seeds < 1 or arguments.jobs < 1:
-        raise OpadError(f"--seeds and --jobs must be at least 1, got {arguments.seeds} and {arguments.jobs}")
-    rows = list(ROWS.values()) if arguments.methods is None else chosen_rows(arguments.methods)
-    plan = Plan(
-        base=arguments.base,
-        bases=bases_folder(),
-        device=arguments.device,
-        photos=arguments.photos,
-        rows=rows,
-        seeds=arguments.seeds,
-        out=arguments.out,
-        work=arguments.work,
-        jobs=arguments.jobs,
-    )
-    run_tables(plan, say=print)
+    run_tables(plan_of(arguments, bases=bases_folder()), say=print)
     return 0
 
 

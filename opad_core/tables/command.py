@@ -1,5 +1,6 @@
 """`python -m opad_core tables`: run what is missing, and write the tables."""
 
+import argparse
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,23 @@ class Plan:
     work: Path
     """Folder of the images that contact sheets are made of."""
     jobs: int = 1
+
+
+def plan_of(arguments: argparse.Namespace, *, bases: Path) -> Plan:
+    """Return the plan of a command line. Raises OpadError for an unknown row and for fewer than one seed or process."""
+    if arguments.seeds < 1 or arguments.jobs < 1:
+        raise OpadError(f"--seeds and --jobs must be at least 1, got {arguments.seeds} and {arguments.jobs}")
+    return Plan(
+        base=arguments.base,
+        bases=bases,
+        device=arguments.device,
+        photos=arguments.photos,
+        rows=list(ROWS.values()) if arguments.methods is None else chosen_rows(arguments.methods),
+        seeds=arguments.seeds,
+        out=arguments.out,
+        work=arguments.work,
+        jobs=arguments.jobs,
+    )
 
 
 def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
