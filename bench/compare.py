@@ -36,7 +36,7 @@ from opad_core import (
     train,
 )
 from opad_core.__main__ import bases_folder
-from opad_core.methods.opad.config import ABLATIONS
+from opad_core.methods.opad.config import ablated
 from opad_core.training.config import TrainingConfig
 
 CONCEPTS = ("striped_mug", "blue_teapot", "orange_robot", "dotted_backpack")
@@ -70,7 +70,7 @@ def custom_diffusion_informed(config: OpadConfig) -> CustomDiffusionConfig:
 
 METHODS: dict[str, Callable[[OpadConfig], TrainingConfig]] = {
     "opad": lambda config: config,
-    "opad-no-discriminators": lambda config: override(config, ABLATIONS["no-discriminators"]),
+    "opad-no-discriminators": lambda config: ablated(config, "no-discriminators"),
     "custom-diffusion": custom_diffusion,
     "custom-diffusion-informed": custom_diffusion_informed,
     "custom-diffusion-stripped": custom_diffusion_stripped,

@@ -20,8 +20,8 @@ from opad_core.bases.captions import evaluation_scenes
 from opad_core.generation.bundle import ADAPTERS, read_bundle
 from opad_core.methods.train import train
 from opad_core.pixels import reference_pixels
+from opad_core.tables.concepts import Concept, read_concept
 from opad_core.tables.rows import ROWS, config_of
-from opad_core.tables.running import Concept, read_concept
 from opad_core.training.selection import HeldOutEvaluation
 
 CONCEPTS = ("bench/concepts/sun_hat", "bench/concepts/black_cat")
@@ -30,6 +30,9 @@ GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "textual_inversion": {"lr_token": (5e-3, 2e-2, 8e-2)},
     "dreambooth": {"lr": (2e-5, 1e-4, 5e-4)},
     "lora": {"lr": (1e-3, 4e-3, 1.6e-2), "lr_token": (1.5e-3, 5e-3, 1.5e-2)},
+    "textboost": {"lr": (2.5e-4, 1e-3, 4e-3), "lr_token": (1.5e-3, 5e-3, 1.5e-2)},
+    "disenbooth": {"lr": (1e-3, 4e-3, 1.6e-2)},
+    "cones2": {"lr": (5e-6, 5e-5, 5e-4)},
 }
 """The values of each field by method; the first values of all fields are tried together, then the second, and so on."""
 

@@ -45,7 +45,7 @@ from opad_core.known_answers import (
     read_photos,
     summary,
 )
-from opad_core.methods.opad.config import ABLATIONS, PRESETS, OpadConfig, Setting, preset, settings_of
+from opad_core.methods.opad.config import PRESETS, OpadConfig, Setting, ablated, preset, settings_of
 from opad_core.methods.registry import method_config
 from opad_core.methods.train import train
 from opad_core.reference_folder import read_references
@@ -205,9 +205,10 @@ def _config_of(arguments: argparse.Namespace, manifest: Manifest) -> TrainingCon
         for name in ("iterations", "collaborative_iterations")
         if (value := getattr(arguments, name)) is not None
     }
-    without = ABLATIONS[arguments.ablation] if arguments.ablation else {}
     config = method_config(arguments.method, manifest, preset=arguments.preset)
-    return override(config, {**without, **changes, **settings_by_hand(arguments.set)})
+    if isinstance(config, OpadConfig):
+        config = ablated(config, arguments.ablation)
+    return override(config, {**changes, **settings_by_hand(arguments.set)})
 
 
 def _refuse_to_replace(files: Iterable[Path], arguments: argparse.Namespace) -> None:
@@ -330,8 +331,8 @@ def _generate_in_steps(arguments: argparse.Namespace) -> int:
 
 
 def _flops(arguments: argparse.Namespace) -> int:
-    without = ABLATIONS[arguments.ablation] if arguments.ablation else {}
-    counted = count_iteration(override(preset(arguments.preset, {}), without), resolution=arguments.resolution)
+    config = ablated(preset(arguments.preset, {}), arguments.ablation)
+    counted = count_iteration(config, resolution=arguments.resolution)
     if arguments.json:
         print(json.dumps(counted))
         return 0

@@ -39,7 +39,7 @@ def command_line() -> argparse.ArgumentParser:
         help="how the concept is learned; the service takes opad and custom_diffusion",
     )
     train.add_argument("--preset", default="default", choices=list(PRESETS), help=f"of opad: {PRESET_HELP}")
-    train.add_argument("--ablation", choices=list(ABLATIONS), help="of opad: remove one part of the method")
+    train.add_argument("--ablation", choices=ABLATIONS, help="of opad: remove one part of the method")
     train.add_argument("--iterations", type=int, help="iterations, of opad: of the distillation stage")
     train.add_argument(
         "--collaborative-iterations",
@@ -138,7 +138,7 @@ def command_line() -> argparse.ArgumentParser:
     flops = commands.add_parser("flops", help="count the operations of one iteration at full size, without weights")
     flops.add_argument("--base", default="sd-turbo", choices=["sd-turbo"], help="whose networks are counted")
     flops.add_argument("--preset", default="default", choices=list(PRESETS), help=PRESET_HELP)
-    flops.add_argument("--ablation", choices=list(ABLATIONS), help="remove one part of the method")
+    flops.add_argument("--ablation", choices=ABLATIONS, help="remove one part of the method")
     flops.add_argument("--resolution", type=int, default=512, help="pixels")
     flops.add_argument("--json", action="store_true", help="print JSON")
     flops.set_defaults(command="flops")

@@ -31,8 +31,16 @@ def teacher_image(
     Raises OpadError for the bundle of a student or of another base, for a prompt that does not name the concept, and
     for a number of steps outside 1..1000.
     """
-    image: np.ndarray = _images("teacher", base, bundle, prompt, [seed], steps, guidance)[0]
+    image: np.ndarray = teacher_images(base, bundle, prompt, [seed], steps=steps, guidance=guidance)[0]
     return image
+
+
+def teacher_images(
+    base: Base, bundle: Bundle | None, prompt: str, seeds: Sequence[int], *, steps: int = STEPS,
+    guidance: float = GUIDANCE,
+) -> np.ndarray:  # fmt: skip
+    """Generate images [n, r, r, 3] uint8 of one prompt at once, otherwise as `teacher_image` does."""
+    return _images("teacher", base, bundle, prompt, seeds, steps, guidance)
 
 
 def student_images(

@@ -17,11 +17,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from opad_core.bases.loading import Base, load_base
+from opad_core.bases.manifest import Manifest
 from opad_core.errors import OpadError
+from opad_core.tables.concepts import Concept, read_concept
 from opad_core.tables.drawing import contact_sheet, draw_plot
 from opad_core.tables.markdown import Results, tables
-from opad_core.tables.rows import ROWS, Row
-from opad_core.tables.running import Concept, Run, code_of, measure, read_concept, strip
+from opad_core.tables.rows import ROWS, Row, learned_by, rows_on
+from opad_core.tables.running import Run, code_of, measure, strip
 from opad_core.tables.runs_file import append_run, current, read_runs
 
 RUNS, README, PLOT = "runs.jsonl", "README.md", "identity-and-text.png"
@@ -38,7 +40,8 @@ class Plan:
     device: str
     photos: list[Path]
     """A folder of photos with `class.txt` for each concept."""
-    rows: list[Row]
+    rows: list[Row] | None
+    """None: all that the base can have."""
     seeds: int
     out: Path
     work: Path
@@ -55,7 +58,7 @@ def plan_of(arguments: argparse.Namespace, *, bases: Path) -> Plan:
         bases=bases,
         device=arguments.device,
         photos=arguments.photos,
-        rows=list(ROWS.values()) if arguments.methods is None else chosen_rows(arguments.methods),
+        rows=None if arguments.methods is None else chosen_rows(arguments.methods),
         seeds=arguments.seeds,
         out=arguments.out,
         work=arguments.work,
@@ -69,30 +72,33 @@ def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
     Raises OpadError for a folder without photos or class noun.
     """
     concepts = [read_concept(folder) for folder in plan.photos]
-    base_sha256 = _base(plan.base, plan.bases, plan.device).manifest.sha256
+    manifest = _base(plan.base, plan.bases, plan.device).manifest
+    rows = [row.name for row in (rows_on(manifest) if plan.rows is None else plan.rows)]
+    shared = learned_by(manifest)
+    rows = list(dict.fromkeys(shared.get(row, row) for row in rows))
     plan.out.mkdir(parents=True, exist_ok=True)
     file = plan.out / RUNS
-    done = {(run["row"], run["concept"], run["seed"]) for run in current(read_runs(file), base_sha256=base_sha256)}
+    done = {(run["row"], run["concept"], run["seed"]) for run in current(read_runs(file), manifest)}
     # Seeds come last, so that every row has its first runs soon.
     wanted = [
-        (row, folder, seed)
-        for seed, row, folder in product(range(plan.seeds), plan.rows, plan.photos)
-        if (row.name, folder.name, seed) not in done
+        (ROWS[row], folder, seed)
+        for seed, row, folder in product(range(plan.seeds), rows, plan.photos)
+        if (row, folder.name, seed) not in done
     ]
     say(f"{len(wanted)} runs are missing, {len(done)} are there; {_estimate(plan, wanted, read_runs(file))}")
     written_at = time.monotonic()
     for run in tqdm(_finished(plan, wanted), total=len(wanted), unit="run"):
         append_run(file, run)
         if time.monotonic() - written_at > WRITE_EVERY_SECONDS:
-            write_tables(plan, concepts, base_sha256)
+            write_tables(plan, concepts, manifest)
             written_at = time.monotonic()
-    write_tables(plan, concepts, base_sha256)
+    write_tables(plan, concepts, manifest)
     say(f"the tables are in {plan.out / README}")
 
 
-def write_tables(plan: Plan, concepts: Sequence[Concept], base_sha256: str) -> None:
+def write_tables(plan: Plan, concepts: Sequence[Concept], manifest: Manifest) -> None:
     """Write the Markdown, the plot and the contact sheets from all current runs."""
-    results = Results(current(read_runs(plan.out / RUNS), base_sha256=base_sha256))
+    results = Results(current(read_runs(plan.out / RUNS), manifest), learned_by(manifest))
     introduction = plan.out / "introduction.md"
     head = introduction.read_text() if introduction.exists() else f"# Tables on the base {plan.base}\n"
     plot = f"![identity against text fit]({PLOT})"
@@ -131,11 +137,11 @@ def _use_one_thread() -> None:
 def _run(plan: Plan, row: Row, folder: Path, seed: int) -> Run:
     concept = read_concept(folder)
     run, images = measure(_base(plan.base, plan.bases, plan.device), concept, row, seed=seed)
-    if images:
+    if images is not None:
         file = _strip_file(plan, row, concept.name, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}.partial")
-        strip(images[row.steps[0]]).save(partial, "PNG")
+        strip(images).save(partial, "PNG")
         partial.replace(file)
     return run
 

@@ -1,11 +1,11 @@
 """The tables as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from opad_core.tables.claims import CLAIMS, Claim, verdict
 from opad_core.tables.intervals import Interval, differences, interval
-from opad_core.tables.rows import ROWS, Row
+from opad_core.tables.rows import ROWS
 from opad_core.tables.running import Run
 
 TITLES = {
@@ -29,27 +29,32 @@ SCORES = {
 @dataclass(frozen=True)
 class Results:
     runs: Sequence[Run]
+    learned_by: Mapping[str, str]
+    """By row, the row whose runs are its own, too."""
 
-    def values(self, row: str, score: str, *, steps: int = 1) -> dict[tuple[str, int], float]:
-        """Return the values of a score by concept and seed."""
+    def runs_of(self, row: str) -> list[Run]:
+        return [run for run in self.runs if run["row"] == self.learned_by.get(row)]
+
+    def values(self, row: str, score: str, *, result: str = "1") -> dict[tuple[str, int], float]:
+        """Return the values of a score by concept and seed. A result is a number of steps, or the name of a stage."""
         found = {}
-        for run in self.runs:
-            value = run.get("scores", {}).get(str(steps), {}).get(score) if run["row"] == row else None
+        for run in self.runs_of(row):
+            value = run.get("scores", {}).get(result, {}).get(score)
             if value is not None:
                 found[run["concept"], run["seed"]] = value
         return found
 
-    def mean(self, row: str, score: str, *, steps: int = 1) -> Interval | None:
+    def mean(self, row: str, score: str, *, result: str = "1") -> Interval | None:
         by_concept: dict[str, list[float]] = {}
-        for (concept, _), value in self.values(row, score, steps=steps).items():
+        for (concept, _), value in self.values(row, score, result=result).items():
             by_concept.setdefault(concept, []).append(value)
         return interval(by_concept) if by_concept else None
 
     def difference(self, claim: Claim) -> Interval | None:
         """Return how much higher the first row of a claim scores, over the concepts and seeds of both."""
         paired = differences(
-            self.values(claim.better, claim.score, steps=claim.better_steps),
-            self.values(claim.worse, claim.score, steps=claim.worse_steps),
+            self.values(claim.better, claim.score, result=claim.better_result),
+            self.values(claim.worse, claim.score, result=claim.worse_result),
         )
         return interval(paired) if paired else None
 
@@ -58,30 +63,46 @@ def tables(results: Results) -> str:
     """Return all tables that have runs, and the claims."""
     parts = []
     for key, title in TITLES.items():
-        rows = [row for row in ROWS.values() if key in row.tables]
-        if any(results.values(row.name, "identity") for row in rows if row.name not in ("opad", "untouched")):
-            parts.append(f"## {title}\n\n{_table(results, rows)}")
+        lines = [line for line in _lines(key) if results.values(line.row, "identity", result=line.result)]
+        if any(line.row not in ("opad", "untouched") or line.result != "1" for line in lines):
+            parts.append(f"## {title}\n\n{_table(results, lines)}")
     parts += [f"## What holds of the paper's claims\n\n{_claims(results)}", f"## Stability\n\n{_stability(results)}"]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(results: Results, rows: Sequence[Row]) -> str:
-    lines = [
-        f"| row | steps | concepts x seeds | {' | '.join(SCORES.values())} | identity against OPAD |",
-        "|---|---:|---:|" + "---:|" * (len(SCORES) + 1),
-    ]
-    for row in rows:
-        for steps in row.steps:
-            found = results.mean(row.name, "identity", steps=steps)
-            if found is None:
-                continue
-            cells = [_cell(results.mean(row.name, score, steps=steps), short=score != "identity") for score in SCORES]
-            against = None
-            if (row.name, steps) != ("opad", 1):
-                against = results.difference(Claim("", "", row.name, "opad", better_steps=steps))
-            amount = f"{found.concepts} x {found.runs / found.concepts:g}"
-            lines.append(f"| {row.label} | {steps} | {amount} | {' | '.join(cells)} | {_cell(against)} |")
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class _Line:
+    label: str
+    row: str
+    result: str
+
+
+def _lines(key: str) -> list[_Line]:
+    """Return the lines of a table. Only the table of the methods shows rows in several steps."""
+    lines = []
+    for row in ROWS.values():
+        if key in row.tables:
+            lines += [_Line(row.label, row.name, str(n)) for n in (row.steps if key == "5" else row.steps[:1])]
+        lines += [_Line(stage.label, row.name, stage.name) for stage in row.stages if key in stage.tables]
+    return lines
+
+
+def _table(results: Results, lines: Sequence[_Line]) -> str:
+    head = ["row", "steps", "concepts x seeds", *SCORES.values(), "identity against OPAD"]
+    text = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    for line in lines:
+        found = results.mean(line.row, "identity", result=line.result)
+        assert found is not None
+        cells = [
+            _cell(results.mean(line.row, score, result=line.result), short=score != "identity") for score in SCORES
+        ]
+        against = None
+        if (line.row, line.result) != ("opad", "1"):
+            against = results.difference(Claim("", "", line.row, "opad", better_result=line.result))
+        steps = line.result if line.result.isdecimal() else ""
+        amount = f"{found.concepts} x {found.runs / found.concepts:g}"
+        text.append(f"| {line.label} | {steps} | {amount} | {' | '.join(cells)} | {_cell(against)} |")
+    return "\n".join(text)
 
 
 def _cell(found: Interval | None, *, short: bool = False) -> str:
@@ -102,7 +123,7 @@ def _claims(results: Results) -> str:
 def _stability(results: Results) -> str:
     lines = ["| row | runs | failed | lowest and highest identity of a run |", "|---|---:|---:|---|"]
     for row in ROWS.values():
-        own = [run for run in results.runs if run["row"] == row.name]
+        own = results.runs_of(row.name) if results.learned_by.get(row.name) == row.name else []
         values = results.values(row.name, "identity").values()
         if own:
             extremes = f"{min(values):.3f} to {max(values):.3f}" if values else ""

@@ -1,12 +1,15 @@
 """The rows of the tables: which method learns, with which settings, and in how many steps it generates."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from opad_core.bases.manifest import Manifest
-from opad_core.methods.opad.config import ABLATIONS, OpadConfig
+from opad_core.errors import OpadError
+from opad_core.generation.bundle import Network
+from opad_core.methods.opad.config import OpadConfig, ablated
 from opad_core.methods.registry import method_config
 from opad_core.networks.schedule import T_MAX
 from opad_core.training.config import TrainingConfig, override
@@ -14,6 +17,23 @@ from opad_core.training.config import TrainingConfig, override
 INFORMED = {"scene_captions": True, "lambda_kv_preservation": 1.0}
 """What OPAD's preset tells it on nano: captions name the photos' scenes, and other words keep their keys and values."""
 PLAIN = {"scene_captions": False, "lambda_kv_preservation": 0.0}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network as it is at the end of a stage of OPAD, which the same run also scores."""
+
+    name: str
+    label: str
+    network: Network
+    """The teacher generates in 25 steps."""
+    ends: Literal["teacher alone", "distillation", "training"]
+    tables: tuple[str, ...]
+
+    def last_iteration(self, config: OpadConfig) -> int:
+        """Return the number of iterations of a training up to the end of the stage."""
+        ends = {"teacher alone": config.iterations, "distillation": config.distillation_iterations}
+        return ends.get(self.ends, config.total_iterations)
 
 
 @dataclass(frozen=True)
@@ -26,10 +46,14 @@ class Row:
     method: str
     """A name of `opad_core.methods.registry.METHODS`, or "untouched"."""
     tables: tuple[str, ...]
-    """Of the paper's supplement: "5" methods, "6" alternatives, "8" one-shot, "9" ablations."""
+    """Of the paper's supplement: "5" methods, "6" alternatives, "8" one-shot, "9" ablations. Of the paper: "3" the
+    collaborative stage."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     steps: tuple[int, ...] = (1,)
-    """Numbers of evaluations with which images are generated and scored."""
+    """Numbers of evaluations with which the student's images are generated and scored."""
+    ablation: str | None = None
+    """The part of OPAD that the row leaves out, of `opad_core.methods.opad.config.ABLATIONS`."""
+    stages: tuple[Stage, ...] = ()
     equal: str = "iterations"
     """What the row has as much of as OPAD: iterations or seconds."""
 
@@ -57,19 +81,26 @@ PARTS = {
 ALTERNATIVES = {"teacher-first": "teacher first", "no-shared-text-encoder": "no shared text encoder"}
 WEIGHTS = (0.0, 0.02, 0.2, 1.0)
 """Weights of the adversarial losses that are compared."""
+COLLABORATION = (
+    Stage("before", "student before the collaborative stage", "student", "distillation", ("3",)),
+    Stage("teacher-before", "teacher before the collaborative stage, 25 steps", "teacher", "distillation", ("3",)),
+    Stage("teacher", "teacher after the collaborative stage, 25 steps", "teacher", "training", ("3",)),
+)
+TEACHER_ALONE = Stage(
+    "teacher-alone", "Custom Diffusion, same information, on the teacher, 25 steps", "teacher", "teacher alone", ("5",)
+)
+"""OPAD's teacher learns as Custom Diffusion does, and in "teacher first" it does so alone."""
 
 
 def _all_rows() -> list[Row]:
     rows = [
         UNTOUCHED,
-        Row("opad", "OPAD", "opad", ("3", "5", "6", "8", "9", "adversarial"), steps=(1, 4, 25)),
-        Row(
-            "opad-distillation", "OPAD before the collaborative stage", "opad", ("3",), {"collaborative_iterations": 0}
-        ),
+        Row("opad", "OPAD", "opad", ("3", "5", "6", "8", "9", "adversarial"), steps=(1, 4, 25), stages=COLLABORATION),
     ]
     for method, label in RIVALS.items():
         is_first = method == "custom_diffusion"  # the paper trains it at all times, too, and the others at the last
-        times, steps = ({}, (1, 4, 25)) if is_first else ({"timesteps": (T_MAX,)}, (1,))
+        times: dict[str, Any] = {} if is_first else {"timesteps": (T_MAX,)}
+        steps = (1, 4, 25) if is_first else (1,)
         rows += [
             Row(f"{method}-informed", f"{label}, same information", method, ("5",), {**INFORMED, **times}, steps),
             Row(method, label, method, ("5",), {**PLAIN, **times}, steps),
@@ -80,15 +111,14 @@ def _all_rows() -> list[Row]:
         rows.append(Row(f"custom_diffusion-times-{name}", label, "custom_diffusion", ("5",), changes, (1, 4)))
     label = "Custom Diffusion, same information and seconds"
     rows.append(Row("custom_diffusion-seconds", label, "custom_diffusion", ("5",), INFORMED, equal="seconds"))
-    rows += [Row(name, label, "opad", ("9",), ABLATIONS[name]) for name, label in PARTS.items()]
-    rows += [Row(name, label, "opad", ("6",), ABLATIONS[name]) for name, label in ALTERNATIVES.items()]
-    rows.append(Row("one-shot", "one photo", "opad", ("8",), ABLATIONS["one-shot"]))
-    rows += [
-        Row(f"adversarial-{weight:g}", f"adversarial weight {weight:g}", "opad", ("adversarial",), {
-            "lambda_adv": (weight, weight, weight)
-        })
-        for weight in WEIGHTS
-    ]  # fmt: skip
+    rows += [Row(name, label, "opad", ("9",), ablation=name) for name, label in PARTS.items()]
+    for name, label in ALTERNATIVES.items():
+        stages = (TEACHER_ALONE,) if name == "teacher-first" else ()
+        rows.append(Row(name, label, "opad", ("6",), ablation=name, stages=stages))
+    rows.append(Row("one-shot", "one photo", "opad", ("8",), ablation="one-shot"))
+    for weight in WEIGHTS:
+        changes = {"lambda_adv": (weight, weight, weight)}
+        rows.append(Row(f"adversarial-{weight:g}", f"adversarial weight {weight:g}", "opad", ("adversarial",), changes))
     return rows
 
 
@@ -100,16 +130,43 @@ SECONDS_PER_ITERATION: Mapping[str, Mapping[str, float]] = {"nano": {"opad": 0.4
 
 
 def config_of(row: Row, manifest: Manifest) -> TrainingConfig:
-    """Return what a row trains with on a base: the method's own settings there, and as many iterations as OPAD."""
+    """Return what a row trains with on a base: the method's own settings there, and as many iterations as OPAD.
+
+    Raises OpadError for a row with equal seconds on a base where an iteration's seconds were not measured.
+    """
     opad = method_config("opad", manifest)
     assert isinstance(opad, OpadConfig)
     if row.method == "opad":
-        return override(opad, dict(row.changes))
+        return override(ablated(opad, row.ablation), dict(row.changes))
     iterations = opad.total_iterations
     if row.equal == "seconds":
-        seconds = SECONDS_PER_ITERATION[manifest.name]
+        seconds = SECONDS_PER_ITERATION.get(manifest.name)
+        if seconds is None:
+            raise OpadError(f"how long an iteration takes on {manifest.name!r} was not measured; leave out {row.name}")
         iterations = round(iterations * seconds["opad"] / seconds[row.method])
     own = method_config(row.method, manifest)
     known = {one.name for one in dataclasses.fields(own)}
     changes = {name: value for name, value in row.changes.items() if name in known}
     return override(own, {**changes, "iterations": iterations, "batch_size": opad.batch_size})
+
+
+def settings_of(row: Row, manifest: Manifest) -> dict[str, Any]:
+    """Return what a row trains with on a base as plain data; nothing for the untouched student."""
+    if row.method == "untouched":
+        return {}
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config_of(row, manifest))))
+    return settings
+
+
+def rows_on(manifest: Manifest) -> list[Row]:
+    """Return the rows that a base can have: all but those with equal seconds where no seconds were measured."""
+    return [row for row in ROWS.values() if row.equal == "iterations" or manifest.name in SECONDS_PER_ITERATION]
+
+
+def learned_by(manifest: Manifest) -> dict[str, str]:
+    """Return, by row, the row whose runs are its own, too: the first one with the same method and the same settings."""
+    first: dict[Any, str] = {}
+    return {
+        row.name: first.setdefault((row.method, row.method != "untouched" and config_of(row, manifest)), row.name)
+        for row in rows_on(manifest)
+    }

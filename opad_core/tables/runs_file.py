@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from opad_core.bases.manifest import Manifest
 from opad_core.errors import OpadError
-from opad_core.tables.rows import ROWS
+from opad_core.tables.rows import ROWS, rows_on, settings_of
 from opad_core.tables.running import Run, code_of
 
 
@@ -38,11 +39,14 @@ def append_run(file: Path, run: Run) -> None:
         os.fsync(stream.fileno())
 
 
-def current(runs: Iterable[Run], *, base_sha256: str) -> list[Run]:
-    """Return the runs of today's code on this base, the newest of each row, concept and seed."""
+def current(runs: Iterable[Run], manifest: Manifest) -> list[Run]:
+    """Return the runs of today's code and settings on a base, the newest of each row, concept and seed."""
+    settings = {row.name: settings_of(row, manifest) for row in rows_on(manifest)}
     newest = {}
     for run in runs:
         row = ROWS.get(run["row"])
-        if row is not None and run["base_sha256"] == base_sha256 and run["code"] == code_of(row):
-            newest[run["row"], run["concept"], run["seed"]] = run
+        if row is None or run["base_sha256"] != manifest.sha256 or run["code"] != code_of(row):
+            continue
+        if run["settings"] == settings.get(row.name):
+            newest[row.name, run["concept"], run["seed"]] = run
     return list(newest.values())

@@ -6,6 +6,8 @@ from opad_core.flops import count_iteration
 from opad_core.methods.opad.config import preset
 from opad_core.training.config import override
 
+pytestmark = pytest.mark.slow  # minutes, because networks of full size pass over the meta device
+
 CONFIGS = {
     "paper": preset("paper", {}),
     "default": preset("default", {}),

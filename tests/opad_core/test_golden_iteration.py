@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from opad_core.bases.loading import load_base
-from opad_core.methods.opad.config import ABLATIONS, preset
+from opad_core.methods.opad.config import ABLATIONS, ablated, preset
 from opad_core.methods.train import new_training
 from opad_core.training.config import override
 from tests.opad_core.algorithm_1 import Networks, algorithm_1, descended
@@ -205,5 +205,5 @@ def test_a_switch_does_what_it_says(base, nets, references, changes):
 
 @pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "one-shot"])
 def test_an_ablation_removes_its_part_from_the_gradient(base, nets, references, name):
-    config = override(published(base), ABLATIONS[name] | {"collaborative_iterations": 0})
+    config = override(ablated(published(base), name), {"collaborative_iterations": 0})
     assert_agrees(base, references, config, nets, seed=4, iterations=config.distillation_iterations)

@@ -5,6 +5,7 @@ that all methods share, and the meaning of the sources.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class OpadConfig(TrainingConfig):
     target_weight: Literal["abar", "uniform"] = constant("abar", "setting")  # c(t): abar_t, or 1
     max_target_timestep: float = constant(1.0, "ours")  # share of the schedule; images with a later t get no target
 
-    # Parts that the paper's ablations remove (tables 6, 8 and 9); see `ABLATIONS`. False: the student's V* stays at
+    # Parts that the paper's ablations remove (tables 6, 8 and 9); see `ablated`. False: the student's V* stays at
     # its initial value, as if the student had another text encoder that never learned V*.
     shared_text_encoder: bool = constant(True, "paper; what False means is inferred")
     # True: the teacher learns alone for `iterations`, then the student learns from images that the fixed teacher
@@ -135,25 +136,34 @@ PRESETS: dict[str, dict[str, Departure]] = {
     },
 }
 
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "no-teacher": {"lambda_id": 0.0, "lambda_mse": 0.0, "lambda_swd": 0.0},
-    "no-dino": {"lambda_adv": (0.0, 1.0, 1.0)},
-    "no-dinov2": {"lambda_adv": (1.0, 0.0, 1.0)},
-    "no-clip": {"lambda_adv": (1.0, 1.0, 0.0)},
-    "no-discriminators": {"lambda_adv": (0.0, 0.0, 0.0)},
-    "no-id": {"lambda_id": 0.0},
-    "no-mse": {"lambda_mse": 0.0},
-    "no-swd": {"lambda_swd": 0.0},
-    "no-shared-text-encoder": {"shared_text_encoder": False},
-    "teacher-first": {"teacher_first": True},
-    "one-shot": {"max_references": 1},
+_ABLATIONS: dict[str, Callable[[OpadConfig], dict[str, Any]]] = {
+    "no-teacher": lambda config: {"lambda_id": 0.0, "lambda_mse": 0.0, "lambda_swd": 0.0},
+    "no-dino": lambda config: {"lambda_adv": (0.0, *config.lambda_adv[1:])},
+    "no-dinov2": lambda config: {"lambda_adv": (config.lambda_adv[0], 0.0, config.lambda_adv[2])},
+    "no-clip": lambda config: {"lambda_adv": (*config.lambda_adv[:2], 0.0)},
+    "no-discriminators": lambda config: {"lambda_adv": (0.0, 0.0, 0.0)},
+    "no-id": lambda config: {"lambda_id": 0.0},
+    "no-mse": lambda config: {"lambda_mse": 0.0},
+    "no-swd": lambda config: {"lambda_swd": 0.0},
+    "no-shared-text-encoder": lambda config: {"shared_text_encoder": False},
+    "teacher-first": lambda config: {"teacher_first": True},
+    "one-shot": lambda config: {"max_references": 1},
 }
-"""The paper's ablations by name, as changes to a preset. A loss of weight 0 is not computed.
+ABLATIONS = tuple(_ABLATIONS)
+"""Names of the paper's ablations.
 
 Three are inferred, because the paper only names them. "no-teacher": the student has no alignment losses; the teacher
 still learns, because only L_rec trains V*. "no-shared-text-encoder": the student's V* stays at its initial value.
-"teacher-first": see `teacher_first`.
+"teacher-first": see `OpadConfig.teacher_first`.
 """
+
+
+def ablated(config: OpadConfig, name: str | None) -> OpadConfig:
+    """Return a config without one part of the method, by a name of `ABLATIONS`; None removes nothing.
+
+    All else stays as it is. A loss of weight 0 is not computed.
+    """
+    return override(config, _ABLATIONS[name](config)) if name else config
 
 
 def preset(name: str, base_presets: dict[str, dict[str, Any]]) -> OpadConfig:

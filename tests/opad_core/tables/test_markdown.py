@@ -1,4 +1,5 @@
 from opad_core.tables.markdown import Results, tables
+from opad_core.tables.rows import ROWS
 
 
 def run(row, concept, seed, *, steps="1", **scores):
@@ -10,11 +11,15 @@ def results():
     for number, concept in enumerate(("mug", "teapot", "robot")):
         for seed in range(2):
             own = 0.5 + 0.02 * number + 0.002 * seed
-            runs.append(run("opad", concept, seed, identity=own, text_fit=0.3))
+            scores = {
+                "1": {"identity": own, "text_fit": 0.3}, "before": {"identity": own - 0.02},
+                "teacher": {"identity": own + 0.1}, "teacher-before": {"identity": own + 0.1 + 0.01 * (number - 1)},
+            }  # fmt: skip
+            runs.append({"row": "opad", "concept": concept, "seed": seed, "scores": scores})
             runs.append(run("lora", concept, seed, identity=own - 0.1, text_fit=0.2))
             runs.append(run("no-swd", concept, seed, identity=own + 0.05 * (number - 1), text_fit=0.3))
     runs.append({"row": "lora", "concept": "mug", "seed": 2, "failed": "the training diverged"})
-    return Results(runs)
+    return Results(runs, {row: row for row in ROWS} | {"adversarial-0.02": "opad"})
 
 
 def test_a_row_has_its_mean_and_its_difference_from_opad():
@@ -37,6 +42,22 @@ def test_claims_are_decided():
     claims = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[-1].removesuffix(" |") for line in lines}
     assert claims["OPAD has a higher identity than LoRA"] == "reproduced"
     assert claims["MS-SWD raises identity"] == "undecided"
+    assert claims["The collaborative stage raises the student's identity"] == "reproduced"
+    assert claims["The collaborative stage raises the teacher's identity"] == "undecided"
+
+
+def test_a_stage_is_a_line_of_its_table():
+    collaborative = tables(results()).split("## The collaborative stage")[1].split("##")[0]
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in collaborative.splitlines() if "|" in line}
+    assert "-0.020 [-0.020, -0.020]" in lines["student before the collaborative stage"]
+    assert "| 0.100 [0.100, 0.100]" in lines["teacher after the collaborative stage, 25 steps"]
+
+
+def test_a_row_with_the_settings_of_another_has_its_runs():
+    text = tables(results())
+    [line] = [line for line in text.splitlines() if line.startswith("| adversarial weight 0.02 |")]
+    assert "| 3 x 2 |" in line
+    assert "0.000 [0.000, 0.000]" in line
 
 
 def test_failed_runs_are_counted():

@@ -1,7 +1,7 @@
 import pytest
 
 from opad_core.errors import OpadError
-from opad_core.tables.rows import ROWS
+from opad_core.tables.rows import ROWS, settings_of
 from opad_core.tables.running import code_of
 from opad_core.tables.runs_file import append_run, current, read_runs
 
@@ -24,13 +24,20 @@ def test_other_damage_is_named(tmp_path):
         read_runs(file)
 
 
-def test_only_runs_of_todays_code_and_base_count_and_the_newest_of_them():
+def test_only_runs_of_todays_code_base_and_settings_count_and_the_newest_of_them(base):
+    manifest = base.manifest
+
     def run(row, seed=0, **changes):
-        own = {"row": row, "concept": "mug", "seed": seed, "code": code_of(ROWS[row]), "base_sha256": "b"}
+        own = {
+            "row": row, "concept": "mug", "seed": seed, "code": code_of(ROWS[row]), "base_sha256": manifest.sha256,
+            "settings": settings_of(ROWS[row], manifest),
+        }  # fmt: skip
         return {**own, **changes}
 
+    other = run("lora")["settings"] | {"lr": 1.0}
     runs = [
-        run("opad", value=1), run("opad", value=2), run("opad", seed=1),
-        run("lora", code="older"), run("lora", base_sha256="other"), {**run("opad"), "row": "gone"},
+        run("opad", value=1), run("opad", value=2), run("opad", seed=1), run("untouched"),
+        run("lora", code="older"), run("lora", base_sha256="other"), run("lora", settings=other),
+        {**run("opad"), "row": "gone"},
     ]  # fmt: skip
-    assert current(runs, base_sha256="b") == [run("opad", value=2), run("opad", seed=1)]
+    assert current(runs, manifest) == [run("opad", value=2), run("opad", seed=1), run("untouched")]

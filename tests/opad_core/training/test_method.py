@@ -7,7 +7,7 @@ from torch import nn
 from opad_core.adapters.adapter import text_states_of
 from opad_core.evaluation.report import report_card
 from opad_core.generation.bundle import read_bundle
-from opad_core.methods.opad.config import ABLATIONS, preset
+from opad_core.methods.opad.config import preset
 from opad_core.methods.train import new_training
 from opad_core.training.config import TrainingConfig, override
 from opad_core.training.data import prepare_data
@@ -88,7 +88,7 @@ def test_a_new_method_and_adapter_are_trained_resumed_bundled_and_evaluated(base
     ("ablation", "parts"),
     [
         ({}, ["teacher", "student", "discriminators"]),
-        (ABLATIONS["teacher-first"], ["teacher"]),
+        ({"teacher_first": True}, ["teacher"]),
     ],
 )
 def test_a_hook_is_called_around_every_part_of_every_iteration(base, references, ablation, parts):

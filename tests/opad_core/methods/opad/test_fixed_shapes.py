@@ -39,6 +39,7 @@ def test_times_of_the_target_are_uniform_whoever_is_compared(base, references):
     assert abs(count - 400) < 4 * 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"augmentation_cache": 0, "decode_crop": 0.5}])
 def test_the_compiler_sees_one_graph_without_a_break(base, references, changes):
     config = override(preset("default", base.manifest.presets), {"batch_size": 2, "scene_share": 0.0} | changes)

@@ -10,7 +10,7 @@ from opad_core.errors import OpadError
 from opad_core.generation.bundle import read_bundle
 from opad_core.generation.many_step import many_step
 from opad_core.methods.kv_preservation import KeyValuePreservation, projections_of
-from opad_core.methods.opad.config import ABLATIONS, preset
+from opad_core.methods.opad.config import ablated, preset
 from opad_core.methods.opad.discriminator import NAMES, discriminator_head
 from opad_core.methods.train import new_training
 from opad_core.networks.schedule import random_timesteps
@@ -173,14 +173,14 @@ LOSSES = {"rec", "adv_dino", "adv_dinov2", "adv_clip", "id", "mse", "swd", "d_di
     ],
 )
 def test_an_ablation_removes_what_it_names(base, references, name, missing):
-    config = override(preset("paper", base.manifest.presets), ABLATIONS[name])
+    config = ablated(preset("paper", base.manifest.presets), name)
     training = new_training(base, references, "dog", config, seed=1)
     assert set(training.iterate()) == LOSSES - missing
 
 
 def test_without_the_shared_text_encoder_the_student_keeps_the_row_where_v_star_starts(base, references):
-    config = override(
-        preset("paper", base.manifest.presets), ABLATIONS["no-shared-text-encoder"] | {"initializer_lookup": "word"}
+    config = ablated(
+        override(preset("paper", base.manifest.presets), {"initializer_lookup": "word"}), "no-shared-text-encoder"
     )
     training = new_training(base, references, "dog", config, seed=1)
     training.iterate()
@@ -189,7 +189,7 @@ def test_without_the_shared_text_encoder_the_student_keeps_the_row_where_v_star_
 
 
 def test_one_shot_learns_from_the_first_reference_alone(base, references):
-    config = override(preset("paper", base.manifest.presets), ABLATIONS["one-shot"])
+    config = ablated(preset("paper", base.manifest.presets), "one-shot")
     alone = new_training(base, references, "dog", config, seed=1)
     again = new_training(base, references[:1], "dog", config, seed=1)
     assert {name: loss.item() for name, loss in alone.iterate().items()} == {
@@ -198,7 +198,7 @@ def test_one_shot_learns_from_the_first_reference_alone(base, references):
 
 
 def test_teacher_first_moves_one_network_at_a_time(base, references):
-    config = override(preset("paper", base.manifest.presets), {**ABLATIONS["teacher-first"], "iterations": 2})
+    config = override(preset("paper", base.manifest.presets), {"teacher_first": True, "iterations": 2})
     training = new_training(base, references, "dog", config, seed=1)
     method, teachers, students = training.method, [], []
     for _ in range(config.distillation_iterations):
@@ -213,7 +213,7 @@ def test_teacher_first_moves_one_network_at_a_time(base, references):
 
 
 def test_teacher_first_learns_from_images_that_the_trained_teacher_generated(base, references):
-    changes = {**ABLATIONS["teacher-first"], "iterations": 2, "samples": 6, "guidance": 2.0, "scene_share": 0.5}
+    changes = {"teacher_first": True, "iterations": 2, "samples": 6, "guidance": 2.0, "scene_share": 0.5}
     config = override(preset("default", base.manifest.presets), changes)
     training = new_training(base, references, "dog", config, seed=1)
     samples = training.method.teacher_samples
@@ -235,7 +235,7 @@ def test_teacher_first_learns_from_images_that_the_trained_teacher_generated(bas
 
 
 def test_a_resumed_teacher_first_has_the_same_samples(base, references):
-    changes = {**ABLATIONS["teacher-first"], "iterations": 2, "samples": 4, "collaborative_iterations": 0}
+    changes = {"teacher_first": True, "iterations": 2, "samples": 4, "collaborative_iterations": 0}
     config = override(preset("paper", base.manifest.presets), changes)
     whole, resumed = (new_training(base, references, "dog", config, seed=1) for _ in range(2))
     for _ in range(3):
