@@ -428,9 +428,9 @@ def _print_answer(answer: Answer) -> None:
 
 def _tables(arguments: argparse.Namespace) -> int:
     # Imported here because only this command needs the tables.
-    from opad_core.tables.command import plan_of, run_tables
+    from opad_core.tables.command import run_command
 
-    run_tables(plan_of(arguments, bases=bases_folder()), say=print)
+    run_command(arguments, bases=bases_folder(), say=print)
     return 0
 
 

@@ -144,7 +144,14 @@ def command_line() -> argparse.ArgumentParser:
     flops.set_defaults(command="flops")
 
     tables = commands.add_parser("tables", help="compare the methods: run what is missing, and write the tables")
-    tables.add_argument("--out", type=Path, required=True, help="folder of the runs, the tables and the sheets")
+    into = tables.add_mutually_exclusive_group(required=True)
+    into.add_argument("--out", type=Path, help="folder of the runs, the tables and the sheets")
+    into.add_argument(
+        "--study",
+        type=Path,
+        metavar="FOLDER",
+        help="write the folder of a user study instead, with one image of each row for each prompt; uses seed 0 alone",
+    )
     tables.add_argument(
         "--photos", type=Path, nargs="+", required=True, metavar="FOLDER",
         help="folders of photos with class.txt, one for each concept",

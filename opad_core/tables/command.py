@@ -1,4 +1,4 @@
-"""`python -m opad_core tables`: run what is missing, and write the tables."""
+"""`python -m opad_core tables`: run what is missing, and write the tables or the folder of a user study."""
 
 import argparse
 import os
@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -25,10 +26,13 @@ from opad_core.tables.markdown import Results, tables
 from opad_core.tables.rows import ROWS, Row, learned_by, rows_on
 from opad_core.tables.running import Run, code_of, measure, strip
 from opad_core.tables.runs_file import append_run, current, read_runs
+from opad_core.tables.study import has_images, make_images, write_study
 
 RUNS, README, PLOT = "runs.jsonl", "README.md", "identity-and-text.png"
 SHEETS = "sheets"
 WRITE_EVERY_SECONDS = 300
+
+Ended = TypeVar("Ended")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,15 @@ class Plan:
     work: Path
     """Folder of the images that contact sheets are made of."""
     jobs: int = 1
+
+
+def run_command(arguments: argparse.Namespace, *, bases: Path, say: Callable[[str], None]) -> None:
+    """Run what the command line asks for. Raises OpadError as `plan_of`, `run_tables` and `run_study` do."""
+    plan = plan_of(arguments, bases=bases)
+    if arguments.study is None:
+        run_tables(plan, say=say)
+    else:
+        run_study(plan, arguments.study, say=say)
 
 
 def plan_of(arguments: argparse.Namespace, *, bases: Path) -> Plan:
@@ -87,13 +100,39 @@ def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
     ]
     say(f"{len(wanted)} runs are missing, {len(done)} are there; {_estimate(plan, wanted, read_runs(file))}")
     written_at = time.monotonic()
-    for run in tqdm(_finished(plan, wanted), total=len(wanted), unit="run"):
+    for run in tqdm(_finished(plan.jobs, partial(_run, plan), wanted), total=len(wanted), unit="run"):
         append_run(file, run)
         if time.monotonic() - written_at > WRITE_EVERY_SECONDS:
             write_tables(plan, concepts, manifest)
             written_at = time.monotonic()
     write_tables(plan, concepts, manifest)
     say(f"the tables are in {plan.out / README}")
+
+
+def run_study(plan: Plan, folder: Path, *, say: Callable[[str], None]) -> None:
+    """Learn each row on each concept whose images are missing in the folder of the study, then describe the study.
+
+    Raises OpadError if no rows are chosen, for concepts of one name, and for a training that diverges.
+    """
+    if plan.rows is None:
+        raise OpadError("--study needs --methods: the rows that people choose from, for instance opad lora untouched")
+    concepts = [read_concept(photos) for photos in plan.photos]
+    if len({concept.name for concept in concepts}) < len(concepts):
+        raise OpadError(f"two folders have one name: {', '.join(map(str, plan.photos))}; give each concept its own")
+    base = _base(plan.base, plan.bases, plan.device)
+    wanted = [
+        (row, photos)
+        for (photos, concept), row in product(zip(plan.photos, concepts, strict=True), plan.rows)
+        if not has_images(folder, base, row, concept)
+    ]
+    say(f"{len(wanted)} of {len(plan.rows) * len(concepts)} trainings are missing")
+    for _ in tqdm(_finished(plan.jobs, partial(_make_images, plan, folder), wanted), total=len(wanted), unit="run"):
+        pass
+    say(f"{write_study(folder, base, plan.rows, concepts)} groups are in {folder}")
+
+
+def _make_images(plan: Plan, folder: Path, row: Row, photos: Path) -> None:
+    make_images(folder, _base(plan.base, plan.bases, plan.device), row, read_concept(photos))
 
 
 def write_tables(plan: Plan, concepts: Sequence[Concept], manifest: Manifest) -> None:
@@ -113,17 +152,17 @@ def write_tables(plan: Plan, concepts: Sequence[Concept], manifest: Manifest) ->
             sheet.save(plan.out / SHEETS / f"{concept.name}.jpg", quality=85)
 
 
-def _finished(plan: Plan, wanted: Sequence[tuple[Row, Path, int]]) -> Iterator[Run]:
-    """Yield each run when it has ended. Each process computes with one thread."""
-    if plan.jobs == 1:
-        yield from (_run(plan, *one) for one in wanted)
+def _finished(jobs: int, run: Callable[..., Ended], wanted: Sequence[tuple[Any, ...]]) -> Iterator[Ended]:
+    """Yield what `run` returns for each of `wanted`, when it has ended. Each process computes with one thread."""
+    if jobs == 1:
+        yield from (run(*one) for one in wanted)
         return
-    with ProcessPoolExecutor(plan.jobs, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
         waiting = iter(wanted)
-        running: set[Future[Run]] = set()
+        running: set[Future[Ended]] = set()
         while True:
-            while len(running) < plan.jobs and (one := next(waiting, None)) is not None:
-                running.add(pool.submit(_run, plan, *one))
+            while len(running) < jobs and (one := next(waiting, None)) is not None:
+                running.add(pool.submit(run, *one))
             if not running:
                 return
             ended, running = wait(running, return_when=FIRST_COMPLETED)
@@ -140,9 +179,9 @@ def _run(plan: Plan, row: Row, folder: Path, seed: int) -> Run:
     if images is not None:
         file = _strip_file(plan, row, concept.name, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        strip(images).save(partial, "PNG")
-        partial.replace(file)
+        unfinished = file.with_suffix(f".{os.getpid()}.partial")
+        strip(images).save(unfinished, "PNG")
+        unfinished.replace(file)
     return run
 
 

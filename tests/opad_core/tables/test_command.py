@@ -8,21 +8,6 @@ from PIL import Image
 
 from opad_core.__main__ import main
 from opad_core.tables.runs_file import read_runs
-from tests.random_base import add_scene_prompts
-
-
-@pytest.fixture(scope="module")
-def folder(base, references, tmp_path_factory):
-    """A base with scene prompts, and the photos of two concepts."""
-    folder = tmp_path_factory.mktemp("tables")
-    shutil.copytree(base.folder, folder / "base")
-    add_scene_prompts(folder / "base")
-    for name in ("dog one", "dog two"):
-        (folder / name).mkdir()
-        for number, photo in enumerate(references):
-            photo.save(folder / name / f"{number}.png")
-        (folder / name / "class.txt").write_text("dog\n")
-    return folder
 
 
 def compare(folder, *rows, concepts=("dog one", "dog two"), seeds=1):
