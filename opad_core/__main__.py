@@ -23,6 +23,7 @@ from opad_core.bases.captions import TEMPLATES
 from opad_core.bases.fast_decoder import FAST_DECODER
 from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, load_base
 from opad_core.bases.manifest import Manifest, read_manifest
+from opad_core.bases.metric_networks import METRICS
 from opad_core.bases.precision import Precision, precision_for
 from opad_core.command_line import command_line, settings_by_hand
 from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
@@ -200,11 +201,8 @@ def _config_of(arguments: argparse.Namespace, manifest: Manifest) -> TrainingCon
         }
         if given := [option for option, is_given in options.items() if is_given]:
             raise OpadError(f"{given[0]} belongs to the method opad, not to {arguments.method}; leave it out")
-    changes = {
-        name: value
-        for name in ("iterations", "collaborative_iterations")
-        if (value := getattr(arguments, name)) is not None
-    }
+    lengths = {name: getattr(arguments, name) for name in ("iterations", "collaborative_iterations")}
+    changes = {name: value for name, value in lengths.items() if value is not None}
     config = method_config(arguments.method, manifest, preset=arguments.preset)
     if isinstance(config, OpadConfig):
         config = ablated(config, arguments.ablation)
@@ -354,9 +352,12 @@ def _fetch(arguments: argparse.Namespace) -> int:
     # Imported here because only this command needs an HTTP client.
     from opad_core.bases.fetch.assemble import fetch, open_mirror
     from opad_core.bases.fetch.fast_decoder import fetch_fast_decoder, lacks_fast_decoder
+    from opad_core.bases.fetch.metrics import fetch_metrics
     from opad_core.bases.fetch.recipes import RECIPES
 
     folder = arguments.to or bases_folder() / arguments.base
+    if arguments.base == METRICS:
+        return fetch_metrics(arguments.mirror, folder, like=arguments.like, say=print)
     mirror = open_mirror(arguments.mirror)
     if lacks_fast_decoder(folder, arguments.base):
         fetch_fast_decoder(mirror, folder, like=arguments.like, say=print)
@@ -442,9 +443,8 @@ def _presets(arguments: argparse.Namespace) -> int:
         cells = [f"{_shown(setting, templates)} ({setting.set_by})" for setting in settings]
         columns.append((name, settings, cells, max(map(len, cells))))
     first = max(len(constant.name) for constant in dataclasses.fields(OpadConfig))
-    print(
-        f"{'on ' + arguments.base:<{first}}  {'  '.join(f'{name:<{width}}' for name, _, _, width in columns)}  source"
-    )
+    names = "  ".join(f"{name:<{width}}" for name, _, _, width in columns)
+    print(f"{'on ' + arguments.base:<{first}}  {names}  source")
     for row, setting in enumerate(columns[0][1]):
         values = "  ".join(f"{cells[row]:<{width}}" for _, _, cells, width in columns)
         sources = dict.fromkeys(settings[row].source for _, settings, _, _ in columns)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from opad_core.bases.loading import FETCHED
+from opad_core.bases.metric_networks import METRICS
 from opad_core.bases.precision import PrecisionSetting
 from opad_core.errors import OpadError
 from opad_core.generation.export import DEFAULT_RANK
@@ -115,8 +116,9 @@ def command_line() -> argparse.ArgumentParser:
     )
     fetch.add_argument(
         "base",
-        choices=list(FETCHED),
-        help="sd-turbo, the same with SD 2.1-base as its teacher, or AMD's Nitro-1 with that teacher",
+        choices=[*FETCHED, METRICS],
+        help="sd-turbo, the same with SD 2.1-base as its teacher, AMD's Nitro-1 with that teacher, or the networks of "
+        "the published metrics for `tables`",
     )
     fetch.add_argument("--to", type=Path, help="folder of the base; default: where --base NAME finds it")
     fetch.add_argument(

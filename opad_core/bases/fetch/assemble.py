@@ -4,13 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from opad_core.bases.fetch.convert import check_can_convert, convert, unet_shapes
+from opad_core.bases.fetch.convert import Shapes, check_can_convert, convert, unet_shapes
 from opad_core.bases.fetch.description import describe, read_config
 from opad_core.bases.fetch.mirrors import Folder, Hub, Listed, Mirror
 from opad_core.bases.fetch.recipes import Converted, Picked, Recipe, Repository
@@ -36,13 +36,21 @@ def open_mirror(address: str | None) -> Mirror:
 
 
 def fetch(
-    recipe: Recipe, mirror: Mirror, folder: Path, *, like: Manifest | None = None, say: Callable[[str], None]
+    recipe: Recipe,
+    mirror: Mirror,
+    folder: Path,
+    *,
+    like: Manifest | None = None,
+    say: Callable[[str], None],
+    describe: Callable[[Recipe, Path], dict[str, Any]] = describe,
+    shapes: Callable[[dict[str, Any]], Shapes] = unet_shapes,
 ) -> Manifest:
     """Assemble the base in `folder`, which appears only when it is complete. Another call continues a stopped fetch.
 
-    `like` is the manifest of an earlier fetch: its commits are fetched, and the files must be the same. Raises
-    OpadError for a folder that is not empty, files that are missing, pickled where safetensors are expected, damaged
-    or of another revision, a pickle that cannot be converted, and parts that do not fit together.
+    `like` is the manifest of an earlier fetch: its commits are fetched, and the files must be the same. `describe`
+    returns the manifest without files and sources, `shapes` the tensors of a converted network from its configuration.
+    Raises OpadError for a folder that is not empty, files that are missing, pickled where safetensors are expected,
+    damaged or of another revision, a pickle that cannot be converted, and parts that do not fit together.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OpadError(f"{folder} already exists; remove it, or choose another folder with --to")
@@ -76,9 +84,10 @@ def fetch(
     converted = {item.place: item.record(found[item.repository, item.file]) for item in recipe.converted}
     for pickled in recipe.converted:
         if like is not None and like.converted.get(pickled.place) != converted[pickled.place]:
+            (downloads / pickled.repository.name / pickled.file).unlink()
             raise OpadError(f"{pickled.repository.name}/{pickled.file} differs from that of the given manifest")
         say(f"converting {pickled.file} to safetensors, in a process without a network")
-        convert_download(recipe, pickled, downloads, partial / pickled.place)
+        convert_download(recipe, pickled, downloads, partial / pickled.place, shapes=shapes)
         hashes[pickled.place] = hash_of(partial / pickled.place)
     put_in_place(recipe, downloads, partial)
     manifest = {**describe(recipe, partial), "sources": sources, "files": dict(sorted(hashes.items()))}
@@ -139,13 +148,15 @@ def download(
     return found
 
 
-def convert_download(recipe: Recipe, item: Converted, downloads: Path, target: Path) -> None:
+def convert_download(
+    recipe: Recipe, item: Converted, downloads: Path, target: Path, *, shapes: Callable[[dict[str, Any]], Shapes]
+) -> None:
     """Convert a downloaded pickle to `target`. Raises OpadError, and removes the pickle, if it is refused."""
     [(repository, path)] = [file for file, places in recipe.whole.items() if item.config in places]
     pickled = downloads / item.repository.name / item.file
     try:
-        shapes = unet_shapes(read_config(downloads / repository.name, path))
-        convert(pickled, target, shapes=shapes, name=f"{item.repository.name}/{item.file}")
+        expected = shapes(read_config(downloads / repository.name, path))
+        convert(pickled, target, shapes=expected, name=f"{item.repository.name}/{item.file}")
     except OpadError:
         pickled.unlink()
         raise

@@ -44,7 +44,7 @@ class Picked:
 
 @dataclass(frozen=True)
 class Converted:
-    """The tensors of a pickled UNet, which must have the architecture in the base's file `config`."""
+    """The tensors of a pickled network, which must have the architecture in the base's file `config`."""
 
     place: str
     repository: Repository

@@ -78,6 +78,8 @@ def read_tensors(source: IO[bytes], most: int) -> dict[str, Tensor]:
     state: Any = torch.load(source, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise NotTensorsError
+    # until 2023 transformers stored the numbers of the positions, 0, 1, 2 and so on, with CLIP's weights
+    state = {name: tensor for name, tensor in state.items() if not str(name).endswith(".position_ids")}
     for name, tensor in state.items():
         if not (
             isinstance(name, str)
