@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def code_hash(modules: Iterable[str], *, root: Path = ROOT) -> str:
-    """Return the hash of modules, such as "opad_core.methods.lora", and of all they import from opad_core.
+def code_hash(modules: Iterable[str], *, weights: Iterable[Path] = (), root: Path = ROOT) -> str:
+    """Return the hash of modules, such as "opad_core.methods.lora", of all they import from opad_core, and of weights.
 
     `root` is the folder that holds opad_core.
     """
@@ -28,6 +28,8 @@ def code_hash(modules: Iterable[str], *, root: Path = ROOT) -> str:
     digest = hashlib.sha256()
     for module in sorted(found):
         digest.update(f"{module}\0{_meaning(root, module)}\0".encode())
+    for file in weights:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 

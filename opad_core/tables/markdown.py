@@ -20,7 +20,8 @@ SCORES = {
     "identity": "identity",
     "middle_identity": "identity, middle",
     "text_fit": "text fit",
-    "scene_accuracy": "scenes",
+    "scene_accuracy": "scenes by CLIP",
+    "judged_scenes": "scenes by the judge",
     "diversity": "diversity",
     "copies": "copies",
 }

@@ -106,7 +106,7 @@ def _all_rows() -> list[Row]:
             Row(method, label, method, ("5",), {**PLAIN, **times}, steps),
         ]
     for chosen, name in (((T_MAX,), "1"), ((249, 499, 749, T_MAX), "4")):
-        changes = {**INFORMED, "timesteps": chosen}
+        changes: dict[str, Any] = {**INFORMED, "timesteps": chosen}
         label = f"Custom Diffusion, same information, {name} training time{'s' * (name != '1')}"
         rows.append(Row(f"custom_diffusion-times-{name}", label, "custom_diffusion", ("5",), changes, (1, 4)))
     label = "Custom Diffusion, same information and seconds"

@@ -13,6 +13,7 @@ from opad_core.errors import DivergedError
 from opad_core.generation.bundle import ADAPTERS, Bundle, read_bundle
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.train import fast_training
+from opad_core.nano.judge import WEIGHTS
 from opad_core.tables.code_hash import code_hash
 from opad_core.tables.concepts import Concept
 from opad_core.tables.rows import Row, config_of, settings_of
@@ -31,11 +32,11 @@ reason."""
 
 
 def code_of(row: Row) -> str:
-    """Return the hash of the code that runs of a row execute: its method, the loop, and the scores."""
+    """Return the hash of the code that runs of a row execute (its method, the loop, the scores) and of the judge."""
     modules = ["opad_core.training.loop", "opad_core.training.data", "opad_core.tables.scoring"]
     if row.method != "untouched":
         modules.append("opad_core.methods.opad.method" if row.method == "opad" else f"opad_core.methods.{row.method}")
-    return code_hash(modules)
+    return code_hash(modules, weights=[WEIGHTS])
 
 
 def measure(base: Base, concept: Concept, row: Row, *, seed: int) -> tuple[Run, Images | None]:

@@ -13,6 +13,7 @@ from opad_core.evaluation.report import FIRST_SEED, SEEDS, reference_pictures, s
 from opad_core.generation.bundle import Bundle
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.generation.many_step import student_images, teacher_images
+from opad_core.nano.judge import load_judge
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.tables.concepts import Concept
 
@@ -47,12 +48,14 @@ def _scenes(base: Base, concept: Concept, name: str, generate: Callable[[str, li
 
 
 def scored(base: Base, images: Images, concept: Concept) -> dict[str, float | None]:
-    """Return the scores of images, rounded."""
+    """Return the scores of images, rounded. Only nano has a judge of scenes that takes no part in training."""
     network, references = load_embedding(), reference_pictures(base, concept.references)
-    plain = [text.format(concept.class_noun) for text in report_scenes(base, concept.references, concept.class_noun)]
+    scenes = report_scenes(base, concept.references, concept.class_noun)
+    plain = [text.format(concept.class_noun) for text in scenes]
     scores = asdict(scores_of(base, network, images, references, plain, concept.class_noun))
     mine, theirs = (embed(middle(x), network) for x in (images.reshape(-1, *images.shape[2:]), references))
     scores["middle_identity"] = float((mine @ theirs.T).mean())
+    scores["judged_scenes"] = load_judge().accuracy(images, scenes) if base.manifest.name == "nano" else None
     return {name: None if value is None else round(value, 4) for name, value in scores.items()}
 
 

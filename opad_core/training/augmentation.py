@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import squared, to_pixels
@@ -81,7 +82,7 @@ def augmented(
     generator: torch.Generator,
     canvas: bool = True,
 ) -> Batch:
-    """Augment as Custom Diffusion does: flip, shrink onto a gray canvas or enlarge and crop, add size words to prompts.
+    """Augment as Custom Diffusion does: flip, shrink onto a canvas or enlarge and crop, add size words to prompts.
 
     Without `canvas`, an image that would be shrunk is shown whole, so the share of uncropped images stays the same.
     """
@@ -119,8 +120,11 @@ def _view(
     mask = torch.ones(1, latent, latent)
     if size <= resolution:
         left, top = round(across * (resolution - size)), round(down * (resolution - size))
-        background = torch.zeros(3, resolution, resolution)
-        background[:, top : top + size, left : left + size] = pixels
+        border = (left, resolution - size - left, top, resolution - size - top)
+        if config.canvas_fill == "edge":
+            pixels = F.pad(pixels[None], border, mode="replicate")[0]
+        else:
+            pixels = F.pad(pixels, border)
         if size < resolution:
             # One cell less than the image on each side, because a cell at the border mixes image and canvas.
             cell = resolution / latent
@@ -128,7 +132,6 @@ def _view(
             last = [int((edge + size) / cell) - (edge + size < resolution) for edge in (top, left)]
             mask = torch.zeros(1, latent, latent)
             mask[:, first[0] : max(last[0], first[0] + 1), first[1] : max(last[1], first[1] + 1)] = 1
-        pixels = background
         if config.size_words and scale < config.far_below:
             prompt = _with_size_words(prompt, "a far away" if word else "very small")
     else:

@@ -30,7 +30,9 @@ class AugmentationConfig:
     templates: tuple[str, ...] = constant((), "setting")  # empty: the base's own training prompts
     keep_aspect: bool = constant(False, "setting")  # False squashes an image to a square; True crops its middle
     flip_probability: float = constant(0.5, "setting")  # horizontal flips
-    canvas_probability: float = constant(0.66, "setting")  # how often an image is shrunk onto a gray canvas
+    canvas_probability: float = constant(0.66, "setting")  # how often an image is shrunk onto a canvas
+    # what the canvas shows: gray, or the color of the image's nearest edge pixel
+    canvas_fill: Literal["gray", "edge"] = constant("gray", "setting")
     canvas_scale: tuple[float, float] = constant((170 / 512, 1.0), "setting")  # its size on the canvas
     far_below: float = constant(307 / 512, "setting")  # below this scale the prompt says "far away"
     crop_scale: tuple[float, float] = constant((614 / 512, 715 / 512), "setting")  # else enlarged by this and cropped

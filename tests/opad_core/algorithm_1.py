@@ -288,9 +288,9 @@ def algorithm_1(run, nets, before, teacher_after):
                 place = random_crop(c.decode_crop, 64, draw("real-window"))
                 real_feature = nets.feature(k, real.pixels[scenes:].double()[place], c, c.discriminator_resize)
             fake_feature = nets.feature(k, x_student[scenes:].detach(), c, c.discriminator_resize)
-            loss = (
-                cross_entropy(logits(k, real_feature.detach()), 1) + cross_entropy(logits(k, fake_feature.detach()), 0)
-            ).mean() / 2
+            of_real, of_fake = (logits(k, feature.detach()) for feature in (real_feature, fake_feature))
+            smoothed = c.real_label * cross_entropy(of_real, 1) + (1 - c.real_label) * cross_entropy(of_real, 0)
+            loss = (smoothed + cross_entropy(of_fake, 0)).mean() / 2
             losses[f"d_{name}"] = loss
             gradients[f"d_{name}"] = list(torch.autograd.grad(loss, head))
     return Iteration({name: loss.item() for name, loss in losses.items()}, gradients)

@@ -186,6 +186,7 @@ def test_both_stages_of_each_preset_are_algorithm_1(base, nets, references, of, 
         pytest.param({"collaboration": "gated"}, id="gated, real images on the canvas"),
         pytest.param({"max_target_timestep": 0.5}, id="late timesteps have no target"),
         pytest.param({"decode_crop": 0.5}, id="a random crop is decoded"),
+        pytest.param({"real_label": 0.9}, id="smoothed labels"),
         pytest.param(
             {"lr_decay": 0.8, "guidance": 1.0, "target_weight": "uniform"}, id="learning rates fall, no guidance"
         ),

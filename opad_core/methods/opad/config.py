@@ -52,7 +52,9 @@ class OpadConfig(TrainingConfig):
     teacher_first: bool = constant(False, "paper; what True means is inferred")
 
     scene_share: float = constant(0.0, "ours")  # share of prompts that name a scene; discriminators skip them
-    canvas_for_discriminators: bool = constant(True, "setting")  # real images may have the canvas's gray border
+    canvas_for_discriminators: bool = constant(True, "setting")  # real images may have the canvas's border
+    # what the heads should say of a real image; below 1 is one-sided label smoothing (Salimans et al. 2016, sec. 3.4)
+    real_label: float = constant(1.0, "setting")
 
     # Feature networks
     normalize_backbones: bool = constant(False, "setting")  # False feeds [-1, 1] where normalized input is expected
@@ -84,6 +86,8 @@ class OpadConfig(TrainingConfig):
             raise OpadError(
                 f"max_target_timestep must be in [{self.target_timestep_range[0]}, 1], got {self.max_target_timestep}"
             )
+        if not 0.5 < self.real_label <= 1:
+            raise OpadError(f"real_label must be in (0.5, 1], got {self.real_label}")
         if not 0 <= self.scene_share < 1:
             raise OpadError(f"scene_share must be in [0, 1), got {self.scene_share}")
 

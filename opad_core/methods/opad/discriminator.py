@@ -27,6 +27,8 @@ class Discriminator:
     """Trained; maps flat features to two logits (fake, real)."""
     weight: float
     """Weight of the adversarial loss in the student's loss."""
+    real_label: float = 1.0
+    """The share of "real" in what the head should say of a real image."""
 
     def generator_loss(self, fakes: "DiscriminatorInputs") -> Tensor:
         """Return the student's L_adv of generated images, [b]."""
@@ -36,7 +38,7 @@ class Discriminator:
         """Return the loss [b] of the head."""
         with torch.no_grad():
             features = [images.feature(self).flatten(1) for images in (reals, fakes)]
-        return discriminator_loss(*map(self.head, features))
+        return discriminator_loss(*map(self.head, features), real_label=self.real_label)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ def discriminators_of(
             with torch.no_grad():
                 width = base.backbones[k](probe, **options).flatten(1).shape[1]
             head = discriminator_head(width, generator=stream(seed, 0, f"head-{k}")).to(base.device)
-            discriminators.append(Discriminator(name, partial(backbones[k], **options), head, weight))
+            discriminators.append(
+                Discriminator(name, partial(backbones[k], **options), head, weight, config.real_label)
+            )
     return discriminators
 
 

@@ -101,8 +101,11 @@ def generator_loss(logits_fake: Tensor) -> Tensor:
     return F.cross_entropy(logits_fake.float(), torch.full_like(logits_fake[:, 0], REAL).long(), reduction="none")
 
 
-def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """A discriminator's L_adv (Alg. 1 line 24), halved as in the authors' setting. Generated images are detached."""
-    loss_real = F.cross_entropy(logits_real.float(), torch.full_like(logits_real[:, 0], REAL).long(), reduction="none")
-    loss_fake = F.cross_entropy(logits_fake.float(), torch.full_like(logits_fake[:, 0], FAKE).long(), reduction="none")
-    return 0.5 * (loss_real + loss_fake)
+def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, *, real_label: float = 1.0) -> Tensor:
+    """A discriminator's L_adv (Alg. 1 line 24), halved as in the authors' setting. Generated images are detached.
+
+    Real images should get the probability `real_label` of "real".
+    """
+    is_real, is_fake = (-logits.float().log_softmax(1) for logits in (logits_real, logits_fake))
+    loss_real = real_label * is_real[:, REAL] + (1 - real_label) * is_real[:, FAKE]
+    return 0.5 * (loss_real + is_fake[:, FAKE])

@@ -18,6 +18,7 @@ from opad_core.nano.build.features import train_clip, train_dino, train_dinov2
 from opad_core.nano.build.images import build_world
 from opad_core.nano.build.pack import pack
 from opad_core.nano.build.recipe import CPU, GPU, SMOKE
+from opad_core.nano.build.scene_judge import train_judge
 from opad_core.nano.build.stage import Build
 from opad_core.nano.build.student import train_coding
 from opad_core.nano.build.teacher import train_teacher
@@ -35,9 +36,10 @@ STAGES: dict[str, Callable[[Build], None]] = {
     "decoder": train_decoder,
     "pack": pack,
     "examples": draw_examples,
+    "judge": train_judge,
 }
 
-_ON_CPU = ("world", "pack", "examples")
+_ON_CPU = ("world", "pack", "examples", "judge")
 
 
 def build_folder() -> Path:

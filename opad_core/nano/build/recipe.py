@@ -16,6 +16,7 @@ CPU = {
     "tasks": 16,
     "adapt_steps": 3300,
     "classifier_steps": 1200,
+    "judge_steps": 500,
 }
 GPU = CPU | {
     "batch": 256,
@@ -39,4 +40,5 @@ SMOKE = {
     "tasks": 16,
     "adapt_steps": 2,
     "classifier_steps": 2,
+    "judge_steps": 2,
 }

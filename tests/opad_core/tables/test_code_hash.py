@@ -43,3 +43,11 @@ def test_a_method_has_another_hash_than_another_and_does_not_know_it():
     lora, dreambooth = (code_hash.code_hash([f"opad_core.methods.{name}"]) for name in ("lora", "dreambooth"))
     assert lora != dreambooth
     assert "opad_core.methods.dreambooth" not in code_hash.imports(code_hash.ROOT, "opad_core.methods.lora")
+
+
+def test_weights_count(tmp_path):
+    file, hashes = tmp_path / "weights", set()
+    for content in (b"1", b"2"):
+        file.write_bytes(content)
+        hashes.add(code_hash.code_hash(["opad_core.errors"], weights=[file]))
+    assert len(hashes) == 2

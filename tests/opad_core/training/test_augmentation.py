@@ -62,6 +62,27 @@ def test_the_mask_is_one_cell_smaller_than_the_image(scale):
     assert len(places) > min(30, free)
 
 
+def test_the_canvas_is_gray_or_continues_the_images_edge():
+    steps = np.tile(np.repeat(np.arange(0, 256, 4, dtype=np.uint8), 1), (64, 1))
+    example = Example(Image.fromarray(np.stack([steps, steps.T, steps], -1)), "a <concept>")
+    views = {}
+    for fill in ("gray", "edge"):
+        config = replace(SHRUNK, flip_probability=0.0, canvas_fill=fill)
+        generator = torch.Generator().manual_seed(3)
+        views[fill] = augmented([example], config, latent=16, resolution=64, generator=generator)
+    gray, edge = views["gray"].pixels[0], views["edge"].pixels[0]
+    shown = gray != 0
+    assert torch.equal(views["gray"].mask, views["edge"].mask)
+    assert torch.equal(gray[shown], edge[shown])
+    rows, columns = (shown.any(0).any(dim).nonzero().flatten() for dim in (1, 0))
+    left, right, top = int(columns[0]), int(columns[-1]), int(rows[0])
+    assert 0 < left < right < 63
+    assert top > 0
+    assert torch.equal(edge[:, top:, 0], edge[:, top:, left])
+    assert torch.equal(edge[:, top:, 63], edge[:, top:, right])
+    assert torch.equal(edge[:, 0], edge[:, top])
+
+
 def test_an_image_of_less_than_three_cells_keeps_one_in_its_mask():
     config = replace(OpadConfig(), canvas_probability=1.0, canvas_scale=(1 / 3, 1 / 3))
     for seed in range(20):

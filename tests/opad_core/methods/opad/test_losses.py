@@ -44,6 +44,13 @@ def test_a_fooled_discriminator_has_a_high_loss_and_the_student_a_low_one():
     assert discriminator_loss(says_fake, says_real).item() == pytest.approx(20.0, abs=1e-4)
 
 
+def test_a_smoothed_label_asks_for_less_than_certainty():
+    sure, undecided = torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2)
+    # ln(1 + e^-2) = .126928 and ln(1 + e^2) = 2.126928 for the real image, ln 2 for the generated one, halved
+    expected = 0.5 * (0.9 * 0.126928 + 0.1 * 2.126928 + 0.693147)
+    assert discriminator_loss(sure, undecided, real_label=0.9).item() == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("rgb", "lab"),
     [
