@@ -41,6 +41,7 @@ from api.domain.tables import (
     WebhookDelivery,
 )
 from api.domain.webhooks import new_secret
+from bench.demo_study import seed_demo_study
 from opad_core import PRESETS, CustomDiffusionConfig, preset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -110,6 +111,7 @@ def seed_demo_data(sessions: Sessions, storage: Storage, *, owner_name: str, con
         ids = [concept.id for concept in made]
         newest = [(row, group_of[row["concept_id"]]) for row in watched]
         _stored_images(storage, db, owner_id, ids[:4], references)
+        seed_demo_study(db, storage, owner_id, [EXAMPLES / name for name in ("blue_teapot", "orange_robot")])
     for row, group in newest:
         _previews(storage, sessions, row["id"], row["step"], group)
     return ids

@@ -24,7 +24,7 @@ from api.domain.keys import create
 from api.domain.logs import configure_logs
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.tables import Job, JobState, Webhook
+from api.domain.tables import Job, JobState, Study, Webhook
 from bench.demo_data import seed_demo_data
 from migrations.run import migrate
 from worker.stack.embedded import environment, local_servers
@@ -55,6 +55,7 @@ def measure(settings: Settings, *, concepts: int, jobs: int) -> int:
     with sessions() as db:
         job = db.scalars(select(Job.id).where(Job.state == JobState.succeeded).order_by(Job.id.desc())).first()
         hook = db.scalars(select(Webhook.id)).first()
+        study = db.scalars(select(Study.id)).first()
     pages = [
         "/dashboard/sign-in",
         "/dashboard",
@@ -67,6 +68,9 @@ def measure(settings: Settings, *, concepts: int, jobs: int) -> int:
         "/dashboard/playground",
         "/dashboard/gallery",
         "/dashboard/preference",
+        "/dashboard/studies",
+        f"/dashboard/studies/{study}?voter=Dana",
+        f"/dashboard/studies/{study}/results",
         "/dashboard/access",
         "/dashboard/webhooks",
         f"/dashboard/webhooks/{hook}",

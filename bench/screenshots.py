@@ -22,7 +22,7 @@ from sqlalchemy import select
 from api.domain.database import make_sessions
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.tables import Job, JobState, Webhook
+from api.domain.tables import Job, JobState, Study, Webhook
 from bench.demo_data import EXAMPLES, seed_demo_data
 from worker.stack.home import published_environment
 from worker.stack.launcher import local_stack
@@ -92,6 +92,7 @@ def prepare(client: httpx.Client, settings: Settings, *, iterations: int) -> dic
         newest_oom = ((Job.error_code == "oom").desc(), Job.id.desc())
         failed = db.scalars(select(Job.id).where(Job.state == JobState.failed).order_by(*newest_oom)).first()
         hook = db.scalars(select(Webhook.id)).first()
+        study = db.scalars(select(Study.id)).first()
     time.sleep(6)  # the latency histogram is written every five seconds
     query = f"concept={trained['concept_id']}&prompt=a+%3Cconcept%3E+on+the+beach&seed=7&count=4&compare=1"
     return {
@@ -106,6 +107,8 @@ def prepare(client: httpx.Client, settings: Settings, *, iterations: int) -> dic
         "playground": f"/dashboard/playground?{query}",
         "gallery": f"/dashboard/gallery?concept={trained['concept_id']}",
         "preference": f"/dashboard/preference?concept={trained['concept_id']}",
+        "study": f"/dashboard/studies/{study}?voter=Dana",
+        "study-results": f"/dashboard/studies/{study}/results",
         "access": "/dashboard/access",
         "webhooks": "/dashboard/webhooks",
         "webhook": f"/dashboard/webhooks/{hook}",

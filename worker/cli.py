@@ -1,4 +1,4 @@
-"""The console command `opad`: up, migrate, key create, audit verify, retention, backup, restore, doctor."""
+"""The console command `opad`: runs and manages the service."""
 
 import argparse
 import os
@@ -26,6 +26,7 @@ from worker.stack.embedded import local_servers
 from worker.stack.home import LocalError, published_environment
 from worker.stack.launcher import run_stack, store_new_admin_key
 from worker.stack.supervision import UnusableSetting
+from worker.study_import import import_study
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -67,6 +68,14 @@ def command_line() -> argparse.ArgumentParser:
         help="row that an earlier verify printed; detects removed rows",
     )
     verify_command.set_defaults(run=verify_audit)
+
+    study_commands = commands.add_parser("study", help="user studies").add_subparsers(required=True, metavar="action")
+    import_command = study_commands.add_parser("import", help="store the study in a folder, for people to vote on")
+    import_command.add_argument("folder", type=Path, help="folder that `python -m opad_core tables --study` wrote")
+    import_command.add_argument(
+        "--owner", default=keys.ADMIN_OWNER, help="owner whose keys see the study (default %(default)s)"
+    )
+    import_command.set_defaults(run=store_study)
 
     for name, what in (("backup", "write database and files to"), ("restore", "fill an empty service from")):
         command = commands.add_parser(name, help=f"{what} one file")
@@ -140,6 +149,19 @@ def verify_audit(arguments: argparse.Namespace) -> int:
         verdict = audit.verify(session, contains=arguments.contains)
     print(verdict.message)
     return 0 if verdict.intact else 1
+
+
+def store_study(arguments: argparse.Namespace) -> int:
+    settings = _settings_in_use()
+    found = import_study(
+        arguments.folder,
+        owner_name=arguments.owner,
+        sessions=make_sessions(settings),
+        storage=Storage(settings),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(f"imported {found.title!r} with {found.groups} groups; vote at /dashboard/studies/{found.id}")
+    return 0
 
 
 def back_up(arguments: argparse.Namespace) -> int:

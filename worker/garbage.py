@@ -2,7 +2,8 @@
 
 An object younger than a day may still get its row. Two locks keep an older one from getting a row while it is deleted.
 Whoever stores references or images holds ERASURE in shared mode until the rows are committed. Bundles are deleted only
-while no job runs and none can be claimed. The key of a checkpoint contains the fence, so it is never written again.
+while no job runs and none can be claimed. The key of a checkpoint contains the fence, so it is never written again, and
+the keys of a study are new with each import.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.domain.database import Sessions
 from api.domain.storage import ERASURE, Storage, checkpoint_prefix
-from api.domain.tables import Bundle, Checkpoint, Export, Image, Job, JobState, Reference
+from api.domain.tables import Bundle, Checkpoint, Export, Image, Job, JobState, Reference, StudyImage
 
 log = structlog.get_logger()
 
@@ -82,6 +83,7 @@ def _without_job(db: Session, keys: list[str]) -> list[str]:
 _KINDS: tuple[tuple[str, Callable[[Session], bool], Callable[[Session, list[str]], list[str]]], ...] = (
     ("references/", _lock_out_writers, _not_in(Reference.key)),
     ("images/", _lock_out_writers, _not_in(Image.key)),
+    ("studies/", _always, _not_in(StudyImage.key)),
     ("jobs/", _always, _without_job),
     ("bundles/", _lock_out_claims, _not_in(Bundle.key)),
     ("exports/", _lock_out_claims, _not_in(Export.key)),

@@ -73,6 +73,14 @@ def image_prefix(concept_id: UUID) -> str:
     return f"images/{concept_id}/"
 
 
+def study_image_key(study_id: UUID, image_id: UUID) -> str:
+    return f"{study_prefix(study_id)}{image_id}.png"
+
+
+def study_prefix(study_id: UUID) -> str:
+    return f"studies/{study_id}/"
+
+
 def job_prefix(job_id: UUID) -> str:
     return f"jobs/{job_id}/"
 

@@ -17,14 +17,15 @@ from api.services import ServicesDep, SessionDep
 
 router = APIRouter(tags=["system"])
 
-Kind = Literal["references", "bundles", "exports", "images", "checkpoints", "previews", "other"]
+Kind = Literal["references", "bundles", "exports", "images", "studies", "checkpoints", "previews", "other"]
 _FOLDERS: dict[str, Kind] = {
     "references": "references",
     "bundles": "bundles",
     "exports": "exports",
     "images": "images",
+    "studies": "studies",
 }
-KINDS: tuple[Kind, ...] = ("references", "bundles", "exports", "images", "checkpoints", "previews", "other")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class KindOut(Out):

@@ -128,7 +128,7 @@ def run_study(plan: Plan, folder: Path, *, say: Callable[[str], None]) -> None:
     say(f"{len(wanted)} of {len(plan.rows) * len(concepts)} trainings are missing")
     for _ in tqdm(_finished(plan.jobs, partial(_make_images, plan, folder), wanted), total=len(wanted), unit="run"):
         pass
-    say(f"{write_study(folder, base, plan.rows, concepts)} groups are in {folder}")
+    say(f"{write_study(folder, base, plan.rows, concepts)} groups are in {folder}; `opad study import` loads them")
 
 
 def _make_images(plan: Plan, folder: Path, row: Row, photos: Path) -> None:

@@ -1,7 +1,7 @@
 """A user study: each group shows one image of each method, of the same concept, prompt and seed.
 
-The folder holds `study.json` and the images that it names. The service imports it; there people choose the best image
-of each group without knowing which method made it (paper's supplement, table 7).
+The folder holds `study.json` and the images that it names. `opad study import` loads it into the service, where people
+choose the best image of each group without knowing which method made it (paper's supplement, table 7).
 """
 
 import hashlib

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,8 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage, bundle_key, image_key, job_image_key, preview_key
 from api.domain.tables import Bundle, Concept, Image, JobState
 from tests.api.test_auth import bearer
+from tests.study_folder import write_study
+from worker.study_import import import_study
 
 FILE = b"a bundle or an image"
 
@@ -23,13 +26,19 @@ _BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/concepts/{concept_id}/preferences"): {"preferred": 1, "other": 0, "prompt": "a <concept>", "seed": 1},
     ("post", "/v1/keys/{key_id}/rotate"): {},
     ("post", "/v1/webhooks/{webhook_id}/rotate"): {},
+    ("post", "/v1/studies/{study_id}/votes"): {"image_id": str(UUID(int=0))},
 }
 """Valid bodies for the routes that need one."""
 
 
 @pytest.fixture
 def alices(
-    client: TestClient, concept: dict[str, Any], sessions: Sessions, settings: Settings, set_job: Callable[..., None]
+    client: TestClient,
+    concept: dict[str, Any],
+    sessions: Sessions,
+    settings: Settings,
+    set_job: Callable[..., None],
+    tmp_path: Path,
 ) -> dict[str, str]:
     """One object of alice for each path parameter; her concept is trained and has a stored image."""
     concept_id, job_id, image_id = UUID(concept["id"]), concept["jobs"][0]["id"], uuid7()
@@ -48,7 +57,14 @@ def alices(
     key = client.post("/v1/keys", json={"name": "frame", "scopes": ["read"]}).json()
     webhook = client.post("/v1/webhooks", json={"url": "https://93.184.216.34/"}).json()
     delivery = client.post(f"/v1/webhooks/{webhook['id']}/ping").json()
+    write_study(tmp_path / "study")
+    study = import_study(
+        tmp_path / "study", owner_name="alice", sessions=sessions, storage=Storage(settings), say=lambda line: None
+    )
+    group = client.get(f"/v1/studies/{study.id}/next").json()["group"]
     return {
+        "study_id": str(study.id),
+        "study_image_id": group["images"][0]["id"],
         "webhook_id": webhook["id"],
         "delivery_id": delivery["id"],
         "concept_id": concept["id"],
@@ -79,7 +95,7 @@ def test_every_route_answers_404_for_what_belongs_to_another_owner(
             assert not unknown, "tell the fixture `alices` of a thing that this parameter names"
             answer = client.request(method, path.format(**alices), json=_BODIES.get((method, path)), headers=bob)
             assert answer.status_code == 404, answer.text
-    for path in ("/v1/concepts", "/v1/jobs", "/v1/webhooks"):
+    for path in ("/v1/concepts", "/v1/jobs", "/v1/webhooks", "/v1/studies"):
         with subtests.test(f"list {path}"):
             assert client.get(path, headers=bob).json()["items"] == []
 

@@ -20,7 +20,7 @@ from api.domain.database import Sessions, make_sessions
 from api.domain.keys import create
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.tables import Job, JobState, Webhook
+from api.domain.tables import Job, JobState, Study, Webhook
 from bench.demo_data import seed_demo_data
 from tests.api.engine.conftest import base_folder, bundle, engine_url  # noqa: F401  pytest finds fixtures by name
 from tests.job_life import wait_until
@@ -125,6 +125,7 @@ def demo_pages(settings: Settings, sessions: Sessions, admin_key: str) -> dict[s
         failed = db.scalars(select(Job.id).where(Job.state == JobState.failed)).first()
         ended = db.scalars(select(Job).where(Job.state == JobState.succeeded).order_by(Job.id.desc())).first()
         hook = db.scalars(select(Webhook.id)).first()
+        study = db.scalars(select(Study.id)).one()
     assert ended is not None
     return {
         "overview": "/dashboard",
@@ -138,6 +139,10 @@ def demo_pages(settings: Settings, sessions: Sessions, admin_key: str) -> dict[s
         "playground": "/dashboard/playground",
         "gallery": "/dashboard/gallery",
         "preference": "/dashboard/preference",
+        "studies": "/dashboard/studies",
+        "study's voter": f"/dashboard/studies/{study}",
+        "study": f"/dashboard/studies/{study}?voter=Dana",
+        "study's results": f"/dashboard/studies/{study}/results",
         "access": "/dashboard/access",
         "webhooks": "/dashboard/webhooks",
         "webhook": f"/dashboard/webhooks/{hook}",

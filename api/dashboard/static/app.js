@@ -152,7 +152,7 @@ addEventListener("pageshow", () => {
 // Images of a small base are enlarged without blur.
 
 export const SMALL = 128; // pixels a side
-const ENLARGED = ".generated img, .tile img, .duel img";
+const ENLARGED = ".generated img, .tile img, .duel img, .ballot img";
 function sharpen(image) {
   image.classList.toggle("crisp", image.naturalWidth > 0 && image.naturalWidth <= SMALL);
 }

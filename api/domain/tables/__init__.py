@@ -14,6 +14,7 @@ from api.domain.tables.job import FINAL_STATES, Attempt, Checkpoint, ErasedTrain
 from api.domain.tables.owner import Owner
 from api.domain.tables.retention_sweep import RetentionSweep
 from api.domain.tables.served_base import ServedBase
+from api.domain.tables.study import Study, StudyGroup, StudyImage, StudyVote
 from api.domain.tables.table import Table
 from api.domain.tables.webhook import Webhook, WebhookDelivery
 
@@ -43,6 +44,10 @@ __all__ = [
     "Reference",
     "RetentionSweep",
     "ServedBase",
+    "Study",
+    "StudyGroup",
+    "StudyImage",
+    "StudyVote",
     "Table",
     "Webhook",
     "WebhookDelivery",
