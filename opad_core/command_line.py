@@ -15,6 +15,7 @@ from opad_core.generation.many_step import STEPS
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
 from opad_core.methods.registry import METHODS
 from opad_core.reference_images import MAX_REFERENCES, MIN_REFERENCES, formats, reads_heic
+from opad_core.tables.protocols import PROTOCOLS
 
 DESCRIPTION = """The method without any server: train a concept, generate images of it, evaluate it, export it."""
 PRESET_HELP = "the published settings, or ours; `presets` prints both"
@@ -156,8 +157,11 @@ def command_line() -> argparse.ArgumentParser:
     )
     tables.add_argument(
         "--photos", type=Path, nargs="+", required=True, metavar="FOLDER",
-        help="folders of photos with class.txt, one for each concept",
+        help="folders of photos with class.txt, one for each concept; of the other protocols: the dataset's folder",
     )  # fmt: skip
+    tables.add_argument(
+        "--protocol", choices=PROTOCOLS, help="which photos and prompts; default: nano's on nano, else dreambooth"
+    )
     tables.add_argument(
         "--methods", nargs="+", metavar="NAME", help="methods, or single rows; default: all rows of all tables"
     )

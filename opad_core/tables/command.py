@@ -17,12 +17,22 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from opad_core.bases.loading import Base, load_base
-from opad_core.bases.manifest import Manifest
+from opad_core.bases.captions import REPORT_SCENES
+from opad_core.bases.loading import Base, base_folder, device_named, load_base
+from opad_core.bases.manifest import Manifest, read_manifest
+from opad_core.bases.metric_networks import metrics_manifest
+from opad_core.bases.precision import precision_for
 from opad_core.errors import OpadError
+from opad_core.evaluation.published import PublishedMetrics
+from opad_core.evaluation.report import SEEDS
+from opad_core.tables.code_hash import code_hash
 from opad_core.tables.concepts import Concept, read_concept
 from opad_core.tables.drawing import contact_sheet, draw_plot
+from opad_core.tables.dreambooth_photos import compared
+from opad_core.tables.estimate import gpu_hours
 from opad_core.tables.markdown import Results, tables
+from opad_core.tables.prompted import Prompted
+from opad_core.tables.protocols import Subject, subjects_of
 from opad_core.tables.rows import ROWS, Row, learned_by, rows_on
 from opad_core.tables.running import Run, code_of, measure, strip
 from opad_core.tables.runs_file import append_run, current, read_runs
@@ -31,6 +41,8 @@ from opad_core.tables.study import has_images, make_images, write_study
 RUNS, README, PLOT = "runs.jsonl", "README.md", "identity-and-text.png"
 SHEETS = "sheets"
 WRITE_EVERY_SECONDS = 300
+FULL_SIZE = 512
+"""Side of an image in pixels on SD-Turbo, whose operations are counted."""
 
 Ended = TypeVar("Ended")
 
@@ -43,7 +55,9 @@ class Plan:
     bases: Path
     device: str
     photos: list[Path]
-    """A folder of photos with `class.txt` for each concept."""
+    """What the protocol takes: on nano a folder of photos with `class.txt` for each concept, else that of a dataset."""
+    protocol: str
+    """A name of `protocols.PROTOCOLS`."""
     rows: list[Row] | None
     """None: all that the base can have."""
     seeds: int
@@ -63,7 +77,10 @@ def run_command(arguments: argparse.Namespace, *, bases: Path, say: Callable[[st
 
 
 def plan_of(arguments: argparse.Namespace, *, bases: Path) -> Plan:
-    """Return the plan of a command line. Raises OpadError for an unknown row and for fewer than one seed or process."""
+    """Return the plan of a command line.
+
+    Raises OpadError for an unknown row, a base that is not there, and fewer than one seed or process.
+    """
     if arguments.seeds < 1 or arguments.jobs < 1:
         raise OpadError(f"--seeds and --jobs must be at least 1, got {arguments.seeds} and {arguments.jobs}")
     return Plan(
@@ -71,6 +88,7 @@ def plan_of(arguments: argparse.Namespace, *, bases: Path) -> Plan:
         bases=bases,
         device=arguments.device,
         photos=arguments.photos,
+        protocol=arguments.protocol or usual_protocol(read_manifest(base_folder(arguments.base, bases))),
         rows=None if arguments.methods is None else chosen_rows(arguments.methods),
         seeds=arguments.seeds,
         out=arguments.out,
@@ -82,30 +100,35 @@ def plan_of(arguments: argparse.Namespace, *, bases: Path) -> Plan:
 def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
     """Run each row, concept and seed that has no result by today's code yet, then write the tables.
 
-    Raises OpadError for a folder without photos or class noun.
+    Raises OpadError for folders that are not what the protocol takes, and if the metrics' networks are missing.
     """
-    concepts = [read_concept(folder) for folder in plan.photos]
+    examined = examination_hash(plan)
+    subjects = subjects_of(plan.protocol, plan.photos)
+    concepts = [subject.read() for subject in subjects]
+    if plan.protocol == "dreambooth":
+        say(compared(concepts))
     manifest = _base(plan.base, plan.bases, plan.device).manifest
     rows = [row.name for row in (rows_on(manifest) if plan.rows is None else plan.rows)]
     shared = learned_by(manifest)
     rows = list(dict.fromkeys(shared.get(row, row) for row in rows))
     plan.out.mkdir(parents=True, exist_ok=True)
     file = plan.out / RUNS
-    done = {(run["row"], run["concept"], run["seed"]) for run in current(read_runs(file), manifest)}
+    there = current(runs_examined(file, examined), manifest)
+    done = {(run["row"], run["concept"], run["seed"]) for run in there}
     # Seeds come last, so that every row has its first runs soon.
     wanted = [
-        (ROWS[row], folder, seed)
-        for seed, row, folder in product(range(plan.seeds), rows, plan.photos)
-        if (row, folder.name, seed) not in done
+        (ROWS[row], subject, seed)
+        for seed, row, subject in product(range(plan.seeds), rows, subjects)
+        if (row, subject.name, seed) not in done
     ]
-    say(f"{len(wanted)} runs are missing, {len(done)} are there; {_estimate(plan, wanted, read_runs(file))}")
+    say(f"{len(wanted)} runs are missing, {len(done)} are there; {_estimate(plan, manifest, wanted, read_runs(file))}")
     written_at = time.monotonic()
     for run in tqdm(_finished(plan.jobs, partial(_run, plan), wanted), total=len(wanted), unit="run"):
-        append_run(file, run)
+        append_run(file, run | ({"examined": examined} if examined else {}))
         if time.monotonic() - written_at > WRITE_EVERY_SECONDS:
-            write_tables(plan, concepts, manifest)
+            write_tables(plan, concepts, manifest, examined)
             written_at = time.monotonic()
-    write_tables(plan, concepts, manifest)
+    write_tables(plan, concepts, manifest, examined)
     say(f"the tables are in {plan.out / README}")
 
 
@@ -135,9 +158,30 @@ def _make_images(plan: Plan, folder: Path, row: Row, photos: Path) -> None:
     make_images(folder, _base(plan.base, plan.bases, plan.device), row, read_concept(photos))
 
 
-def write_tables(plan: Plan, concepts: Sequence[Concept], manifest: Manifest) -> None:
+def usual_protocol(manifest: Manifest) -> str:
+    """Return the protocol of a base where none is named."""
+    return "nano" if manifest.name == "nano" else "dreambooth"
+
+
+def examination_hash(plan: Plan) -> str | None:
+    """Return the protocol with hashes of its code and the metrics' networks; None for nano's, which `code_of` covers.
+
+    Raises OpadError if the published metrics' networks are missing.
+    """
+    if plan.protocol == "nano":
+        return None
+    code = code_hash(["opad_core.tables.prompted", "opad_core.tables.protocols"])
+    return f"{plan.protocol} {code} {metrics_manifest(plan.bases).sha256[:16]}"
+
+
+def runs_examined(file: Path, examined: str | None) -> list[Run]:
+    """Return the runs whose images were of these prompts and scored by these networks."""
+    return [run for run in read_runs(file) if run.get("examined") == examined]
+
+
+def write_tables(plan: Plan, concepts: Sequence[Concept], manifest: Manifest, examined: str | None) -> None:
     """Write the Markdown, the plot and the contact sheets from all current runs."""
-    results = Results(current(read_runs(plan.out / RUNS), manifest), learned_by(manifest))
+    results = Results(current(runs_examined(plan.out / RUNS, examined), manifest), learned_by(manifest))
     introduction = plan.out / "introduction.md"
     head = introduction.read_text() if introduction.exists() else f"# Tables on the base {plan.base}\n"
     plot = f"![identity against text fit]({PLOT})"
@@ -173,9 +217,13 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _run(plan: Plan, row: Row, folder: Path, seed: int) -> Run:
-    concept = read_concept(folder)
-    run, images = measure(_base(plan.base, plan.bases, plan.device), concept, row, seed=seed)
+def _run(plan: Plan, row: Row, subject: Subject, seed: int) -> Run:
+    base, concept = _base(plan.base, plan.bases, plan.device), subject.read()
+    if subject.prompts:
+        prompted = Prompted(subject.prompts, _metrics(plan.bases, plan.device))
+        run, images = measure(base, concept, row, seed=seed, examination=prompted)
+    else:
+        run, images = measure(base, concept, row, seed=seed)
     if images is not None:
         file = _strip_file(plan, row, concept.name, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -191,11 +239,21 @@ def _strip_file(plan: Plan, row: Row, concept: str, seed: int) -> Path:
 
 @cache
 def _base(name: str, bases: Path, device: str) -> Base:
-    return load_base(name, bases=bases, device=device)
+    precision = precision_for("training", "auto", device=device_named(device), preset="default")
+    return load_base(name, bases=bases, device=device, precision=precision)
 
 
-def _estimate(plan: Plan, wanted: Sequence[tuple[Row, Path, int]], runs: Sequence[Run]) -> str:
-    """Say how long the missing runs take, from the seconds of earlier runs of the same row, or else of the method."""
+@cache
+def _metrics(bases: Path, device: str) -> PublishedMetrics:
+    return PublishedMetrics(bases, device_named(device))
+
+
+def _estimate(plan: Plan, manifest: Manifest, wanted: Sequence[tuple[Row, Subject, int]], runs: Sequence[Run]) -> str:
+    """Say how long the missing runs take: at full size by their operations, else by the seconds of earlier runs."""
+    if manifest.resolution == FULL_SIZE:
+        return gpu_hours(
+            manifest, [(row, SEEDS * (len(subject.prompts) or REPORT_SCENES)) for row, subject, _ in wanted]
+        )
     by_row: dict[str, list[float]] = {}
     by_method: dict[str, list[float]] = {}
     for run in runs:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from opad_core.evaluation.published import PUBLISHED
 from opad_core.tables.claims import CLAIMS, Claim, verdict
 from opad_core.tables.intervals import Interval, differences, interval
 from opad_core.tables.rows import ROWS
@@ -67,6 +68,8 @@ def tables(results: Results) -> str:
         lines = [line for line in _lines(key) if results.values(line.row, "identity", result=line.result)]
         if any(line.row not in ("opad", "untouched") or line.result != "1" for line in lines):
             parts.append(f"## {title}\n\n{_table(results, lines)}")
+            if published := _published(results, lines):
+                parts.append(published)
     parts += [f"## What holds of the paper's claims\n\n{_claims(results)}", f"## Stability\n\n{_stability(results)}"]
     return "\n\n".join(parts) + "\n"
 
@@ -104,6 +107,18 @@ def _table(results: Results, lines: Sequence[_Line]) -> str:
         amount = f"{found.concepts} x {found.runs / found.concepts:g}"
         text.append(f"| {line.label} | {steps} | {amount} | {' | '.join(cells)} | {_cell(against)} |")
     return "\n".join(text)
+
+
+def _published(results: Results, lines: Sequence[_Line]) -> str:
+    """Return a table of the published metrics; nothing if no run has them."""
+    text = []
+    for line in lines:
+        found = [results.mean(line.row, score, result=line.result) for score in PUBLISHED]
+        if any(found):
+            steps = line.result if line.result.isdecimal() else ""
+            text.append(f"| {line.label} | {steps} | {' | '.join(map(_cell, found))} |")
+    head = ["row", "steps", *PUBLISHED.values()]
+    return "\n".join([f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *text]) if text else ""
 
 
 def _cell(found: Interval | None, *, short: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -14,10 +14,11 @@ from opad_core.generation.bundle import ADAPTERS, Bundle, read_bundle
 from opad_core.methods.opad.config import OpadConfig
 from opad_core.methods.train import fast_training
 from opad_core.nano.judge import WEIGHTS
+from opad_core.tables import scoring
 from opad_core.tables.code_hash import code_hash
 from opad_core.tables.concepts import Concept
 from opad_core.tables.rows import Row, config_of, settings_of
-from opad_core.tables.scoring import Images, scored, student_scenes, teacher_scenes
+from opad_core.tables.scoring import Images
 from opad_core.training.config import TrainingConfig
 from opad_core.training.loop import Progress, run
 from opad_core.training.tf32 import tf32_products
@@ -31,6 +32,16 @@ for the estimate alone), and either `scores` by result (a number of steps, or th
 reason."""
 
 
+class Examination(Protocol):
+    """Which images a run generates, and how they are scored: `scoring`, or the prompts of a protocol."""
+
+    def student_scenes(self, base: Base, bundle: Bundle | None, concept: Concept, *, steps: int) -> Images: ...
+
+    def teacher_scenes(self, base: Base, bundle: Bundle, concept: Concept) -> Images: ...
+
+    def scored(self, base: Base, images: Images, concept: Concept) -> dict[str, float | None]: ...
+
+
 def code_of(row: Row) -> str:
     """Return the hash of the code that runs of a row execute (its method, the loop, the scores) and of the judge."""
     modules = ["opad_core.training.loop", "opad_core.training.data", "opad_core.tables.scoring"]
@@ -39,7 +50,9 @@ def code_of(row: Row) -> str:
     return code_hash(modules, weights=[WEIGHTS])
 
 
-def measure(base: Base, concept: Concept, row: Row, *, seed: int) -> tuple[Run, Images | None]:
+def measure(
+    base: Base, concept: Concept, row: Row, *, seed: int, examination: Examination = scoring
+) -> tuple[Run, Images | None]:
     """Run a row, and return its line and the images of its first result."""
     line: Run = {
         "row": row.name, "concept": concept.name, "seed": seed, "code": code_of(row),
@@ -54,15 +67,15 @@ def measure(base: Base, concept: Concept, row: Row, *, seed: int) -> tuple[Run, 
         except DivergedError as error:
             return line | {"failed": str(error), "seconds": round(time.process_time() - began, 1)}, None
     line["seconds"] = round(time.process_time() - began, 1)
-    results = {str(steps): student_scenes(base, learned, concept, steps=steps) for steps in row.steps}
+    results = {str(steps): examination.student_scenes(base, learned, concept, steps=steps) for steps in row.steps}
     for stage in row.stages:
         bundle = stages[stage.name]
         results[stage.name] = (
-            teacher_scenes(base, bundle, concept)
+            examination.teacher_scenes(base, bundle, concept)
             if stage.network == "teacher"
-            else student_scenes(base, bundle, concept, steps=1)
+            else examination.student_scenes(base, bundle, concept, steps=1)
         )
-    line["scores"] = {name: scored(base, images, concept) for name, images in results.items()}
+    line["scores"] = {name: examination.scored(base, images, concept) for name, images in results.items()}
     return line, results[str(row.steps[0])]
 
 
