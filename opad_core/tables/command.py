@@ -41,7 +41,7 @@ from opad_core.tables.study import has_images, make_images, write_study
 RUNS, README, PLOT = "runs.jsonl", "README.md", "identity-and-text.png"
 SHEETS = "sheets"
 WRITE_EVERY_SECONDS = 300
-FULL_SIZE = 512
+COUNTED_RESOLUTION = 512
 """Side of an image in pixels on SD-Turbo, whose operations are counted."""
 
 Ended = TypeVar("Ended")
@@ -250,7 +250,7 @@ def _metrics(bases: Path, device: str) -> PublishedMetrics:
 
 def _estimate(plan: Plan, manifest: Manifest, wanted: Sequence[tuple[Row, Subject, int]], runs: Sequence[Run]) -> str:
     """Say how long the missing runs take: at full size by their operations, else by the seconds of earlier runs."""
-    if manifest.resolution == FULL_SIZE:
+    if manifest.resolution == COUNTED_RESOLUTION:
         return gpu_hours(
             manifest, [(row, SEEDS * (len(subject.prompts) or REPORT_SCENES)) for row, subject, _ in wanted]
         )
