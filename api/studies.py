@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
@@ -16,13 +16,20 @@ from api.domain.storage import Storage, study_prefix
 from api.domain.tables import Study, StudyGroup, StudyImage, StudyVote
 
 
+def _own(owner_id: UUID, study_id: UUID) -> Select[Study]:
+    return select(Study).where(Study.owner_id == owner_id, Study.id == study_id)
+
+
 async def own_study(session: AsyncSession, *, owner_id: UUID, study_id: UUID) -> Study:
     """Return the study and keep it from being deleted until the transaction ends. Raises NotFound."""
-    own = select(Study).where(Study.owner_id == owner_id, Study.id == study_id)
-    study = await session.scalar(own.with_for_update(key_share=True))
+    study = await session.scalar(_own(owner_id, study_id).with_for_update(read=True, key_share=True))
     if study is None:
-        raise NotFound(f"there is no study {study_id} here; GET /v1/studies lists yours", "no_such_study")
+        raise _no_such_study(study_id)
     return study
+
+
+def _no_such_study(study_id: UUID) -> NotFound:
+    return NotFound(f"there is no study {study_id} here; GET /v1/studies lists yours", "no_such_study")
 
 
 def shuffled(ids: Iterable[UUID], voter: str) -> list[UUID]:
@@ -118,8 +125,8 @@ async def erase_study(session: AsyncSession, storage: Storage, *, owner_id: UUID
 
     Raises NotFound, StorageUnavailable.
     """
-    await own_study(session, owner_id=owner_id, study_id=study_id)
-    await session.execute(select(Study.id).where(Study.id == study_id).with_for_update())
+    if await session.scalar(_own(owner_id, study_id).with_for_update()) is None:  # waits for votes that are being cast
+        raise _no_such_study(study_id)
     groups = select(StudyGroup.id).where(StudyGroup.study_id == study_id)
     for statement in (
         delete(StudyVote).where(StudyVote.group_id.in_(groups)),
