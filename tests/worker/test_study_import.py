@@ -3,16 +3,24 @@
 import io
 import json
 import os
+from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
 import pytest
+from PIL import Image
 from sqlalchemy import func, select
 
 from api.domain import keys
 from api.domain.database import make_sessions
 from api.domain.storage import Storage
 from api.domain.tables import Study, StudyGroup, StudyImage
+from opad_core.bases.loading import load_base
+from opad_core.tables.concepts import Concept
+from opad_core.tables.rows import UNTOUCHED
+from opad_core.tables.study import make_images
+from opad_core.tables.study import write_study as write_tables_study
+from tests.random_base import add_scene_prompts, write_random_base
 from tests.study_folder import describe, save, write_study
 from worker import cli
 from worker.backup import restore_backup, write_backup
@@ -55,6 +63,19 @@ def test_a_study_is_stored_with_all_its_images(in_use, folder, capsys):
         assert db.scalars(select(Study.methods)).one()[0] == {"name": "alpha", "label": "Alpha Method"}
         files = [Storage(in_use).get(image.key, image.sha256) for image in db.scalars(select(StudyImage))]
     assert not [file for file in files if b"alpha" in file or b"beta" in file]
+
+
+def test_the_folder_that_the_tables_write_is_imported(in_use, tmp_path):
+    base_folder = write_random_base(tmp_path / "base")
+    add_scene_prompts(base_folder)
+    base = load_base(str(base_folder), device="cpu")
+    concept = Concept("a dog", "dog", [Image.new("RGB", (64, 64), (number, 9, 9)) for number in range(3)])
+    rows = [UNTOUCHED, replace(UNTOUCHED, name="again")]
+    for row in rows:
+        make_images(tmp_path / "written", base, row, concept)
+    assert write_tables_study(tmp_path / "written", base, rows, [concept]) == 8
+    assert cli.main(["study", "import", str(tmp_path / "written")]) == 0
+    assert stored(in_use) == [1, 8, 3 + 16, 3 + 16]
 
 
 def test_the_same_files_are_imported_once(in_use, folder, capsys):
