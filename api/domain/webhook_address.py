@@ -4,7 +4,7 @@ A host name is resolved and checked at each use, and the connection goes to one 
 """
 
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from api.domain.errors import Invalid
@@ -12,7 +12,20 @@ from api.domain.errors import Invalid
 Address = IPv4Address | IPv6Address
 
 PUBLIC_PORTS = (443, 8443)
-_EMBEDS_IPV4 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"), IPv6Network("::/96"))
+_NAT64 = IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+SPECIAL = tuple(
+    ip_network(text)
+    for text in (
+        # IANA's IPv4 Special-Purpose Address Registry as of October 2024, and multicast (RFC 5771)
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
+        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+        # IANA's IPv6 Special-Purpose Address Registry as of 22 October 2024, inside 2000::/3; all else there is refused
+        "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20",
+    )
+)  # fmt: skip
+"""Networks that no webhook goes to. Python's `is_global` calls some of them global."""
 
 
 def split(url: str, *, private_allowed: bool) -> SplitResult:
@@ -50,11 +63,10 @@ def resolve(host: str, port: int, *, private_allowed: bool) -> list[Address]:
 
 
 def is_public(address: Address) -> bool:
-    """Return whether the address is public, also for an IPv4 address inside an IPv6 one."""
+    """Return whether the address is on the public internet. An IPv4 address inside an IPv6 one counts as itself."""
     if isinstance(address, IPv6Address):
-        hidden = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
-        if hidden is None and any(address in network for network in _EMBEDS_IPV4):
-            hidden = IPv4Address(int(address) & 0xFFFF_FFFF)
-        if hidden:
-            return is_public(hidden)
-    return address.is_global and not address.is_multicast and not address.is_reserved
+        if address.ipv4_mapped or address in _NAT64:
+            return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
+        if address not in _GLOBAL_UNICAST:
+            return False
+    return not any(address in network for network in SPECIAL)
