@@ -159,6 +159,16 @@ def command_line() -> argparse.ArgumentParser:
         "--photos", type=Path, nargs="+", required=True, metavar="FOLDER",
         help="folders of photos with class.txt, one for each concept; of the other protocols: the dataset's folder",
     )  # fmt: skip
+    into.add_argument(
+        "--write-prompts",
+        type=Path,
+        metavar="FOLDER",
+        help="only write the prompts that --images-of needs images of",
+    )
+    tables.add_argument(
+        "--images-of", action="append", default=[], metavar="NAME=FOLDER",
+        help="also score images that another method made elsewhere; can be repeated",
+    )  # fmt: skip
     tables.add_argument(
         "--protocol", choices=PROTOCOLS, help="which photos and prompts; default: nano's on nano, else dreambooth"
     )

@@ -3,9 +3,9 @@
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
@@ -25,16 +25,27 @@ from opad_core.bases.precision import precision_for
 from opad_core.errors import OpadError
 from opad_core.evaluation.published import PublishedMetrics
 from opad_core.evaluation.report import SEEDS
+from opad_core.tables import scoring
 from opad_core.tables.code_hash import code_hash
 from opad_core.tables.concepts import Concept, read_concept
 from opad_core.tables.drawing import contact_sheet, draw_plot
 from opad_core.tables.dreambooth_photos import compared
+from opad_core.tables.elsewhere import (
+    current_elsewhere,
+    files_settings,
+    image_files,
+    missing_images,
+    named_folders,
+    prompts_of,
+    score_folder,
+    write_prompts,
+)
 from opad_core.tables.estimate import gpu_hours
 from opad_core.tables.markdown import Results, tables
 from opad_core.tables.prompted import Prompted
 from opad_core.tables.protocols import Subject, subjects_of
 from opad_core.tables.rows import ROWS, Row, learned_by, rows_on
-from opad_core.tables.running import Run, code_of, measure, strip
+from opad_core.tables.running import Examination, Run, code_of, measure, strip
 from opad_core.tables.runs_file import append_run, current, read_runs
 from opad_core.tables.study import has_images, make_images, write_study
 
@@ -65,12 +76,16 @@ class Plan:
     work: Path
     """Folder of the images that contact sheets are made of."""
     jobs: int = 1
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of images that were made elsewhere, by the name of their row."""
 
 
 def run_command(arguments: argparse.Namespace, *, bases: Path, say: Callable[[str], None]) -> None:
     """Run what the command line asks for. Raises OpadError as `plan_of`, `run_tables` and `run_study` do."""
     plan = plan_of(arguments, bases=bases)
-    if arguments.study is None:
+    if arguments.write_prompts is not None:
+        write_all_prompts(plan, arguments.write_prompts, say=say)
+    elif arguments.study is None:
         run_tables(plan, say=say)
     else:
         run_study(plan, arguments.study, say=say)
@@ -94,6 +109,7 @@ def plan_of(arguments: argparse.Namespace, *, bases: Path) -> Plan:
         out=arguments.out,
         work=arguments.work,
         jobs=arguments.jobs,
+        elsewhere=named_folders(arguments.images_of),
     )
 
 
@@ -107,7 +123,9 @@ def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
     concepts = [subject.read() for subject in subjects]
     if plan.protocol == "dreambooth":
         say(compared(concepts))
-    manifest = _base(plan.base, plan.bases, plan.device).manifest
+    base = _base(plan.base, plan.bases, plan.device)
+    manifest = base.manifest
+    check_elsewhere(plan, base, subjects, concepts)
     rows = [row.name for row in (rows_on(manifest) if plan.rows is None else plan.rows)]
     shared = learned_by(manifest)
     rows = list(dict.fromkeys(shared.get(row, row) for row in rows))
@@ -122,6 +140,8 @@ def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
         if (row, subject.name, seed) not in done
     ]
     say(f"{len(wanted)} runs are missing, {len(done)} are there; {_estimate(plan, manifest, wanted, read_runs(file))}")
+    for run in scored_elsewhere(plan, base, subjects, concepts, runs_examined(file, examined)):
+        append_run(file, run | ({"examined": examined} if examined else {}))
     written_at = time.monotonic()
     for run in tqdm(_finished(plan.jobs, partial(_run, plan), wanted), total=len(wanted), unit="run"):
         append_run(file, run | ({"examined": examined} if examined else {}))
@@ -130,6 +150,38 @@ def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
             written_at = time.monotonic()
     write_tables(plan, concepts, manifest, examined)
     say(f"the tables are in {plan.out / README}")
+
+
+def write_all_prompts(plan: Plan, folder: Path, *, say: Callable[[str], None]) -> None:
+    """Write the prompts of each concept, for images that are made elsewhere."""
+    base = _base(plan.base, plan.bases, plan.device)
+    for subject in subjects_of(plan.protocol, plan.photos):
+        write_prompts(folder, subject.name, prompts_of(base, subject.read(), subject.prompts))
+    say(f"the prompts are in {folder}; make CONCEPT/01/0.png to 3.png for the first of each, and so on")
+
+
+def check_elsewhere(plan: Plan, base: Base, subjects: Sequence[Subject], concepts: Sequence[Concept]) -> None:
+    """Raise OpadError if images that were made elsewhere are missing."""
+    if not plan.elsewhere:
+        return
+    counts = {
+        subject.name: len(prompts_of(base, concept, subject.prompts))
+        for subject, concept in zip(subjects, concepts, strict=True)
+    }
+    for folder in plan.elsewhere.values():
+        if lacking := missing_images(folder, counts):
+            raise OpadError(f"{lacking}; `python -m opad_core tables --write-prompts` writes which prompts they show")
+
+
+def scored_elsewhere(
+    plan: Plan, base: Base, subjects: Sequence[Subject], concepts: Sequence[Concept], runs: Sequence[Run]
+) -> Iterator[Run]:
+    """Score images that were made elsewhere, unless one of `runs` has scored the same files by today's code."""
+    done = [(run["row"], run["concept"], run["settings"]) for run in current_elsewhere(runs, base.manifest.sha256)]
+    for (name, folder), (subject, concept) in product(plan.elsewhere.items(), zip(subjects, concepts, strict=True)):
+        files = image_files(folder, subject.name, len(prompts_of(base, concept, subject.prompts)))
+        if (name, subject.name, files_settings(files)) not in done:
+            yield score_folder(base, concept, name, files, _examination(plan, subject))
 
 
 def run_study(plan: Plan, folder: Path, *, say: Callable[[str], None]) -> None:
@@ -181,7 +233,9 @@ def runs_examined(file: Path, examined: str | None) -> list[Run]:
 
 def write_tables(plan: Plan, concepts: Sequence[Concept], manifest: Manifest, examined: str | None) -> None:
     """Write the Markdown, the plot and the contact sheets from all current runs."""
-    results = Results(current(runs_examined(plan.out / RUNS, examined), manifest), learned_by(manifest))
+    runs = runs_examined(plan.out / RUNS, examined)
+    learned = current([run for run in runs if "elsewhere" not in run], manifest)
+    results = Results([*learned, *current_elsewhere(runs, manifest.sha256)], learned_by(manifest))
     introduction = plan.out / "introduction.md"
     head = introduction.read_text() if introduction.exists() else f"# Tables on the base {plan.base}\n"
     plot = f"![identity against text fit]({PLOT})"
@@ -219,11 +273,7 @@ def _use_one_thread() -> None:
 
 def _run(plan: Plan, row: Row, subject: Subject, seed: int) -> Run:
     base, concept = _base(plan.base, plan.bases, plan.device), subject.read()
-    if subject.prompts:
-        prompted = Prompted(subject.prompts, _metrics(plan.bases, plan.device))
-        run, images = measure(base, concept, row, seed=seed, examination=prompted)
-    else:
-        run, images = measure(base, concept, row, seed=seed)
+    run, images = measure(base, concept, row, seed=seed, examination=_examination(plan, subject))
     if images is not None:
         file = _strip_file(plan, row, concept.name, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -246,6 +296,10 @@ def _base(name: str, bases: Path, device: str) -> Base:
 @cache
 def _metrics(bases: Path, device: str) -> PublishedMetrics:
     return PublishedMetrics(bases, device_named(device))
+
+
+def _examination(plan: Plan, subject: Subject) -> Examination:
+    return Prompted(subject.prompts, _metrics(plan.bases, plan.device)) if subject.prompts else scoring
 
 
 def _estimate(plan: Plan, manifest: Manifest, wanted: Sequence[tuple[Row, Subject, int]], runs: Sequence[Run]) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from opad_core.tables.markdown import Results
-from opad_core.tables.rows import ROWS
 
 TILE, LABEL, GAP = 128, 300, 8
 
@@ -47,7 +46,7 @@ def draw_plot(results: Results, file: Path) -> None:
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.add_subplot()
-    for row in ROWS.values():
+    for row in results.rows:
         x, y = (results.mean(row.name, score) for score in ("text_fit", "identity"))
         if x is None or y is None or "5" not in row.tables:
             continue

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from opad_core.evaluation.published import PUBLISHED
 from opad_core.tables.claims import CLAIMS, Claim, verdict
+from opad_core.tables.elsewhere import row_of
 from opad_core.tables.intervals import Interval, differences, interval
-from opad_core.tables.rows import ROWS
+from opad_core.tables.rows import ROWS, Row
 from opad_core.tables.running import Run
 
 TITLES = {
@@ -34,8 +36,14 @@ class Results:
     learned_by: Mapping[str, str]
     """By row, the row whose runs are its own, too."""
 
+    @cached_property
+    def rows(self) -> list[Row]:
+        """All rows, and those whose images were made elsewhere."""
+        made = dict.fromkeys(run["row"] for run in self.runs if "elsewhere" in run)
+        return [*ROWS.values(), *map(row_of, made)]
+
     def runs_of(self, row: str) -> list[Run]:
-        return [run for run in self.runs if run["row"] == self.learned_by.get(row)]
+        return [run for run in self.runs if run["row"] == self.learned_by.get(row, row)]
 
     def values(self, row: str, score: str, *, result: str = "1") -> dict[tuple[str, int], float]:
         """Return the values of a score by concept and seed. A result is a number of steps, or the name of a stage."""
@@ -65,7 +73,7 @@ def tables(results: Results) -> str:
     """Return all tables that have runs, and the claims."""
     parts = []
     for key, title in TITLES.items():
-        lines = [line for line in _lines(key) if results.values(line.row, "identity", result=line.result)]
+        lines = [line for line in _lines(key, results.rows) if results.values(line.row, "identity", result=line.result)]
         if any(line.row not in ("opad", "untouched") or line.result != "1" for line in lines):
             parts.append(f"## {title}\n\n{_table(results, lines)}")
             if published := _published(results, lines):
@@ -81,10 +89,10 @@ class _Line:
     result: str
 
 
-def _lines(key: str) -> list[_Line]:
+def _lines(key: str, rows: Sequence[Row]) -> list[_Line]:
     """Return the lines of a table. Only the table of the methods shows rows in several steps."""
     lines = []
-    for row in ROWS.values():
+    for row in rows:
         if key in row.tables:
             lines += [_Line(row.label, row.name, str(n)) for n in (row.steps if key == "5" else row.steps[:1])]
         lines += [_Line(stage.label, row.name, stage.name) for stage in row.stages if key in stage.tables]
@@ -138,8 +146,8 @@ def _claims(results: Results) -> str:
 
 def _stability(results: Results) -> str:
     lines = ["| row | runs | failed | lowest and highest identity of a run |", "|---|---:|---:|---|"]
-    for row in ROWS.values():
-        own = results.runs_of(row.name) if results.learned_by.get(row.name) == row.name else []
+    for row in results.rows:
+        own = results.runs_of(row.name) if results.learned_by.get(row.name, row.name) == row.name else []
         values = results.values(row.name, "identity").values()
         if own:
             extremes = f"{min(values):.3f} to {max(values):.3f}" if values else ""
