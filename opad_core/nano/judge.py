@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from opad_core.pixels import uint8_to_pixels
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
+SIDE = 64
+"""Pixels of an image's side."""
 _WIDTHS = (3, 24, 48, 96, 192)
 
 
@@ -52,6 +54,10 @@ class SceneJudge:
         """Return the name of the scene of each image [n, 64, 64, 3]."""
         found = self.network(uint8_to_pixels(torch.from_numpy(images.copy()), torch.device("cpu"))).argmax(1)
         return [self.names[k] for k in found.tolist()]
+
+    def knows(self, prompts: list[str], *, resolution: int) -> bool:
+        """Return whether the judge can say which of these prompts' scenes an image of a resolution shows."""
+        return resolution == SIDE and all(prompt in self.scene_of for prompt in prompts)
 
     def accuracy(self, images: NDArray[np.uint8], prompts: list[str]) -> float:
         """Return the share of images [prompts, seeds, 64, 64, 3] that show the scene of their prompt."""

@@ -48,14 +48,16 @@ def _scenes(base: Base, concept: Concept, name: str, generate: Callable[[str, li
 
 
 def scored(base: Base, images: Images, concept: Concept) -> dict[str, float | None]:
-    """Return the scores of images, rounded. Only nano has a judge of scenes that takes no part in training."""
+    """Return the scores of images, rounded. Only nano's scenes have a judge that takes no part in training."""
     network, references = load_embedding(), reference_pictures(base, concept.references)
     scenes = report_scenes(base, concept.references, concept.class_noun)
     plain = [text.format(concept.class_noun) for text in scenes]
     scores = asdict(scores_of(base, network, images, references, plain, concept.class_noun))
     mine, theirs = (embed(middle(x), network) for x in (images.reshape(-1, *images.shape[2:]), references))
     scores["middle_identity"] = float((mine @ theirs.T).mean())
-    scores["judged_scenes"] = load_judge().accuracy(images, scenes) if base.manifest.name == "nano" else None
+    judge = load_judge()
+    judged = judge.knows(scenes, resolution=base.manifest.resolution)
+    scores["judged_scenes"] = judge.accuracy(images, scenes) if judged else None
     return {name: None if value is None else round(value, 4) for name, value in scores.items()}
 
 

@@ -36,6 +36,13 @@ def test_accuracy_is_the_share_with_the_scene_of_the_prompt(samples):
     assert judge.accuracy(images, ["a {} on the beach", "a {} on the beach"]) == 0
 
 
+def test_it_does_not_judge_what_it_did_not_learn():
+    judge = load_judge()
+    assert judge.knows(["a {} in the snow", "a {} at night"], resolution=64)
+    assert not judge.knows(["a {} in the snow", "a {} on the moon"], resolution=64)
+    assert not judge.knows(["a {} in the snow"], resolution=512)
+
+
 def test_a_written_judge_says_the_same(tmp_path, samples):
     judge = SceneJudge(SceneNetwork(len(set(SCENE_OF.values()))), SCENE_OF)
     judge.save(tmp_path / "judge.safetensors")
