@@ -170,6 +170,10 @@ def command_line() -> argparse.ArgumentParser:
         help="also score images that another method made elsewhere; can be repeated",
     )  # fmt: skip
     tables.add_argument(
+        "--ip-adapter", type=Path, metavar="FOLDER",
+        help="also generate and score images of IP-Adapter with TCD on SDXL, whose weights are there",
+    )  # fmt: skip
+    tables.add_argument(
         "--protocol", choices=PROTOCOLS, help="which photos and prompts; default: nano's on nano, else dreambooth"
     )
     tables.add_argument(

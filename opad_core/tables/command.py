@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
@@ -31,6 +31,7 @@ from opad_core.tables.concepts import Concept, read_concept
 from opad_core.tables.drawing import contact_sheet, draw_plot
 from opad_core.tables.dreambooth_photos import compared
 from opad_core.tables.elsewhere import (
+    IP_ADAPTER,
     current_elsewhere,
     files_settings,
     image_files,
@@ -41,6 +42,7 @@ from opad_core.tables.elsewhere import (
     write_prompts,
 )
 from opad_core.tables.estimate import gpu_hours
+from opad_core.tables.ip_adapter import IpAdapter, check_weights, make_missing
 from opad_core.tables.markdown import Results, tables
 from opad_core.tables.prompted import Prompted
 from opad_core.tables.protocols import Subject, subjects_of
@@ -78,6 +80,8 @@ class Plan:
     jobs: int = 1
     elsewhere: Mapping[str, Path] = field(default_factory=dict)
     """Folders of images that were made elsewhere, by the name of their row."""
+    ip_adapter: Path | None = None
+    """Folder of IP-Adapter's weights, if it is compared."""
 
 
 def run_command(arguments: argparse.Namespace, *, bases: Path, say: Callable[[str], None]) -> None:
@@ -110,6 +114,7 @@ def plan_of(arguments: argparse.Namespace, *, bases: Path) -> Plan:
         work=arguments.work,
         jobs=arguments.jobs,
         elsewhere=named_folders(arguments.images_of),
+        ip_adapter=arguments.ip_adapter,
     )
 
 
@@ -119,6 +124,8 @@ def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
     Raises OpadError for folders that are not what the protocol takes, and if the metrics' networks are missing.
     """
     examined = examination_hash(plan)
+    if plan.ip_adapter is not None:
+        check_weights(plan.ip_adapter)
     subjects = subjects_of(plan.protocol, plan.photos)
     concepts = [subject.read() for subject in subjects]
     if plan.protocol == "dreambooth":
@@ -126,6 +133,7 @@ def run_tables(plan: Plan, *, say: Callable[[str], None]) -> None:
     base = _base(plan.base, plan.bases, plan.device)
     manifest = base.manifest
     check_elsewhere(plan, base, subjects, concepts)
+    plan = with_ip_adapter(plan, base, subjects, concepts)
     rows = [row.name for row in (rows_on(manifest) if plan.rows is None else plan.rows)]
     shared = learned_by(manifest)
     rows = list(dict.fromkeys(shared.get(row, row) for row in rows))
@@ -171,6 +179,18 @@ def check_elsewhere(plan: Plan, base: Base, subjects: Sequence[Subject], concept
     for folder in plan.elsewhere.values():
         if lacking := missing_images(folder, counts):
             raise OpadError(f"{lacking}; `python -m opad_core tables --write-prompts` writes which prompts they show")
+
+
+def with_ip_adapter(plan: Plan, base: Base, subjects: Sequence[Subject], concepts: Sequence[Concept]) -> Plan:
+    """Generate IP-Adapter's missing images, and return the plan with their folder."""
+    if plan.ip_adapter is None:
+        return plan
+    folder = plan.work / f"{IP_ADAPTER}-{plan.protocol}-{code_hash(['opad_core.tables.ip_adapter'])}"
+    adapter = IpAdapter(plan.ip_adapter, device_named(plan.device))
+    for subject, concept in zip(tqdm(subjects, desc="IP-Adapter", unit="concept"), concepts, strict=True):
+        prompts = prompts_of(base, concept, subject.prompts)
+        make_missing(adapter, concept.references, prompts, image_files(folder, subject.name, len(prompts)))
+    return replace(plan, elsewhere={**plan.elsewhere, IP_ADAPTER: folder})
 
 
 def scored_elsewhere(

@@ -26,6 +26,8 @@ from opad_core.tables.running import Examination, Run, machine
 from opad_core.tables.scoring import Images
 
 PROMPTS = "prompts.txt"
+IP_ADAPTER = "ip_adapter"
+"""The row of images that `ip_adapter` made."""
 NAMED = 5
 """The most missing images that a message names."""
 
@@ -37,7 +39,7 @@ def named_folders(assignments: Sequence[str]) -> dict[str, Path]:
         name, equals, folder = assignment.partition("=")
         if not equals or not name:
             raise OpadError(f"--images-of takes NAME=FOLDER, got {assignment!r}")
-        if name in ROWS or name in folders:
+        if name in ROWS or name in folders or name == IP_ADAPTER:
             raise OpadError(f"there is a row {name!r} already; choose another name for the images in {folder}")
         if not Path(folder).is_dir():
             raise OpadError(f"there is no folder {shown(folder)} with images of {name}")
@@ -89,8 +91,9 @@ def read_images(files: list[list[Path]], resolution: int) -> Images:
 
 
 def row_of(name: str) -> Row:
-    """Return the row of images that were made elsewhere, in the table of the methods."""
-    return Row(name, f"{name} (images made elsewhere)", "elsewhere", ("5",))
+    """Return the row of images that were made elsewhere, or by IP-Adapter, in the table of the methods."""
+    label = "IP-Adapter (TCD and SDXL)" if name == IP_ADAPTER else f"{name} (images made elsewhere)"
+    return Row(name, label, "elsewhere", ("5",))
 
 
 def files_settings(files: list[list[Path]]) -> dict[str, str]:

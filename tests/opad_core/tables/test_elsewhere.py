@@ -123,6 +123,7 @@ def test_images_of_the_student_score_as_its_own_row(folder, concept, tmp_path):
     [
         (["images"], "takes NAME=FOLDER, got 'images'"),
         (["lora=."], "there is a row 'lora' already"),
+        (["ip_adapter=."], "there is a row 'ip_adapter' already"),
         (["x=.", "x=.."], "there is a row 'x' already"),
         (["x=nowhere"], "there is no folder nowhere with images of x"),
     ],
