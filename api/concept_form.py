@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from api.domain.errors import Invalid
+from api.json_bodies import refuse_repeated_keys
 from api.schemas import ConceptIn
 
 
@@ -25,6 +26,7 @@ def split_form(form: FormData) -> tuple[ConceptIn, list[UploadFile]]:
             raise Invalid(f"the field {name[:40]!r} was sent twice; send it once", "repeated_field")
         else:
             fields[name] = value
+    refuse_repeated_keys(fields.get("overrides", ""))
     try:
         return ConceptIn.model_validate(fields), files
     except ValidationError as error:

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from uuid import UUID
 
 from pydantic import (
@@ -33,8 +33,21 @@ ImageFormat = Literal["png", "jpeg", "webp"]
 JobStateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
+def _takes_int(annotation: Any) -> bool:
+    return annotation is int or any(map(_takes_int, get_args(annotation)))
+
+
 class In(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_have_digits_alone(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true for 1 and "1_0" for 10, which Python takes for numbers."""
+        is_odd = isinstance(value, bool) or (isinstance(value, str) and "_" in value)
+        if is_odd and _takes_int(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("must be a whole number, written in digits alone")
+        return value
 
 
 class Out(BaseModel):

@@ -129,11 +129,23 @@ WRONG_FIELDS: list[tuple[dict[str, str], str]] = [
     ({"seed": "-1"}, "seed"),
     ({"seed": str(2**63)}, "seed"),
     ({"seed": "NaN"}, "seed"),
+    ({"seed": "1_0"}, "seed"),
     ({"state": "succeeded"}, "state"),
     ({"overrides": "{"}, "overrides"),
     ({"overrides": '{"iterations": 0}'}, "overrides.iterations"),
+    ({"overrides": '{"iterations": true}'}, "overrides.iterations"),
     ({"overrides": '{"learning_rate": 1}'}, "overrides.learning_rate"),
 ]
+
+
+def test_an_override_that_is_there_twice_is_refused(
+    upload: Callable[..., Any], stored: Callable[[], dict[str, int]]
+) -> None:
+    answer = upload(reference(1), reference(2), reference(3), overrides='{"iterations": 5, "iterations": 6}')
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "repeated_key")
+    assert "'iterations'" in answer.json()["detail"]
+    assert stored() == {"concept": 0, "job": 0, "reference": 0, "objects": 0}
 
 
 def test_a_wrong_field_is_named(

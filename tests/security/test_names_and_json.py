@@ -39,6 +39,8 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a seed past the end": ('"prompt": "<concept>", "seed": 9223372036854775808', "seed"),
     "a seed of 5,000 digits": ('"prompt": "<concept>", "seed": %s' % ("9" * 4000), "seed"),
     "a negative count": ('"prompt": "<concept>", "count": -1', "count"),
+    "an image that is true": ('"prompt": "<concept>", "count": true', "count"),
+    "a seed with an underscore": ('"prompt": "<concept>", "seed": "1_0"', "seed"),
     "half an image": ('"prompt": "<concept>", "count": 1.5', "count"),
     "a billion images": ('"prompt": "<concept>", "count": 1000000000', "count"),
     "an owner of one's choice": ('"prompt": "<concept>", "owner_id": "x"', "owner_id"),
