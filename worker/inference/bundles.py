@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class BundleCache:
     def forget(self, sha256: str) -> None:
         """Drop a bundle from memory and disk."""
         self._loaded.pop(sha256, None)
-        (self._folder / f"{sha256}.safetensors").unlink(missing_ok=True)
+        _remove(self._folder / f"{sha256}.safetensors")
 
     async def _load(self, key: str, sha256: str) -> Bundle:
         bundle = await asyncio.to_thread(self._read_or_fetch, key, sha256)
@@ -55,12 +56,9 @@ class BundleCache:
 
     def _read_or_fetch(self, key: str, sha256: str) -> Bundle:
         path = self._folder / f"{sha256}.safetensors"
-        if path.exists():
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() == sha256:
-                os.utime(path)  # the modification time is the time of the last use
-                return read_bundle(data, adapters=MIXED_ADAPTERS)
-            log.warning("bundle.cache_damaged", sha256=sha256)
+        cached = self._cached(path, sha256)
+        if cached is not None:
+            return read_bundle(cached, adapters=MIXED_ADAPTERS)
         data = self._storage.get(key, sha256)
         bundle = read_bundle(data, adapters=MIXED_ADAPTERS)
         try:
@@ -69,6 +67,22 @@ class BundleCache:
             log.warning("bundle.not_cached", sha256=sha256, error=str(error))
         log.info("bundle.fetched", sha256=sha256, size=len(data))
         return bundle
+
+    def _cached(self, path: Path, sha256: str) -> bytes | None:
+        """Return the bundle's bytes; None if the disk has none that can be used."""
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # for instance a directory, another user's file or a damaged disk
+            log.warning("bundle.cache_unreadable", sha256=sha256, error=str(error))
+            return None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            log.warning("bundle.cache_damaged", sha256=sha256)
+            return None
+        with contextlib.suppress(OSError):  # another engine removed it, or another user owns it
+            os.utime(path)  # the modification time is the time of the last use
+        return data
 
     def _keep(self, path: Path, data: bytes) -> None:
         """Write the file and delete the least recently used ones above DISK_BYTES.
@@ -80,10 +94,12 @@ class BundleCache:
             try:
                 file.write(data)
                 file.flush()
+                if path.is_dir():
+                    _remove(path)
+                Path(file.name).replace(path)
             except OSError:
                 Path(file.name).unlink()
                 raise
-        Path(file.name).replace(path)
         kept = []
         for other in self._folder.glob("*.safetensors"):
             with contextlib.suppress(FileNotFoundError):
@@ -92,8 +108,16 @@ class BundleCache:
         for _, size, oldest in sorted(kept):
             if total <= DISK_BYTES:
                 break
-            oldest.unlink(missing_ok=True)
+            _remove(oldest)
             total -= size
+
+
+def _remove(path: Path) -> None:
+    """Remove an entry of the cache, also a directory in the place of a file."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def size_in_memory(bundle: Bundle) -> int:

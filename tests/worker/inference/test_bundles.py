@@ -51,6 +51,35 @@ def test_a_damaged_file_on_disk_is_fetched_again(storage, stored, tmp_path):
     assert storage.fetched == 2 * [stored[0].key]
 
 
+def a_directory(path):
+    path.mkdir()
+    (path / "left over").touch()
+
+
+def a_file_with_input_output_errors(path):
+    """Address 0 of a process is not mapped, so reading its memory from the start is EIO."""
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize("put", [a_directory, a_file_with_input_output_errors])
+def test_an_entry_that_cannot_be_read_is_a_miss_and_is_replaced(storage, stored, tmp_path, put, capsys):
+    file = tmp_path / f"{stored[0].sha256}.safetensors"
+    put(file)
+    for _ in range(2):
+        bundle, _ = asyncio.run(BundleCache(storage, tmp_path).get(stored[0].key, stored[0].sha256))
+        assert bundle.id == stored[0].sha256
+    assert storage.fetched == [stored[0].key], "the second time it came from the disk"
+    assert file.read_bytes() == stored[0].data
+    assert list(tmp_path.iterdir()) == [file]
+    assert capsys.readouterr().out.count("bundle.cache_unreadable") == 1
+
+
+def test_a_directory_in_the_place_of_a_forgotten_bundle_is_removed(storage, stored, tmp_path):
+    a_directory(tmp_path / f"{stored[0].sha256}.safetensors")
+    BundleCache(storage, tmp_path).forget(stored[0].sha256)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_or_wrong_bundle_is_not_cached(storage, stored, tmp_path):
     with pytest.raises(ObjectMissing):
         asyncio.run(BundleCache(storage, tmp_path).get("bundles/none.safetensors", "0" * 64))
