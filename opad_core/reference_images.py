@@ -150,7 +150,11 @@ class _Parts:
 
 
 def _png_parts(data: bytes) -> _Parts:
-    """Keep header, palette, transparency and pixels. A chunk that is cut off stays so, and the codec reports it."""
+    """Keep header, palette, transparency and pixels. A chunk that is cut off stays so, and the codec reports it.
+
+    gAMA and cHRM are ignored on purpose: many programs write them wrongly, and browsers show most such files as sRGB.
+    Raises Refused for a palette image without a palette.
+    """
     parts, kept, at, cut = _Parts(), [data[:8]], 8, False
     color_type = data[25:26]
     while at + 8 <= len(data):
@@ -175,6 +179,9 @@ def _png_parts(data: bytes) -> _Parts:
             elif name == b"acTL" and length == 8:
                 parts.frames = int.from_bytes(body[:4], "big")
         at = end
+    names = {chunk[4:8] for chunk in kept[1:]}
+    if color_type == b"\3" and b"IDAT" in names and b"PLTE" not in names:
+        raise Refused("damaged", "has lost its palette, so its colors are unknown; save it again as plain JPEG or PNG")
     if not cut:
         kept.append(b"\0\0\0\0IEND\xaeB\x60\x82")
     parts.pixels = b"".join(kept)

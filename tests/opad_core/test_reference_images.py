@@ -52,6 +52,24 @@ def test_damaged_pixels_are_refused_for_what_they_are():
         assert refusal.value.kind == "damaged"
 
 
+def test_a_palette_image_without_a_palette_is_refused():
+    """Pillow would show it black."""
+    saved = io.BytesIO()
+    upright().quantize(16).save(saved, "PNG")
+    at = saved.getvalue().index(b"PLTE") - 4
+    length = int.from_bytes(saved.getvalue()[at : at + 4], "big")
+    without = saved.getvalue()[:at] + saved.getvalue()[at + 12 + length :]
+    assert decode(saved.getvalue(), heic=False).size == upright().size
+    with pytest.raises(Refused, match="has lost its palette") as refused:
+        decode(without, heic=False)
+    assert refused.value.kind == "damaged"
+
+
+def test_a_gamma_changes_no_pixel():
+    gamma = png_chunk(b"gAMA", (100_000).to_bytes(4, "big"))
+    assert decode(png_with(gamma), heic=False).tobytes() == upright().tobytes()
+
+
 def test_a_photo_of_192_megapixels_is_refused_before_its_pixels_are_read():
     with pytest.raises(Refused, match="is 16000x12000; scale it down to at most 25 million pixels"):
         decode(jpeg_header(16_000, 12_000), heic=False)
