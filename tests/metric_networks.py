@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from opad_core.bases.fetch.metrics import OPENAI_B32, OPENAI_L336, RECIPE, describe_metrics
@@ -53,9 +55,23 @@ def _clip(folder: Path, *, side: int) -> CLIPModel:
     tokenizer = build_tokenizer(WORDS, folder, length=16)
     text = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": len(tokenizer) - 1}
     vision = {**SMALL, "image_size": side, "patch_size": 14 if side == 28 else 16}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    return _sharpened(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)))
 
 
 def _write_dinos(dinov2: Path, dino: Path) -> None:
-    Dinov2Model(Dinov2Config(**SMALL, image_size=56, patch_size=14)).save_pretrained(dinov2)
-    ViTModel(ViTConfig(**SMALL, image_size=32, patch_size=16), add_pooling_layer=False).save_pretrained(dino)
+    _sharpened(Dinov2Model(Dinov2Config(**SMALL, image_size=56, patch_size=14))).save_pretrained(dinov2)
+    small = ViTConfig(**SMALL, image_size=32, patch_size=16)
+    _sharpened(ViTModel(small, add_pooling_layer=False)).save_pretrained(dino)
+
+
+def _sharpened(network: nn.Module) -> Any:
+    """Let features depend on the image more than on the class token, so that some cosines are negative."""
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if "patch_embedding" in name:
+                weight *= 10
+            if name.endswith(("v_proj.weight", "out_proj.weight", "o_proj.weight")):
+                weight *= 20
+            if "class_embedding" in name or "cls_token" in name:
+                weight *= 0.01
+    return network
