@@ -137,8 +137,8 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unstorable_value(request: Request, error: Exception) -> JSONResponse:
-    """Answer for a value that a schema allows and no column can hold: a text with NUL, a number beyond 64 bits."""
-    detail = "a value contains a NUL character, or is a number beyond 64 bits; remove it"
+    """Answer for a value that a schema allows and no column can hold: a text with NUL, a number that is too large."""
+    detail = "a text contains a NUL character, or a number is larger than any that is stored here; correct it"
     return problem(request, 422, "unstorable_value", detail)
 
 

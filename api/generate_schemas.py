@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import Base64Bytes, ConfigDict, Field, model_validator
 
 from api.domain.settings import DecoderName
-from api.schemas import MAX_SEED, ImageFormat, In, Name, Out, Prompt, Seed
+from api.schemas import MAX_SEED, MAX_VERSION, ImageFormat, In, Name, Out, Prompt, Seed
 
 
 class GenerateIn(In):
@@ -26,7 +26,9 @@ class GenerateIn(In):
     seed: Seed = Field(default_factory=lambda: secrets.randbelow(2**32))
     count: int = Field(1, ge=1, le=8, description="number of images, with the seeds seed, seed + 1, …")
     untouched: bool = Field(False, description="use the base without the concept: <concept> becomes the class noun")
-    version: int | None = Field(None, ge=1, description="version of the concept; the newest trained one if missing")
+    version: int | None = Field(
+        None, ge=1, le=MAX_VERSION, description="version of the concept; the newest trained one if missing"
+    )
     format: ImageFormat = Field("png", description="format of the images in a JSON answer; otherwise Accept decides")
     decoder: DecoderName | None = Field(
         None,

@@ -77,8 +77,9 @@ class RequestFrame:
         try:
             request_headers = Headers(scope=scope)
             max_bytes = self._max_bytes.get(scope["path"], _BODY_BYTES)
-            if _HOST.fullmatch(request_headers.get("host", "localhost")) is None:
-                detail = "the Host header is not a host with an optional port; send the service's own host"
+            hosts = request_headers.getlist("host")
+            if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
+                detail = "there must be one Host header, a host with an optional port; send the service's own host"
                 await errors.problem(Request(scope), 400, "bad_host", detail)(scope, receive, framed)
             elif int(request_headers.get("content-length", "0")) > max_bytes:  # uvicorn checked that it is a number
                 detail = f"the request body is longer than the {max_bytes} bytes that this route accepts"

@@ -25,6 +25,8 @@ from api.public_address import link
 
 MAX_SEED = 2**63 - 1
 MAX_ITERATIONS = 20_000
+MAX_VERSION = 2**31 - 1
+"""The largest number that a column of versions holds."""
 PLACEHOLDER = "<concept>"
 COMMAND_LINE_METHODS = ("textual_inversion", "dreambooth", "lora", "textboost", "disenbooth", "cones2")
 """Methods of `opad_core` whose concepts are not key/value concepts."""

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth import Caller, Generator, Reader
 from api.domain.errors import NotFound
 from api.domain.tables import Concept, PreferenceVote
-from api.schemas import MAX_SEED, In, Out, Prompt
+from api.schemas import MAX_SEED, MAX_VERSION, In, Out, Prompt
 from api.services import SessionDep
 
 router = APIRouter(tags=["preferences"])
@@ -21,7 +21,7 @@ router = APIRouter(tags=["preferences"])
 UNTOUCHED = 0
 _Z95 = 1.959964
 
-Version = Annotated[int, Field(ge=0, description="version of the concept; 0 is the untouched student")]
+Version = Annotated[int, Field(ge=0, le=MAX_VERSION, description="version of the concept; 0 is the untouched student")]
 
 
 class VoteIn(In):

@@ -237,3 +237,13 @@ def test_a_host_that_is_more_than_a_host_is_refused(wire: Any, host: str) -> Non
     one = wire()
     one.send(f"GET /v1/audit HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     assert one.answer()[0] == 400
+
+
+@pytest.mark.parametrize(
+    "hosts", ["", "Host: localhost\r\nHost: localhost\r\n", "Host: a.example\r\nHost: localhost\r\n"]
+)
+@pytest.mark.parametrize("http", ["1.0", "1.1"])
+def test_no_host_and_two_hosts_are_refused(wire: Any, hosts: str, http: str) -> None:
+    one = wire()
+    one.send(f"GET /healthz HTTP/{http}\r\n{hosts}Connection: close\r\n\r\n".encode())
+    assert one.answer()[0] == 400

@@ -41,6 +41,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a negative count": ('"prompt": "<concept>", "count": -1', "count"),
     "an image that is true": ('"prompt": "<concept>", "count": true', "count"),
     "a seed with an underscore": ('"prompt": "<concept>", "seed": "1_0"', "seed"),
+    "a version that no column holds": ('"prompt": "<concept>", "version": 1099511627776', "version"),
     "half an image": ('"prompt": "<concept>", "count": 1.5', "count"),
     "a billion images": ('"prompt": "<concept>", "count": 1000000000', "count"),
     "an owner of one's choice": ('"prompt": "<concept>", "owner_id": "x"', "owner_id"),
