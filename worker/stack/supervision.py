@@ -1,6 +1,8 @@
 """Start processes in order, restart those that die, and stop them with the launcher."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -12,6 +14,9 @@ from pathlib import Path
 from worker.stack.home import Account, Home, LocalError
 from worker.stack.parent_death import dies_with_parent
 
+LOG_BYTES = 10 << 20
+"""A log that is larger becomes NAME.log.1, in the place of the one before."""
+_ROTATION_SECONDS = 5
 _REASON = "opad: "
 """How a program begins the sentence that says why it ends with status 2."""
 
@@ -89,8 +94,17 @@ class Interrupted(LocalError):
 class Supervisor:
     """Owns the processes. Use it from one thread that lives as long as they do, because they end with that thread."""
 
-    def __init__(self, home: Home, say: Callable[[str], None], should_stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        home: Home,
+        say: Callable[[str], None],
+        should_stop: Callable[[], bool] = lambda: False,
+        *,
+        log_bytes: int = LOG_BYTES,
+    ) -> None:
         self.home = home
+        self._log_bytes = log_bytes
+        self._rotate_at = 0.0
         self.say = say
         self._should_stop = should_stop
         self._running: dict[str, _Running] = {}
@@ -158,7 +172,21 @@ class Supervisor:
         """Restart what dies until `should_stop()`, which is checked five times per second."""
         while not self._should_stop():
             self.restart_dead()
+            self._rotate_logs()
             time.sleep(0.2)
+
+    def _rotate_logs(self) -> None:
+        """Copy and empty the logs that are too large. What a service writes in between is lost, some lines at most."""
+        if time.monotonic() < self._rotate_at:
+            return
+        self._rotate_at = time.monotonic() + _ROTATION_SECONDS
+        for running in self._running.values():
+            log = self.home.log(running.service.name)
+            if log.stat().st_size > self._log_bytes:
+                with contextlib.suppress(OSError):  # a full disk: the log stays as it is
+                    shutil.copy(log, log.with_name(f"{log.name}.1"))
+                    os.truncate(log, 0)  # the service appends, so it goes on at the beginning
+                    running.log_begins = 0
 
     def pids(self) -> dict[str, int]:
         return {name: running.process.pid for name, running in self._running.items()}

@@ -1,4 +1,5 @@
 import sys
+import time
 
 import pytest
 
@@ -35,6 +36,34 @@ def test_a_part_that_cannot_use_a_setting_is_quoted(start):
     code = "import sys; print('opad: OPAD_DEVICE is none of ours', file=sys.stderr); sys.exit(2)"
     with pytest.raises(UnusableSetting, match=r"^OPAD_DEVICE is none of ours$"):
         start(code)
+
+
+def test_a_log_that_is_too_large_is_replaced_while_its_service_runs(tmp_path):
+    home = Home(tmp_path / "home")
+    home.open()
+    log = home.log("part")
+    older = log.with_name("part.log.1")
+    deadline = time.monotonic() + 60
+
+    def has_rotated():
+        assert time.monotonic() < deadline
+        return older.exists() and log.read_text() != ""
+
+    supervisor = Supervisor(home, say=lambda line: None, should_stop=has_rotated, log_bytes=2000)
+    code = "import time\nfor n in range(10**6): print(f'line {n:06}', flush=True); time.sleep(0.005)"
+    supervisor.start(
+        Service("part", [sys.executable, "-c", code], ready=lambda: "ready" if log.stat().st_size else None)
+    )
+    try:
+        supervisor.run_until_stopped()
+    finally:
+        supervisor.stop()
+        home.close()
+    before, after = older.read_text().splitlines(), log.read_text().splitlines()
+    assert before[0] == "line 000000"
+    assert len("\n".join(before)) > 2000
+    assert 0 <= int(after[0].removeprefix("line ")) - len(before) < 20, "it goes on, with few lines lost"
+    assert older.stat().st_mode & 0o777 == 0o600
 
 
 def test_another_end_with_status_2_is_shown_with_its_log(start):
