@@ -25,7 +25,7 @@ def make_server(settings: Settings) -> uvicorn.Server:
             log_config=None,
             access_log=False,
             server_header=False,
-            forwarded_allow_ips=settings.trusted_proxies,
+            forwarded_allow_ips=settings.believed_proxies,
             limit_concurrency=500,
             timeout_graceful_shutdown=15,
         )

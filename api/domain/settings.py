@@ -65,8 +65,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str | None = None
     """The address of the proxy in front, for instance `https://example.org/opad`; None without one."""
-    trusted_proxies: str = "127.0.0.1,::1"
-    """Addresses and networks whose X-Forwarded-Proto and X-Forwarded-For are believed; `*` is everyone."""
+    trusted_proxies: str | None = None
+    """Addresses and networks whose X-Forwarded-Proto and X-Forwarded-For are believed; `*` is everyone. None is this
+    machine if `public_url` names a proxy, else nobody: any program here could send these headers."""
     engine_urls: Annotated[list[str], NoDecode] = []
     """The engines, for instance `["http://engine:8100"]` or `["unix:/run/opad/engine.sock"]`.
     `["dns+http://engine:8100"]` means every address of that name."""
@@ -209,8 +210,8 @@ class Settings(BaseSettings):
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _are_networks(cls, value: str) -> str:
-        for item in value.split(",") if value != "*" else ():
+    def _are_networks(cls, value: str | None) -> str | None:
+        for item in value.split(",") if value is not None and value != "*" else ():
             try:
                 ipaddress.ip_network(item.strip())
             except ValueError as error:
@@ -254,6 +255,11 @@ class Settings(BaseSettings):
     def upload_bytes(self) -> int:
         """Return the size limit of an upload's body: two files more than allowed, as room for the form."""
         return (self.max_references + 2) * self.max_upload_mb * 1024**2
+
+    @property
+    def believed_proxies(self) -> str:
+        """Return the addresses whose forwarded headers are believed, as uvicorn reads them."""
+        return self.trusted_proxies or ("127.0.0.1,::1" if self.public_url else "")
 
     @property
     def bases(self) -> Path:

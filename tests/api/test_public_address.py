@@ -6,10 +6,12 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+import redis
 from fastapi.testclient import TestClient
 
 from api.__main__ import make_server
 from api.app import create_app
+from api.dashboard.sign_in import TRIES_PER_MINUTE
 from api.domain.settings import Settings
 from tests.api.reference_images import reference
 from tests.job_life import wait_until
@@ -55,6 +57,53 @@ def test_a_sign_in_is_known_as_our_own_behind_any_proxy(
     assert answer.status_code == status
 
 
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """Serve, and yield the address."""
+    server = make_server(settings.model_copy(update={"port": 0}))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, seconds=60, what="the server's start")
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def no_sign_ins(api_settings: Settings) -> Iterator[None]:
+    """Forget the sign-ins of the last minute before and after: all tests come from one address."""
+
+    def forget() -> None:
+        socket = str(api_settings.redis_url).removeprefix("redis+socket://").split("?")[0]
+        with redis.Redis(unix_socket_path=socket) as client:
+            for key in client.scan_iter("*sign_ins*"):
+                client.delete(key)
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("no_sign_ins")
+@pytest.mark.parametrize(("public_url", "is_limited"), [(None, True), ("https://opad.example", False)])
+def test_a_program_here_escapes_the_limit_of_sign_ins_only_as_the_named_proxy(
+    api_settings: Settings, public_url: str | None, is_limited: bool
+) -> None:
+    """With the address of a proxy, this machine is where the proxy runs, and its clients are counted one by one."""
+    with serving(api_settings.model_copy(update={"public_url": public_url})) as address:
+        answers = [
+            httpx.post(
+                f"{address}/dashboard/sign-in", data={"key": "wrong"}, trust_env=False,
+                headers={"Host": "localhost", "X-Forwarded-For": f"203.0.113.{number}"},
+            ).status_code
+            for number in range(TRIES_PER_MINUTE + 1)
+        ]  # fmt: skip
+    assert (429 in answers) == is_limited
+    assert set(answers[:TRIES_PER_MINUTE]) == {401}
+
+
 @pytest.mark.parametrize(("trusted", "is_believed"), [("127.0.0.1", True), ("127.0.0.0/8", True), ("10.9.8.7", False)])
 def test_forwarded_headers_are_believed_from_trusted_proxies_only(
     api_settings: Settings,
@@ -64,21 +113,13 @@ def test_forwarded_headers_are_believed_from_trusted_proxies_only(
     is_believed: bool,
 ) -> None:
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # uvicorn's own variable
-    server = make_server(api_settings.model_copy(update={"port": 0, "trusted_proxies": trusted}))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started, seconds=60, what="the server's start")
-        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    with serving(api_settings.model_copy(update={"trusted_proxies": trusted})) as address:
         answer = httpx.post(
             f"{address}/dashboard/sign-in",
             data={"key": new_key()},
             headers={"Host": "opad.example", "X-Forwarded-Proto": "https"},
             trust_env=False,
         )
-    finally:
-        server.should_exit = True
-        thread.join()
 
     assert answer.headers.get("set-cookie", "").startswith("__Host-opad=") == is_believed
     assert answer.status_code == (303 if is_believed else 403)
