@@ -1,7 +1,7 @@
 """Tell whether photos are those of the published DreamBooth dataset, as far as that is known here.
 
-Only copies of eight subjects, scaled to 512 pixels, were at hand, and not the published files. So photos are compared by
-fingerprints that scaling keeps, and not by the hashes of files. `dreambooth_photos.json` has the fingerprints.
+Only copies of eight subjects were at hand, scaled to 512 pixels, and not the published files. So photos are compared
+by fingerprints that scaling keeps, and not by the hashes of files. `dreambooth_photos.json` has the fingerprints.
 """
 
 import json
