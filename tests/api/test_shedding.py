@@ -19,7 +19,8 @@ class Ask:
 
     def __init__(self, path: str = "/v1/generate", method: str = "POST") -> None:
         self.scope: dict[str, Any] = {
-            "type": "http", "method": method, "path": path, "scheme": "http", "headers": [], "query_string": b"",
+            "type": "http", "method": method, "path": path, "scheme": "http", "query_string": b"",
+            "headers": [(b"host", b"localhost")],
             "server": ("localhost", 80), "root_path": "",
         }  # fmt: skip
         self.status, self.headers, self.body = 0, {}, b""
