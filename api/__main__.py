@@ -26,7 +26,6 @@ def make_server(settings: Settings) -> uvicorn.Server:
             access_log=False,
             server_header=False,
             forwarded_allow_ips=settings.believed_proxies,
-            limit_concurrency=500,
             timeout_graceful_shutdown=15,
         )
     )

@@ -41,7 +41,7 @@ from api.routes import (
 )
 from api.schemas import Problem
 from api.services import open_services
-from api.shedding import LoadShedding
+from api.shedding import LoadShedding, OpenRequests
 
 DESCRIPTION = """\
 Generate images of your own thing. Upload {photos} of it and its class noun. A training of some minutes turns them
@@ -112,6 +112,7 @@ def create_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: 
     errors.install(app)
     app.add_middleware(HeadRequests)
     app.add_middleware(LoadShedding, engines=len(settings.engine_urls))
+    app.add_middleware(OpenRequests)
     app.add_middleware(
         RequestFrame,
         upload_bytes=settings.upload_bytes,

@@ -2,10 +2,12 @@
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
+from uuid import UUID
 
 from celery import Celery
 from fastapi import Depends, Request
@@ -40,6 +42,8 @@ class Services:
     receipts: ReceiptSigner
     decoder: Decoder
     latency_histogram: LatencyHistogram
+    open_streams: Counter[UUID]
+    """Number of a key's event streams in this process."""
     is_stopping: Callable[[], bool]
     """Returns True after the server was asked to stop: event streams end, and /readyz fails."""
 
@@ -62,6 +66,7 @@ async def open_services(settings: Settings, is_stopping: Callable[[], bool]) -> 
         receipts=ReceiptSigner(settings.s3_secret_key.get_secret_value() or secrets.token_hex()),
         decoder=Decoder(heic=settings.heic),
         latency_histogram=LatencyHistogram(sessions),
+        open_streams=Counter(),
         is_stopping=is_stopping,
     )
     counting = asyncio.create_task(services.latency_histogram.keep_writing())

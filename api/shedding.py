@@ -1,8 +1,9 @@
-"""Load shedding: refuse generate requests beyond the engines' capacity before any work is done for them.
+"""Load shedding: refuse what is too much before any work is done for it.
 
-An engine's own queue refuses requests too. But by then the api has parsed the request, queried the database and sent it
-on, and where api and engine share cores, that time is missing for images. So each api process handles at most as many
-generate requests at the same time as the engines' queues hold.
+Generate requests are refused beyond the engines' capacity, and all requests beyond MAX_OPEN. An engine's own queue
+refuses requests too. But by then the api has parsed the request, queried the database and sent it on, and where api and
+engine share cores, that time is missing for images. So each api process handles at most as many generate requests at
+the same time as the engines' queues hold.
 """
 
 import math
@@ -16,6 +17,35 @@ from api.errors import problem
 IN_FLIGHT_PER_ENGINE = 48
 """Less than an engine's queue holds (64 images), so that the engine still decides what its deadline allows."""
 _GENERATE_PATHS = {"/v1/generate", "/generate", "/v1/images/generations"}
+
+
+MAX_OPEN = 500
+"""Requests that an api process works on at the same time."""
+_PROBES = {"/healthz", "/readyz"}
+
+
+class OpenRequests:
+    """Refuse requests beyond MAX_OPEN, but never a probe: a crowded process is not a dead one."""
+
+    def __init__(self, app: ASGIApp, *, at_most: int = MAX_OPEN) -> None:
+        self._app = app
+        self._at_most = at_most
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _PROBES:
+            await self._app(scope, receive, send)
+            return
+        if self._open >= self._at_most:
+            detail = f"the service works on {self._at_most} requests already; try again in a few seconds"
+            answer = problem(Request(scope), 503, "crowded", detail, {"Retry-After": "5"}, retry_after=5)
+            await answer(scope, receive, send)
+            return
+        self._open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open -= 1
 
 
 class LoadShedding:

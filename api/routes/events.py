@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Reader
 from api.db import Sessions
-from api.domain.errors import NotFound
+from api.domain.errors import NotFound, TooManyRequests
 from api.domain.tables import Job, JobEvent
 from api.public_address import link
 from api.services import ServicesDep, SessionDep
@@ -27,6 +28,8 @@ KEEPALIVE_SECONDS = 15.0
 """Proxies close a silent connection after a minute, some after half a minute."""
 MAX_EVENTS = 500
 """Events per query; a training of an hour has some thousands."""
+MAX_STREAMS = 20
+"""Streams that a key may have open in one api process. Each asks the database twice a second."""
 
 
 router = APIRouter(tags=["jobs"])
@@ -88,9 +91,28 @@ async def watch_job(
         raise NotFound(f"there is no job {job_id} here; GET /v1/jobs lists yours", "no_such_job")
     if batch.is_over and not batch.events:
         return Response(status_code=204)
-    stream = _stream(services.sessions, services.is_stopping, who.owner_id, job_id, last_event_id)
+    if services.open_streams[who.api_key_id] >= MAX_STREAMS:
+        raise TooManyRequests(
+            f"this key watches jobs in {MAX_STREAMS} streams already; close one, or poll GET /v1/jobs/{job_id}",
+            "too_many_streams",
+            retry_after=KEEPALIVE_SECONDS,
+        )
+    events = _stream(services.sessions, services.is_stopping, who.owner_id, job_id, last_event_id)
+    stream = _counted(events, services.open_streams, who.api_key_id)
     # else nginx holds the events back until its buffer is full
     return EventSourceResponse(stream, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+async def _counted(events: AsyncIterator[bytes], open_streams: Counter[UUID], key_id: UUID) -> AsyncIterator[bytes]:
+    """Count the stream from its first event until it ends or the client leaves."""
+    open_streams[key_id] += 1
+    try:
+        async for event in events:
+            yield event
+    finally:
+        open_streams[key_id] -= 1
+        if not open_streams[key_id]:
+            del open_streams[key_id]
 
 
 async def _stream(

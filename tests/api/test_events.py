@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -217,3 +217,29 @@ def test_an_erased_concepts_events_go_with_it(
     assert client.delete(f"/v1/concepts/{concept['id']}").status_code == 200
     with sessions() as db:
         assert db.scalar(select(func.count()).select_from(JobEvent)) == 0
+
+
+def test_a_key_has_a_limit_of_open_streams(
+    served: str, new_key: Callable[..., str], client: TestClient, concept: dict[str, Any]
+) -> None:
+    address = f"{served}/v1/jobs/{concept['jobs'][0]['id']}/events"
+
+    def opened(key: str, stack: ExitStack) -> httpx.Response:
+        reader = stack.enter_context(httpx.Client(headers={"Authorization": f"Bearer {key}"}, trust_env=False))
+        return stack.enter_context(reader.stream("GET", address, timeout=10))
+
+    one, other = new_key(), new_key()
+    with ExitStack() as stack:
+        streams = [opened(one, stack).iter_lines() for _ in range(events.MAX_STREAMS)]  # the end of one would close it
+        for lines in streams:
+            next(lines)  # it counts from its first event
+        refused = opened(one, stack)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "15")
+        assert json.loads(refused.read())["code"] == "too_many_streams"
+        assert opened(other, stack).status_code == 200
+
+    def is_free() -> bool:
+        with ExitStack() as stack:
+            return opened(one, stack).status_code == 200
+
+    wait_until(is_free, seconds=30, what="the end of the closed streams")

@@ -11,7 +11,7 @@ from api.app import create_app
 from api.domain.settings import Settings
 from api.middleware import RequestFrame
 from api.public_address import PublicAddress
-from api.shedding import IN_FLIGHT_PER_ENGINE, LoadShedding
+from api.shedding import IN_FLIGHT_PER_ENGINE, LoadShedding, OpenRequests
 
 
 class Ask:
@@ -102,7 +102,35 @@ def test_the_service_sheds_load(settings: Settings) -> None:
     with TestClient(create_app(settings), base_url="http://localhost") as client:
         layer: Any = client.app.middleware_stack
         while not isinstance(layer, LoadShedding):
-            layer = layer._app if isinstance(layer, PublicAddress | RequestFrame) else layer.app
+            layer = layer._app if isinstance(layer, PublicAddress | RequestFrame | OpenRequests) else layer.app
         layer._in_flight = IN_FLIGHT_PER_ENGINE
         assert client.post("/v1/generate", json={}).status_code == 503
         assert client.get("/healthz").status_code == 200
+
+
+def test_a_crowded_process_refuses_requests_and_answers_probes() -> None:
+    async def scenario() -> tuple[Ask, Ask, Ask, Ask]:
+        finish = asyncio.Event()
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            if scope["path"] == "/v1/jobs":
+                await finish.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        app = RequestFrame(OpenRequests(slow, at_most=3), upload_bytes=1, body_seconds=1)
+        inside = [asyncio.create_task(Ask("/v1/jobs", "GET").of(app)) for _ in range(3)]
+        await asyncio.sleep(0)
+        refused, healthy, ready, after = Ask("/v1/keys", "GET"), Ask("/healthz", "GET"), Ask("/readyz", "GET"), Ask()
+        for ask in (refused, healthy, ready):
+            await ask.of(app)
+        finish.set()
+        await asyncio.gather(*inside)
+        await after.of(app)
+        return refused, healthy, ready, after
+
+    refused, healthy, ready, after = asyncio.run(scenario())
+    assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert json.loads(refused.body)["code"] == "crowded"
+    assert (healthy.status, ready.status, after.status) == (200, 200, 200)
