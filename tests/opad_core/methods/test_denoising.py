@@ -142,7 +142,7 @@ def test_a_concept_gets_nearer_its_photos(base, references, method):
         "disenbooth": {"lr": 1e-2},
         "cones2": {"lr": 1e-3},
     }
-    config = dataclasses.replace(CONFIGS[method], iterations=40, batch_size=4, class_images=0, **rates[method])
+    config = dataclasses.replace(CONFIGS[method], iterations=20, batch_size=2, class_images=0, **rates[method])
     training = new_training(base, references, "dog", config, seed=1)
 
     @torch.no_grad()
@@ -153,9 +153,9 @@ def test_a_concept_gets_nearer_its_photos(base, references, method):
         return sum(float(training.method._reconstruction(drawn, "references")) for drawn in inputs) / len(inputs)
 
     before = loss()
-    for _ in range(40):
+    for _ in range(20):
         training.iterate()
-    assert loss() < before
+    assert loss() < 0.99 * before  # with three seeds it fell by 2.6 % (Textual Inversion) to 27 % (DreamBooth)
 
 
 def _at(number):
