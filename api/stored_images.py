@@ -8,6 +8,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
 from uuid_utils.compat import uuid7
 
 from api.domain.engine_answer import Generated
@@ -78,6 +80,15 @@ async def _hold_concept(session: AsyncSession, concept_id: UUID) -> None:
     await hold_off_erasures(session)
     if await session.scalar(select(Concept.id).where(Concept.id == concept_id)) is None:
         raise NotFound(f"the concept {concept_id} was erased in the meantime; nothing was stored", "no_such_concept")
+
+
+async def png_answer(request: Request, storage: Storage, *, key: str, sha256: str) -> Response:
+    """Answer with a stored PNG that never changes, or with 304 if the client has it. Raises StorageUnavailable."""
+    headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    png = await run_in_threadpool(storage.get, key, sha256)
+    return Response(png, media_type="image/png", headers=headers)
 
 
 def _store(storage: Storage, images: Sequence[Image], files: Sequence[bytes]) -> None:

@@ -36,6 +36,7 @@ from api.quotas import check_concepts, check_training
 from api.routes.jobs import described_jobs
 from api.schemas import ConceptIn, Problem, VersionIn
 from api.services import ServicesDep, SessionDep
+from api.stored_images import png_answer
 from api.uploads import clean_images, read_form
 from api.vocabulary import check_class_noun, served_base, warnings_of
 
@@ -322,11 +323,7 @@ async def read_reference(
     )
     if reference is None:
         raise NotFound(f"there is no photo {position} of a concept {concept_id} here", "no_such_reference")
-    headers = {"ETag": f'"{reference.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
-        return Response(status_code=304, headers=headers)
-    png = await run_in_threadpool(services.storage.get, reference.key, reference.sha256)
-    return Response(png, media_type="image/png", headers=headers)
+    return await png_answer(request, services.storage, key=reference.key, sha256=reference.sha256)
 
 
 async def _detail(session: AsyncSession, who: Caller, concept_id: UUID) -> ConceptDetail:

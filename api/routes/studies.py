@@ -11,7 +11,6 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from starlette.concurrency import run_in_threadpool
 
 from api import studies
 from api.audit import TrailDep
@@ -22,6 +21,7 @@ from api.public_address import link
 from api.routes.preferences import wilson
 from api.schemas import In, Name, Out
 from api.services import ServicesDep, SessionDep
+from api.stored_images import png_answer
 
 router = APIRouter(tags=["studies"])
 
@@ -228,11 +228,7 @@ async def read_study_image(
     )
     if image is None:
         raise NotFound(f"there is no image {study_image_id} of a study {study_id} here", "no_such_study_image")
-    headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
-        return Response(status_code=304, headers=headers)
-    png = await run_in_threadpool(services.storage.get, image.key, image.sha256)
-    return Response(png, media_type="image/png", headers=headers)
+    return await png_answer(request, services.storage, key=image.key, sha256=image.sha256)
 
 
 @router.get("/studies/{study_id}/results", response_model=ResultsOut, responses=_CSV)
