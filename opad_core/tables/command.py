@@ -1,7 +1,6 @@
 """`python -m opad_core tables`: run what is missing, and write the tables or the folder of a user study."""
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -49,7 +48,7 @@ from opad_core.tables.protocols import Subject, subjects_of
 from opad_core.tables.rows import ROWS, Row, learned_by, rows_on
 from opad_core.tables.running import Examination, Run, code_of, measure, strip
 from opad_core.tables.runs_file import append_run, current, read_runs
-from opad_core.tables.study import has_images, make_images, write_study
+from opad_core.tables.study import has_images, make_images, write_image, write_study
 
 RUNS, README, PLOT = "runs.jsonl", "README.md", "identity-and-text.png"
 SHEETS = "sheets"
@@ -295,11 +294,7 @@ def _run(plan: Plan, row: Row, subject: Subject, seed: int) -> Run:
     base, concept = _base(plan.base, plan.bases, plan.device), subject.read()
     run, images = measure(base, concept, row, seed=seed, examination=_examination(plan, subject))
     if images is not None:
-        file = _strip_file(plan, row, concept.name, seed)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}.partial")
-        strip(images).save(unfinished, "PNG")
-        unfinished.replace(file)
+        write_image(strip(images), _strip_file(plan, row, concept.name, seed))
     return run
 
 
