@@ -3,7 +3,8 @@
 import os
 
 from api.domain.database import make_sessions
-from api.domain.environment import read_settings
+from api.domain.environment import end_with, read_settings
+from api.domain.errors import Conflict
 from api.domain.keys import ensure_first_admin_key
 from api.domain.storage import Storage
 from migrations.run import migrate
@@ -11,7 +12,10 @@ from migrations.run import migrate
 
 def main() -> None:
     settings = read_settings("database_url", "s3_endpoint")
-    migrate(settings.sqlalchemy_url)
+    try:
+        migrate(settings.sqlalchemy_url)
+    except Conflict as error:
+        end_with(str(error))
     Storage(settings).ensure_bucket()
     with make_sessions(settings).begin() as session:
         key = ensure_first_admin_key(session)

@@ -11,21 +11,25 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import psycopg
+import sqlalchemy
 from psycopg import sql
+from psycopg.errors import ProgramLimitExceeded
 from sqlalchemy import MetaData, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
 
 from api.domain.errors import Conflict, Invalid
 from api.domain.settings import Settings
-from api.domain.storage import ObjectMissing, Storage
-from migrations.run import migrate
+from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
+from migrations.run import known_revisions, migrate_within
 
 FORMAT = 1
+_NOTHING = "nothing was restored"
 _REVISION = "alembic_version"
 _HASH = "OPAD.sha256"
 """Header of each member. A damaged object must never be stored, because its key could not be written again."""
@@ -64,7 +68,7 @@ def write_backup(settings: Settings, file: IO[bytes]) -> Contents:
         if revision is None:
             raise Invalid("the database holds no tables of OPAD; there is nothing to back up", "nothing_to_back_up")
         add_bytes("backup.json", json.dumps({"format": FORMAT, "revision": revision}).encode())
-        for table in _tables(settings):
+        for table in _tables(create_engine(settings.sqlalchemy_url, poolclass=NullPool)):
             with tempfile.TemporaryFile() as spool:
                 query = sql.SQL("COPY {} ({}) TO STDOUT").format(sql.Identifier(table.name), table.column_list)
                 with connection.cursor() as cursor:
@@ -87,41 +91,99 @@ def write_backup(settings: Settings, file: IO[bytes]) -> Contents:
 
 
 def restore_backup(settings: Settings, file: IO[bytes]) -> Contents:
-    """Restore a backup into an empty database. The rows are committed after the whole file was read and verified.
+    """Restore a backup into an empty database, in one transaction. After an error nothing has changed.
 
-    Raises Conflict if the database is not empty, and Invalid if the file is not a backup, is incomplete or is damaged.
+    Objects are stored meanwhile, and those that were new are deleted after an error. Raises Conflict if the database is
+    not empty, Invalid if the file is not a backup, is incomplete, is damaged or comes from a newer version, and
+    StorageUnavailable.
     """
-    storage, found, rows, objects = Storage(settings), dict[str, str](), 0, 0
-    with _reading(file) as members, _connection(settings) as connection:
-        name, content = next(members, ("", b""))
-        if name != "backup.json" or json.loads(content)["format"] != FORMAT:
-            raise Invalid("the file is not a backup of this version", "no_backup")
+    storage, stored = Storage(settings), list[str]()
+    engine = create_engine(settings.sqlalchemy_url, poolclass=NullPool)
+    try:
+        with _reading(file) as members, engine.begin() as connection:
+            return _restore(members, connection, storage, stored)
+    except BaseException:
+        with suppress(StorageUnavailable):  # what remains has no row, so the reconciler deletes it later
+            for key in stored:
+                storage.delete(key)
+        raise
+
+
+def _restore(
+    members: Iterator[tuple[str, bytes]], connection: sqlalchemy.Connection, storage: Storage, stored: list[str]
+) -> Contents:
+    """Fill the tables and the bucket. Append the key of each new object to `stored`."""
+    name, content = next(members, ("", b""))
+    revision = _revision_of_backup(name, content)
+    found, rows, objects = {name: hashlib.sha256(content).hexdigest()}, 0, 0
+    psycopg_connection = connection.connection.driver_connection
+    assert isinstance(psycopg_connection, psycopg.Connection)
+    _require_empty(psycopg_connection, revision)
+    storage.ensure_bucket()
+    migrate_within(connection, revision)
+    tables = {f"tables/{table.name}": table for table in _tables(connection)}
+    _switch_triggers("DISABLE", tables.values(), psycopg_connection)
+    hashes: object = None
+    for name, content in members:
+        if name in found:
+            raise Invalid(f"{name} is in the backup twice; {_NOTHING}", "damaged_backup")
+        if name == "hashes.json":
+            hashes = _json(name, content)
+            break
+        if name in tables:
+            rows += _load(psycopg_connection, tables[name], content)
+        elif name.startswith("objects/"):
+            objects += 1
+            key = _key(name)
+            if storage.put_once(key, content, hashlib.sha256(content).hexdigest()):
+                stored.append(key)
+        else:
+            raise Invalid(f"{name!a} in the backup is no table of revision {revision}; {_NOTHING}", "damaged_backup")
         found[name] = hashlib.sha256(content).hexdigest()
-        revision = json.loads(content)["revision"]
-        _require_empty(settings, revision)
-        storage.ensure_bucket()
-        migrate(settings.sqlalchemy_url, revision)
-        tables = {table.name: table for table in _tables(settings)}
-        for table in tables.values():
-            connection.execute(sql.SQL("ALTER TABLE {} DISABLE TRIGGER USER").format(sql.Identifier(table.name)))
-        hashes: dict[str, str] | None = None
-        for name, content in members:
-            kind, _, rest = name.partition("/")
-            if kind == "tables":
-                rows += _load(connection, tables[rest], content)
-            elif kind == "objects":
-                storage.put_once(rest, content, hashlib.sha256(content).hexdigest())
-                objects += 1
-            else:
-                hashes = json.loads(content)
-                break
-            found[name] = hashlib.sha256(content).hexdigest()
-        if hashes != found:
-            raise Invalid("the end of the backup is missing; nothing was restored", "half_a_backup")
-        for table in tables.values():
-            connection.execute(sql.SQL("ALTER TABLE {} ENABLE TRIGGER USER").format(sql.Identifier(table.name)))
-    migrate(settings.sqlalchemy_url)
+    if hashes != found or not found.keys() >= tables.keys():
+        raise Invalid(f"a part or the end of the backup is missing; {_NOTHING}", "half_a_backup")
+    _switch_triggers("ENABLE", tables.values(), psycopg_connection)
+    with _refused_rows("a row"):
+        migrate_within(connection)
     return Contents(revision, rows, objects)
+
+
+def _revision_of_backup(name: str, content: bytes) -> str:
+    """Return the revision that `backup.json` names. Raises Invalid if this version cannot restore it."""
+    head = _json(name, content) if name == "backup.json" else None
+    if not isinstance(head, dict) or "format" not in head or not isinstance(head.get("revision"), str):
+        raise Invalid(
+            f"the file is not a backup: it does not begin with a readable backup.json; {_NOTHING}", "no_backup"
+        )
+    if head["format"] != FORMAT:
+        raise Invalid(
+            f"the backup has format {str(head['format'])[:20]!a}, and this version of OPAD reads {FORMAT}; restore it "
+            f"with the version that wrote it; {_NOTHING}",
+            "other_format",
+        )
+    revision: str = head["revision"]
+    if revision not in known_revisions():
+        raise Invalid(
+            f"the backup has revision {revision[:40]!a}, which this version of OPAD does not know; restore it with the "
+            f"version that wrote it, or a newer one; {_NOTHING}",
+            "newer_backup",
+        )
+    return revision
+
+
+def _json(name: str, content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"{name} in the backup is not JSON; {_NOTHING}", "damaged_backup") from error
+
+
+def _key(name: str) -> str:
+    """Return the key of an object in the backup. Raises Invalid if the store would read it as another one."""
+    key = name.removeprefix("objects/")
+    if not key.isprintable() or not 0 < len(key.encode(errors="replace")) <= 1024 or {".", ".."} & set(key.split("/")):
+        raise Invalid(f"{name[:80]!a} in the backup is not a key of the store; {_NOTHING}", "damaged_backup")
+    return key
 
 
 @dataclass(frozen=True)
@@ -136,10 +198,10 @@ class _Table:
         return sql.SQL(", ").join(map(sql.Identifier, self.columns))
 
 
-def _tables(settings: Settings) -> list[_Table]:
+def _tables(connection: sqlalchemy.Connection | sqlalchemy.Engine) -> list[_Table]:
     """Return the tables, each after those that its foreign keys refer to."""
     metadata = MetaData()
-    metadata.reflect(create_engine(settings.sqlalchemy_url, poolclass=NullPool))
+    metadata.reflect(connection)
     return [
         _Table(
             table.name,
@@ -152,8 +214,9 @@ def _tables(settings: Settings) -> list[_Table]:
 
 
 def _load(connection: Connection, table: _Table, content: bytes) -> int:
+    """Replace the table's rows. Raises Invalid if the content does not fit."""
     target = sql.Identifier(table.name)
-    with connection.cursor() as cursor:
+    with _refused_rows(f"tables/{table.name}"), connection.cursor() as cursor:
         cursor.execute(sql.SQL("DELETE FROM {}").format(target))  # rows that a migration inserted
         with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(target, table.column_list)) as copy:
             for start in range(0, len(content), _CHUNK):
@@ -173,13 +236,32 @@ def _load(connection: Connection, table: _Table, content: bytes) -> int:
 
 
 @contextmanager
+def _refused_rows(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.Error, DBAPIError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, psycopg.OperationalError) and not isinstance(cause, ProgramLimitExceeded):
+            raise
+        reason = str(cause).splitlines()[0]
+        raise Invalid(
+            f"{what} of the backup does not fit its table ({reason}); {_NOTHING}", "damaged_backup"
+        ) from error
+
+
+def _switch_triggers(what: Literal["ENABLE", "DISABLE"], tables: Iterable[_Table], connection: Connection) -> None:
+    for table in tables:
+        connection.execute(sql.SQL("ALTER TABLE {} {} TRIGGER USER").format(sql.Identifier(table.name), sql.SQL(what)))
+
+
+@contextmanager
 def _reading(file: IO[bytes]) -> Iterator[Iterator[tuple[str, bytes]]]:
     def members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
         for member in archive:
-            file = archive.extractfile(member)
+            file = archive.extractfile(member) if member.isreg() and not member.issparse() else None
             content = file.read() if file else b""
             if member.pax_headers.get(_HASH) != hashlib.sha256(content).hexdigest():
-                raise Invalid(f"{member.name} in the backup is damaged; nothing was restored", "damaged_backup")
+                raise Invalid(f"{member.name} in the backup is damaged; {_NOTHING}", "damaged_backup")
             yield member.name, content
 
     try:
@@ -187,7 +269,7 @@ def _reading(file: IO[bytes]) -> Iterator[Iterator[tuple[str, bytes]]]:
             yield members(archive)
     except (tarfile.TarError, EOFError) as error:
         raise Invalid(
-            f"the file is not a backup, or its end is missing ({error}); nothing was restored",
+            f"the file is not a backup, or its end is missing ({error}); {_NOTHING}",
             "damaged_backup",
         ) from error
 
@@ -197,18 +279,17 @@ def _connection(settings: Settings) -> Connection:
     return psycopg.connect(settings.sqlalchemy_url.replace("postgresql+psycopg://", "postgresql://", 1))
 
 
-def _require_empty(settings: Settings, revision: str) -> None:
-    """Raise Conflict unless the database is empty. Tables without an owner are left by an interrupted restore."""
-    with _connection(settings) as connection:
-        found = _revision(connection)
-        if found is None:
-            return
-        if found != revision or connection.execute("SELECT FROM owner LIMIT 1").fetchone() is not None:
-            raise Conflict(
-                "the database already holds tables of OPAD; restore into an empty one (another OPAD_HOME or another "
-                "database)",
-                "not_empty",
-            )
+def _require_empty(connection: Connection, revision: str) -> None:
+    """Raise Conflict unless the database is empty. Older versions left tables without an owner when interrupted."""
+    found = _revision(connection)
+    if found is None:
+        return
+    if found != revision or connection.execute("SELECT FROM owner LIMIT 1").fetchone() is not None:
+        raise Conflict(
+            "the database already holds tables of OPAD; restore into an empty one (another OPAD_HOME or another "
+            "database)",
+            "not_empty",
+        )
 
 
 def _revision(connection: Connection) -> str | None:

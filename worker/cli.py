@@ -6,11 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
+import psycopg
+from psycopg.errors import UndefinedColumn, UndefinedTable
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.domain import audit, keys, retention
 from api.domain.commands import runnable
@@ -21,7 +23,7 @@ from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.text_rules import name_as_read
 from migrations.run import migrate
-from worker.backup import restore_backup, write_backup
+from worker.backup import Contents, restore_backup, write_backup
 from worker.stack.embedded import local_servers
 from worker.stack.home import LocalError, published_environment
 from worker.stack.launcher import run_stack, store_new_admin_key
@@ -107,8 +109,13 @@ def main(argv: list[str] | None = None) -> int:
     except (LocalError, DomainError) as error:
         print(f"opad: {runnable(str(error))}", file=sys.stderr)
         return 1
-    except OperationalError as error:
-        print(f"opad: the database does not answer: {error.orig}", file=sys.stderr)
+    except (OperationalError, psycopg.OperationalError) as error:
+        print(f"opad: the database does not answer: {getattr(error, 'orig', error)}", file=sys.stderr)
+        return 1
+    except ProgrammingError as error:
+        if not isinstance(error.orig, (UndefinedTable, UndefinedColumn)):
+            raise
+        print(f"opad: {runnable('the database has no tables of this version; run `opad migrate`')}", file=sys.stderr)
         return 1
     return exit_status
 
@@ -172,25 +179,35 @@ def back_up(arguments: argparse.Namespace) -> int:
         elif arguments.file.exists() and not arguments.force:
             raise LocalError(f"{arguments.file} already exists; name another file, or replace it with --force")
         else:
-            partial = arguments.file.with_name(arguments.file.name + ".partial")
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                held = write_backup(settings, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(arguments.file)
+            held = _write_file(settings, arguments.file)
     print(f"backed up {held.rows} rows and {held.objects} files to {arguments.file}", file=sys.stderr)
     return 0
 
 
+def _write_file(settings: Settings, target: Path) -> Contents:
+    if target.is_dir() or not target.name:
+        raise LocalError(f"{target} is a folder; name a file in it")
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            held = write_backup(settings, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise LocalError(f"{target} cannot be written: {error.strerror}; name a file in another folder") from error
+    return held
+
+
 def restore(arguments: argparse.Namespace) -> int:
-    with _servers_in_use() as settings:
-        if arguments.file == Path("-"):
-            held = restore_backup(settings, sys.stdin.buffer)
-        elif not arguments.file.is_file():
-            raise LocalError(f"there is no file {arguments.file}")
-        else:
-            with arguments.file.open("rb") as file:
-                held = restore_backup(settings, file)
+    try:
+        file = sys.stdin.buffer if arguments.file == Path("-") else arguments.file.open("rb")
+    except OSError as error:
+        raise LocalError(f"{arguments.file} cannot be read: {error.strerror}; name a backup file") from error
+    with file, _servers_in_use() as settings:
+        held = restore_backup(settings, file)
         key_file = None if settings.database_url == read_settings().database_url else store_new_admin_key(settings)
     print(f"restored {held.rows} rows and {held.objects} files of revision {held.revision}", file=sys.stderr)
     if key_file is not None:

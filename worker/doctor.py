@@ -30,7 +30,7 @@ from api.domain.replaced_bases import is_of_another_base, obstacle
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.tables import Concept, Job, JobState
-from migrations.run import alembic_config
+from migrations.run import alembic_config, known_revisions, newer_tables
 from opad_core import NotEnoughMemoryError, OpadError, device_named, load_base, preset, reads_heic, rung_for
 from worker.celery_app import create_app
 from worker.inference.compile_obstacle import c_compiler, compile_obstacle
@@ -114,6 +114,8 @@ def _postgresql(settings: Settings) -> str:
             newest = ScriptDirectory.from_config(alembic_config(connection)).get_current_head()
     except OperationalError as error:
         raise CheckFailed(f"does not answer: {error.orig}; check OPAD_DATABASE_URL, or start `opad up`") from error
+    if revision and revision not in known_revisions():
+        raise CheckFailed(newer_tables(revision))
     if revision != newest:
         raise CheckFailed(f"has {f'revision {revision}' if revision else 'no tables'}; run `opad migrate`")
     return f"{version}, revision {revision}"

@@ -130,8 +130,8 @@ class Storage:
         public = settings.s3_public_endpoint
         self._signer = _connect(settings, public, short_timeouts=short_timeouts) if public else self._client
 
-    def put_once(self, key: str, data: bytes, sha256: str) -> None:
-        """Write `data` unless the key exists; equal bytes already there are success.
+    def put_once(self, key: str, data: bytes, sha256: str) -> bool:
+        """Write `data` unless the key exists, and return whether it did. Equal bytes already there are success.
 
         The store checks the SHA-256 on arrival. Raises ObjectDiffers, StorageUnavailable.
         """
@@ -147,6 +147,8 @@ class Storage:
         except _KeyTaken as taken:
             if hashlib.sha256(self.read(key)).hexdigest() != sha256:
                 raise ObjectDiffers(f"{key} already holds other bytes", "object_differs", key=key) from taken
+            return False
+        return True
 
     def get(self, key: str, sha256: str) -> bytes:
         """Return the object after checking its hash. Raises ObjectMissing, ObjectDamaged, StorageUnavailable."""
