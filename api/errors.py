@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from api import refusals
 from api.domain import errors
-from api.domain.storage import ObjectDamaged, ObjectDiffers, ObjectMissing, StorageUnavailable
+from api.domain.storage import ObjectDamaged, ObjectDiffers, ObjectMissing, StorageUnavailable, StoreClockDiffers
 
 log = structlog.get_logger()
 
@@ -144,6 +144,8 @@ async def _unstorable_value(request: Request, error: Exception) -> JSONResponse:
 
 async def _storage_unreachable(request: Request, error: Exception) -> JSONResponse:
     log.error("storage.unreachable", request_id=request.state.request_id, error=str(error))
+    if isinstance(error, StoreClockDiffers):
+        return problem(request, 503, error.code, error.message, {"Retry-After": "60"})
     detail = "the object store does not answer; nothing was changed, try again in a few seconds"
     return problem(request, 503, "storage_unreachable", detail, {"Retry-After": "5"})
 

@@ -4,19 +4,21 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
 from celery import Celery
 from fastapi import Depends, Request
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from api.db import Sessions, create_engine
 from api.decoder import Decoder
 from api.dispatch import create_notifier
 from api.domain import failpoints
+from api.domain.clocks import Watch, ahead_of_database
 from api.domain.denied_words import DeniedWords
 from api.domain.settings import Settings
 from api.domain.storage import Storage
@@ -25,6 +27,8 @@ from api.image_check import ImageCheck
 from api.image_receipts import ReceiptSigner
 from api.latency_histogram import LatencyHistogram
 from api.rate_limiter import RateLimiter
+
+_MEASURE_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,26 @@ async def open_services(settings: Settings, is_stopping: Callable[[], bool]) -> 
         is_stopping=is_stopping,
     )
     counting = asyncio.create_task(services.latency_histogram.keep_writing())
+    measuring = asyncio.create_task(_keep_measuring(services.storage, sessions))
     yield services
     counting.cancel()
+    measuring.cancel()
     await services.latency_histogram.write()
     await services.engines.close()
     await services.limiter.close()
     services.notifier.close()
     await engine.dispose()
+
+
+async def _keep_measuring(storage: Storage, sessions: Sessions) -> None:
+    """Compare our clock with the others' every minute. Writes one line to the log when one becomes wrong."""
+    own, store = Watch("the api", "the database"), Watch("the object store", "the api")
+    while True:
+        with suppress(SQLAlchemyError):  # the next minute will do
+            async with sessions() as session:
+                own.note(await session.run_sync(ahead_of_database))
+        store.note(storage.clock.ahead)
+        await asyncio.sleep(_MEASURE_SECONDS)
 
 
 def services_of(request: Request) -> Services:

@@ -7,11 +7,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 from psycopg.errors import UndefinedColumn, UndefinedTable
+from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.domain import audit, keys, retention
@@ -217,11 +217,9 @@ def restore(arguments: argparse.Namespace) -> int:
 
 def run_retention(arguments: argparse.Namespace) -> int:
     settings = _settings_in_use()
-    cutoffs, sessions, storage = (
-        retention.Cutoffs.at(datetime.now(UTC), settings),
-        make_sessions(settings),
-        Storage(settings),
-    )
+    sessions, storage = make_sessions(settings), Storage(settings)
+    with sessions() as db:
+        cutoffs = retention.Cutoffs.at(db.scalars(select(func.now())).one(), settings)
     if arguments.preview:
         sizes = retention.sizes_of_references(storage)
         with sessions() as db:

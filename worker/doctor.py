@@ -21,7 +21,8 @@ from sqlalchemy import exists, func, select, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.decoder import CannotStart, CleanImage, decoded
-from api.domain.database import make_engine
+from api.domain import clocks
+from api.domain.database import make_engine, make_sessions
 from api.domain.denied_words import DeniedWords
 from api.domain.engine_level import engine_level, running_engines
 from api.domain.errors import DomainError
@@ -29,7 +30,8 @@ from api.domain.image_scorer import load_scorer
 from api.domain.replaced_bases import is_of_another_base, obstacle
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from api.domain.tables import Concept, Job, JobState
+from api.domain.tables import Concept, Heartbeat, Job, JobState
+from api.domain.tables.heartbeat import HEARTBEAT_TIMEOUT
 from migrations.run import alembic_config, known_revisions, newer_tables
 from opad_core import NotEnoughMemoryError, OpadError, device_named, load_base, preset, reads_heic, rung_for
 from worker.celery_app import create_app
@@ -61,6 +63,7 @@ def run_checks(settings: Settings, *, say: Callable[[str], None]) -> int:
         "postgresql": _postgresql,
         "redis": _redis,
         "s3": _s3,
+        "clocks": _clocks,
         "engine": _engine,
         "levels": _levels,
         "compiling": _compiling,
@@ -143,6 +146,28 @@ def _s3(settings: Settings) -> str:
     storage.get(_PROBE_KEY, digest)
     storage.delete(_PROBE_KEY)
     return f"bucket {settings.s3_bucket} at {settings.s3_endpoint}, writes, reads, deletes"
+
+
+def _clocks(settings: Settings) -> str:
+    """Compare the clocks of this machine, the store, and each engine and trainer host with the database's."""
+    if settings.database_url is None or settings.s3_endpoint is None:
+        return "not compared before `opad up`"
+    storage = Storage(settings)
+    storage.probe()
+    alive = Heartbeat.seen_at > func.now() - HEARTBEAT_TIMEOUT
+    try:
+        with make_sessions(settings)() as session:
+            ahead = clocks.ahead_of_database(session)
+            workers = select(Heartbeat.kind, Heartbeat.name, Heartbeat.facts["clock_ahead"].as_float()).where(alive)
+            rows = session.execute(workers).all()
+    except (OperationalError, ProgrammingError) as error:
+        raise CheckFailed("cannot be compared without the database; see postgresql") from error
+    found = [("this machine", ahead), ("the object store", storage.clock.ahead + ahead)]
+    found += [(f"the {kind} {name}", theirs or 0.0) for kind, name, theirs in rows]
+    wrong = [clocks.difference(name, seconds, "the database") for name, seconds in found if clocks.is_wrong(seconds)]
+    if wrong:
+        raise CheckFailed(f"{'; '.join(wrong)}; set it, for instance with NTP. Until then the service works")
+    return f"{len(found)} agree with the database's within {clocks.TOLERANCE_SECONDS:.0f} s"
 
 
 def _engine(settings: Settings) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
+from api.domain.clocks import Watch, ahead_of_database
 from api.domain.database import Sessions
 from api.domain.settings import Settings
 from api.domain.tables import Heartbeat
@@ -50,6 +51,7 @@ class ProcessHeartbeat(Background):
     def __init__(self, sessions: Sessions, *, kind: str, name: str, facts: Callable[[], dict[str, Any]]) -> None:
         super().__init__("process-heartbeat")
         self._sessions, self._kind, self._name, self._facts = sessions, kind, name, facts
+        self._clock = Watch(f"the {kind} {name}", "the database")
 
     def _run(self) -> None:
         started = True
@@ -61,12 +63,15 @@ class ProcessHeartbeat(Background):
         self._delete()
 
     def _write(self, *, started: bool) -> None:
-        row = {"kind": self._kind, "facts": self._facts(), "seen_at": func.now()}
+        row: dict[str, Any] = {"kind": self._kind, "facts": self._facts(), "seen_at": func.now()}
         if started:
             row["started_at"] = func.now()
-        statement = insert(Heartbeat).values(name=self._name, **row)
         try:
             with self._sessions.begin() as db:
+                ahead = ahead_of_database(db)
+                self._clock.note(ahead)
+                row["facts"] |= {"clock_ahead": round(ahead, 1)}
+                statement = insert(Heartbeat).values(name=self._name, **row)
                 db.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
                 db.execute(delete(Heartbeat).where(Heartbeat.seen_at < func.now() - _EXPIRY))
         except DBAPIError as error:

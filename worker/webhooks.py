@@ -20,6 +20,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 import httpx
 import structlog
 from socksio.exceptions import SOCKSError
+from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from standardwebhooks import Webhook as Signer
 
@@ -69,9 +70,10 @@ def deliver_due(settings: Settings, sessions: Sessions) -> int:
     """Try each due message once. Return the number of messages."""
     with sessions.begin() as db:
         claimed = webhooks.claim_due(db, limit=_BATCH, busy=_CLAIM)
+        now = db.scalars(select(func.clock_timestamp())).one()
     if not claimed:
         return 0
-    outcomes = asyncio.run(_send_all(claimed, private_allowed=settings.webhooks_to_private_addresses))
+    outcomes = asyncio.run(_send_all(claimed, now, private_allowed=settings.webhooks_to_private_addresses))
     for (delivery, _), outcome in zip(claimed, outcomes, strict=True):
         _record(sessions, delivery, outcome)
     return len(claimed)
@@ -108,20 +110,24 @@ def _trusted_certificates() -> ssl.SSLContext:
         return httpx.create_ssl_context(trust_env=False)
 
 
-async def _send_all(claimed: list[tuple[WebhookDelivery, Webhook]], *, private_allowed: bool) -> list[Outcome]:
+async def _send_all(
+    claimed: list[tuple[WebhookDelivery, Webhook]], now: datetime, *, private_allowed: bool
+) -> list[Outcome]:
     async with AsyncExitStack() as opened:
         clients = _Clients(opened)
         return await asyncio.gather(
-            *(_send(clients, delivery, webhook, private_allowed=private_allowed) for delivery, webhook in claimed)
+            *(_send(clients, delivery, webhook, now, private_allowed=private_allowed) for delivery, webhook in claimed)
         )
 
 
-async def _send(clients: _Clients, delivery: WebhookDelivery, webhook: Webhook, *, private_allowed: bool) -> Outcome:
+async def _send(
+    clients: _Clients, delivery: WebhookDelivery, webhook: Webhook, now: datetime, *, private_allowed: bool
+) -> Outcome:
     began = time.perf_counter()
     status = error = retry_after = None
     try:
         async with asyncio.timeout(TRY_SECONDS):
-            status, retry_after = await _post(clients, delivery, webhook, private_allowed=private_allowed)
+            status, retry_after = await _post(clients, delivery, webhook, now, private_allowed=private_allowed)
     except TimeoutError:
         error = f"no answer within {TRY_SECONDS:g} s"
     except Invalid as refused:
@@ -132,7 +138,7 @@ async def _send(clients: _Clients, delivery: WebhookDelivery, webhook: Webhook, 
 
 
 async def _post(
-    clients: _Clients, delivery: WebhookDelivery, webhook: Webhook, *, private_allowed: bool
+    clients: _Clients, delivery: WebhookDelivery, webhook: Webhook, now: datetime, *, private_allowed: bool
 ) -> tuple[int, timedelta | None]:
     """Send the message and return the status and Retry-After. Tries each address until one accepts a connection."""
     parts = webhook_address.split(webhook.url, private_allowed=private_allowed)
@@ -140,7 +146,7 @@ async def _post(
     port = parts.port or (443 if parts.scheme == "https" else 80)
     addresses = await asyncio.to_thread(webhook_address.resolve, parts.hostname, port, private_allowed=private_allowed)
     body = json.dumps(delivery.payload, separators=(",", ":"))
-    headers = {**signed_headers(delivery, webhook, body), "Host": parts.netloc}
+    headers = {**signed_headers(delivery, webhook, body, now), "Host": parts.netloc}
     if proxy := proxy_for(parts, addresses):
         # The proxy looks the name up again. It cannot be led to another server: that one lacks the name's certificate.
         client, targets = await clients.through(proxy), [httpx.URL(webhook.url)]
@@ -168,12 +174,11 @@ def proxy_for(parts: SplitResult, addresses: list[webhook_address.Address]) -> s
     return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
-def signed_headers(delivery: WebhookDelivery, webhook: Webhook, body: str) -> dict[str, str]:
-    """Return the headers of a message. Its id is the same in every try.
+def signed_headers(delivery: WebhookDelivery, webhook: Webhook, body: str, now: datetime) -> dict[str, str]:
+    """Return the headers of a message. Its id is the same in every try. `now` is the database's time.
 
     During the grace period of a rotation there are two signatures.
     """
-    now = datetime.now(UTC)
     message_id = f"msg_{delivery.id.hex}"
     live = [webhook.secret]
     if webhook.previous_secret and webhook.previous_until and webhook.previous_until > now:

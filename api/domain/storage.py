@@ -22,6 +22,7 @@ from botocore.config import Config
 from botocore.configprovider import ConstantProvider
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
+from api.domain.clocks import StoreClock
 from api.domain.errors import Conflict, DomainError, NotFound, Unavailable
 from api.domain.settings import Settings
 
@@ -114,6 +115,10 @@ class StorageUnavailable(Unavailable):
     """The store does not answer, or answers with an error, after the client's own retries."""
 
 
+class StoreClockDiffers(StorageUnavailable):
+    """The store refuses the time that a request is signed with, and it could not be learned from the answer."""
+
+
 class Storage:
     """A bucket of the object store. It holds a connection pool, and threads may share it."""
 
@@ -126,9 +131,10 @@ class Storage:
         if settings.s3_endpoint is None:
             raise ValueError("OPAD_S3_ENDPOINT is not set; start the embedded servers with `opad up` or set it")
         self._bucket = settings.s3_bucket
-        self._client = _connect(settings, settings.s3_endpoint, short_timeouts=short_timeouts)
+        self.clock = StoreClock()
+        self._client = _connect(settings, settings.s3_endpoint, self.clock, short_timeouts=short_timeouts)
         public = settings.s3_public_endpoint
-        self._signer = _connect(settings, public, short_timeouts=short_timeouts) if public else self._client
+        self._signer = _connect(settings, public, self.clock, short_timeouts=short_timeouts) if public else self._client
 
     def put_once(self, key: str, data: bytes, sha256: str) -> bool:
         """Write `data` unless the key exists, and return whether it did. Equal bytes already there are success.
@@ -231,6 +237,12 @@ class Storage:
                 raise ObjectMissing(f"there is no object {key}", "object_missing", key=key) from error
             if status in (409, 412):
                 raise _KeyTaken(key) from error
+            if error.response["Error"].get("Code") == "RequestTimeTooSkewed":
+                raise StoreClockDiffers(
+                    "the object store refuses the time of our requests, and no answer of it shows its own; set the "
+                    "clocks of this machine and of the store",
+                    "clocks_differ",
+                ) from error
             raise StorageUnavailable(f"the store refused {key}: {error}", "storage_unavailable") from error
         except FlexibleChecksumError as error:  # the bytes do not match the store's own checksum
             raise ObjectDamaged(f"{key} arrived damaged: {error}", "object_damaged", key=key) from error
@@ -256,9 +268,9 @@ def _session() -> boto3.session.Session:
     return boto3.session.Session(botocore_session=inner)
 
 
-def _connect(settings: Settings, endpoint: str, *, short_timeouts: bool) -> "S3Client":
+def _connect(settings: Settings, endpoint: str, clock: StoreClock, *, short_timeouts: bool) -> "S3Client":
     with _making:
-        return _session().client(
+        client: S3Client = _session().client(
             "s3",
             endpoint_url=endpoint,
             region_name=settings.s3_region,
@@ -274,6 +286,8 @@ def _connect(settings: Settings, endpoint: str, *, short_timeouts: bool) -> "S3C
                 retries={"mode": "standard", "total_max_attempts": 2 if short_timeouts else 4},
             ),
         )
+    clock.govern(client)
+    return client
 
 
 class _KeyTaken(Exception):

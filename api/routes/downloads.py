@@ -1,7 +1,7 @@
 """Download a trained version as a file for this service or for other tools."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -55,8 +55,8 @@ async def read_bundle(
         )
     filename = _filename(concept.name, version, layout)
     storage = services.storage
-    signed_at = datetime.now(UTC)
     await run_in_threadpool(storage.require, file.key)
+    signed_at = storage.clock.now()
     return DownloadOut(
         concept_id=concept.id,
         version=version,

@@ -1,6 +1,6 @@
 """Stored images: store one that was generated without `store`; list, read and erase them."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -95,7 +95,7 @@ async def delete_image(
 
 
 def _described(storage: Storage, image: Image, concept_name: str) -> StoredImage:
-    signed_at = datetime.now(UTC)
+    signed_at = storage.clock.now()
     return StoredImage(
         id=image.id,
         concept_id=image.concept_id,

@@ -169,7 +169,9 @@ async def _run_checks(services: Services, session: AsyncSession) -> list[CheckOu
         "trainer": await session.scalar(trainers.limit(1)) is not None,
         "reconciler": await session.scalar(recent.limit(1)) is not None,
     }
-    return [CheckOut(name=name, ok=fine, message="ok" if fine else _REMEDIES[name]) for name, fine in found.items()]
+    checks = [CheckOut(name=name, ok=fine, message="ok" if fine else _REMEDIES[name]) for name, fine in found.items()]
+    wrong = await health.wrong_clocks(services)
+    return [*checks, CheckOut(name="clocks", ok=not wrong, message="; ".join(wrong) or "ok")]
 
 
 def _shown(name: str, value: Any) -> Any:

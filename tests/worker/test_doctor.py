@@ -28,7 +28,7 @@ def test_each_part_has_a_line_and_a_missing_part_has_a_remedy(settings, sessions
     lines = lines_of(settings.model_copy(update={"port": 1}))
 
     healthy = {
-        "python", "torch", "base", "postgresql", "redis", "s3", "engine", "levels", "compiling", "learning",
+        "python", "torch", "base", "postgresql", "redis", "s3", "clocks", "engine", "levels", "compiling", "learning",
         "concepts", "decoder", "care", "disk",
     }  # fmt: skip
     assert {name for name, line in lines.items() if line.startswith("ok")} == healthy
@@ -36,6 +36,14 @@ def test_each_part_has_a_line_and_a_missing_part_has_a_remedy(settings, sessions
     assert "start `python -m worker.reconcile`" in lines["reconciler"]
     assert "start `python -m api`" in lines["api"]
     assert "writes, reads, deletes" in lines["s3"]
+
+
+def test_a_wrong_clock_is_named(settings, sessions):
+    with sessions.begin() as db:
+        db.add(Heartbeat(name="there", kind="trainer", facts={"clock_ahead": -300.2}, seen_at=func.now()))
+    assert lines_of(settings)["clocks"].startswith(
+        "FAIL  clocks      the clock of the trainer there is 300 s behind the database's; set it"
+    )
 
 
 def test_a_reconciler_is_recognized_by_its_sweep(settings, sessions):
