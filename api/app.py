@@ -36,6 +36,7 @@ from api.routes import (
     storage,
     studies,
     system,
+    verify,
     versions,
     webhooks,
 )
@@ -99,6 +100,8 @@ def create_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: 
     ):
         v1.include_router(module.router)
     app.include_router(v1, prefix="/v1")
+    # it counts its requests itself, because it may allow some without a key
+    app.include_router(verify.router, prefix="/v1", dependencies=[Depends(bearer)], responses=problems)
     aliases = APIRouter(include_in_schema=False, dependencies=[Depends(count_request), Depends(without_repeated_keys)])
     aliases.add_api_route("/concepts", concepts.create_concept, methods=["POST"], status_code=202)
     aliases.add_api_route("/generate", generate.generate, methods=["POST"], response_model=None)

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from api.domain.provenance import says_generated
 from opad_core.reference_images import Refused, decode
 
 STARTED = b"opad decoder\n"
@@ -23,7 +24,27 @@ _MEMORY_BYTES = 1 << 30
 _CPU_SECONDS = 5
 
 
-def main(*, heic: bool) -> None:
+def main(argument: str) -> None:
+    """Decode standard input. `argument` is `heic` if HEIC may be read."""
+    heic = argument == "heic"
+    begin(heic=heic)
+    answer: dict[str, Any]
+    png = b""
+    try:
+        data = sys.stdin.buffer.read()
+        image = decode(data, heic=heic and "pillow_heif" in sys.modules)
+    except Refused as refusal:
+        answer = {"ok": False, "kind": refusal.kind, "message": str(refusal)}
+    else:
+        file = io.BytesIO()
+        image.save(file, "PNG", compress_level=4)
+        png = file.getvalue()
+        answer = {"ok": True, "width": image.width, "height": image.height, "generated": says_generated(data)}
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + png)
+
+
+def begin(*, heic: bool) -> None:
+    """Load the codecs, limit the process, and write the line that says that it has started."""
     warnings.simplefilter("ignore")
     Image.preinit()  # the codecs are loaded before the limits forbid opening files
     if heic:
@@ -34,18 +55,6 @@ def main(*, heic: bool) -> None:
     sys.stdout.buffer.write(STARTED)
     sys.stdout.buffer.flush()
     os.dup2(nowhere, sys.stderr.fileno())  # what a codec prints about untrusted bytes is not logged
-    answer: dict[str, Any]
-    png = b""
-    try:
-        image = decode(sys.stdin.buffer.read(), heic=heic and "pillow_heif" in sys.modules)
-    except Refused as refusal:
-        answer = {"ok": False, "kind": refusal.kind, "message": str(refusal)}
-    else:
-        file = io.BytesIO()
-        image.save(file, "PNG", compress_level=4)
-        png = file.getvalue()
-        answer = {"ok": True, "width": image.width, "height": image.height}
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + png)
 
 
 def _limit_resources() -> None:

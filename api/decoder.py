@@ -1,4 +1,4 @@
-"""Start the process that decodes an upload (`api.decode`), and check what comes back.
+"""Start the process that decodes an upload (`api.decode`) or reads its marks (`api.read_marks`), and check its answer.
 
 The process imports from where this one does (`sys.path`), because packages may come from PYTHONPATH, the user's folder
 or a module system. Of the environment it gets only what an interpreter may need to start.
@@ -13,9 +13,10 @@ import struct
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import structlog
 from PIL import Image
@@ -27,10 +28,14 @@ from opad_core.reference_images import MAX_SIDE, Refused, reads_heic
 
 log = structlog.get_logger()
 
+Answer = TypeVar("Answer")
+
 _SECONDS = 20
 _MAX_PNG_BYTES = 4 * MAX_SIDE**2
 _MAX_ERROR_BYTES = 1 << 16
-_START = "import sys; sys.path[:] = sys.argv[2:]; from api.decode import main; main(heic=sys.argv[1] == 'heic')"
+_START = (
+    "import importlib, sys; name, argument, *sys.path[:] = sys.argv[1:]; importlib.import_module(name).main(argument)"
+)
 _ENVIRONMENT = ("PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 _TRUSTED_SECONDS = 60
 """How long a decoder that has started counts as working, so that frequent probes of /readyz cost nothing."""
@@ -48,6 +53,8 @@ class CleanImage:
     sha256: str
     width: int
     height: int
+    says_generated: bool = False
+    """The file's metadata says that a model generated it. Anybody can write or remove that."""
 
 
 class Decoder:
@@ -64,9 +71,16 @@ class Decoder:
 
         Raises Unavailable if the process does not start: that is no fault of the photo.
         """
+        return await self._run(decoded(file, heic=self.heic))
+
+    async def read_marks(self, file: IO[bytes], *, trusted: str) -> dict[str, Any] | Refused:
+        """Read the marks of a file, as `decode` reads its pixels; `api.read_marks` describes the answer."""
+        return await self._run(marks_read(file, trusted=trusted, heic=self.heic))
+
+    async def _run(self, reading: Awaitable[Answer]) -> Answer:
         async with self._slots:
             try:
-                answer = await decoded(file, heic=self.heic)
+                answer = await reading
             except CannotStart as error:
                 self._trusted_until = 0
                 log.error("decoder.cannot_start", reason=str(error))
@@ -92,10 +106,26 @@ class Decoder:
 
 async def decoded(file: IO[bytes], *, heic: bool) -> CleanImage | Refused:
     """Run `api.decode` on one file. Raises CannotStart, and Unavailable for an answer that cannot be trusted."""
+    answer, status = await _answer("api.decode", "heic" if heic else "no-heic", file, most=_MAX_PNG_BYTES)
+    return await run_in_threadpool(_verified, answer, status)
+
+
+async def marks_read(file: IO[bytes], *, trusted: str, heic: bool) -> dict[str, Any] | Refused:
+    """Run `api.read_marks` on one file. `trusted` are certificates as PEM. Raises CannotStart."""
+    argument = json.dumps({"trusted": trusted, "heic": heic})
+    answer, status = await _answer("api.read_marks", argument, file, most=_MAX_ERROR_BYTES)
+    if not answer:
+        return _crashed(status)
+    said: dict[str, Any] = json.loads(answer)
+    return said if said["ok"] else Refused(str(said["kind"]), str(said["message"]))
+
+
+async def _answer(module: str, argument: str, file: IO[bytes], *, most: int) -> tuple[bytes, int | None]:
+    """Run a module's `main(argument)` with the file as its standard input. Return what it wrote, and its status."""
     await run_in_threadpool(_rewind_to_disk, file)
     try:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-s", "-S", "-P", "-B", "-c", _START, "heic" if heic else "no-heic", *_import_paths(),
+            sys.executable, "-s", "-S", "-P", "-B", "-c", _START, module, argument, *_import_paths(),
             stdin=file, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=_environment(),
             close_fds=True,
         )  # fmt: skip
@@ -107,10 +137,10 @@ async def decoded(file: IO[bytes], *, heic: bool) -> CleanImage | Refused:
     try:
         async with asyncio.timeout(_SECONDS):
             answer, printed = await asyncio.gather(
-                _read_at_most(child.stdout, _MAX_PNG_BYTES), _read_at_most(child.stderr, _MAX_ERROR_BYTES)
+                _read_at_most(child.stdout, most), _read_at_most(child.stderr, _MAX_ERROR_BYTES)
             )
             await child.wait()
-    except TimeoutError:  # it hangs, or writes more than an image can have
+    except TimeoutError:  # it hangs, or writes more than an answer can have
         answer = decode.STARTED
     finally:
         if child.returncode is None:
@@ -119,7 +149,7 @@ async def decoded(file: IO[bytes], *, heic: bool) -> CleanImage | Refused:
     if not answer.startswith(decode.STARTED):
         reason = printed.decode(errors="replace").strip()[-500:]
         raise CannotStart(f"status {child.returncode}: {reason}")
-    return await run_in_threadpool(_verified, answer.removeprefix(decode.STARTED), child.returncode)
+    return answer.removeprefix(decode.STARTED), child.returncode
 
 
 def _import_paths() -> list[str]:
@@ -150,13 +180,17 @@ def _verified(answer: bytes, status: int | None) -> CleanImage | Refused:
     """Check the decoder's output, as it may be hijacked: accept only a small 8-bit RGB PNG of the size it names."""
     line, _, png = answer.partition(b"\n")
     if not line:
-        if status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL):
-            return Refused("damaged", "makes its decoder fail; save it again as plain JPEG or PNG")
-        return Refused("too_costly", "needs too much memory or time to decode; save it again as plain JPEG or PNG")
+        return _crashed(status)
     said = json.loads(line)
     if not said["ok"]:
         return Refused(str(said["kind"]), str(said["message"]))
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBB", said["width"], said["height"], 8, 2)
     if not png.startswith(header) or len(png) > _MAX_PNG_BYTES:
         raise Unavailable("the decoder returned no valid PNG; please report this file", "decoder_failed")
-    return CleanImage(png, hashlib.sha256(png).hexdigest(), said["width"], said["height"])
+    return CleanImage(png, hashlib.sha256(png).hexdigest(), said["width"], said["height"], said["generated"] is True)
+
+
+def _crashed(status: int | None) -> Refused:
+    if status in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL):
+        return Refused("damaged", "makes its decoder fail; save it again as plain JPEG or PNG")
+    return Refused("too_costly", "needs too much memory or time to decode; save it again as plain JPEG or PNG")

@@ -31,7 +31,7 @@ _HEADERS = {
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 """A host and an optional port, and no character that would begin a path in a URL."""
 
-_UPLOADS = {"/v1/concepts", "/concepts"}
+_UPLOADS = {"/v1/concepts", "/concepts", "/v1/verify"}
 _BODY_BYTES = 1 << 20
 _IMAGE_BYTES = 8 << 20
 """A PNG of 1024 x 1024 pixels, at its largest, in base64."""

@@ -47,13 +47,15 @@ class _CountingParser(MultiPartParser):
             )
 
 
-async def read_form(request: Request, settings: Settings) -> FormData:
-    """Read a multipart body. The route calls it after the key was checked, and closes the form."""
+async def read_form(request: Request, settings: Settings, *, fields: str) -> FormData:
+    """Read a multipart body. The route calls it after the key was checked, and closes the form.
+
+    `fields` names what to send, for the answer to a body of another type.
+    """
     content_type = request.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         raise UnsupportedMedia(
-            f"the content type is {content_type or 'missing'}; send multipart/form-data "
-            f"with the fields images ({settings.reference_count('file')}), name and class_noun",
+            f"the content type is {content_type or 'missing'}; send multipart/form-data with {fields}",
             "not_multipart",
         )
     max_file_bytes = settings.max_upload_mb * 1024**2

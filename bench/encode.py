@@ -20,7 +20,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from worker.inference.encoding import Provenance, encode
+from api.domain.provenance import Provenance
+from worker.inference.encoding import encode
 
 Encoder = Callable[[np.ndarray], bytes]
 

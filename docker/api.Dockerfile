@@ -20,7 +20,7 @@ LABEL org.opencontainers.image.title="opad-api" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}"
-RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad && install -d -o opad -g opad /run/opad
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad && install -d -o opad -g opad /run/opad /run/opad-signing
 COPY --from=packages /opt/opad /opt/opad
 WORKDIR /srv
 COPY api api

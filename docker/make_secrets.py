@@ -1,16 +1,21 @@
-"""Generate the passwords of the compose stack once, in a volume that only its containers mount.
+"""Generate the passwords of the compose stack once, in a volume that only its containers mount, and its signing key.
 
-Only the user of our images can read `secrets.env`. PostgreSQL's user reads its password as a member of our group.
+Only the user of our images can read `secrets.env`. PostgreSQL's user reads its password as a member of our group. The
+key with which engines sign images is in a volume of its own, which only engines mount.
 """
 
 import os
 import secrets
 from pathlib import Path
 
+from api.domain.credentials import make_credentials
+
 FOLDER = Path("/run/opad")
+SIGNING_FOLDER = Path("/run/opad-signing")
 
 
 def main() -> None:
+    make_credentials(FOLDER / "c2pa-certificate.pem", SIGNING_FOLDER / "c2pa-key.pem")
     environment = FOLDER / "secrets.env"
     if environment.exists():
         return

@@ -28,7 +28,7 @@ LABEL org.opencontainers.image.title="opad-worker" \
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 # folders for volumes: a new volume gets the owner of its folder
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/opad opad \
-    && install -d -o opad -g opad /run/opad /var/lib/opad/bases /var/lib/opad/cache /var/lib/opad/cache/compiled
+    && install -d -o opad -g opad /run/opad /run/opad-signing /var/lib/opad/bases /var/lib/opad/cache /var/lib/opad/cache/compiled
 COPY --from=packages /opt/opad /opt/opad
 WORKDIR /srv
 COPY api api

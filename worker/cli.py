@@ -16,9 +16,11 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.domain import audit, keys, retention
 from api.domain.commands import runnable
+from api.domain.credentials import make_credentials
 from api.domain.database import make_sessions
 from api.domain.environment import accept_any_file_name, end_with, read_settings
 from api.domain.errors import DomainError
+from api.domain.provenance import summary
 from api.domain.settings import Settings
 from api.domain.storage import Storage
 from api.domain.text_rules import name_as_read
@@ -29,6 +31,7 @@ from worker.stack.home import LocalError, published_environment
 from worker.stack.launcher import run_stack, store_new_admin_key
 from worker.stack.supervision import UnusableSetting
 from worker.study_import import import_study
+from worker.verify import verify_file
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -91,6 +94,14 @@ def command_line() -> argparse.ArgumentParser:
     mode.add_argument("--preview", action="store_true", help="print what the next sweep would remove")
     mode.add_argument("--sweep", action="store_true", help="remove it now instead of tonight")
     retention_command.set_defaults(run=run_retention)
+
+    image_command = commands.add_parser("verify", help="say whether an image is marked as generated, and by whom")
+    image_command.add_argument("file", type=Path, help="JPEG, PNG, WebP or HEIC")
+    image_command.set_defaults(run=verify_image)
+
+    key_command = commands.add_parser("signing-key", help="make a key that signs images, for engines on other machines")
+    key_command.add_argument("folder", type=Path, help="folder for key.pem and certificate.pem")
+    key_command.set_defaults(run=make_signing_key)
 
     commands.add_parser("doctor", help="check each part of the service and say how to repair it").set_defaults(
         run=run_doctor
@@ -229,6 +240,27 @@ def run_retention(arguments: argparse.Namespace) -> int:
         print(f"would remove {outdated.sentence()}; {megabytes:.1f} MB")
     else:
         print(f"removed {retention.sweep(cutoffs, sessions, storage).sentence()}")
+    return 0
+
+
+def verify_image(arguments: argparse.Namespace) -> int:
+    """Return 0 for a valid signature, else 1."""
+    found = verify_file(arguments.file, _settings_of_the_running_stack())
+    print(summary(found))
+    for name, value in found["origin"].items():
+        print(f"  {name:<8} {value}")
+    return 0 if found["credentials"] == "valid" else 1
+
+
+def make_signing_key(arguments: argparse.Namespace) -> int:
+    certificate, key = arguments.folder / "certificate.pem", arguments.folder / "key.pem"
+    try:
+        made = make_credentials(certificate, key)
+    except OSError as error:
+        raise LocalError(f"cannot write to {arguments.folder}: {error.strerror}; name another folder") from error
+    if not made:
+        raise LocalError(f"{key} already exists; move it away first, and keep {certificate.name}")
+    print(f"{key} signs images, and {certificate} says whose they are; only engines need the key")
     return 0
 
 

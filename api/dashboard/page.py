@@ -19,6 +19,7 @@ from api.auth import Caller, caller_of_session, csrf_token, session_token
 from api.domain.commands import runnable
 from api.domain.engine_level import LEVELS
 from api.domain.errors import DomainError
+from api.domain.provenance import MARKS_IN_WORDS
 from api.errors import STATUS
 from api.public_address import link, root
 from api.services import SessionDep
@@ -172,6 +173,11 @@ def _level(level: str, reason: str | None) -> str:
     return words if reason is None else Markup("{}: {}").format(words, _commands(reason))
 
 
+def _marks(marks: str, reason: str | None) -> str:
+    """Render how an engine marks its images, and why it does not sign them although it should."""
+    return f"{MARKS_IN_WORDS[marks]}{f': {reason}' if reason else ''}"
+
+
 _FILTERS: dict[str, Callable[..., str]] = {
     "tojson_plain": _tojson_plain,
     "when": _when,
@@ -184,6 +190,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "setting": _setting,
     "commands": _commands,
     "level": _level,
+    "marks": _marks,
 }
 templates.env.filters |= _FILTERS
 templates.env.globals["root"] = root

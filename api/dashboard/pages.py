@@ -5,12 +5,12 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from api.dashboard import concepts, jobs, new_concept, operations, overview, playground, sign_in, studies
+from api.dashboard import concepts, jobs, new_concept, operations, overview, playground, sign_in, studies, verify
 from api.dashboard.page import HERE
 from api.public_address import link
 
 router = APIRouter(include_in_schema=False)
-for _module in (sign_in, overview, jobs, new_concept, concepts, studies, playground, operations):
+for _module in (sign_in, overview, jobs, new_concept, concepts, studies, playground, verify, operations):
     router.include_router(_module.router)
 
 

@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from api.domain.provenance import Marks
+
 Preset = Literal["default", "paper"]
 """The names of the presets in `opad_core.methods.opad.config`; the api does not import it."""
 Method = Literal["opad", "custom_diffusion"]
@@ -101,6 +103,15 @@ class Settings(BaseSettings):
     consent: Literal["ask", "policy"] = "ask"
     """`ask`: each new concept needs the uploader's statement. `policy`: an agreement with the users replaces it."""
 
+    provenance: Marks | None = None
+    """How images say that they were generated; None is what `default_marks` returns for the base's resolution."""
+    c2pa_cert: Path | None = None
+    """The certificates that sign images, as PEM; None is `c2pa/certificate.pem` in `home`."""
+    c2pa_key: Path | None = None
+    """The private key of the first certificate, as PEM; None is `c2pa/key.pem` in `home`. Only engines need it."""
+    verify_without_key: bool = False
+    """`POST /v1/verify` answers without an API key."""
+
     denied_words: Path | None = None
     """A file with one word or phrase per line. A prompt with one of them is refused."""
     image_check: Literal["off", "flag", "refuse"] = "off"
@@ -156,7 +167,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"names {url!r}; write http://host:8100, dns+http://name:8100 or unix:/path")
         return value
 
-    @field_validator("home", "bases_dir", "denied_words", "s3_ca_file", "base")
+    @field_validator("home", "bases_dir", "denied_words", "s3_ca_file", "c2pa_cert", "c2pa_key", "base")
     @classmethod
     def _expand_home(cls, value: Any) -> Any:
         """Replace a leading `~`, which no shell does in .env. `base` may be a path too."""
@@ -265,6 +276,14 @@ class Settings(BaseSettings):
     def bases(self) -> Path:
         """Return the folder where `python -m opad_core fetch` installs bases."""
         return self.bases_dir or self.home / "bases"
+
+    @property
+    def signing_certificates(self) -> Path:
+        return self.c2pa_cert or self.home / "c2pa" / "certificate.pem"
+
+    @property
+    def signing_key(self) -> Path:
+        return self.c2pa_key or self.home / "c2pa" / "key.pem"
 
     @cached_property
     def sqlalchemy_url(self) -> str:

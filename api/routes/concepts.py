@@ -37,7 +37,7 @@ from api.routes.jobs import described_jobs
 from api.schemas import ConceptIn, Problem, VersionIn
 from api.services import ServicesDep, SessionDep
 from api.stored_images import png_answer
-from api.uploads import clean_images, read_form
+from api.uploads import clean_images, describe, read_form
 from api.vocabulary import check_class_noun, served_base, warnings_of
 
 log = structlog.get_logger()
@@ -127,7 +127,8 @@ async def create_concept(
 ) -> ConceptAccepted:
     """Upload photos of one thing. The answer is immediate and names the job that trains the concept."""
     await session.rollback()  # returns the connection while the body arrives
-    form = await read_form(request, services.settings)
+    fields = f"the fields images ({services.settings.reference_count('file')}), name and class_noun"
+    form = await read_form(request, services.settings, fields=fields)
     try:
         body, files = split_form(form)
         _check_consent(services.settings, body)
@@ -182,6 +183,11 @@ async def create_concept(
     )
     await session.flush()
     detail = await _detail(session, who, concept.id)
+    warnings += [
+        f"{describe(index, files[index].filename)} says that it is a generated image"
+        for index, image in enumerate(images)
+        if image.says_generated
+    ]
     accepted = ConceptAccepted(concept=detail, job=detail.jobs[0], warnings=warnings)
     response.headers["Location"] = link(f"/v1/concepts/{concept.id}")
     if not await idempotent.save_answer(session, response, accepted):

@@ -57,6 +57,8 @@ class WorkerOut(Out):
         description="how an engine runs its networks, from slow to fast: eager, captured or compiled; null if unknown"
     )
     level_reason: str | None = Field(description="why the engine is not compiled, in one sentence")
+    marks: str | None = Field(description="how an engine marks images: signed, xmp or off; null if unknown")
+    marks_reason: str | None = Field(description="why the engine does not sign images although it should")
 
 
 class AttentionOut(Out):
@@ -120,6 +122,8 @@ def _worker(row: Heartbeat, is_alive: bool) -> WorkerOut:
         facts=row.facts,
         level=level.level if level else None,
         level_reason=level.reason if level else None,
+        marks=row.facts.get("marks"),
+        marks_reason=row.facts.get("marks_reason"),
     )
 
 

@@ -30,6 +30,7 @@ from api.domain.database import Sessions, make_sessions
 from api.domain.denied_words import ENGINE_CODE, DeniedWords
 from api.domain.engine_answer import MEDIA_TYPE, Generated
 from api.domain.errors import NO_FAST_DECODER, Unavailable
+from api.domain.provenance import Provenance
 from api.domain.replaced_bases import BASE_CHANGED
 from api.domain.settings import DecoderName, Method, Settings
 from api.domain.storage import ObjectDamaged, ObjectMissing, Storage
@@ -60,7 +61,8 @@ from worker.inference.batching import PREDICTED_WAIT, Batcher, DeadlinePassed, G
 from worker.inference.bundles import BundleCache
 from worker.inference.compiling import Compiling, capture_on_gpu
 from worker.inference.denied_tokens import DeniedTokens, PromptDenied
-from worker.inference.encoding import MEDIA_TYPES, Format, Provenance, encode
+from worker.inference.encoding import MEDIA_TYPES, Format
+from worker.inference.marking import Marking
 from worker.retries import log_retry
 
 log = structlog.get_logger()
@@ -95,6 +97,7 @@ class Engine:
     bundles: BundleCache
     batcher: Batcher
     encoders: ThreadPoolExecutor
+    marking: Marking
 
     async def generate(self, request: GenerateRequest) -> Generated:
         """Generate and encode the images of a request.
@@ -119,7 +122,7 @@ class Engine:
                 for seed in request.seeds
             ]
             encoding = [
-                loop.run_in_executor(self.encoders, encode, image.pixels, request.format, origin)
+                loop.run_in_executor(self.encoders, self.marking.file, image.pixels, request.format, origin)
                 for image, origin in zip(generated, origins, strict=True)
             ]
             warnings += await loop.run_in_executor(self.encoders, image_warnings, [image.pixels for image in generated])
@@ -172,6 +175,9 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
         batcher.seconds_per_image = seconds
         log.info("engine.ready", base=base.manifest.name, device=str(base.device), engine_level=generator.level,
                  first_image_s=round(seconds, 3))  # fmt: skip
+        marking = Marking.of(settings, resolution=base.manifest.resolution)
+        if marking.reason:
+            log.warning("engine.unsigned", reason=marking.reason)
         PREDICTED_WAIT.set_function(batcher.predicted_wait)
         text = replace(base.text, tokenizer=copy.deepcopy(base.text.tokenizer))
         app.state.engine = Engine(
@@ -182,6 +188,7 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
             BundleCache(Storage(settings, short_timeouts=True), settings.home / "cache" / "bundles"),
             batcher,
             ThreadPoolExecutor(4),
+            marking,
         )
         announcing = asyncio.create_task(_announce(make_sessions(settings), base.manifest, no_fast_decoder))
         # a client may use the api as soon as this engine is ready; without a database the engine still works
@@ -210,7 +217,7 @@ def create_app(settings: Settings, *, bind: str) -> Starlette:
             make_sessions(settings),
             kind="engine",
             name=f"{socket.gethostname()}:{bind}",
-            facts=lambda: _facts(settings, base) | level(),
+            facts=lambda: _facts(settings, base) | level() | marking.facts(),
         )
         with heartbeat, compiling or nullcontext():
             yield

@@ -1,19 +1,17 @@
 """Encode pixels as image files, in threads: the encoders release the interpreter lock while the model runs.
 
-The XMP metadata of every file says that the image was generated: IPTC's `DigitalSourceType` for agencies and search
-engines, a description for people, and our own fields for its origin. It does not contain the prompt, because images are
-shared and prompts may be private.
+The XMP metadata says that the image was generated: IPTC's `DigitalSourceType` for agencies and search engines, a
+description for people, and our own fields for its origin.
 """
 
 import io
-from dataclasses import dataclass
 from typing import Literal
-from uuid import UUID
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from PIL import Image
 
+from api.domain.provenance import GENERATED, Provenance
 from worker.inference.png import write_png
 
 Format = Literal["png", "jpeg", "webp"]
@@ -27,41 +25,27 @@ _OPTIONS: dict[Format, dict[str, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Provenance:
-    model: str
-    """Name of the base."""
-    concept_id: UUID | None
-    """None for an image of the base without a concept."""
-    bundle_sha256: str | None
-    seed: int
-    decoder: str = "full"
+def encode(pixels: np.ndarray, image_format: Format, provenance: Provenance | None) -> bytes:
+    """Encode `pixels`, [r, r, 3] uint8, and return the file. Equal inputs give equal files.
 
-
-def encode(pixels: np.ndarray, image_format: Format, provenance: Provenance) -> bytes:
-    """Encode `pixels`, [r, r, 3] uint8, and return the file. Equal inputs give equal files."""
-    packet, file = _xmp(provenance), io.BytesIO()
+    None as `provenance` writes no metadata.
+    """
+    packet, file = None if provenance is None else _xmp(provenance), io.BytesIO()
     if image_format == "png":
         return write_png(pixels, xmp=packet)
-    Image.fromarray(pixels).save(file, image_format, xmp=packet.encode(), **_OPTIONS[image_format])
+    metadata = {"xmp": packet.encode()} if packet else {}
+    Image.fromarray(pixels).save(file, image_format, **metadata, **_OPTIONS[image_format])
     return file.getvalue()
 
 
 def _xmp(provenance: Provenance) -> str:
-    fields = {
-        "model": provenance.model,
-        "concept": provenance.concept_id,
-        "bundle": provenance.bundle_sha256,
-        "seed": provenance.seed,
-        "decoder": provenance.decoder,
-    }
-    own = " ".join(f"opad:{name}={quoteattr(str(value))}" for name, value in fields.items() if value is not None)
+    own = " ".join(f"opad:{name}={quoteattr(str(value))}" for name, value in provenance.fields().items())
     return (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
         ' xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:opad="urn:opad:provenance"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmp:CreatorTool="OPAD"'
-        ' Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"'
+        f' Iptc4xmpExt:DigitalSourceType="{GENERATED}"'
         f" {own}>"
         '<dc:description><rdf:Alt><rdf:li xml:lang="x-default">AI-generated</rdf:li></rdf:Alt></dc:description>'
         "</rdf:Description></rdf:RDF></x:xmpmeta>"

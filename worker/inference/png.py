@@ -10,15 +10,15 @@ _SUB, _UP = 1, 2
 """Filter types of the PNG specification: each byte minus the one to its left, or minus the one above it."""
 
 
-def write_png(pixels: np.ndarray, *, xmp: str) -> bytes:
-    """Return `pixels`, [h, w, 3] uint8, as a PNG file with this XMP packet."""
+def write_png(pixels: np.ndarray, *, xmp: str | None) -> bytes:
+    """Return `pixels`, [h, w, 3] uint8, as a PNG file with this XMP packet, if there is one."""
     height, width, _ = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
-    text = b"XML:com.adobe.xmp\0\0\0\0\0" + xmp.encode()  # not compressed, no language
+    text = b"XML:com.adobe.xmp\0\0\0\0\0" + (xmp or "").encode()  # not compressed, no language
     return b"".join((
         _SIGNATURE,
         _chunk(b"IHDR", header),
-        _chunk(b"iTXt", text),
+        _chunk(b"iTXt", text) if xmp else b"",
         _chunk(b"IDAT", isal_zlib.compress(_filter(pixels), 1)),
         _chunk(b"IEND", b""),
     ))  # fmt: skip

@@ -16,6 +16,7 @@ from kombu.exceptions import KombuError
 
 from api.domain import audit, keys
 from api.domain.commands import runnable
+from api.domain.credentials import make_credentials
 from api.domain.database import make_sessions
 from api.domain.settings import Settings
 from api.domain.storage import Storage
@@ -58,6 +59,8 @@ def run_stack(settings: Settings, *, say: Callable[[str], None], should_stop: Ca
         Storage(complete).ensure_bucket()
         migrate(complete.sqlalchemy_url)
         _make_admin_key(complete, say)
+        if complete.c2pa_cert is complete.c2pa_key is None:
+            make_credentials(complete.signing_certificates, complete.signing_key)
         own_engine = not complete.engine_urls
         if own_engine:
             complete.engine_urls = [f"unix:{home.sockets / 'engine.sock'}"]

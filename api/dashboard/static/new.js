@@ -28,9 +28,12 @@ if (nouns) {
   });
 }
 
-async function fingerprint(file) {
-  const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
+function fingerprint(digest) {
   return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function saysGenerated(content) { // by IPTC's digital source type, in XMP or Content Credentials
+  return /digitalsourcetype\/(composite[wW]ith)?[tT]rainedAlgorithmicMedia/.test(new TextDecoder("latin1").decode(content));
 }
 
 function isHeic(file) {
@@ -71,10 +74,10 @@ async function add(files) {
     remove.onclick = () => { references = references.filter((other) => other !== reference); item.remove(); showProblems(); };
     references.push(reference);
     list.append(item);
-    const [seen, print] = await Promise.all([inspect(file, canvas), fingerprint(file)]);
-    reference.print = print;
+    const [seen, content] = await Promise.all([inspect(file, canvas), file.arrayBuffer()]);
+    reference.print = fingerprint(await crypto.subtle.digest("SHA-256", content));
     if (typeof seen === "string") reference.problem = seen;
-    else reference.fine = seen.width ? `${seen.width} × ${seen.height}` : "HEIC, checked after sending";
+    else reference.fine = (seen.width ? `${seen.width} × ${seen.height}` : "HEIC, checked after sending") + (saysGenerated(content) ? "; says that it is a generated image" : "");
     showProblems();
   }
 }

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worker.inference.encoding import Provenance, encode
+from api.domain.provenance import Provenance
+from worker.inference.encoding import encode
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 CONCEPT = UUID("0198c0de-7e57-7000-8000-000000000001")

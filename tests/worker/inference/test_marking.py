@@ -1,0 +1,139 @@
+"""Marks of generated images: signed, or XMP alone, or none."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from api.domain.credentials import make_credentials
+from api.domain.engine_answer import Generated
+from api.domain.provenance import Provenance, default_marks
+from api.domain.settings import Settings
+from api.read_marks import read_marks
+from worker.inference.app import create_app
+from worker.inference.encoding import MEDIA_TYPES, Format
+from worker.inference.marking import Marking
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+CONCEPT = UUID("0198c0de-7e57-7000-8000-000000000001")
+ORIGIN = Provenance("nano", CONCEPT, "ab" * 32, 7)
+
+
+@pytest.fixture
+def signing(tmp_path: Path) -> Settings:
+    made = Settings(home=tmp_path, provenance="signed")
+    make_credentials(made.signing_certificates, made.signing_key)
+    return made
+
+
+@pytest.fixture
+def marking(signing: Settings) -> Marking:
+    found = Marking.of(signing, resolution=64)
+    assert (found.marks, found.reason) == ("signed", None)
+    return found
+
+
+def pixels_of(file: bytes, folder: Path) -> np.ndarray:
+    path = folder / "image"
+    path.write_bytes(file)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.parametrize("image_format", MEDIA_TYPES)
+def test_a_signed_file_says_who_made_it_and_with_what(
+    marking: Marking, signing: Settings, image_format: Format
+) -> None:
+    found = read_marks(marking.file(PIXELS, image_format, ORIGIN), trusted=signing.signing_certificates.read_text())
+    assert (found["credentials"], found["ours"], found["generated"]) == ("valid", True, True)
+    assert found["signer"].startswith("OPAD installation ")
+    assert found["origin"] == {
+        "model": "nano", "concept": str(CONCEPT), "bundle": "ab" * 32, "seed": "7", "decoder": "full",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("image_format", MEDIA_TYPES)
+def test_signing_changes_no_pixel(marking: Marking, signing: Settings, tmp_path: Path, image_format: Format) -> None:
+    unsigned = Marking.of(signing.model_copy(update={"provenance": "xmp"}), resolution=64)
+    signed, plain = (each.file(PIXELS, image_format, ORIGIN) for each in (marking, unsigned))
+    assert np.array_equal(pixels_of(signed, tmp_path), pixels_of(plain, tmp_path))
+
+
+def test_another_process_finds_one_flipped_byte(marking: Marking, signing: Settings, tmp_path: Path) -> None:
+    """The library's own reader, in a process of its own: no second implementation is on the package index."""
+    file = bytearray(marking.file(PIXELS, "jpeg", ORIGIN))
+    (tmp_path / "signed.jpg").write_bytes(file)
+    file[-300] ^= 1  # in the compressed pixels, at the end of the file
+    (tmp_path / "flipped.jpg").write_bytes(file)
+    code = (
+        "import sys, c2pa\n"
+        "context = c2pa.Context.from_dict({'trust': {'trust_anchors': open(sys.argv[1]).read()}})\n"
+        "print([c2pa.Reader('image/jpeg', open(path, 'rb'), context=context).get_validation_state()"
+        " for path in sys.argv[2:]])"
+    )
+    names = [signing.signing_certificates, tmp_path / "signed.jpg", tmp_path / "flipped.jpg"]
+    said = subprocess.run([sys.executable, "-c", code, *map(str, names)], capture_output=True, text=True, check=True)
+    assert said.stdout == "['Trusted', 'Invalid']\n"
+    assert read_marks(bytes(file), trusted="")["credentials"] == "altered"
+
+
+def test_a_strangers_signature_is_not_ours(marking: Marking, signing: Settings, tmp_path: Path) -> None:
+    stranger = Settings(home=tmp_path / "other")
+    make_credentials(stranger.signing_certificates, stranger.signing_key)
+    found = read_marks(marking.file(PIXELS, "png", ORIGIN), trusted=stranger.signing_certificates.read_text())
+    assert (found["credentials"], found["ours"]) == ("valid", False)
+
+
+def test_a_file_of_a_former_key_is_still_ours(marking: Marking, signing: Settings) -> None:
+    file = marking.file(PIXELS, "png", ORIGIN)
+    signing.signing_key.unlink()
+    make_credentials(signing.signing_certificates, signing.signing_key)
+    assert read_marks(file, trusted=signing.signing_certificates.read_text())["ours"]
+
+
+def test_many_threads_sign_at_once(marking: Marking, signing: Settings) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        origins = [Provenance("nano", None, None, seed) for seed in range(24)]
+        files = list(pool.map(lambda origin: marking.file(PIXELS, "jpeg", origin), origins))
+    found = [read_marks(file, trusted="") for file in files]
+    assert [each["credentials"] for each in found] == ["valid"] * 24
+    assert [each["origin"]["seed"] for each in found] == [str(seed) for seed in range(24)]
+
+
+def test_without_its_key_an_engine_marks_with_xmp_and_says_why(signing: Settings) -> None:
+    signing.signing_key.unlink()
+    marking = Marking.of(signing, resolution=64)
+    assert marking.facts() == {"marks": "xmp", "marks_reason": f"there is no {signing.signing_key}"}
+    found = read_marks(marking.file(PIXELS, "png", ORIGIN), trusted="")
+    assert (found["credentials"], found["xmp"], found["origin"]["seed"]) == ("none", True, "7")
+
+
+def test_off_marks_nothing(signing: Settings) -> None:
+    off = Marking.of(signing.model_copy(update={"provenance": "off"}), resolution=64)
+    for image_format in MEDIA_TYPES:
+        file = off.file(PIXELS, image_format, ORIGIN)
+        found = read_marks(file, trusted="")
+        assert (found["credentials"], found["xmp"], found["generated"]) == ("none", False, False)
+        assert b"opad" not in file
+
+
+def test_images_of_512_px_are_signed_by_default_and_smaller_ones_are_not() -> None:
+    assert [default_marks(resolution) for resolution in (64, 256, 512, 1024)] == ["xmp", "xmp", "signed", "signed"]
+
+
+def test_an_engine_signs_what_it_generates(engine_settings: Settings, signing: Settings) -> None:
+    chosen = engine_settings.model_copy(
+        update={"provenance": "signed", "c2pa_cert": signing.signing_certificates, "c2pa_key": signing.signing_key}
+    )
+    with TestClient(create_app(chosen, bind="test")) as client:
+        body = {"bundle": None, "prompt": "a dog", "seeds": [1, 2], "format": "jpeg", "deadline_ms": 60_000}
+        answer = Generated.unpack(client.post("/generate", json=body).content)
+    trusted = signing.signing_certificates.read_text()
+    found = [read_marks(file, trusted=trusted) for file in answer.images]
+    assert [(each["ours"], each["origin"]["seed"]) for each in found] == [(True, "1"), (True, "2")]
+    assert all("dog" not in str(file) for file in answer.images)

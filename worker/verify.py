@@ -1,0 +1,26 @@
+"""Read the marks of a local image, in the process and with the limits that uploads have."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from api.decoder import CannotStart, marks_read
+from api.domain.settings import Settings
+from opad_core.reference_images import Refused, reads_heic
+from worker.stack.home import LocalError
+
+
+def verify_file(path: Path, settings: Settings) -> dict[str, Any]:
+    """Return what `api.read_marks` finds in a file. Raises LocalError."""
+    certificates = settings.signing_certificates
+    try:
+        trusted = certificates.read_text() if certificates.is_file() else ""
+        with path.open("rb") as file:
+            found = asyncio.run(marks_read(file, trusted=trusted, heic=reads_heic(settings.heic)))
+    except OSError as error:
+        raise LocalError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except CannotStart as error:
+        raise LocalError(f"the process that reads images does not start: {error}") from error
+    if isinstance(found, Refused):
+        raise LocalError(f"{path} {found}")
+    return found
