@@ -31,12 +31,12 @@ class ImageSigner:
     def sign(self, file: bytes, media_type: str, provenance: Provenance) -> bytes:
         """Return the file with a signed manifest. Every call makes another file: the manifest has an id of its own."""
         signed = io.BytesIO()
-        with Builder.from_json(json.dumps(_manifest(provenance)), self._context) as builder:
+        with Builder.from_json(json.dumps(manifest(provenance)), self._context) as builder:
             builder.sign(media_type, io.BytesIO(file), signed)
         return signed.getvalue()
 
 
-def _manifest(provenance: Provenance) -> dict[str, Any]:
+def manifest(provenance: Provenance) -> dict[str, Any]:
     created = {"action": "c2pa.created", "digitalSourceType": GENERATED, "softwareAgent": {"name": "OPAD"}}
     return {
         "claim_generator_info": [{"name": "OPAD"}],
