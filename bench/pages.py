@@ -68,6 +68,7 @@ def measure(settings: Settings, *, concepts: int, jobs: int) -> int:
         "/dashboard/playground",
         "/dashboard/gallery",
         "/dashboard/preference",
+        "/dashboard/verify",
         "/dashboard/studies",
         f"/dashboard/studies/{study}?voter=Dana",
         f"/dashboard/studies/{study}/results",

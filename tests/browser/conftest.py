@@ -139,6 +139,7 @@ def demo_pages(settings: Settings, sessions: Sessions, admin_key: str) -> dict[s
         "playground": "/dashboard/playground",
         "gallery": "/dashboard/gallery",
         "preference": "/dashboard/preference",
+        "verify": "/dashboard/verify",
         "studies": "/dashboard/studies",
         "study's voter": f"/dashboard/studies/{study}",
         "study": f"/dashboard/studies/{study}?voter=Dana",

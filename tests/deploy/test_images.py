@@ -97,7 +97,7 @@ def test_every_service_is_hardened() -> None:
 
 
 NOT_IN_CONTAINERS = {"home", "host", "port"}
-HANDED_ON_IF_SET = {"bases_dir", "s3_proxy", "s3_ca_file", "public_url"}
+HANDED_ON_IF_SET = {"bases_dir", "s3_proxy", "s3_ca_file", "public_url", "provenance"}
 ADDRESSES = {
     "database_url",
     "redis_url",
@@ -106,13 +106,16 @@ ADDRESSES = {
     "engine_urls",
     "denied_words",
     "trusted_proxies",
+    "c2pa_cert",
+    "c2pa_key",
 }
 
 
 def test_every_setting_reaches_the_containers_with_its_own_default(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (REPOSITORY / "docker-compose.yml").read_text()
     services = yaml.load(text, _Loader)["services"]
-    handed_on = services["trainer"]["environment"] | services["api"]["environment"]
+    handed_on = {**services["trainer"]["environment"], **services["api"]["environment"]}
+    handed_on |= {name: value for name, value in services["engine"]["environment"].items() if name not in handed_on}
     for name, field in Settings.model_fields.items():
         if name in NOT_IN_CONTAINERS:
             continue
@@ -159,3 +162,16 @@ def test_the_worker_compose_file_names_a_missing_setting() -> None:
     text = (REPOSITORY / "compose.worker.yaml").read_text()
     for name in ("OPAD_DATABASE_URL", "OPAD_REDIS_URL", "OPAD_S3_ENDPOINT", "OPAD_S3_SECRET_KEY"):
         assert re.search(rf"\$\{{{name}:\?is not set; give \S+", text)
+
+
+def test_only_engines_mount_the_key_that_signs_images() -> None:
+    services = yaml.load((REPOSITORY / "docker-compose.yml").read_text(), _Loader)["services"]
+    mounted = {
+        name: volume for name, service in services.items() for volume in map(str, service.get("volumes", []))
+        if volume.startswith("signing:")
+    }  # fmt: skip
+    assert mounted == {"secrets": "signing:/run/opad-signing", "engine": "signing:/run/opad-signing:ro"}
+    keys = {name for name, service in services.items() if "OPAD_C2PA_KEY" in (service.get("environment") or {})}
+    assert keys == {"engine"}
+    certificate = services["api"]["environment"]["OPAD_C2PA_CERT"]
+    assert certificate == services["engine"]["environment"]["OPAD_C2PA_CERT"]

@@ -185,3 +185,14 @@ def test_every_claim_that_a_pod_names_exists(manifests: list[dict[str, Any]]) ->
         if "persistentVolumeClaim" in volume
     }
     assert named == claims
+
+
+def test_only_engines_mount_the_key_that_signs_images(manifests: list[dict[str, Any]]) -> None:
+    files = {}
+    for manifest in manifests:
+        template = pod_template(manifest)
+        for volume in template["spec"].get("volumes", []) if template else []:
+            if volume.get("secret", {}).get("secretName") == "opad-signing":
+                items = volume["secret"].get("items")
+                files[manifest["metadata"]["name"]] = [item["key"] for item in items] if items else "all"
+    assert files == {"api": ["certificate.pem"], "engine": "all"}
