@@ -2,7 +2,8 @@
 
 Each method learns two concepts that are in no table, with the same information and as many iterations as OPAD. The
 score is that of `training.selection`: likeness and fidelity on held-out scenes by EfficientNet-Lite1, which no table
-reports. A run is kept in OUT/METHOD-RATE-CONCEPT.json, so an interrupted search continues.
+reports. A run is kept in OUT/METHOD-RATE-CONCEPT.json, so an interrupted search continues. Runs that are in
+MEASURED are not repeated.
 """
 
 import argparse
@@ -24,14 +25,15 @@ from opad_core.tables.concepts import Concept, read_concept
 from opad_core.tables.rows import ROWS, config_of
 from opad_core.training.selection import HeldOutEvaluation
 
+MEASURED = Path("bench/learning_rates.json")
 CONCEPTS = ("bench/concepts/sun_hat", "bench/concepts/black_cat")
 GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
-    "custom_diffusion": {"lr": (8e-4, 2.5e-3, 8e-3), "lr_token": (1.5e-3, 5e-3, 1.5e-2)},
-    "textual_inversion": {"lr_token": (5e-3, 2e-2, 8e-2)},
-    "dreambooth": {"lr": (2e-5, 1e-4, 5e-4)},
-    "lora": {"lr": (1e-3, 4e-3, 1.6e-2), "lr_token": (1.5e-3, 5e-3, 1.5e-2)},
-    "textboost": {"lr": (2.5e-4, 1e-3, 4e-3), "lr_token": (1.5e-3, 5e-3, 1.5e-2)},
-    "disenbooth": {"lr": (1e-3, 4e-3, 1.6e-2)},
+    "custom_diffusion": {"lr": (8e-4, 2.5e-3, 8e-3, 2.5e-2), "lr_token": (1.5e-3, 5e-3, 1.5e-2, 4.5e-2)},
+    "textual_inversion": {"lr_token": (1.25e-3, 5e-3, 2e-2, 8e-2)},
+    "dreambooth": {"lr": (2e-5, 1e-4, 5e-4, 2.5e-3)},
+    "lora": {"lr": (1e-3, 4e-3, 1.6e-2, 6.4e-2), "lr_token": (1.5e-3, 5e-3, 1.5e-2, 4.5e-2)},
+    "textboost": {"lr": (6e-5, 2.5e-4, 1e-3, 4e-3), "lr_token": (4.5e-4, 1.5e-3, 5e-3, 1.5e-2)},
+    "disenbooth": {"lr": (1e-3, 4e-3, 1.6e-2, 6.4e-2)},
     "cones2": {"lr": (5e-6, 5e-5, 5e-4)},
 }
 """The values of each field by method; the first values of all fields are tried together, then the second, and so on."""
@@ -68,14 +70,17 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     base = load_base(arguments.base, bases=bases_folder())
     concepts = [read_concept(Path(folder)) for folder in CONCEPTS]
+    measured = json.loads(MEASURED.read_text())
     runs = []
     wanted = [(method, rates) for method in arguments.methods for rates in points(method)]
     for method, rates in tqdm(wanted):
         for concept in concepts:
             file = arguments.out / f"{method}-{'-'.join(f'{x:g}' for x in rates.values())}-{concept.name}.json"
-            if not file.exists():
+            own = {"method": method, "concept": concept.name, **rates}
+            known = next((run for run in measured if run.items() >= own.items()), None)
+            if known is None and not file.exists():
                 file.write_text(json.dumps(measure(base, concept, method, rates)))
-            runs.append(json.loads(file.read_text()))
+            runs.append(known or json.loads(file.read_text()))
     for method, rates in wanted:
         own = [run["score"] for run in runs if run["method"] == method and run.items() >= rates.items()]
         scores = [score for score in own if score is not None]

@@ -1,4 +1,4 @@
-"""`python -m bench.marks`: what marks cost. Milliseconds of one thread and bytes per image, with and without a signature.
+"""`python -m bench.marks`: what marks cost, in milliseconds of one thread and bytes per image.
 
 Both ways of each format are timed in turn in one run; a line has the medians.
 """

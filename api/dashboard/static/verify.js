@@ -8,7 +8,7 @@ const result = document.getElementById("result");
 const shown = document.getElementById("shown");
 shown.onerror = () => { shown.hidden = true; }; // most browsers cannot show HEIC
 const summary = document.getElementById("summary");
-const COLORS = { valid: "green", altered: "red", invalid: "red", none: "yellow" };
+const COLORS = { valid: "yellow", altered: "red", invalid: "red", none: "yellow" };
 
 async function verify(file) {
   const form = new FormData();
@@ -27,7 +27,7 @@ function show(file, found) {
   reader.readAsDataURL(file);
   shown.hidden = false;
   summary.textContent = found.summary;
-  summary.dataset.color = COLORS[found.credentials];
+  summary.dataset.color = found.ours ? "green" : COLORS[found.credentials];
   const rows = { file: file.name, "Content Credentials": found.credentials, signer: found.signer, ...found.origin };
   document.getElementById("found").replaceChildren(...Object.entries(rows).filter(([, value]) => value !== null).flatMap(([name, value]) => [
     element("dt", { textContent: name }), element("dd", { className: "wrap", textContent: value }),
