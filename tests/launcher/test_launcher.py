@@ -62,7 +62,9 @@ def test_a_copy_of_the_folder_leaves_the_original_alone(up, short_folder, base):
     assert httpx.get(f"{running.api_url}/readyz", timeout=10).is_success
 
 
-NAMES = ("s3", "logs", "valkey", "postgresql/18", "admin-key", "credentials.json", "environment.json")
+NAMES = (
+    "s3", "logs", "valkey", "postgresql/18", "admin-key", "credentials.json", "environment.json", "c2pa/key.pem",
+)  # fmt: skip
 """Names that another user may know in a data folder that they cannot list."""
 
 
@@ -80,6 +82,7 @@ def test_another_user_reads_nothing_below_the_data_folder(up):
     with client_of(running) as client:
         job = post_concept(client, "private", iterations=1)
         wait_for_job(client, job["id"], "succeeded")
+    assert (home / "c2pa" / "key.pem").is_file()
     for place in (home, *(home / name for name in NAMES), *(home / "s3").iterdir(), *(home / "logs").iterdir()):
         assert as_nobody("find", str(place), "-type", "f", "-readable").stdout == "", place
         if place.is_file() and place.suffix != ".vif":  # SeaweedFS sets the mode of a volume's settings itself
