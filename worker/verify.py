@@ -6,7 +6,7 @@ from typing import Any
 
 from api.decoder import CannotStart, marks_read
 from api.domain.settings import Settings
-from opad_core.reference_images import Refused, reads_heic
+from opad_core import OpadError, reads_heic
 from worker.stack.home import LocalError
 
 
@@ -21,6 +21,6 @@ def verify_file(path: Path, settings: Settings) -> dict[str, Any]:
         raise LocalError(f"{error.filename} cannot be read: {error.strerror}") from error
     except CannotStart as error:
         raise LocalError(f"the process that reads images does not start: {error}") from error
-    if isinstance(found, Refused):
+    if isinstance(found, OpadError):
         raise LocalError(f"{path} {found}")
     return found

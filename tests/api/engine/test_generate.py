@@ -233,7 +233,7 @@ def test_ready_when_an_engine_is(client: TestClient) -> None:
 
     assert answer.status_code == 200
     parts = dict.fromkeys(("database", "storage", "engine", "decoder"), "ok")
-    assert answer.json() == {"status": "ready", "parts": parts}
+    assert answer.json() == {"status": "ready", "parts": parts, "clocks": []}
 
 
 def test_a_version_is_generated_by_its_number(client: TestClient, ready: dict[str, Any]) -> None:
