@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from c2pa import C2paError, Context, Reader
+from cryptography import x509
 
 from api.decode import begin
 from api.domain.provenance import GENERATED, ORIGIN_ASSERTION
@@ -43,7 +44,7 @@ def read_marks(data: bytes, *, trusted: str) -> dict[str, Any]:
     """Return what the marks of a decodable image say. All texts are the file's own and may be false.
 
     `credentials`: `none`, `valid`, `altered` (signed, and the image was changed since) or `invalid`. `ours`: a
-    certificate of `trusted` signed them. `signer`: the certificate's organization. `generated`: marks say that a model
+    certificate in `trusted` signed them. `signer`: the certificate's organization. `generated`: marks say that a model
     generated the image. `xmp`: its XMP says so. `origin`: our own fields, from valid credentials or else from XMP.
     """
     xmp = _XMP_SOURCE.search(data) is not None
@@ -67,7 +68,9 @@ def read_marks(data: bytes, *, trusted: str) -> dict[str, Any]:
     actions = [data for label, data in assertions.items() if str(label).startswith("c2pa.actions")]
     sources = [action.get("digitalSourceType") for data in actions for action in data.get("actions", [])]
     generated = any(source in _GENERATED_TYPES for source in sources)
-    found |= {"credentials": "valid", "ours": state == "Trusted", "generated": xmp or generated}
+    serial = (manifest.get("signature_info") or {}).get("cert_serial_number")
+    ours = state == "Trusted" and serial in _serial_numbers(trusted)
+    found |= {"credentials": "valid", "ours": ours, "generated": xmp or generated}
     if isinstance(origin := assertions.get(ORIGIN_ASSERTION), dict):
         found["origin"] = _origin(origin)
     return found
@@ -78,6 +81,11 @@ def _context(trusted: str) -> Context:
         "verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False},
         "trust": {"trust_anchors": trusted} if trusted else {},
     })  # fmt: skip
+
+
+def _serial_numbers(certificates: str) -> set[str]:
+    """Return the serial numbers: an issuer gives each one once, and it may have other customers than us."""
+    return {str(each.serial_number) for each in x509.load_pem_x509_certificates(certificates.encode())}
 
 
 def _origin(fields: dict[str, Any]) -> dict[str, str]:

@@ -206,7 +206,7 @@ def _write_file(settings: Settings, target: Path) -> Contents:
             os.fsync(file.fileno())
         partial.replace(target)
     except OSError as error:
-        with suppress(OSError):
+        with suppress(OSError):  # the first error is the one to tell, and there may be no file yet
             partial.unlink()
         raise LocalError(f"{target} cannot be written: {error.strerror}; name a file in another folder") from error
     return held

@@ -29,6 +29,14 @@ export function toast(text, wrong = false) {
   setTimeout(() => note.remove(), wrong ? 9000 : 4000);
 }
 
+// Hand on the files that are chosen in the picker or dropped on its label.
+export function takeFiles(picker, drop, take) {
+  picker.addEventListener("change", () => { take([...picker.files]); picker.value = ""; });
+  for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => { event.preventDefault(); take([...event.dataTransfer.files]); });
+}
+
 export function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);

@@ -1,11 +1,10 @@
 // Check photos before they are sent: a problem that the service would refuse appears beside the photo.
 
-import { call, element, root, words } from "./app.js";
+import { call, element, root, takeFiles, words } from "./app.js";
 import { clearError, clearErrors, showErrors } from "./field_errors.js";
 
 const form = document.getElementById("new");
 const list = document.getElementById("files");
-const drop = document.getElementById("drop");
 const picker = document.getElementById("images");
 const message = document.getElementById("message");
 const limits = Object.fromEntries(["minImages", "maxImages", "maxBytes", "minSide", "maxPixels"].map((name) => [name, Number(form.dataset[name])]));
@@ -105,10 +104,7 @@ function countWords() {
   return references.length === 1 ? "1 photo, good." : `${references.length} photos, all good.`;
 }
 
-picker.addEventListener("change", () => { add([...picker.files]); picker.value = ""; });
-for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
-for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-drop.addEventListener("drop", (event) => { event.preventDefault(); add([...event.dataTransfer.files]); });
+takeFiles(picker, document.getElementById("drop"), add);
 
 function complain(sentence) {
   message.textContent = sentence;

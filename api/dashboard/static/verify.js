@@ -1,9 +1,7 @@
 // Send an image to POST /v1/verify and show what its marks say.
 
-import { call, element, root, toast, words } from "./app.js";
+import { call, element, root, takeFiles, toast, words } from "./app.js";
 
-const picker = document.getElementById("image");
-const drop = document.getElementById("drop");
 const result = document.getElementById("result");
 const shown = document.getElementById("shown");
 shown.onerror = () => { shown.hidden = true; }; // most browsers cannot show HEIC
@@ -35,7 +33,4 @@ function show(file, found) {
   result.hidden = false;
 }
 
-picker.addEventListener("change", () => { if (picker.files.length) verify(picker.files[0]); picker.value = ""; });
-for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
-for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-drop.addEventListener("drop", (event) => { event.preventDefault(); if (event.dataTransfer.files.length) verify(event.dataTransfer.files[0]); });
+takeFiles(document.getElementById("image"), document.getElementById("drop"), ([file]) => { if (file) verify(file); });

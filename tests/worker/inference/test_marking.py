@@ -8,10 +8,12 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from PIL import Image
 from starlette.testclient import TestClient
 
-from api.domain.credentials import make_credentials
+from api.domain.credentials import _certificate, _name, make_credentials
 from api.domain.engine_answer import Generated
 from api.domain.provenance import Provenance, default_marks
 from api.domain.settings import Settings
@@ -87,6 +89,26 @@ def test_a_strangers_signature_is_not_ours(marking: Marking, signing: Settings, 
     make_credentials(stranger.signing_certificates, stranger.signing_key)
     found = read_marks(marking.file(PIXELS, "png", ORIGIN), trusted=stranger.signing_certificates.read_text())
     assert (found["credentials"], found["ours"]) == ("valid", False)
+
+
+def test_another_certificate_of_the_same_issuer_is_not_ours(tmp_path: Path) -> None:
+    """An operator's issuer may have many customers."""
+    root, issuer = ec.generate_private_key(ec.SECP256R1()), _name("An authority", "root")
+    authority = _certificate(issuer, root.public_key(), issuer, root, is_root=True).public_bytes(Encoding.PEM)
+
+    def customer(name: str) -> Settings:
+        key, made = ec.generate_private_key(ec.SECP256R1()), Settings(home=tmp_path / name, provenance="signed")
+        own = _certificate(_name(name, "images"), key.public_key(), issuer, root, is_root=False)
+        made.signing_key.parent.mkdir(parents=True)
+        made.signing_key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        made.signing_certificates.write_bytes(own.public_bytes(Encoding.PEM) + authority)
+        return made
+
+    one, other = customer("one"), customer("other")
+    file = Marking.of(one, resolution=64).file(PIXELS, "png", ORIGIN)
+    for reader, ours in ((one, True), (other, False)):
+        found = read_marks(file, trusted=reader.signing_certificates.read_text())
+        assert (found["credentials"], found["signer"], found["ours"]) == ("valid", "one", ours)
 
 
 def test_a_file_of_a_former_key_is_still_ours(marking: Marking, signing: Settings) -> None:
