@@ -14,14 +14,15 @@ from c2pa import C2paError, Context, Reader
 from cryptography import x509
 
 from api.decode import begin
-from api.domain.provenance import GENERATED, ORIGIN_ASSERTION
+from api.domain.provenance import ORIGIN_ASSERTION
+from opad_core.marked_images import AI_GENERATED, PARTLY_AI_GENERATED
 from opad_core.reference_images import Refused, decode, kind_of
 
 _MAX_TEXT = 200
 """Longest text of a file that an answer repeats."""
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "HEIC": "image/heic"}
 _ALTERED = {"assertion.dataHash.mismatch", "assertion.bmffHash.mismatch", "assertion.hashedURI.mismatch"}
-_GENERATED_TYPES = (GENERATED, GENERATED.replace("trained", "compositeWithTrained"))
+_GENERATED_TYPES = (AI_GENERATED, PARTLY_AI_GENERATED)
 _XMP_SOURCE = re.compile(rb'DigitalSourceType(?:="|>)[^"<]{0,100}[tT]rainedAlgorithmicMedia')
 _XMP_FIELD = re.compile(rb'\bopad:(model|concept|bundle|seed|decoder)="([^"<]{1,200})"')
 

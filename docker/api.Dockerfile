@@ -25,8 +25,8 @@ COPY --from=packages /opt/opad /opt/opad
 WORKDIR /srv
 COPY api api
 COPY migrations migrations
-# the part of opad_core that decodes photos, which needs no torch
-COPY opad_core/__init__.py opad_core/errors.py opad_core/reference_images.py opad_core/
+# the parts of opad_core that decode photos and mark images, which need no torch
+COPY opad_core/__init__.py opad_core/errors.py opad_core/marked_images.py opad_core/reference_images.py opad_core/
 COPY docker/entrypoint.sh docker/make_secrets.py docker/migrate.py ./
 RUN /opt/opad/bin/python -m compileall -q api migrations opad_core
 

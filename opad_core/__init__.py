@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from opad_core.generation.image_warnings import image_warnings
     from opad_core.generation.prompt_warnings import prompt_warnings
     from opad_core.known_answers import Answer, Outcome, check_weights, example_photos
+    from opad_core.marked_images import AI_GENERATED, PARTLY_AI_GENERATED, save_marked, xmp_packet
     from opad_core.methods.custom_diffusion import CustomDiffusionConfig
     from opad_core.methods.opad.config import PRESETS, OpadConfig, preset
     from opad_core.methods.registry import METHODS, method_config
@@ -49,11 +50,13 @@ if TYPE_CHECKING:
     from opad_core.training.memory import rung_for, save_memory
 
 __all__ = [
+    "AI_GENERATED",
     "COMPILERS",
     "MAX_BATCH",
     "MAX_SEED",
     "METHODS",
     "MIXED_ADAPTERS",
+    "PARTLY_AI_GENERATED",
     "PLACEHOLDER",
     "PRESETS",
     "Answer",
@@ -102,9 +105,11 @@ __all__ = [
     "reads_heic",
     "report_card",
     "rung_for",
+    "save_marked",
     "save_memory",
     "train",
     "write_bundle",
+    "xmp_packet",
 ]
 
 _MODULES = {
@@ -137,6 +142,7 @@ _MODULES = {
     "generation.image_warnings": ("image_warnings",),
     "generation.prompt_warnings": ("prompt_warnings",),
     "known_answers": ("Answer", "Outcome", "check_weights", "example_photos"),
+    "marked_images": ("PARTLY_AI_GENERATED", "AI_GENERATED", "save_marked", "xmp_packet"),
     "methods.custom_diffusion": ("CustomDiffusionConfig",),
     "methods.opad.config": ("PRESETS", "OpadConfig", "preset"),
     "methods.registry": ("METHODS", "method_config"),

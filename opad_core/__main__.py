@@ -46,6 +46,7 @@ from opad_core.known_answers import (
     read_photos,
     summary,
 )
+from opad_core.marked_images import PARTLY_AI_GENERATED, save_marked
 from opad_core.methods.opad.config import PRESETS, OpadConfig, Setting, ablated, preset, settings_of
 from opad_core.methods.registry import method_config
 from opad_core.methods.train import train
@@ -146,7 +147,7 @@ def _train(arguments: argparse.Namespace) -> int:
             # the losses written may be ahead of the checkpoint
             losses[progress.step - len(progress.losses) :] = progress.losses
             if progress.preview is not None:
-                progress.preview.save(arguments.out / PREVIEW)
+                save_marked(progress.preview, arguments.out / PREVIEW, {"model": manifest.name})
                 _write_losses(arguments.out, losses)
             if progress.step % CHECKPOINT_EVERY == 0:
                 _replace(checkpoint, progress.snapshot().to_bytes())
@@ -230,7 +231,7 @@ def _write_report(folder: Path, base: Base, bundle: Bundle, references: list[Ima
     card = report_card(bundle, base, references)
     figures = card.figures()
     _replace(folder / REPORT, (json.dumps(figures, indent=1) + "\n").encode())
-    card.sheet.save(folder / SHEET)
+    save_marked(card.sheet, folder / SHEET, {"model": base.manifest.name}, source=PARTLY_AI_GENERATED)
     print(f"{'':<16}{'untouched':>10}{'learned':>10}")
     for name, before in asdict(card.untouched).items():
         after = getattr(card.personalised, name)
@@ -246,8 +247,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     bundle = _bundle_in(arguments.concept)
     out = arguments.out or arguments.concept
     out.mkdir(parents=True, exist_ok=True)
-    base = _base_of(arguments)
-    _write_report(out, base, bundle, _references(arguments.images))
+    _write_report(out, _base_of(arguments), bundle, _references(arguments.images))
     return 0
 
 
@@ -288,7 +288,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     images = []
     for seed, file in files.items():
         [image] = generator.generate([ImageRequest(bundle, arguments.prompt, seed, arguments.decoder)])
-        Image.fromarray(image).save(file)
+        save_marked(Image.fromarray(image), file, {"model": base.manifest.name, "seed": seed})
         images.append(image)
         print(file)
     for warning in image_warnings(images):
@@ -323,7 +323,7 @@ def _generate_in_steps(arguments: argparse.Namespace) -> int:
             image = teacher_image(base, bundle, arguments.prompt, seed, steps=steps, guidance=guidance)
         else:
             [image] = student_images(base, bundle, arguments.prompt, [seed], steps=arguments.steps)
-        Image.fromarray(image).save(file)
+        save_marked(Image.fromarray(image), file, {"model": base.manifest.name, "seed": seed})
         print(file)
     return 0
 

@@ -24,6 +24,7 @@ from api.domain.consent import STATEMENT
 from api.domain.environment import accept_any_file_name, end_with, read_settings
 from api.domain.settings import Settings
 from opad_core import (
+    PARTLY_AI_GENERATED,
     Manifest,
     OpadError,
     Row,
@@ -36,6 +37,7 @@ from opad_core import (
     preset,
     read_references,
     reads_heic,
+    save_marked,
 )
 from worker.stack.home import LocalError
 from worker.stack.launcher import local_stack
@@ -61,8 +63,10 @@ PLAN = """\
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    untouched: Image.Image
-    personalised: Image.Image
+    """Files as the service answered with them, and so with its marks."""
+
+    untouched: bytes
+    personalised: bytes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,7 +157,7 @@ def run(
         for prompt in prompts
     }
     identity = {
-        side: identity_score([getattr(images, side) for images in generated.values()], references)
+        side: identity_score([_pixels(getattr(images, side)) for images in generated.values()], references)
         for side in ("untouched", "personalised")
     }
     milliseconds = [_milliseconds_of_one(client, name, prompts[0], seed) for seed in range(TIMED_CALLS)]
@@ -173,14 +177,17 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     for i, images in enumerate(generated.values()):
         for side in ("untouched", "personalised"):
-            getattr(images, side).save(out / f"{side}-{i}.png")
+            (out / f"{side}-{i}.png").write_bytes(getattr(images, side))
     subtitle = (
         f"identity {report['identity_before']:.2f} before, {report['identity_after']:.2f} after   "
         f"learned in {report['train_seconds']:.0f} s   one diffusion step, {report['generate_ms_p50']:.0f} ms per image"
     )
-    rows = [Row(prompt, [images.untouched], [images.personalised]) for prompt, images in generated.items()]
+    rows = [
+        Row(prompt, [_pixels(images.untouched)], [_pixels(images.personalised)]) for prompt, images in generated.items()
+    ]
     title = f"OPAD: this {class_noun}, anywhere"
-    draw_sheet(title, subtitle, references, rows, tile=TILE).save(out / "sheet.png")
+    sheet = draw_sheet(title, subtitle, references, rows, tile=TILE)
+    save_marked(sheet, out / "sheet.png", {}, source=PARTLY_AI_GENERATED)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
@@ -274,10 +281,13 @@ def _watch(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     return job
 
 
-def _generate(client: httpx.Client, name: str, prompt: str, *, untouched: bool) -> Image.Image:
+def _generate(client: httpx.Client, name: str, prompt: str, *, untouched: bool) -> bytes:
     body = {"concept": name, "prompt": prompt, "seed": SEED, "untouched": untouched}
-    answer = _checked(client.post("/generate", json=body, headers={"Accept": "image/png"}))
-    return Image.open(io.BytesIO(answer.content)).convert("RGB")
+    return _checked(client.post("/generate", json=body, headers={"Accept": "image/png"})).content
+
+
+def _pixels(file: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(file)).convert("RGB")
 
 
 def _milliseconds_of_one(client: httpx.Client, name: str, prompt: str, seed: int) -> float:

@@ -17,8 +17,6 @@ SIGNED_FROM_PX = 512
 """Images of this size and above are signed by default. On one of 64 px the credentials double the file and cost the
 engine a tenth of its capacity (`bench/marks.py`)."""
 
-GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's digital source type of an image that a model generated."""
 ORIGIN_ASSERTION = "opad.origin"
 """The label of our assertion in the Content Credentials."""
 

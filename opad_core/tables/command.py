@@ -24,6 +24,7 @@ from opad_core.bases.precision import precision_for
 from opad_core.errors import OpadError
 from opad_core.evaluation.published import PublishedMetrics
 from opad_core.evaluation.report import SEEDS
+from opad_core.marked_images import PARTLY_AI_GENERATED, xmp_packet
 from opad_core.tables import scoring
 from opad_core.tables.code_hash import code_hash
 from opad_core.tables.concepts import Concept, read_concept
@@ -266,7 +267,8 @@ def write_tables(plan: Plan, concepts: Sequence[Concept], manifest: Manifest, ex
         strips = [(label, Image.open(file).convert("RGB")) for label, file in files if file.exists()]
         if strips:
             sheet = contact_sheet(concept.references, strips)
-            sheet.save(plan.out / SHEETS / f"{concept.name}.jpg", quality=85)
+            xmp = xmp_packet({"model": manifest.name}, PARTLY_AI_GENERATED).encode()
+            sheet.save(plan.out / SHEETS / f"{concept.name}.jpg", quality=85, xmp=xmp)
 
 
 def _finished(jobs: int, run: Callable[..., Ended], wanted: Sequence[tuple[Any, ...]]) -> Iterator[Ended]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from api.read_marks import read_marks
 from tests.api.reference_images import reference
 from tests.environment.conftest import AUTHORITIES, Proxy, run, started, variables
 from worker.stack.home import published_environment
@@ -80,4 +81,8 @@ def test_the_demo_sends_photos_and_key_to_no_proxy(short_folder, tmp_path, base,
     done = run("worker.demo", *options, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((out / "report.json").read_text())["iterations"] > 0
+    seeds = [read_marks(file.read_bytes(), trusted="")["origin"]["seed"] for file in out.glob("untouched-*.png")]
+    assert seeds, "the files of the service, with its marks"
+    assert set(seeds) == {"100"}
+    assert read_marks((out / "sheet.png").read_bytes(), trusted="")["xmp"]
     assert proxy.came == []

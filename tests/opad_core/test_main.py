@@ -44,6 +44,13 @@ def test_train_then_generate_without_any_server(base, reference_folder, tmp_path
         == 0
     )
     assert [Image.open(out / f"{seed}.png").size for seed in (0, 1)] == [(64, 64), (64, 64)]
+    files = [concept / "preview.png", out / "1.png", concept / "report.png"]
+    preview, image, sheet = (Image.open(file).info["XML:com.adobe.xmp"] for file in files)
+    assert "digitalsourcetype/trainedAlgorithmicMedia" in preview
+    assert "digitalsourcetype/trainedAlgorithmicMedia" in image
+    assert f'opad:model="{base.manifest.name}" opad:seed="1"' in image
+    assert "beach" not in image
+    assert "digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in sheet, "it shows the photos, too"
 
 
 def test_a_kept_teacher_generates_in_many_steps(base, reference_folder, tmp_path, capsys):
@@ -56,7 +63,9 @@ def test_a_kept_teacher_generates_in_many_steps(base, reference_folder, tmp_path
     assert main([*few, "--guidance", "1", "--out", str(tmp_path / "plain")]) == 0
     guided, plain = ((tmp_path / name / "0.png").read_bytes() for name in ("guided", "plain"))
     assert guided != plain
-    assert Image.open(tmp_path / "plain" / "0.png").size == (64, 64)
+    with Image.open(tmp_path / "plain" / "0.png") as image:
+        assert image.size == (64, 64)
+        assert "digitalsourcetype/trainedAlgorithmicMedia" in image.info["XML:com.adobe.xmp"]
 
     without_guidance = shutil.copytree(base.folder, tmp_path / "base")
     manifest = json.loads((without_guidance / "manifest.json").read_text())

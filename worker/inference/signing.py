@@ -8,7 +8,8 @@ from typing import Any
 from c2pa import Builder, C2paError, C2paSignerInfo, Context, Signer
 
 from api.domain.credentials import read_credentials
-from api.domain.provenance import GENERATED, ORIGIN_ASSERTION, Provenance
+from api.domain.provenance import ORIGIN_ASSERTION, Provenance
+from opad_core import AI_GENERATED
 
 _SETTINGS = {
     "verify": {"verify_after_sign": False},  # halves the time
@@ -37,7 +38,7 @@ class ImageSigner:
 
 
 def manifest(provenance: Provenance) -> dict[str, Any]:
-    created = {"action": "c2pa.created", "digitalSourceType": GENERATED, "softwareAgent": {"name": "OPAD"}}
+    created = {"action": "c2pa.created", "digitalSourceType": AI_GENERATED, "softwareAgent": {"name": "OPAD"}}
     return {
         "claim_generator_info": [{"name": "OPAD"}],
         "assertions": [

@@ -48,6 +48,7 @@ from opad_core import (
 from worker.training.checkpoints import newest_valid_checkpoint, save_checkpoint
 from worker.training.clock import TrainingClock
 from worker.training.lease import Lease
+from worker.training.marking import png_of
 from worker.training.storage_retry import retry_storage
 from worker.training.uploads import Uploads
 from worker.training.wall_time import WallTime
@@ -179,7 +180,9 @@ def train_job(
             keep_teacher=keep_teacher if job.keep_teacher else None,
         )
 
-    with _ProgressReporter(claim, settings, sessions, storage, lease, clock, wall_time, plan) as reporter:
+    with _ProgressReporter(
+        claim, settings, sessions, storage, lease, clock, wall_time, plan, model=base.manifest.name
+    ) as reporter:
         try:
             try:
                 wall_time.begin("checkpoints")
@@ -272,9 +275,11 @@ class _ProgressReporter:
         clock: TrainingClock,
         wall_time: WallTime,
         plan: Mapping[str, int],
+        *,
+        model: str,
     ) -> None:
         self._claim, self._settings, self._clock = claim, settings, clock
-        self._wall_time, self._plan = wall_time, plan
+        self._wall_time, self._plan, self._model = wall_time, plan, model
         self._sessions, self._storage, self._lease = sessions, storage, lease
         self._checkpoints, self._previews = Uploads("checkpoint", lease), Uploads("preview", lease)
         self._checkpoint_at = time.monotonic()
@@ -358,12 +363,11 @@ class _ProgressReporter:
 
     def _store_preview(self, step: int, preview: Image.Image) -> None:
         """Store a preview and report it. An outage loses it; an earlier attempt may already have stored it."""
-        png = io.BytesIO()
-        preview.save(png, "PNG")
+        png = png_of(preview, self._settings.provenance, model=self._model)
         key = preview_key(self._claim.job_id, step)
         preview_log = log.bind(job_id=str(self._claim.job_id), fence=self._claim.fence, key=key)
         try:
-            self._storage.put_once(key, png.getvalue(), hashlib.sha256(png.getvalue()).hexdigest())
+            self._storage.put_once(key, png, hashlib.sha256(png).hexdigest())
         except ObjectDiffers:
             preview_log.info("preview.kept")  # an attempt on another device gave slightly different pixels
         except StorageUnavailable as error:

@@ -6,7 +6,6 @@ SIGTERM it commits a checkpoint, gives the job back and exits.
 
 import argparse
 import hashlib
-import io
 import signal
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from uuid import UUID
 
 import structlog
 import torch
-from PIL import Image
 from sqlalchemy import Select
 from sqlalchemy.exc import OperationalError
 from tenacity import Retrying, retry_if_exception_type, wait_fixed
@@ -29,6 +27,7 @@ from api.domain.database import Sessions, make_sessions
 from api.domain.environment import read_settings
 from api.domain.job_reports import StoredExport
 from api.domain.logs import configure_logs
+from api.domain.provenance import Marks
 from api.domain.settings import Settings
 from api.domain.storage import (
     ObjectDamaged,
@@ -44,6 +43,7 @@ from opad_core import DivergedError, NotEnoughMemoryError, OpadError, TrainingSt
 from worker.retries import log_retry
 from worker.training.job import BadImageError, Claim, Exported, TrainingResult, train_job
 from worker.training.lease import EXIT_LEASE_LOST, Lease
+from worker.training.marking import png_of
 from worker.training.storage_retry import retry_storage
 from worker.training.wall_time import WallTime
 
@@ -109,7 +109,7 @@ def _train(
     try:
         learned = train_job(claim, settings, sessions, storage, lease, stop, wall_time)
         wall_time.begin("store")
-        store = partial(_store_result, claim, storage, learned)
+        store = partial(_store_result, claim, storage, learned, marks=settings.provenance)
         return retry_storage(store, lease, stop, seconds=settings.storage_retry_seconds)
     except TrainingStopped:
         if lease.cancel_wished:
@@ -136,7 +136,7 @@ def _train(
         return _failed(claim, "internal", error)
 
 
-def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Outcome:
+def _store_result(claim: Claim, storage: Storage, learned: TrainingResult, *, marks: Marks | None) -> Outcome:
     """Store the files. Each is written under its hash, read back and verified before a row may name it."""
     failpoints.reach("bundle.made")
     sha256 = hashlib.sha256(learned.bundle).hexdigest()
@@ -146,7 +146,8 @@ def _store_result(claim: Claim, storage: Storage, learned: TrainingResult) -> Ou
         storing = threads.map(partial(_store_export, storage), learned.exports)
         report = None
         if learned.report is not None:
-            images = list(threads.map(partial(_store_image, claim, storage), learned.report.images))
+            pngs = [png_of(image, marks, bundle=sha256) for image in learned.report.images]
+            images = list(threads.map(partial(_store_image, claim, storage), pngs))
             report = {**learned.report.figures(), "images": images, "ended_early": learned.ended_early}
         read_bundle(stored.result())
         exports = list(storing)
@@ -172,12 +173,10 @@ def _store_verified(storage: Storage, key: str, data: bytes, sha256: str) -> byt
     return storage.get(key, sha256)
 
 
-def _store_image(claim: Claim, storage: Storage, image: Image.Image) -> str:
+def _store_image(claim: Claim, storage: Storage, png: bytes) -> str:
     """Store an image of the report card and return its hash."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    sha256 = hashlib.sha256(file.getvalue()).hexdigest()
-    storage.put_once(job_image_key(claim.job_id, sha256), file.getvalue(), sha256)
+    sha256 = hashlib.sha256(png).hexdigest()
+    storage.put_once(job_image_key(claim.job_id, sha256), png, sha256)
     return sha256
 
 

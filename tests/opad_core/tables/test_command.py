@@ -37,6 +37,7 @@ def test_missing_runs_are_made_once_and_the_tables_written(folder, capsys):
     assert "| LoRA, same information | 1 | 2 x 1 |" in text
     with Image.open(folder / "out" / "sheets" / "dog one.jpg") as sheet:
         assert sheet.size == (300 + 4 * 136, 3 * 136), "photos and two rows, four tiles each"
+        assert b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in sheet.info["xmp"]
 
 
 def test_a_run_of_other_code_is_made_again(folder, capsys):

@@ -11,6 +11,7 @@ from api.domain.storage import Storage, job_image_key
 from api.domain.tables import Attempt, Bundle, Concept, Export, Job, JobState, Reference
 from api.domain.training_times import past_timings, typical_time
 from api.domain.wall_time import PARTS
+from api.read_marks import read_marks
 from opad_core.generation.bundle import read_bundle
 from tests.gpu import pretend_gpu
 from tests.job_life import checkpoints_of, read_job
@@ -45,7 +46,7 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
     assert (job.state, job.stage, job.step, job.total_steps) == (JobState.succeeded, "collaborative", 4, 4)
     assert job.losses.keys() >= {"rec", "mse", "id", "swd"}
     storage = Storage(quick)
-    assert storage.read(job.preview_key).startswith(b"\x89PNG")
+    assert read_marks(storage.read(job.preview_key), trusted="")["generated"]
     with sessions.begin() as db:
         bundle = db.scalars(select(Bundle)).one()
     learned = read_bundle(storage.get(bundle.key, bundle.sha256))
@@ -56,7 +57,8 @@ def test_a_training_ends_with_a_bundle_progress_and_a_preview(quick, sessions, c
     assert bundle.report["verdict"]["sentence"]
     assert len(bundle.report["images"]) == 4
     for sha256 in bundle.report["images"]:
-        assert storage.get(job_image_key(job.id, sha256), sha256).startswith(b"\x89PNG")
+        marks = read_marks(storage.get(job_image_key(job.id, sha256), sha256), trusted="")
+        assert (marks["generated"], marks["origin"]) == (True, {"bundle": bundle.sha256})
     assert bundle.report["personalised"].keys() == bundle.report["untouched"].keys() >= {"identity", "copies"}
     assert storage.delete_prefix(f"jobs/{job.id}/f") == 0, "its checkpoints are gone"
 
