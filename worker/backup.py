@@ -1,9 +1,10 @@
 """Copy the database and the bucket to one file, and restore them into an empty service.
 
 The file is a tar archive. `backup.json` holds the revision of the tables. `tables/<name>` holds the output of
-PostgreSQL's COPY; all tables come from one snapshot. `objects/<key>` follows. `hashes.json` is last; an archive without
-it is incomplete. Objects are read after the rows. Keys are written once, so every object that the snapshot names is
-there, unless it was erased in between.
+PostgreSQL's COPY; all tables come from one snapshot. `objects/<key>` follows. `signing/` holds the key that signs
+images and its certificates, if they were asked for. `hashes.json` is last; an archive without it is incomplete. Objects
+are read after the rows. Keys are written once, so every object that the snapshot names is there, unless it was erased
+in between.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any, Literal
@@ -23,6 +24,7 @@ from psycopg.errors import ProgramLimitExceeded
 from sqlalchemy import MetaData, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
+from api.domain.credentials import write_credentials
 from api.domain.errors import Conflict, Invalid
 from api.domain.settings import Settings
 from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
@@ -31,6 +33,7 @@ from migrations.run import known_revisions, migrate_within
 FORMAT = 1
 _NOTHING = "nothing was restored"
 _REVISION = "alembic_version"
+_CERTIFICATES, _KEY = "signing/certificate.pem", "signing/key.pem"
 _HASH = "OPAD.sha256"
 """Header of each member. A damaged object must never be stored, because its key could not be written again."""
 _CHUNK = 1 << 20
@@ -43,14 +46,17 @@ class Contents:
     revision: str
     rows: int
     objects: int
+    signing_key: bool
 
 
-def write_backup(settings: Settings, file: IO[bytes]) -> Contents:
+def write_backup(settings: Settings, file: IO[bytes], *, with_signing_key: bool = False) -> Contents:
     """Write a backup to `file`, which need not be seekable. The service may be running.
 
-    Raises Invalid for a database without tables, StorageUnavailable, and psycopg's errors.
+    Raises Invalid for a database without tables and a signing key that cannot be read, StorageUnavailable, and
+    psycopg's errors.
     """
     storage, hashes, rows = Storage(settings), dict[str, str](), 0
+    signing = _signing_files(settings) if with_signing_key else {}
     with tarfile.open(fileobj=file, mode="w|") as archive, _connection(settings) as connection:
 
         def add(name: str, content: IO[bytes], size: int) -> None:
@@ -86,22 +92,24 @@ def write_backup(settings: Settings, file: IO[bytes]) -> Contents:
             except ObjectMissing:  # erased since, or a superseded checkpoint
                 continue
             objects += 1
+        for name, content in signing.items():
+            add_bytes(name, content)
         add_bytes("hashes.json", json.dumps(hashes).encode())
-    return Contents(revision, rows, objects)
+    return Contents(revision, rows, objects, with_signing_key)
 
 
 def restore_backup(settings: Settings, file: IO[bytes]) -> Contents:
     """Restore a backup into an empty database, in one transaction. After an error nothing has changed.
 
     Objects are stored meanwhile, and those that were new are deleted after an error. Raises Conflict if the database is
-    not empty, Invalid if the file is not a backup, is incomplete, is damaged or comes from a newer version, and
-    StorageUnavailable.
+    not empty or there is another signing key, Invalid if the file is not a backup, is incomplete, is damaged or comes
+    from a newer version, and StorageUnavailable.
     """
     storage, stored = Storage(settings), list[str]()
     engine = create_engine(settings.sqlalchemy_url, poolclass=NullPool)
     try:
         with _reading(file) as members, engine.begin() as connection:
-            return _restore(members, connection, storage, stored)
+            return _restore(members, connection, settings, stored)
     except BaseException:
         with suppress(StorageUnavailable):  # what remains has no row, so the reconciler deletes it later
             for key in stored:
@@ -110,9 +118,10 @@ def restore_backup(settings: Settings, file: IO[bytes]) -> Contents:
 
 
 def _restore(
-    members: Iterator[tuple[str, bytes]], connection: sqlalchemy.Connection, storage: Storage, stored: list[str]
+    members: Iterator[tuple[str, bytes]], connection: sqlalchemy.Connection, settings: Settings, stored: list[str]
 ) -> Contents:
     """Fill the tables and the bucket. Append the key of each new object to `stored`."""
+    storage, signing = Storage(settings), dict[str, bytes]()
     name, content = next(members, ("", b""))
     revision = _revision_of_backup(name, content)
     found, rows, objects = {name: hashlib.sha256(content).hexdigest()}, 0, 0
@@ -137,6 +146,8 @@ def _restore(
             key = _key(name)
             if storage.put_once(key, content, hashlib.sha256(content).hexdigest()):
                 stored.append(key)
+        elif name in (_CERTIFICATES, _KEY):
+            signing[name] = content
         else:
             raise Invalid(f"{name!a} in the backup is no table of revision {revision}; {_NOTHING}", "damaged_backup")
         found[name] = hashlib.sha256(content).hexdigest()
@@ -145,7 +156,41 @@ def _restore(
     _switch_triggers("ENABLE", tables.values(), psycopg_connection)
     with _refused_rows("a row"):
         migrate_within(connection)
-    return Contents(revision, rows, objects)
+    if signing:
+        _restore_signing_files(settings, signing)
+    return Contents(revision, rows, objects, bool(signing))
+
+
+def _signing_files(settings: Settings) -> dict[str, bytes]:
+    try:
+        return {_CERTIFICATES: settings.signing_certificates.read_bytes(), _KEY: settings.signing_key.read_bytes()}
+    except OSError as error:
+        raise Invalid(
+            f"{error.filename} cannot be read: {error.strerror}; engines have the key, so back up where one runs, or "
+            "leave --with-signing-key out",
+            "no_signing_key",
+        ) from error
+
+
+def _restore_signing_files(settings: Settings, signing: Mapping[str, bytes]) -> None:
+    """Write the key and its certificates. This is the last step, so that its failure undoes the others."""
+    if signing.keys() != {_CERTIFICATES, _KEY}:
+        raise Invalid(f"a part of the signing key is missing; {_NOTHING}", "half_a_backup")
+    certificates, key = settings.signing_certificates, settings.signing_key
+    try:
+        for path, content in ((certificates, signing[_CERTIFICATES]), (key, signing[_KEY])):
+            if path.exists() and path.read_bytes() != content:
+                raise Conflict(
+                    f"{path} is not that of the backup; move {certificates.name} and {key.name} away first, or name "
+                    f"another OPAD_HOME; {_NOTHING}",
+                    "other_signing_key",
+                )
+        write_credentials(certificates, key, certificates=signing[_CERTIFICATES], pem=signing[_KEY])
+    except OSError as error:
+        raise Invalid(
+            f"the signing key cannot be written to {error.filename}: {error.strerror}; {_NOTHING}",
+            "signing_key_not_written",
+        ) from error
 
 
 def _revision_of_backup(name: str, content: bytes) -> str:

@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import psycopg
 from psycopg.errors import UndefinedColumn, UndefinedTable
@@ -87,6 +89,11 @@ def command_line() -> argparse.ArgumentParser:
         command.add_argument("file", type=Path, help="path of the file; - is standard output or input")
         if name == "backup":
             command.add_argument("--force", action="store_true", help="replace the file if it exists")
+            command.add_argument(
+                "--with-signing-key",
+                action="store_true",
+                help="include the key that signs images (default: not)",
+            )
         command.set_defaults(run=back_up if name == "backup" else restore)
 
     retention_command = commands.add_parser("retention", help="remove what the settings keep no longer")
@@ -185,23 +192,24 @@ def store_study(arguments: argparse.Namespace) -> int:
 def back_up(arguments: argparse.Namespace) -> int:
     """Write a backup. Only its owner can read the file, which holds photos and secrets; it appears when complete."""
     with _servers_in_use() as settings:
+        write = partial(write_backup, settings, with_signing_key=arguments.with_signing_key)
         if arguments.file == Path("-"):
-            held = write_backup(settings, sys.stdout.buffer)
+            held = write(sys.stdout.buffer)
         elif arguments.file.exists() and not arguments.force:
             raise LocalError(f"{arguments.file} already exists; name another file, or replace it with --force")
         else:
-            held = _write_file(settings, arguments.file)
-    print(f"backed up {held.rows} rows and {held.objects} files to {arguments.file}", file=sys.stderr)
+            held = _write_file(arguments.file, write)
+    print(f"backed up {_counted(held)} to {arguments.file}", file=sys.stderr)
     return 0
 
 
-def _write_file(settings: Settings, target: Path) -> Contents:
+def _write_file(target: Path, write: Callable[[IO[bytes]], Contents]) -> Contents:
     if target.is_dir() or not target.name:
         raise LocalError(f"{target} is a folder; name a file in it")
     partial = target.with_name(target.name + ".partial")
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            held = write_backup(settings, file)
+            held = write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
@@ -212,6 +220,10 @@ def _write_file(settings: Settings, target: Path) -> Contents:
     return held
 
 
+def _counted(held: Contents) -> str:
+    return f"{held.rows} rows and {held.objects} files" + (", with the signing key," if held.signing_key else "")
+
+
 def restore(arguments: argparse.Namespace) -> int:
     try:
         file = sys.stdin.buffer if arguments.file == Path("-") else arguments.file.open("rb")
@@ -220,7 +232,7 @@ def restore(arguments: argparse.Namespace) -> int:
     with file, _servers_in_use() as settings:
         held = restore_backup(settings, file)
         key_file = None if settings.database_url == read_settings().database_url else store_new_admin_key(settings)
-    print(f"restored {held.rows} rows and {held.objects} files of revision {held.revision}", file=sys.stderr)
+    print(f"restored {_counted(held)} of revision {held.revision}", file=sys.stderr)
     if key_file is not None:
         print(f"a new admin key is in {key_file}; the keys of the backup work too", file=sys.stderr)
     return 0

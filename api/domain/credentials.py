@@ -41,9 +41,16 @@ def make_credentials(certificate: Path, key: Path) -> bool:
         _certificate(issuer, root.public_key(), issuer, root, is_root=True),
     ]
     former = certificate.read_bytes() if certificate.exists() else b""
-    _write(certificate, b"".join(each.public_bytes(Encoding.PEM) for each in chain) + former, mode=0o644)
-    _write(key, signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    certificates = b"".join(each.public_bytes(Encoding.PEM) for each in chain) + former
+    pem = signer.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_credentials(certificate, key, certificates=certificates, pem=pem)
     return True
+
+
+def write_credentials(certificate: Path, key: Path, *, certificates: bytes, pem: bytes) -> None:
+    """Write both files, each at once. Only the owner can read the key."""
+    _write(certificate, certificates, mode=0o644)
+    _write(key, pem, mode=0o600)
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:

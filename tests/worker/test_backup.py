@@ -11,11 +11,21 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, func, inspect, select
 
+from api.domain.credentials import make_credentials
 from api.domain.errors import Conflict, Invalid
 from api.domain.storage import Storage
 from api.domain.tables import Job
 from worker.backup import restore_backup, write_backup
 from worker.cli import main
+
+
+@pytest.fixture
+def in_use(settings, monkeypatch):
+    """The settings as the environment of a command."""
+    for name in ("database_url", "s3_endpoint", "s3_access_key", "s3_bucket"):
+        monkeypatch.setenv(f"OPAD_{name.upper()}", getattr(settings, name))
+    monkeypatch.setenv("OPAD_S3_SECRET_KEY", settings.s3_secret_key.get_secret_value())
+    monkeypatch.setenv("OPAD_HOME", str(settings.home))
 
 
 @pytest.fixture
@@ -179,13 +189,50 @@ def test_a_database_without_tables_is_told(settings, monkeypatch, capsys):
         ("restore", "link.tar", "cannot be read: No such file or directory"),
     ],
 )
-def test_a_path_that_cannot_be_used_is_named(settings, monkeypatch, tmp_path, capsys, command, path, sentence):
+def test_a_path_that_cannot_be_used_is_named(in_use, tmp_path, capsys, command, path, sentence):
     (tmp_path / "link.tar").symlink_to("nowhere")
     (tmp_path / "full.partial").symlink_to("/dev/full")
-    for name in ("database_url", "s3_endpoint", "s3_access_key", "s3_bucket"):
-        monkeypatch.setenv(f"OPAD_{name.upper()}", getattr(settings, name))
-    monkeypatch.setenv("OPAD_S3_SECRET_KEY", settings.s3_secret_key.get_secret_value())
-    monkeypatch.setenv("OPAD_HOME", str(settings.home))
     given = [command, str(tmp_path / path), *(["--force"] if command == "backup" else [])]
     assert main(given) == 1
     assert sentence in capsys.readouterr().err
+
+
+@pytest.fixture
+def signing_key(settings):
+    make_credentials(settings.signing_certificates, settings.signing_key)
+    return settings.signing_key.read_bytes()
+
+
+def test_the_signing_key_is_in_a_backup_only_on_request(in_use, settings, signing_key, backup, tmp_path, capsys):
+    restore_backup(settings, io.BytesIO(backup))
+    assert b"signing/" not in backup
+    assert signing_key not in backup
+    file = tmp_path / "with key.tar"
+    assert main(["backup", "--with-signing-key", str(file)]) == 0
+    assert "files, with the signing key, to" in capsys.readouterr().err
+    assert signing_key in file.read_bytes()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    elsewhere = settings.model_copy(update={"home": tmp_path / "new"})
+    with file.open("rb") as archive:
+        assert restore_backup(elsewhere, archive).signing_key
+    assert elsewhere.signing_key.read_bytes() == signing_key
+    assert elsewhere.signing_key.stat().st_mode & 0o777 == 0o600
+    assert elsewhere.signing_certificates.read_bytes() == settings.signing_certificates.read_bytes()
+
+
+@pytest.mark.parametrize("members", [{}, {"signing__key.pem": None}])
+def test_a_restore_replaces_no_signing_key_and_takes_no_half_of_one(settings, signing_key, backup, members):
+    both = {"signing__certificate.pem": b"another", "signing__key.pem": b"another"}
+    with pytest.raises((Conflict, Invalid), match=r"move certificate\.pem and key\.pem away|a part of the signing key"):
+        restore_backup(settings, io.BytesIO(changed(backup, **both | members)))
+    assert settings.signing_key.read_bytes() == signing_key
+    assert nothing_is_stored(settings)
+
+
+def test_a_key_that_is_not_there_cannot_be_backed_up(settings, make_job):
+    make_job()
+    with pytest.raises(Invalid, match=r"certificate\.pem cannot be read: No such file"):
+        write_backup(settings, io.BytesIO(), with_signing_key=True)
