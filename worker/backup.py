@@ -15,19 +15,21 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args, get_origin
 
 import psycopg
 import sqlalchemy
 from psycopg import sql
 from psycopg.errors import ProgramLimitExceeded
-from sqlalchemy import MetaData, NullPool, create_engine
+from sqlalchemy import ColumnElement, MetaData, NullPool, cast, create_engine, exists, func, or_, select
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlalchemy.exc import DBAPIError
 
 from api.domain.credentials import write_credentials
 from api.domain.errors import Conflict, Invalid
 from api.domain.settings import Settings
 from api.domain.storage import ObjectMissing, Storage, StorageUnavailable
+from api.domain.tables.table import Table
 from migrations.run import known_revisions, migrate_within
 
 FORMAT = 1
@@ -37,6 +39,8 @@ _CERTIFICATES, _KEY = "signing/certificate.pem", "signing/key.pem"
 _HASH = "OPAD.sha256"
 """Header of each member. A damaged object must never be stored, because its key could not be written again."""
 _CHUNK = 1 << 20
+_NO_OBJECT = 'strict $[*] ? (@.type() != "object")'
+"""Finds what is no object in a list of JSON."""
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -156,6 +160,7 @@ def _restore(
     _switch_triggers("ENABLE", tables.values(), psycopg_connection)
     with _refused_rows("a row"):
         migrate_within(connection)
+    require_shapes(connection)
     if signing:
         _restore_signing_files(settings, signing)
     return Contents(revision, rows, objects, bool(signing))
@@ -278,6 +283,24 @@ def _load(connection: Connection, table: _Table, content: bytes) -> int:
                 )
             )
     return rows
+
+
+def require_shapes(connection: sqlalchemy.Connection) -> None:
+    """Raise Invalid if JSON has another shape than the newest tables say: an object, or a list of objects."""
+    for mapper in Table.registry.mappers:
+        for column in (column for column in mapper.columns if isinstance(column.type, JSONB)):
+            [stated] = get_args(mapper.class_.__annotations__[column.name])
+            is_list = any(get_origin(one) is list for one in (stated, *get_args(stated)))
+            accepted = ["array" if is_list else "object", *(["null"] if column.nullable else [])]
+            wrong: list[ColumnElement[bool]] = [func.jsonb_typeof(column).not_in(accepted)]
+            if is_list:
+                wrong.append(func.jsonb_path_exists(column, cast(_NO_OBJECT, JSONPATH), cast({}, JSONB), True))
+            if connection.scalar(select(exists().where(or_(*wrong)))):
+                table = mapper.local_table
+                raise Invalid(
+                    f"tables/{table} of the backup has JSON of the wrong shape in {column.name}; {_NOTHING}",
+                    "damaged_backup",
+                )
 
 
 @contextmanager

@@ -187,6 +187,21 @@ def test_storage_and_system_are_for_operators_and_show_no_secret(
     assert operator.post("/v1/system/base-check").json()["code"] == "foreign_owner"
 
 
+def test_system_names_a_clock_that_is_wrong(operator: TestClient, sessions: Sessions) -> None:
+    def clocks() -> dict[str, Any]:
+        [check] = [one for one in operator.get("/v1/system").json()["checks"] if one["name"] == "clocks"]
+        return check
+
+    put_worker(sessions, "engine", clock_ahead=59.4)  # below a minute is no fault
+    assert clocks() == {"name": "clocks", "ok": True, "message": "ok"}
+    put_worker(sessions, "trainer", clock_ahead=-7200)
+    sentence = "the clock of the trainer host:trainer is 7200 s behind the database's; set it"
+    assert clocks() == {"name": "clocks", "ok": False, "message": sentence}
+    with sessions.begin() as db:
+        db.execute(update(Heartbeat).where(Heartbeat.kind == "trainer").values(seen_at=func.now() - timedelta(days=1)))
+    assert clocks()["ok"], "a trainer host that is gone is not named"
+
+
 def test_the_retention_preview_counts_what_the_next_sweep_would_take(
     operator: TestClient, concept: dict[str, Any], sessions: Sessions
 ) -> None:

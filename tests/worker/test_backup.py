@@ -6,16 +6,17 @@ import json
 import subprocess
 import sys
 import tarfile
+from contextlib import nullcontext
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, func, inspect, select
+from sqlalchemy import create_engine, func, inspect, select, text, update
 
 from api.domain.credentials import make_credentials
 from api.domain.errors import Conflict, Invalid
 from api.domain.storage import Storage
-from api.domain.tables import Job
-from worker.backup import restore_backup, write_backup
+from api.domain.tables import ApiKey, Job, Study
+from worker.backup import require_shapes, restore_backup, write_backup
 from worker.cli import main
 
 
@@ -135,6 +136,47 @@ def test_a_backup_with_wrong_content_is_refused_in_one_sentence(settings, backup
     assert str(refused.value).endswith("; nothing was restored")
     assert "\n" not in str(refused.value)
     assert nothing_is_stored(settings)
+
+
+def test_json_of_another_shape_is_refused(settings, sessions, make_job):
+    job_id = make_job()
+    with sessions.begin() as db:
+        db.execute(update(Job).where(Job.id == job_id).values(iterations=[[{}]]))
+    file = io.BytesIO()
+    write_backup(settings, file)
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    sentence = "tables/job of the backup has JSON of the wrong shape in iterations; nothing was restored"
+    with pytest.raises(Invalid, match=f"^{sentence}$"):
+        restore_backup(settings, io.BytesIO(file.getvalue()))
+    assert nothing_is_stored(settings)
+
+
+def test_each_column_of_json_has_a_shape(settings, sessions, make_job, subtests):
+    """Where a column may be empty, null means that."""
+    job_id = make_job()
+    with sessions.begin() as db:
+        owner_id = db.get_one(Job, job_id).owner_id
+        db.add(ApiKey(owner_id=owner_id, label="a", secret_sha256=b"0" * 32, scopes=["read"]))
+        db.add(Study(owner_id=owner_id, title="a", methods=[], source_sha256="0" * 64))
+    engine = create_engine(settings.sqlalchemy_url)
+    for table, column, value, is_right in (
+        ("job", "overrides", "{}", True),
+        ("job", "overrides", "[]", False),
+        ("job", "losses", "null", False),
+        ("job", "iterations", "null", True),
+        ("job", "iterations", '[{"rec": null}]', True),
+        ("job", "iterations", '{"rec": 1}', False),
+        ("job", "iterations", '[{"rec": 1}, 7]', False),
+        ("job_event", "data", '"text"', False),
+        ("api_key", "limits", "7", False),
+        ("study", "methods", '["opad"]', False),
+    ):
+        with subtests.test(f"{table}.{column} {value}"), engine.connect() as connection:
+            connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))  # events cannot be changed
+            connection.execute(text(f"UPDATE {table} SET {column} = cast(:value AS jsonb)"), {"value": value})
+            with nullcontext() if is_right else pytest.raises(Invalid, match=f"tables/{table} .* shape in {column};"):
+                require_shapes(connection)
 
 
 def test_a_part_that_comes_twice_is_refused(settings, backup):

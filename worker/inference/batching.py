@@ -166,7 +166,7 @@ class Batcher:
         return [self._waiting.popleft() for _ in range(self._generator.batch_of(len(self._waiting)))]
 
     def _generate(self, batch: list[_Waiting]) -> None:
-        """Encode each prompt separately, so that a bad prompt fails alone. Then generate all images in one pass."""
+        """Encode each prompt separately, so that a bad prompt or bundle fails alone. Then generate all images."""
         started = time.monotonic()
         prepared: list[tuple[_Waiting, bool, float]] = []
         for item in batch:
@@ -174,6 +174,10 @@ class Batcher:
             try:
                 self._generator.prepare(item.request)
             except OpadError as error:
+                item.future.set_exception(error)
+                continue
+            except Exception as error:  # whatever a damaged bundle causes belongs to its own request
+                log.exception("image.failed")
                 item.future.set_exception(error)
                 continue
             prepared.append((item, known, time.monotonic() - before))

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from opad_core.generation.generator import ImageRequest, OneStepGenerator
 from opad_core.methods.opad.config import OpadConfig, preset
 from opad_core.methods.registry import METHODS
 from tests.engine_process import engine_process
+from tests.hostile_bundles import HOSTILE
 from tests.worker.inference.conftest import random_bundle
 from worker.inference.app import announce, create_app
 from worker.stack.embedded import environment
@@ -131,6 +133,21 @@ def test_a_bundle_of_another_base_is_refused_with_a_code_of_its_own(client, base
 
     assert (answer.status_code, answer.json()["code"]) == (409, "base_changed")
     assert answer.json()["message"].endswith("train it again, or load that base")
+
+
+def test_a_hostile_bundle_is_refused_is_not_kept_and_harms_no_other(client, stored, settings, subtests):
+    """It has the hash that its row names, as in a backup that somebody else made."""
+    for what in ("header longer than the file", "overlapping tensors", "not a number"):
+        damage, words = HOSTILE[what]
+        data = damage(stored[0].data)
+        name = {"key": f"bundles/{what}.safetensors", "sha256": hashlib.sha256(data).hexdigest()}
+        Storage(settings).put_once(name["key"], data, name["sha256"])
+        with subtests.test(what):
+            answer = ask(client, name)
+            assert (answer.status_code, answer.json()["code"]) == (422, "bad_request")
+            assert re.search(words, answer.json()["message"])
+            assert not list(settings.home.glob(f"cache/bundles/*{name['sha256']}*"))
+    assert len(generated(client, stored[0].name).images) == 2
 
 
 def test_announcing_twice_leaves_one_row(settings, base):

@@ -1,3 +1,4 @@
+import dataclasses
 import time
 from concurrent.futures import wait
 from threading import current_thread
@@ -48,6 +49,15 @@ def test_an_invalid_prompt_fails_alone(batcher, stored):
     )
     assert good.result(60).pixels.shape == (64, 64, 3)
     with pytest.raises(OpadError, match="does not name <concept>"):
+        bad.result(60)
+
+
+def test_a_bundle_that_cannot_be_encoded_fails_alone(batcher, stored):
+    """Its class noun is no text, which the tokenizer answers with a TypeError."""
+    odd = dataclasses.replace(stored[1].bundle, id="odd", class_noun="\ud800")
+    good, bad = batcher.submit([ImageRequest(stored[0].bundle, BEACH, 1), ImageRequest(odd, BEACH, 1)], deadline=soon())
+    assert good.result(60).pixels.shape == (64, 64, 3)
+    with pytest.raises(TypeError):
         bad.result(60)
 
 
