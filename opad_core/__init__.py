@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from opad_core.methods.registry import METHODS, method_config
     from opad_core.methods.train import train
     from opad_core.networks.text_encoder import PLACEHOLDER, TextEncoder
+    from opad_core.output_folder import require_output_folder
     from opad_core.reference_folder import find_references, read_references
     from opad_core.reference_images import reads_heic
     from opad_core.training.config import override
@@ -104,6 +105,7 @@ __all__ = [
     "read_references",
     "reads_heic",
     "report_card",
+    "require_output_folder",
     "rung_for",
     "save_marked",
     "save_memory",
@@ -148,6 +150,7 @@ _MODULES = {
     "methods.registry": ("METHODS", "method_config"),
     "methods.train": ("train",),
     "networks.text_encoder": ("PLACEHOLDER", "TextEncoder"),
+    "output_folder": ("require_output_folder",),
     "reference_folder": ("find_references", "read_references"),
     "reference_images": ("reads_heic",),
     "training.config": ("override",),

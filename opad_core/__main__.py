@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from opad_core.bases.loading import FETCHED, Base, base_folder, device_named, lo
 from opad_core.bases.manifest import Manifest, read_manifest
 from opad_core.bases.metric_networks import METRICS
 from opad_core.bases.precision import Precision, precision_for
-from opad_core.command_line import command_line, settings_by_hand
+from opad_core.command_line import command_line, require_output_folders, sentence_of, settings_by_hand
 from opad_core.errors import OldCheckpointError, OpadError, UnusableDeviceError
 from opad_core.evaluation.curves import draw_losses, read_losses
 from opad_core.evaluation.report import report_card
@@ -50,6 +50,7 @@ from opad_core.marked_images import PARTLY_AI_GENERATED, save_marked
 from opad_core.methods.opad.config import PRESETS, OpadConfig, Setting, ablated, preset, settings_of
 from opad_core.methods.registry import method_config
 from opad_core.methods.train import train
+from opad_core.output_folder import refuse_to_replace
 from opad_core.reference_folder import read_references
 from opad_core.reference_images import reads_heic
 from opad_core.training.config import TrainingConfig, override
@@ -70,13 +71,13 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may not be UTF-8
     try:
+        require_output_folders(arguments)
         return COMMANDS[arguments.command](arguments)
     except UnusableDeviceError as error:
         print(f"opad: --device: {error}", file=sys.stderr)
         return 2
-    except OpadError as error:
-        ours = "python -m opad_core"  # which a shell finds only while the environment is active
-        print(f"opad: {str(error).replace(ours, f'{sys.executable} -m opad_core')}", file=sys.stderr)
+    except (OpadError, OSError) as error:
+        print(f"opad: {sentence_of(error)}", file=sys.stderr)
         return 1
 
 
@@ -110,7 +111,7 @@ def _rung_of(arguments: argparse.Namespace, config: TrainingConfig, *, resolutio
 def _train(arguments: argparse.Namespace) -> int:
     checkpoint = arguments.out / CHECKPOINT
     if not checkpoint.exists():  # a training that was stopped continues, also if it replaces a finished one
-        _refuse_to_replace([arguments.out / BUNDLE], arguments)
+        refuse_to_replace([arguments.out / BUNDLE], force=arguments.force)
     manifest = read_manifest(base_folder(arguments.base, bases_folder()))
     config = _config_of(arguments, manifest)
     rung = _rung_of(arguments, config, resolution=manifest.resolution)
@@ -210,13 +211,6 @@ def _config_of(arguments: argparse.Namespace, manifest: Manifest) -> TrainingCon
     return override(config, {**changes, **settings_by_hand(arguments.set)})
 
 
-def _refuse_to_replace(files: Iterable[Path], arguments: argparse.Namespace) -> None:
-    """Raise OpadError if a file exists and --force was not given."""
-    existing = [file for file in files if file.exists()]
-    if existing and not arguments.force:
-        raise OpadError(f"{existing[0]} already exists; choose another folder for --out, or replace it with --force")
-
-
 def _references(folder: Path) -> list[Image.Image]:
     heic = os.environ.get("OPAD_HEIC", "true").lower() in ("true", "1", "yes", "on", "t", "y")
     return read_references(folder, heic=reads_heic(heic), say=partial(print, file=sys.stderr))
@@ -252,7 +246,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    _refuse_to_replace((arguments.out / name for name in EXPORT_FILES), arguments)
+    refuse_to_replace((arguments.out / name for name in EXPORT_FILES), force=arguments.force)
     files = export_bundle(_bundle_in(arguments.concept), _base_of(arguments), rank=arguments.rank)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -297,9 +291,9 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _image_files(arguments: argparse.Namespace) -> dict[int, Path]:
-    """Return the file of each seed. Raises OpadError if one exists and --force was not given."""
+    """Return the file of each seed. Raises OpadError as `refuse_to_replace` does."""
     files = {seed: arguments.out / f"{seed}.png" for seed in range(arguments.seed, arguments.seed + arguments.count)}
-    _refuse_to_replace(files.values(), arguments)
+    refuse_to_replace(files.values(), force=arguments.force)
     return files
 
 

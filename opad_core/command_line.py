@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,8 @@ from opad_core.generation.generator import DecoderName
 from opad_core.generation.many_step import STEPS
 from opad_core.methods.opad.config import ABLATIONS, PRESETS
 from opad_core.methods.registry import METHODS
+from opad_core.output_folder import require_output_folder
+from opad_core.reference_folder import shown
 from opad_core.reference_images import MAX_REFERENCES, MIN_REFERENCES, formats, reads_heic
 from opad_core.tables.protocols import PROTOCOLS
 
@@ -210,3 +213,20 @@ def settings_by_hand(assignments: list[str]) -> dict[str, Any]:
         except ValueError:
             changes[name] = value
     return changes
+
+
+def require_output_folders(arguments: argparse.Namespace) -> None:
+    """Raise OpadError if a folder of results cannot be used, before hours of work are lost."""
+    for name in ("out", "study", "write_prompts", "work", "to"):
+        folder = getattr(arguments, name, None)
+        if folder is not None:
+            require_output_folder(folder)
+
+
+def sentence_of(error: OpadError | OSError) -> str:
+    """Return what a command prints of an error. An OSError is about a path of the command line, or a full disk."""
+    if isinstance(error, OpadError):
+        ours = "python -m opad_core"  # which a shell finds only while the environment is active
+        return str(error).replace(ours, f"{sys.executable} -m opad_core")
+    reason = error.strerror or " ".join(str(error).split())
+    return reason if error.filename is None else f"{shown(error.filename)}: {reason}"

@@ -37,6 +37,7 @@ from opad_core import (
     preset,
     read_references,
     reads_heic,
+    require_output_folder,
     save_marked,
 )
 from worker.stack.home import LocalError
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     accept_any_file_name()
     try:
+        require_output_folder(arguments.out)
         folder, class_noun = _what_to_learn(arguments.images, arguments.class_noun)
         settings = read_settings()
         heic = reads_heic(settings.heic)

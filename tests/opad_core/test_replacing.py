@@ -3,6 +3,7 @@
 import pytest
 
 from opad_core.__main__ import main
+from tests.opad_core.generation.test_generation import random_bundle
 
 PROMPT = "a <concept> on the beach"
 
@@ -43,9 +44,10 @@ def test_a_finished_result_is_replaced_only_by_force(commands, capsys):
         assert written.read_bytes() == content
 
 
-def test_images_are_refused_before_the_first_one_is_written(commands, capsys):
-    (train, _), (generate, first) = commands["train"], commands["generate"]
-    assert main(train) == 0
+def test_images_are_refused_before_the_first_one_is_written(commands, base, capsys):
+    (_, bundle), (generate, first) = commands["train"], commands["generate"]
+    bundle.parent.mkdir()
+    bundle.write_bytes(random_bundle(base, 1))
     first.parent.mkdir()
     (first.parent / "5.png").write_bytes(b"mine")
     assert main(generate) == 1
@@ -54,8 +56,9 @@ def test_images_are_refused_before_the_first_one_is_written(commands, capsys):
 
 
 def test_evaluate_renews_its_report(commands, photos, base):
-    train, bundle = commands["train"]
-    assert main(train) == 0
+    _, bundle = commands["train"]
+    bundle.parent.mkdir()
+    bundle.write_bytes(random_bundle(base, 1))
     report = bundle.with_name("report.json")
     report.write_text("old")
     evaluate = ["evaluate", "--concept", str(bundle.parent), "--images", str(photos), "--base", str(base.folder)]
