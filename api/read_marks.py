@@ -38,6 +38,10 @@ def main(argument: str) -> None:
         answer = {"ok": True, **read_marks(data, trusted=options["trusted"])}
     except Refused as refusal:
         answer = {"ok": False, "kind": refusal.kind, "message": str(refusal)}
+        if refusal.kind == "damaged" and kind_of(data[:256]) in _MEDIA_TYPES:
+            marks = read_marks(data, trusted=options["trusted"])
+            if marks["credentials"] == "altered":  # by what damaged it
+                answer = {"ok": True, **marks}
     sys.stdout.buffer.write(json.dumps(answer).encode())
 
 
@@ -54,13 +58,13 @@ def read_marks(data: bytes, *, trusted: str) -> dict[str, Any]:
     found["origin"] = _origin(claimed) if xmp else {}
     try:
         reader = Reader.try_create(_MEDIA_TYPES[kind_of(data[:256])], io.BytesIO(data), context=_context(trusted))
-    except C2paError:
+        if reader is None:
+            return found
+        with reader:
+            manifest = reader.get_active_manifest() or {}
+            state, results = reader.get_validation_state(), reader.get_validation_results() or {}
+    except (C2paError, KeyError):  # KeyError: the library leaves out a manifest that it cannot decode
         return found | {"credentials": "invalid"}
-    if reader is None:
-        return found
-    with reader:
-        manifest = reader.get_active_manifest() or {}
-        state, results = reader.get_validation_state(), reader.get_validation_results() or {}
     failures = {failure.get("code") for failure in (results.get("activeManifest") or {}).get("failure", [])}
     found["signer"] = _text((manifest.get("signature_info") or {}).get("issuer"))
     if state not in ("Valid", "Trusted"):

@@ -80,6 +80,17 @@ def claim_resolution(base_folder: Path, pixels: int) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"resolution": pixels}))
 
 
+def make_512_px(base_folder: Path) -> None:
+    """Let the small networks generate images of 512 px."""
+    path = base_folder / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"resolution": 512}
+    for name in ("teacher/unet/config.json", "student/unet/config.json"):
+        config = json.loads((base_folder / name).read_text()) | {"sample_size": 64}
+        (base_folder / name).write_text(json.dumps(config))
+        manifest["files"][name] = hash_of(base_folder / name)
+    path.write_text(json.dumps(manifest))
+
+
 def add_fast_decoder(base_folder: Path, *, seed: int = 0) -> None:
     """Install a random fast decoder of the base's latents."""
     with torch.random.fork_rng():

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.domain import audit, keys, retention
 from api.domain.commands import runnable
-from api.domain.credentials import make_credentials
+from api.domain.credentials import make_credentials, trusted_certificates
 from api.domain.database import make_sessions
 from api.domain.environment import accept_any_file_name, end_with, read_settings
 from api.domain.errors import DomainError
@@ -257,8 +257,14 @@ def run_retention(arguments: argparse.Namespace) -> int:
 
 def verify_image(arguments: argparse.Namespace) -> int:
     """Return 0 for a valid signature, else 1."""
-    found = verify_file(arguments.file, _settings_of_the_running_stack())
-    print(summary(found))
+    settings = _settings_of_the_running_stack()
+    try:
+        trusted = trusted_certificates(settings.signing_certificates)
+    except ValueError as error:
+        print(f"opad: {error}", file=sys.stderr)
+        trusted = None
+    found = verify_file(arguments.file, trusted=trusted or "", heic=settings.heic)
+    print(summary(found, certificate_read=trusted is not None))
     for name, value in found["origin"].items():
         print(f"  {name:<8} {value}")
     return 0 if found["credentials"] == "valid" else 1

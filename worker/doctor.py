@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.decoder import CannotStart, CleanImage, decoded
 from api.domain import clocks
+from api.domain.credentials import trusted_certificates
 from api.domain.database import make_engine, make_sessions
 from api.domain.denied_words import DeniedWords
 from api.domain.engine_level import engine_level, running_engines
@@ -332,6 +333,7 @@ def _care(settings: Settings) -> str:
         DeniedWords.read(settings.denied_words)
         if settings.image_check != "off":
             load_scorer(settings.image_scorer)
+        trusted_certificates(settings.signing_certificates)
     except OSError as error:
         raise CheckFailed(f"OPAD_DENIED_WORDS cannot be read: {error}") from error
     except ValueError as error:

@@ -5,18 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from api.decoder import CannotStart, marks_read
-from api.domain.settings import Settings
 from opad_core import OpadError, reads_heic
 from worker.stack.home import LocalError
 
 
-def verify_file(path: Path, settings: Settings) -> dict[str, Any]:
-    """Return what `api.read_marks` finds in a file. Raises LocalError."""
-    certificates = settings.signing_certificates
+def verify_file(path: Path, *, trusted: str, heic: bool) -> dict[str, Any]:
+    """Return what `api.read_marks` finds in a file. `trusted` are certificates as PEM. Raises LocalError."""
     try:
-        trusted = certificates.read_text() if certificates.is_file() else ""
         with path.open("rb") as file:
-            found = asyncio.run(marks_read(file, trusted=trusted, heic=reads_heic(settings.heic)))
+            found = asyncio.run(marks_read(file, trusted=trusted, heic=reads_heic(heic)))
     except OSError as error:
         raise LocalError(f"{error.filename} cannot be read: {error.strerror}") from error
     except CannotStart as error:

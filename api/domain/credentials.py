@@ -58,7 +58,21 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} has no certificates in PEM") from error
+        raise ValueError(f"{path} has no readable certificates in PEM") from error
+
+
+def trusted_certificates(path: Path) -> str:
+    """Return as PEM the certificates that sign for this installation; nothing if there is no file.
+
+    Raises ValueError, which says in one sentence why the file cannot be read.
+    """
+    try:
+        certificates = read_certificates(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    return b"".join(each.public_bytes(Encoding.PEM) for each in certificates).decode()
 
 
 def signing_chain(certificates: list[x509.Certificate]) -> list[x509.Certificate]:

@@ -50,7 +50,7 @@ def says_generated(data: bytes) -> bool:
     return re.search(rb"digitalsourcetype/(composite[wW]ith)?[tT]rainedAlgorithmicMedia", data) is not None
 
 
-def summary(found: Mapping[str, Any], concept: str | None = None) -> str:
+def summary(found: Mapping[str, Any], concept: str | None = None, *, certificate_read: bool = True) -> str:
     """Say in words what `api.read_marks` found. `concept` is the name of the concept, if it is the reader's own."""
     signer = "this installation" if found["ours"] else f'"{found["signer"]}", which this installation does not know'
     match found["credentials"]:
@@ -64,6 +64,8 @@ def summary(found: Mapping[str, Any], concept: str | None = None) -> str:
             said = "Its Content Credentials are not valid and prove nothing."
         case _:
             said = "Not signed."
+    if found["credentials"] == "valid" and not certificate_read:
+        said += " This installation's own certificate could not be read, so it does not recognize its signatures."
     if found["xmp"] and found["credentials"] != "valid":
         said += " Its metadata, which anybody can write, says that it is AI-generated."
     elif found["credentials"] == "none":

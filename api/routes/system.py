@@ -3,15 +3,18 @@
 import platform
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field, SecretStr
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.concurrency import run_in_threadpool
 
 from api.auth import Admin, Reader
 from api.domain import audit, base_checks
+from api.domain.credentials import trusted_certificates
 from api.domain.replaced_bases import present_base
 from api.domain.tables import BaseCheck, Heartbeat, RetentionSweep, ServedBase
 from api.domain.tables.heartbeat import HEARTBEAT_TIMEOUT
@@ -171,7 +174,16 @@ async def _run_checks(services: Services, session: AsyncSession) -> list[CheckOu
     }
     checks = [CheckOut(name=name, ok=fine, message="ok" if fine else _REMEDIES[name]) for name, fine in found.items()]
     wrong = await health.wrong_clocks(services)
-    return [*checks, CheckOut(name="clocks", ok=not wrong, message="; ".join(wrong) or "ok")]
+    clocks = CheckOut(name="clocks", ok=not wrong, message="; ".join(wrong) or "ok")
+    return [*checks, clocks, await run_in_threadpool(_check_certificate, services.settings.signing_certificates)]
+
+
+def _check_certificate(path: Path) -> CheckOut:
+    try:
+        trusted_certificates(path)
+    except ValueError as error:
+        return CheckOut(name="certificate", ok=False, message=f"{error}: signed images are not recognized as ours")
+    return CheckOut(name="certificate", ok=True, message="ok")
 
 
 def _shown(name: str, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+import structlog
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from sqlalchemy import select
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.auth import Caller, caller, require, session_token
+from api.domain.credentials import trusted_certificates
 from api.domain.errors import Invalid, TooManyRequests, UnsupportedMedia
 from api.domain.provenance import summary
 from api.domain.tables import Concept
@@ -24,6 +26,8 @@ PER_MINUTE = 20
 """Images that one address may have verified without a key in a minute; each one starts a process."""
 
 router = APIRouter(tags=["images"])
+
+log = structlog.get_logger()
 
 
 class ClaimedOrigin(Out):
@@ -99,7 +103,7 @@ async def verify_image(
         if len(files) != 1 or "image" not in form:
             raise Invalid(f"needs one file in the field `image`, got {len(files)} files", "one_image")
         trusted = await run_in_threadpool(_trusted, services)
-        found = await services.decoder.read_marks(files[0].file, trusted=trusted)
+        found = await services.decoder.read_marks(files[0].file, trusted=trusted or "")
         if isinstance(found, Refused):
             error = UnsupportedMedia if found.kind == "format" else Invalid
             raise error(f"{describe(0, files[0].filename)} {found}", f"image_{found.kind}")
@@ -115,16 +119,17 @@ async def verify_image(
         generated=found["generated"],
         origin=origin,
         concept=concept,
-        summary=summary(found, concept.name if concept else None),
+        summary=summary(found, concept.name if concept else None, certificate_read=trusted is not None),
     )
 
 
-def _trusted(services: Services) -> str:
-    """Return this installation's certificates as PEM, or nothing if it has none."""
+def _trusted(services: Services) -> str | None:
+    """Return this installation's certificates as PEM, or None if they cannot be read."""
     try:
-        return services.settings.signing_certificates.read_text()
-    except OSError:
-        return ""
+        return trusted_certificates(services.settings.signing_certificates)
+    except ValueError as error:
+        log.error("certificate.unreadable", reason=str(error))
+        return None
 
 
 async def _own_concept(session: AsyncSession, who: Caller | None, origin: ClaimedOrigin | None) -> OwnConcept | None:

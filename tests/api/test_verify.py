@@ -87,6 +87,31 @@ def test_an_altered_image_is_told_from_an_unsigned_and_an_unmarked_one(
     assert unmarked["summary"] == "Not signed. No mark was found, which proves nothing: marks can be removed."
 
 
+def test_a_signed_image_that_no_longer_decodes_is_altered(client: TestClient, signed: Callable[..., bytes]) -> None:
+    """Another byte of the pixels makes the checksum of its chunk wrong."""
+
+    def flipped(file: bytes) -> bytes:
+        return file[:-100] + bytes([file[-100] ^ 1]) + file[-99:]
+
+    assert asked(client, flipped(signed("png"))).json()["credentials"] == "altered"
+    assert asked(client, flipped(signed("png", provenance="xmp"))).json()["code"] == "image_damaged"
+
+
+def test_a_certificate_that_cannot_be_read_is_named_and_the_signature_still_checked(
+    client: TestClient, new_key: Callable[..., str], api_settings: Settings, signed: Callable[..., bytes]
+) -> None:
+    file = signed()
+    assert api_settings.c2pa_cert is not None
+    api_settings.c2pa_cert.write_bytes(b"-----BEGIN CERTIFICATE-----\n\xff")
+    found = asked(client, file).json()
+    assert (found["credentials"], found["ours"], found["generated"]) == ("valid", False, True)
+    assert "This installation's own certificate could not be read" in found["summary"]
+    operator = {"Authorization": f"Bearer {new_key('admin')}"}
+    checks = {check["name"]: check for check in client.get("/v1/system", headers=operator).json()["checks"]}
+    assert not checks["certificate"]["ok"]
+    assert f"{api_settings.c2pa_cert} has no readable certificates" in checks["certificate"]["message"]
+
+
 @pytest.mark.parametrize(
     ("file", "status", "code"),
     [

@@ -8,7 +8,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from api.domain.credentials import make_credentials, read_certificates, read_credentials, signing_chain
+from api.domain.credentials import (
+    make_credentials,
+    read_certificates,
+    read_credentials,
+    signing_chain,
+    trusted_certificates,
+)
 
 
 @pytest.fixture
@@ -64,10 +70,23 @@ def test_files_that_cannot_sign_are_told_apart(pair: tuple[Path, Path], tmp_path
     for files, words in {
         (tmp_path / "none.pem", key): "there is no ",
         (certificate, tmp_path / "none.pem"): "there is no ",
-        (empty, key): "has no certificates in PEM",
+        (empty, key): "has no readable certificates in PEM",
         (certificate, empty): "is not a private key in PEM without a password",
         (certificate, other[1]): "is not that of the key",
         (certificate, old): "is not that of the key",
     }.items():
         with pytest.raises(ValueError, match=words):
             read_credentials(*files)
+
+
+def test_a_certificate_file_that_is_broken_or_a_folder_is_named_and_a_missing_one_is_fine(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    certificate, _ = pair
+    assert trusted_certificates(certificate).encode() == certificate.read_bytes()
+    assert trusted_certificates(tmp_path / "none.pem") == ""
+    certificate.write_bytes(b"-----BEGIN CERTIFICATE-----\n\xff")
+    with pytest.raises(ValueError, match=f"{certificate} has no readable certificates in PEM"):
+        trusted_certificates(certificate)
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read: Is a directory"):
+        trusted_certificates(tmp_path)

@@ -18,6 +18,8 @@ from api.domain.engine_answer import Generated
 from api.domain.provenance import Provenance, default_marks
 from api.domain.settings import Settings
 from api.read_marks import read_marks
+from tests.forged_credentials import undecodable_actions
+from tests.random_base import make_512_px, write_random_base
 from worker.inference.app import create_app
 from worker.inference.encoding import MEDIA_TYPES, Format
 from worker.inference.marking import Marking
@@ -66,22 +68,34 @@ def test_signing_changes_no_pixel(marking: Marking, signing: Settings, tmp_path:
     assert np.array_equal(pixels_of(signed, tmp_path), pixels_of(plain, tmp_path))
 
 
-def test_another_process_finds_one_flipped_byte(marking: Marking, signing: Settings, tmp_path: Path) -> None:
-    """The library's own reader, in a process of its own: no second implementation is on the package index."""
-    file = bytearray(marking.file(PIXELS, "jpeg", ORIGIN))
-    (tmp_path / "signed.jpg").write_bytes(file)
-    file[-300] ^= 1  # in the compressed pixels, at the end of the file
-    (tmp_path / "flipped.jpg").write_bytes(file)
+def states_in_another_process(certificates: Path, *files: Path) -> str:
+    """Read JPEGs with the library's own reader: no second implementation is on the package index."""
     code = (
         "import sys, c2pa\n"
         "context = c2pa.Context.from_dict({'trust': {'trust_anchors': open(sys.argv[1]).read()}})\n"
         "print([c2pa.Reader('image/jpeg', open(path, 'rb'), context=context).get_validation_state()"
         " for path in sys.argv[2:]])"
     )
-    names = [signing.signing_certificates, tmp_path / "signed.jpg", tmp_path / "flipped.jpg"]
-    said = subprocess.run([sys.executable, "-c", code, *map(str, names)], capture_output=True, text=True, check=True)
-    assert said.stdout == "['Trusted', 'Invalid']\n"
+    command = [sys.executable, "-c", code, str(certificates), *map(str, files)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_another_process_finds_one_flipped_byte(marking: Marking, signing: Settings, tmp_path: Path) -> None:
+    file = bytearray(marking.file(PIXELS, "jpeg", ORIGIN))
+    (tmp_path / "signed.jpg").write_bytes(file)
+    file[-300] ^= 1  # in the compressed pixels, at the end of the file
+    (tmp_path / "flipped.jpg").write_bytes(file)
+    files = tmp_path / "signed.jpg", tmp_path / "flipped.jpg"
+    assert states_in_another_process(signing.signing_certificates, *files) == "['Trusted', 'Invalid']\n"
     assert read_marks(bytes(file), trusted="")["credentials"] == "altered"
+
+
+def test_signed_actions_that_are_no_actions_are_invalid(signing: Settings) -> None:
+    unmarked = Marking.of(signing.model_copy(update={"provenance": "off"}), resolution=64)
+    forged = undecodable_actions(
+        unmarked.file(PIXELS, "jpeg", ORIGIN), signing.signing_certificates, signing.signing_key
+    )
+    assert read_marks(forged, trusted="")["credentials"] == "invalid"
 
 
 def test_a_strangers_signature_is_not_ours(marking: Marking, signing: Settings, tmp_path: Path) -> None:
@@ -159,3 +173,26 @@ def test_an_engine_signs_what_it_generates(engine_settings: Settings, signing: S
     found = [read_marks(file, trusted=trusted) for file in answer.images]
     assert [(each["ours"], each["origin"]["seed"]) for each in found] == [(True, "1"), (True, "2")]
     assert all("dog" not in str(file) for file in answer.images)
+
+
+@pytest.mark.slow
+def test_an_engine_of_512_px_signs_without_being_asked(
+    engine_settings: Settings, signing: Settings, tmp_path: Path
+) -> None:
+    """Nano's networks, with random weights, on 64 x 64 latents: an image takes seconds."""
+    make_512_px(write_random_base(tmp_path / "large"))
+    chosen = engine_settings.model_copy(
+        update={
+            "base": str(tmp_path / "large"),
+            "c2pa_cert": signing.signing_certificates,
+            "c2pa_key": signing.signing_key,
+        }
+    )
+    assert chosen.provenance is None
+    with TestClient(create_app(chosen, bind="test")) as client:
+        body = {"bundle": None, "prompt": "a dog", "seeds": [1], "format": "jpeg", "deadline_ms": 60_000}
+        [image] = Generated.unpack(client.post("/generate", json=body).content).images
+    (tmp_path / "image.jpg").write_bytes(image)
+    with Image.open(tmp_path / "image.jpg") as opened:
+        assert opened.size == (512, 512)
+    assert states_in_another_process(signing.signing_certificates, tmp_path / "image.jpg") == "['Trusted']\n"
