@@ -6,14 +6,34 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from playwright.sync_api import expect
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
+from api.domain import audit
 from api.domain.database import Sessions
-from api.domain.tables import Concept, Image, Job, JobState, Webhook
+from api.domain.job_log import KIND
+from api.domain.tables import (
+    ApiKey,
+    Attempt,
+    BaseCheck,
+    Bundle,
+    Concept,
+    Heartbeat,
+    Image,
+    Job,
+    JobEvent,
+    JobState,
+    ServedBase,
+    Study,
+    StudyGroup,
+    Webhook,
+    WebhookDelivery,
+)
 from tests.browser.conftest import act_on_all_jobs, sign_in
 
 AXE = Path(__file__).with_name("axe.min.js")
@@ -66,25 +86,54 @@ def test_a_phone_scrolls_no_page_sideways(
     assert wide == []
 
 
-def test_names_and_prompts_stay_text(
+def store_attacks(db: Session) -> None:
+    """Write markup wherever a person, a receiver or a program can have put text that a page shows."""
+    for n, concept in enumerate(db.scalars(select(Concept)).all()):
+        concept.name = f"{ATTACK}{n}"
+        concept.class_noun = ATTACK
+    for n, beat in enumerate(db.scalars(select(Heartbeat)).all()):
+        beat.name = f"{ATTACK}{n}"
+        beat.facts |= {"machine": ATTACK, "device_name": ATTACK, "level_reason": ATTACK, "clock_ahead": 7200}
+    for study in db.scalars(select(Study)).all():
+        study.title = ATTACK
+        study.methods = [method | {"label": ATTACK} for method in study.methods]
+    for bundle in db.scalars(select(Bundle)).all():
+        bundle.report = bundle.report | {
+            "prompts": [ATTACK],
+            "verdict": bundle.report["verdict"] | {"sentence": ATTACK},
+        }
+    answers = [{"check": ATTACK, "outcome": "failed", "sentence": f"{ATTACK} `{ATTACK}`"}]
+    db.add(BaseCheck(base_sha256="0" * 64, host=ATTACK, checked_at=func.now(), answers=answers))
+    db.execute(update(Job).where(Job.error_code.is_not(None)).values(error_detail=f"{ATTACK}{{{{7*7}}}}"))
+    db.execute(update(JobEvent).where(JobEvent.kind == KIND).values(data=JobEvent.data.op("||")({"text": ATTACK})))
+    db.execute(update(WebhookDelivery).values(event=ATTACK, log=[{"at": None, "status": 0, "error": ATTACK, "ms": 1}]))
+    for column in (
+        Image.prompt, ApiKey.label, Attempt.detail, Attempt.worker, Webhook.url, ServedBase.limits,
+        ServedBase.no_fast_decoder, StudyGroup.class_noun, StudyGroup.prompt,
+    ):  # fmt: skip
+        db.execute(update(column.class_).values({column.key: ATTACK}))
+    audit.record(db, action=ATTACK, object_id=None, outcome=ATTACK, owner_id=None, request_id=ATTACK)
+
+
+def test_stored_text_stays_text(
     served: str, demo_pages: dict[str, str], sessions: Sessions, admin_key: str, new_page: Callable[..., Any]
 ) -> None:
     with sessions.begin() as db:
-        concepts = db.scalars(select(Concept)).all()
-        for n, concept in enumerate(concepts):
-            concept.name = f"{ATTACK}{n}"
-        db.execute(update(Image).values(prompt=f"a <concept> {ATTACK}"))
-        db.execute(update(Job).where(Job.error_code.is_not(None)).values(error_detail=f"{ATTACK}{{{{7*7}}}}"))
-        db.execute(update(Webhook).values(url=f"https://example.org/{ATTACK}"))
+        store_attacks(db)
     page = new_page()
     sign_in(page, served, admin_key)
 
-    for address in demo_pages.values():
+    shown = {}
+    voted = {"study": f"/dashboard/studies/{demo_pages['study'].split('/')[3].split('?')[0]}?voter={quote(ATTACK)}"}
+    for name, address in (demo_pages | voted).items():
         page.goto(served + address)
         page.wait_for_timeout(250)  # the scripts of the page have had their chance
         assert page.evaluate("window.attacked") is None, address
         assert page.locator("img[src=x]").count() == 0, address
+        shown[name] = page.locator("body").inner_text().count(ATTACK)
 
+    # the others have none, so this is no test that finds nothing because it looks at nothing
+    assert {name for name, count in shown.items() if not count} == {"no jobs", "storage", "verify", "reference"}
     page.goto(served + demo_pages["failed job"])
     assert f"{ATTACK}{{{{7*7}}}}" in page.locator("main").inner_text()
 

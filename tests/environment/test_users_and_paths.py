@@ -1,8 +1,6 @@
 """Users, folders and files whose names are legal and rare."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
@@ -10,16 +8,10 @@ import pytest
 
 from api.domain.settings import Settings
 from api.domain.storage import Storage
-from tests.environment.conftest import run, started, variables
+from tests.environment.conftest import run, variables
 from worker.stack.embedded import local_servers
-from worker.stack.home import published_environment
-from worker.stack.launcher import READY
-from worker.stack.named_user import NOT_ALLOWED, with_named_user
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-NAMELESS = 54321
-"""A uid without an entry in /etc/passwd, as containers are given."""
 
 
 def test_a_data_folder_may_have_a_comma_in_its_name(short_folder):
@@ -56,29 +48,6 @@ def test_the_database_may_be_named_as_hosting_services_do(stack, tmp_path, base,
     for module in ("worker.cli migrate", "migrations.run"):
         done = run(*module.split(), env=env)
         assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_user_without_a_name_can_run_everything(short_folder, base):
-    """The test keeps root's right to read files, since Python may be installed where only root may look."""
-    folder = short_folder / "nameless"
-    folder.mkdir()
-    os.chown(folder, NAMELESS, NAMELESS)
-    as_nameless = [
-        "setpriv", f"--reuid={NAMELESS}", f"--regid={NAMELESS}", "--clear-groups",
-        *(f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set")),
-    ]  # fmt: skip
-    tried = subprocess.run([*as_nameless, *with_named_user("/bin/true")], check=False)
-    if tried.returncode == NOT_ALLOWED:
-        pytest.skip("this machine allows no user namespaces")
-    home = folder / "home"
-    env = {name: value for name, value in variables(home, base).items() if name not in ("HOME", "USER", "LOGNAME")}
-    with (
-        started(*as_nameless, sys.executable, "-m", "worker.cli", "up", env=env, until=READY, folder=folder),
-        psycopg.connect(published_environment(home)["OPAD_DATABASE_URL"]) as connection,
-    ):
-        assert connection.execute("SELECT count(*) FROM concept").fetchone() == (0,)
-    assert (home / "postgresql" / "18").stat().st_uid == NAMELESS
 
 
 def test_photos_and_folders_whose_names_are_not_utf_8_are_learned(tmp_path, base, oddly_named_photos):

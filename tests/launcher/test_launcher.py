@@ -14,14 +14,17 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
 from tests.e2e.service import client_of, post_concept
 from tests.e2e.test_main_job import wait_for_job
+from tests.environment.conftest import started, variables
 from tests.launcher.conftest import SECONDS, Lines, child, settings_for
 from worker.stack.embedded import environment
-from worker.stack.home import Home
+from worker.stack.home import Home, published_environment
 from worker.stack.launcher import READY, child_environment, local_stack
+from worker.stack.named_user import NOT_ALLOWED, with_named_user
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
@@ -156,6 +159,61 @@ def refusal_in_clear(port: int, host: str) -> bytes:
         with contextlib.suppress(ConnectionResetError):  # also a refusal: gRPC closes the connection
             return plain.recv(1000)
         return b""
+
+
+NAMELESS = 54321
+"""A uid without an entry in /etc/passwd, as containers are given."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_stack_of_a_user_without_a_name_runs_beside_that_of_root(up, short_folder, base):
+    """Neither reads, reaches or stops anything of the other. The user keeps root's right to read the programs' files,
+    since Python may be installed where only root may look."""
+    running, _, home = up
+    own = short_folder / "nameless"
+    own.mkdir(mode=0o755)
+    os.chown(own, NAMELESS, NAMELESS)
+    as_nameless = [
+        "setpriv", f"--reuid={NAMELESS}", f"--regid={NAMELESS}", "--clear-groups",
+        *(f"--{kind}=-all,+dac_read_search" for kind in ("inh-caps", "ambient-caps", "bounding-set")),
+    ]  # fmt: skip
+    if subprocess.run([*as_nameless, *with_named_user("/bin/true")], check=False).returncode == NOT_ALLOWED:
+        pytest.skip("this machine allows no user namespaces")
+    theirs = own / "home"
+    env = {name: value for name, value in variables(theirs, base).items() if name not in ("HOME", "USER", "LOGNAME")}
+    command = [*as_nameless, sys.executable, "-m", "worker.cli", "up"]
+
+    in_use = subprocess.run(command, env=env | {"OPAD_HOME": str(home)}, capture_output=True, text=True, check=False)
+    assert (in_use.returncode, in_use.stderr) == (
+        1, f"opad: this user has no access to {home}; set OPAD_HOME to a folder of yours\n"
+    )  # fmt: skip
+    with (
+        started(*command, env=env, until=READY, folder=own) as lines,
+        psycopg.connect(published_environment(theirs)["OPAD_DATABASE_URL"]) as connection,
+    ):
+        assert connection.execute("SELECT count(*) FROM concept").fetchone() == (0,)
+        url = next(line for line in lines if line.startswith(READY)).removeprefix(READY).strip()
+        assert httpx.get(f"{url}/readyz", timeout=10).is_success
+        assert httpx.get(f"{running.api_url}/readyz", timeout=10).is_success
+        with client_of(running) as client:
+            key = client.headers["Authorization"]
+            assert httpx.get(f"{url}/v1/concepts", headers={"Authorization": key}, timeout=10).status_code == 401
+        launcher = int((theirs / "lock").read_text())
+        for kind in ("unix", "inet"):
+            ours, others = listening(running.pid, kind), listening(launcher, kind)
+            assert ours
+            assert others
+            assert not ours & others
+        runtime = Path(json.loads((theirs / "running.json").read_text())["runtime"])
+        for place in (theirs, runtime, theirs / "credentials.json", theirs / "admin-key"):
+            assert place.stat().st_uid == NAMELESS
+            assert place.stat().st_mode & 0o077 == 0, place
+            assert as_nobody("find", str(place), "-type", "f", "-readable").stdout == "", place
+        for path in listening(launcher, "unix"):
+            assert as_nobody("test", "-w", path).returncode == 1, path
+    assert (theirs / "postgresql" / "18").stat().st_uid == NAMELESS
+    assert not runtime.exists()
+    assert httpx.get(f"{running.api_url}/readyz", timeout=10).is_success
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder read-only for a program")
