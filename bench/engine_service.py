@@ -268,17 +268,23 @@ def start(lab: Lab) -> Iterator[Figures]:
 @contextmanager
 def engine_settings(lab: Lab) -> Iterator[Settings]:
     """Run a database, and yield the settings of an engine with the lab's base and an empty data folder."""
-    servers = Settings(home=lab.folder / "servers", redis_url=f"redis://{UNUSED}", s3_endpoint=f"http://{UNUSED}")
-    with local_servers(servers, say=lambda line: None, durable=False) as settings:
-        migrate(settings.sqlalchemy_url)
+    with database(lab.folder) as settings:
         yield settings.model_copy(
             update={
-                "home": lab.folder / "home",
                 "base": str(folder_of(lab.base, lab.folder / "written")),
                 "device": str(lab.base.device),
                 "precision": lab.precision,
             }
         )
+
+
+@contextmanager
+def database(folder: Path) -> Iterator[Settings]:
+    """Run a database below `folder`, and yield the settings of an engine with an empty data folder."""
+    servers = Settings(home=folder / "servers", redis_url=f"redis://{UNUSED}", s3_endpoint=f"http://{UNUSED}")
+    with local_servers(servers, say=lambda line: None, durable=False) as settings:
+        migrate(settings.sqlalchemy_url)
+        yield settings.model_copy(update={"home": folder / "home"})
 
 
 def stored_concepts(lab: Lab, settings: Settings) -> list[str]:
