@@ -81,7 +81,8 @@ def measure_engines(folder: Path, seconds: float) -> None:
             for way, client in clients.items():
                 phase = runner.run(client.capacity(seconds))
                 rates[way].append(len(phase.latencies_ms) / phase.seconds)
-    print(f"| marks | images/s, {CLIENTS} clients: median of {ROUNDS} (least-most) | of off |\n|---|---|---|")
+    columns = f"images/s, {CLIENTS} clients: median of {ROUNDS} (least-most) | of off in the same round: median"
+    print(f"| marks | {columns} |\n|---|---|---|")
     for way in WAYS:
         middle, least, most = median(rates[way]), min(rates[way]), max(rates[way])
         ratio = median(own / off for own, off in zip(rates[way], rates["off"], strict=True))

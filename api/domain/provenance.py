@@ -15,7 +15,7 @@ MARKS_IN_WORDS: dict[str, str] = {
 }
 SIGNED_FROM_PX = 512
 """Images of this size and above are signed by default. On one of 64 px the credentials double the file and cost the
-engine 8 % of its capacity (`bench/marks.py`)."""
+engine about a tenth of its capacity (`bench/marks.py`)."""
 
 ORIGIN_ASSERTION = "opad.origin"
 """The label of our assertion in the Content Credentials."""
