@@ -100,7 +100,7 @@ class Decoder:
             with tempfile.TemporaryFile() as file:
                 Image.new("RGB", (64, 64)).save(file, "PNG")
                 return isinstance(await self.decode(file), CleanImage)
-        except Unavailable:
+        except (Unavailable, OSError):  # the latter on a full disk
             return False
 
 

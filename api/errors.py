@@ -1,5 +1,6 @@
 """Return every error as problem+json (RFC 9457). Only this file maps domain errors to HTTP status codes."""
 
+import errno
 import http
 import re
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ STATUS: dict[type[errors.DomainError], int] = {
     errors.DeadlineExceeded: 504,
 }
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a used quota, and the limit of a process (`ulimit -f`)."""
 _OPENAI_PATHS = re.compile(r"/v1/(images|models)(/.*)?", re.DOTALL)
 """On these paths, with or without a route, an error is repeated in `error`, where OpenAI's clients read it."""
 
@@ -75,6 +78,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(PoolTimeout, _database_error)
     app.add_exception_handler(DataError, _unstorable_value)
+    app.add_exception_handler(OSError, _disk_full)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -148,6 +152,16 @@ async def _storage_unreachable(request: Request, error: Exception) -> JSONRespon
         return problem(request, 503, error.code, error.message, {"Retry-After": "60"})
     detail = "the object store does not answer; nothing was changed, try again in a few seconds"
     return problem(request, 503, "storage_unreachable", detail, {"Retry-After": "5"})
+
+
+async def _disk_full(request: Request, error: Exception) -> JSONResponse:
+    """Answer while no file can be written here, such as a photo that comes in. Other errors are unexpected."""
+    assert isinstance(error, OSError)
+    if error.errno not in _FULL:
+        raise error
+    log.error("disk.full", request_id=request.state.request_id, error=str(error))
+    detail = "this service has no space for the files of a request; nothing was changed, try again in a minute"
+    return problem(request, 503, "disk_full", detail, {"Retry-After": "60"})
 
 
 async def _object_damaged(request: Request, error: Exception) -> JSONResponse:

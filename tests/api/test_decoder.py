@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import sysconfig
@@ -99,6 +100,29 @@ def test_a_decoder_that_cannot_start_is_not_blamed_on_the_photos(
 
     monkeypatch.undo()
     assert client.get("/readyz").json()["parts"]["decoder"] == "ok"
+    assert upload(reference(1), reference(2), reference(3)).status_code == 202
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python's, on closing such a file
+def test_a_full_disk_is_a_503_and_not_blamed_on_the_photos(
+    upload: Callable[..., Any],
+    stored: Callable[[], dict[str, int]],
+    client: TestClient,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """This process may write no file above 64 bytes, which ends a write like a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        answer = upload(reference(1), reference(2), reference(3))
+        ready = client.get("/readyz").json()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "disk_full", "60")
+    assert ready["parts"]["decoder"] == "cannot start"
+    assert "disk.full" in capsys.readouterr().out
+    assert stored() == NOTHING
     assert upload(reference(1), reference(2), reference(3)).status_code == 202
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import redis
 from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
 
 from api.app import create_app
 from api.dispatch import create_notifier, notify_workers
@@ -47,3 +49,30 @@ def test_a_concept_is_accepted_while_the_broker_is_dead(
         )
 
     assert answer.status_code == 202
+
+
+def test_a_full_broker_refuses_notifications_and_counts_and_nobody_notices(
+    settings: Settings, new_key: Callable[..., str], base: None
+) -> None:
+    address = (settings.redis_url or "").replace("redis+socket://", "unix://").replace("virtual_host=", "db=")
+    limited = settings.model_copy(update={"requests_per_minute": 1})
+    with (
+        redis.Redis.from_url(address) as broker,
+        TestClient(create_app(limited), base_url="http://localhost") as client,
+    ):
+        broker.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                broker.set("more", "than fits")
+            with capture_logs() as lines:
+                answer = client.post(
+                    "/v1/concepts",
+                    files=[("images", (f"{n}.jpg", reference(n))) for n in range(3)],
+                    data={"name": "my mug", "class_noun": "mug", "consent": "true"},
+                    headers={"Authorization": f"Bearer {new_key()}"},
+                )
+        finally:
+            broker.config_set("maxmemory", 0)
+
+    assert answer.status_code == 202
+    assert {"job.notify_failed", "limits.uncounted"} <= {line["event"] for line in lines}

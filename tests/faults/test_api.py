@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from urllib.parse import urlsplit
@@ -190,6 +191,27 @@ def test_without_its_database_or_its_store_the_api_refuses_and_recovers_by_itsel
     assert kept() == (0, 0, 0)
     servers.start("s3")
     assert upload("order-1").status_code == 202
+    assert kept() == (1, 1, 3)
+
+
+def test_with_slow_servers_an_upload_is_slow_and_accepted(
+    start_api, upload, kept, api_settings, database_wire, s3_wire
+):
+    """Each answer of the database and of the store comes a fifth of a second late."""
+
+    def late(wire, data):
+        time.sleep(0.2)
+        return data
+
+    for wire, _ in (database_wire, s3_wire):
+        wire.on_answer = late
+    addresses = {"database_url": database_wire[1].database_url, "s3_endpoint": s3_wire[1].s3_endpoint}
+    start_api(api_settings.model_copy(update=addresses))
+    ready = httpx.get(f"http://127.0.0.1:{api_settings.port}/readyz", timeout=30).json()
+    assert (ready["parts"]["database"], ready["parts"]["storage"]) == ("ok", "ok")
+    began = time.monotonic()
+    assert upload("order-1").status_code == 202
+    assert time.monotonic() - began > 0.2 * 4, "it needs three files to be stored and one commit at least"
     assert kept() == (1, 1, 3)
 
 

@@ -99,6 +99,30 @@ def test_a_training_goes_on_while_its_checkpoint_is_stored(sessions, queue, trai
     check()
 
 
+def test_a_slow_trainer_keeps_its_job_during_an_iteration_longer_than_the_lease(
+    quick, sessions, queue, trainers, fail_at, check
+):
+    job_id = queue()
+    waiting = fail_at("training.step", "pass", "wait")
+    claim = trainers.claim(lease_seconds=4)
+    trainer = trainers.start(*claim, quick.model_copy(update={"lease_seconds": 4.0}))
+    wait_until(lambda: waiting.read_text() == "", seconds=120, what="the second iteration")
+    first_lease = read_job(sessions, job_id).lease_until
+
+    def has_outlived_it() -> bool:
+        with sessions() as db:
+            return db.scalar(select(func.clock_timestamp())) > first_lease
+
+    wait_until(has_outlived_it, seconds=30, what="the end of the first lease")
+    with sessions.begin() as db:
+        assert db.execute(jobs.expire_leases(lease_seconds=4, max_attempts=5)).all() == []
+    waiting.unlink()
+    trainer.join(120)
+    assert trainer.exitcode == 0
+    assert causes(sessions, job_id) == ["succeeded"]
+    check()
+
+
 def test_a_trainer_asked_to_stop_during_an_upload_stores_its_last_state_after_it(
     quick, sessions, queue, trainers, fail_at
 ):

@@ -5,6 +5,7 @@ come too late.
 """
 
 import os
+import resource
 import signal
 import zlib
 from collections.abc import Iterator
@@ -108,6 +109,21 @@ def test_with_a_frozen_store_what_needs_it_is_refused_soon_and_the_rest_works(up
         assert draw(client).is_success  # the engine has the bundle in memory
         assert client.get("/v1/concepts").is_success
     assert_is_once(client, f"without {program}")
+
+
+def test_with_a_full_store_uploads_are_refused_and_the_rest_works(up, client):
+    """Its volumes may write no file above a kilobyte, which ends a write like a full disk does."""
+    running, _, _ = up
+    volumes = child(running.pid, STORE["volume"])
+    unlimited = volumes.rlimit(resource.RLIMIT_FSIZE)
+    volumes.rlimit(resource.RLIMIT_FSIZE, (1024, unlimited[1]))
+    try:
+        assert_refused(upload(client, "no space"), "storage_unreachable")
+        assert draw(client, "never drawn").is_success
+        assert client.get("/v1/concepts").is_success
+    finally:
+        volumes.rlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert_is_once(client, "no space")
 
 
 def test_with_a_frozen_broker_all_works(up, client):

@@ -17,6 +17,7 @@ from worker.stack.parent_death import dies_with_parent
 LOG_BYTES = 10 << 20
 """A log that is larger becomes NAME.log.1, in the place of the one before."""
 _ROTATION_SECONDS = 5
+_NO_SPACE_SECONDS = 2.0
 _REASON = "opad: "
 """How a program begins the sentence that says why it ends with status 2."""
 
@@ -163,7 +164,12 @@ class Supervisor:
                 self.say(f"{service.name:<12} ended with {_describe_exit(code)}; starting it again")
                 _kill_group(running.process.pid)
             elif now >= running.restart_at:
-                running.process = self._launch(service)
+                try:
+                    running.process = self._launch(service)
+                except OSError as error:  # the machine has no space or no memory left
+                    self.say(f"{service.name:<12} cannot start ({error}); trying again")
+                    running.restart_at = now + _NO_SPACE_SECONDS
+                    continue
                 running.started, running.restart_at, running.is_ready = now, None, False
                 running.probe = None  # it belonged to the previous process
                 self._record()
@@ -240,7 +246,11 @@ class Supervisor:
         return running.is_ready
 
     def _record(self) -> None:
-        self.home.record(running.process.pid for running in self._running.values())
+        """Write down the processes. While the disk is full, the file keeps the earlier ones."""
+        try:
+            self.home.record(running.process.pid for running in self._running.values())
+        except OSError as error:
+            self.say(f"cannot write to {self.home.folder} ({error}); free space there")
 
 
 def _kill_group(pid: int) -> None:

@@ -1,3 +1,7 @@
+import errno
+import os
+import resource
+import signal
 import sys
 import time
 
@@ -36,6 +40,36 @@ def test_a_part_that_cannot_use_a_setting_is_quoted(start):
     code = "import sys; print('opad: OPAD_DEVICE is none of ours', file=sys.stderr); sys.exit(2)"
     with pytest.raises(UnusableSetting, match=r"^OPAD_DEVICE is none of ours$"):
         start(code)
+
+
+def test_a_part_that_dies_while_the_disk_is_full_is_started_again(tmp_path):
+    """This process may write no file, which ends a write like a full disk does."""
+    home, said, limits = Home(tmp_path / "home"), [], resource.getrlimit(resource.RLIMIT_FSIZE)
+    home.open()
+    deadline = time.monotonic() + 60
+    fails = iter([False, True, False])  # the first restart finds no space for what it prepares
+
+    def prepare():
+        if next(fails):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def is_up_again():
+        assert time.monotonic() < deadline
+        return said.count("part         ready  up") == 2
+
+    supervisor = Supervisor(home, say=said.append, should_stop=is_up_again)
+    code = "import time; time.sleep(60)"
+    supervisor.start(Service("part", [sys.executable, "-c", code], ready=lambda: "up", prepare=prepare))
+    os.killpg(supervisor.pids()["part"], signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        supervisor.run_until_stopped()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        supervisor.stop()
+        home.close()
+    assert "part         cannot start ([Errno 28] No space left on device); trying again" in said
+    assert f"cannot write to {home.folder} ([Errno 27] File too large); free space there" in said
 
 
 def test_a_log_that_is_too_large_is_replaced_while_its_service_runs(tmp_path):
