@@ -30,6 +30,8 @@ class ResidualAdapter(nn.Module):
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
         if set(tensors) != {"residual"}:
             raise OpadError("the bundle must hold one residual; it holds other tensors")
+        if tensors["residual"].dim() != 2 or not len(tensors["residual"]):
+            raise OpadError(f"the bundle's residual must be [n, d] with n >= 1, is {list(tensors['residual'].shape)}")
         return cls(nn.Parameter(tensors["residual"].float()))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -98,10 +98,15 @@ def read_bundle(data: bytes, *, adapters: Mapping[str, type[Adapter]] = ADAPTERS
         header = header_of(data, max_bytes=MAX_HEADER_BYTES)
         manifest = json.loads(header["__metadata__"]["manifest"])
         tensors = load(data)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise OpadError(f"not a concept bundle: {error}") from error
     if not isinstance(manifest, dict) or not manifest.keys() >= _MANIFEST_KEYS:
         raise OpadError(f"not a concept bundle: its manifest lacks one of {', '.join(sorted(_MANIFEST_KEYS))}")
+    for name in ("class_noun", "base", "base_sha256"):
+        try:
+            manifest[name].encode()
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise OpadError(f"not a concept bundle: its {name} is not text") from error
     if manifest["format"] != FORMAT:
         raise OpadError(f"the bundle has format {manifest.get('format')!r}; this version reads format {FORMAT}")
     kind = manifest.get("adapter", KeyValueAdapter.kind)

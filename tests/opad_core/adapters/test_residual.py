@@ -94,3 +94,9 @@ def test_other_tensors_are_refused(tensors):
 def test_a_residual_of_another_base_is_refused(base):
     with pytest.raises(OpadError, match="do not fit the base"):
         OneStepGenerator(base).generate([ImageRequest(bundle_of(base, torch.zeros(1, 7)), "a <concept>", 1)])
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (0, 8), (1, 1, 8)])
+def test_a_residual_of_another_shape_is_refused(shape):
+    with pytest.raises(OpadError, match=r"must be \[n, d\] with n >= 1"):
+        ResidualAdapter.from_tensors({"residual": torch.zeros(shape)})
