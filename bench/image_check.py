@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from api.domain.image_scorer import load_scorer
 from api.domain.settings import Settings
-from bench.watermarks import Pixels, crops
+from bench.watermarks import Pixels, crop
 from opad_core import Base, load_base
 from opad_core.__main__ import bases_folder
 from opad_core.generation.generator import ImageRequest, OneStepGenerator
@@ -48,7 +48,7 @@ def main() -> None:
     scorer, limit = load_scorer(settings.image_scorer), settings.image_check_limit
     base = load_base("nano", bases=bases_folder())
     kinds = {
-        "crops of photographs, 512 px": (pixels for pixels, _ in crops(arguments.folders, arguments.images)),
+        "crops of photographs, 512 px": (crop(arguments.folders, number)[0] for number in range(arguments.images)),
         "images of nano, 64 px": generated(base, arguments.images),
     }
     print(f"| images | n | score >= {limit} | >= 0.5 | highest | ms an image |\n|---|---:|---:|---:|---:|---:|")

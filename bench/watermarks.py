@@ -2,7 +2,8 @@
 
 The folders have openly licensed photographs. Crops of 512 px get a random payload of 32 bits, are changed, and are
 read. docs/decisions/0036-no-invisible-watermark.md names the photographs, and the command that installs the libraries,
-which are not part of the product. The results go to OUT, a JSON file for each watermark.
+which are not part of the product. OUT gets a line of JSON for each image, so an
+interrupted survey continues.
 """
 
 import argparse
@@ -96,7 +97,7 @@ class BlindWatermark:
     """blind-watermark."""
 
     def __init__(self) -> None:
-        import blind_watermark  # noqa: F401  # sets how processes start, which must come before any process
+        import blind_watermark  # noqa: F401  # sets how processes start, which fails once something else has
 
     def embed(self, image: Pixels, payload: Bits) -> Pixels:
         mark = _blind_watermark()
@@ -244,18 +245,15 @@ def photograph(file: Path) -> Image.Image:
     return Image.open(file).convert("RGB")
 
 
-def crops(folders: list[Path], count: int) -> Iterator[tuple[Pixels, np.random.Generator]]:
-    """Yield crops of all photographs in turn, at random places, of .5-1 of the shorter side, and a generator each."""
-    files = sorted(
-        file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in {".jpg", ".jpeg", ".png"}
-    )
-    for number in range(count):
-        random = np.random.default_rng([7, number])
-        image = photograph(files[number % len(files)])
-        side = round(min(image.size) * random.uniform(min(1.0, SIDE / min(image.size)), 1))
-        left, top = (int(random.integers(0, whole - side + 1)) for whole in image.size)
-        crop = image.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-        yield np.asarray(crop), random
+def crop(folders: list[Path], number: int) -> tuple[Pixels, np.random.Generator]:
+    """Return a crop and a generator. Photographs take turns; place and size, at least SIDE, are random."""
+    files = sorted(file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    random = np.random.default_rng([7, number])
+    image = photograph(files[number % len(files)])
+    side = round(min(image.size) * random.uniform(min(1.0, SIDE / min(image.size)), 1))
+    left, top = (int(random.integers(0, whole - side + 1)) for whole in image.size)
+    chosen = image.crop((left, top, left + side, top + side))
+    return np.asarray(chosen.resize((SIDE, SIDE), Image.Resampling.LANCZOS)), random
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
@@ -270,42 +268,53 @@ def cannot_pass(found: list[bool]) -> bool:
     return tail <= DOUBT
 
 
-def survey(name: str, mark: Watermark, folders: list[Path], count: int) -> dict[str, Any]:
-    found: dict[str, list[bool]] = {attack: [] for attack in ATTACKS}
-    false, noise, embedding, reading = 0, [], [], []
-    for image, random in tqdm(crops(folders, count), total=count, desc=name):
-        payload = random.integers(0, 2, PAYLOAD).astype(np.uint8)
-        before = time.perf_counter()
-        marked = mark.embed(image, payload)
-        embedding.append(1000 * (time.perf_counter() - before))
-        noise.append(psnr(marked, image))
-        false += detected(mark, image, payload)
-        for attack, change in ATTACKS.items():
-            before = time.perf_counter()
-            found[attack].append(detected(mark, change(marked, random), payload))
-            if attack == "none":
-                reading.append(1000 * (time.perf_counter() - before))
-        if len(noise) >= FEWEST and any(cannot_pass(values) for values in found.values()):
-            break
-    count = len(noise)
+def measure(mark: Watermark, image: Pixels, random: np.random.Generator) -> dict[str, Any]:
+    """Mark an image, change it, and read it."""
+    payload = random.integers(0, 2, PAYLOAD).astype(np.uint8)
+    started = time.perf_counter()
+    marked = mark.embed(image, payload)
+    embedded = time.perf_counter()
+    found = {"none": detected(mark, marked, payload)}
+    read = time.perf_counter()
+    changes = {attack: change for attack, change in ATTACKS.items() if attack != "none"}
+    found |= {attack: detected(mark, change(marked, random), payload) for attack, change in changes.items()}
     return {
-        "name": name,
-        "images": count,
-        "detected": {attack: fmean(values) for attack, values in found.items()},
-        "detected_unmarked": false / count,
-        "psnr_mean": round(fmean(noise), 2),
-        "psnr_least": round(min(noise), 2),
-        "embed_ms": round(median(embedding), 1),
-        "read_ms": round(median(reading), 1),
+        "found": found,
+        "unmarked": detected(mark, image, payload),
+        "psnr": round(psnr(marked, image), 2),
+        "embed_ms": round(1000 * (embedded - started), 1),
+        "read_ms": round(1000 * (read - embedded), 1),
     }
 
 
-def row(result: dict[str, Any]) -> str:
-    candidate = CANDIDATES[result["name"]]
-    rates = f"{result['images']} | " + " | ".join(f"{100 * result['detected'][attack]:.1f} %" for attack in ATTACKS)
+def survey(name: str, mark: Watermark, folders: list[Path], count: int, file: Path, *, drop: bool) -> None:
+    """Measure the images that the file lacks, and append a line of JSON for each."""
+    known = read_lines(file)
+    with file.open("a") as lines:
+        for number in tqdm(range(len(known), count), initial=len(known), total=count, desc=name):
+            if drop and number >= FEWEST and any(map(cannot_pass, found_by_attack(known).values())):
+                break
+            known.append(measure(mark, *crop(folders, number)))
+            print(json.dumps(known[-1]), file=lines, flush=True)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def found_by_attack(images: list[dict[str, Any]]) -> dict[str, list[bool]]:
+    return {attack: [image["found"][attack] for image in images] for attack in ATTACKS}
+
+
+def row(name: str, images: list[dict[str, Any]]) -> str:
+    candidate = CANDIDATES[name]
+    rates = " | ".join(f"{100 * fmean(found):.1f} %" for found in found_by_attack(images).values())
+    unmarked = 100 * fmean(image["unmarked"] for image in images)
+    noise = [image["psnr"] for image in images]
+    embed, read = (median(image[key] for image in images) for key in ("embed_ms", "read_ms"))
     return (
-        f"| {candidate.label} | {candidate.license} | {rates} | {100 * result['detected_unmarked']:.1f} % "
-        f"| {result['psnr_mean']:.1f} ({result['psnr_least']:.1f}) | {result['embed_ms']} / {result['read_ms']} |"
+        f"| {candidate.label} | {candidate.license} | {len(images)} | {rates} | {unmarked:.1f} % "
+        f"| {fmean(noise):.1f} ({min(noise):.1f}) | {embed:.0f} / {read:.0f} |"
     )
 
 
@@ -313,23 +322,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+", help="folders of photographs")
     parser.add_argument("--images", type=int, default=500, help="most crops for each (default %(default)s)")
+    parser.add_argument("--no-drop", action="store_true", help="also measure the rest of a watermark that cannot pass")
     names = list(CANDIDATES)
     parser.add_argument("--candidates", nargs="+", default=names, choices=names, help="watermarks (default: all)")
     parser.add_argument("--out", type=Path, default=Path("build/watermarks"), help="folder of the results")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    marks = {name: CANDIDATES[name].load() for name in arguments.candidates}  # before anything starts a process
-    results = []
+    marks = {name: CANDIDATES[name].load() for name in arguments.candidates}  # before anything sets how processes start
+    rows = []
     for name, mark in marks.items():
-        file = arguments.out / f"{name}.json"
-        if not file.exists():
-            file.write_text(json.dumps(survey(name, mark, arguments.folders, arguments.images), indent=1) + "\n")
-        results.append(json.loads(file.read_text()))
+        file = arguments.out / f"{name}.jsonl"
+        survey(name, mark, arguments.folders, arguments.images, file, drop=not arguments.no_drop)
+        rows.append(row(name, read_lines(file)))
     print(f"found: {needed_bits()} of {PAYLOAD} bits; false positives at most {false_positives(needed_bits()):.1e}")
     attacks = " | ".join(ATTACKS)
     print(f"| watermark | license | images | {attacks} | found unmarked | PSNR mean (least), dB | ms embed / read |")
     print("|---" * (len(ATTACKS) + 6) + "|")
-    print("\n".join(map(row, results)))
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":
