@@ -103,9 +103,9 @@ def keep_servers(folder: Path, connection: Connection) -> None:
     """Run the servers of a copy until the parent ends. Called in a forked process."""
     parent = os.getppid()
     move_to(folder, folder / "servers.log")
-    from tests.conftest import running_servers
+    from tests.conftest import fast_folder, running_servers
 
-    with tempfile.TemporaryDirectory(prefix="opad-test-", dir="/tmp") as temporary:
+    with tempfile.TemporaryDirectory(prefix="opad-test-", dir=fast_folder()) as temporary:
         Path(temporary).chmod(0o711)
         with contextlib.suppress(KeyboardInterrupt), running_servers(Path(temporary)) as settings:
             secret = {"s3_secret_key": settings.s3_secret_key.get_secret_value()}
