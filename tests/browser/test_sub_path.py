@@ -31,7 +31,9 @@ _HOP_BY_HOP = {"host", "connection", "keep-alive", "transfer-encoding"}
 
 def reverse_proxy(upstream: Callable[[], str], *, removes: str) -> Starlette:
     """Pass every request on as nginx does: with the upstream's address as Host, and the scheme in a header."""
-    client = httpx.AsyncClient(trust_env=False, timeout=60)
+    # no keep-alive: the api may close an idle connection just when a request is sent
+    limits = httpx.Limits(max_keepalive_connections=0)
+    client = httpx.AsyncClient(trust_env=False, timeout=60, limits=limits)
 
     async def forward(request: Request) -> StreamingResponse:
         headers = [(name, value) for name, value in request.headers.raw if name.decode() not in _HOP_BY_HOP]
