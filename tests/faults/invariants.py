@@ -53,7 +53,8 @@ def check(settings: Settings, sessions: Sessions, *, expected: bytes | None = No
         assert left_over == [], "what no row names is collected"
         assert db.scalars(select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(
             Job.state == "succeeded")).all() == []  # fmt: skip
-    left = [process.cmdline() for process in psutil.process_iter() if _trains_one_of(process, [j.id for j in jobs])]
+    trainers = [process for process in psutil.process_iter() if _trains_one_of(process, [job.id for job in jobs])]
+    _, left = psutil.wait_procs(trainers, timeout=20)  # one that has just ended its job still has to exit
     assert left == [], "no trainer outlives its job"
 
 
