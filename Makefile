@@ -39,7 +39,7 @@ mutants: mutation-tool
 	$(PY) -m tests.mutants --group method --sample 200
 	$(PY) -m tests.mutants --group service --sample 100
 
-# every fault of docs/reliability.md; takes about ten minutes
+# every fault of docs/reliability.md; takes 25 minutes on two cores
 faults: setup
 	$(PY) -m pytest tests/faults tests/launcher tests/domain/test_lease_protocol.py tests/domain/test_lease_simulation.py -m "not slow"
 
