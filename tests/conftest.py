@@ -45,7 +45,7 @@ def fast_folder() -> str:
     """Return a folder in memory if it has room and may hold programs, else /tmp.
 
     Each test copies and removes a database of hundreds of files. ext4 takes longer for each, because it avoids the
-    inodes of files that were removed a moment ago: half of the processors' time in tests with a database.
+    inodes of files that were removed a moment ago: up to half of the processors' time was the kernel's.
     """
     try:
         memory = os.statvfs("/dev/shm")
