@@ -9,6 +9,7 @@ encoder whose package is not installed is left out; the service needs none of th
 import argparse
 import importlib
 import io
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -99,9 +100,15 @@ def measure(write: Encoder, pixels: np.ndarray, *, seconds: float) -> list[float
     return times
 
 
-def psnr(file: bytes, pixels: np.ndarray) -> str:
-    error = np.mean((np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(float) - pixels) ** 2)
-    return "exact" if error == 0 else f"{10 * np.log10(255**2 / error):.1f} dB"
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of two images [h, w, 3] uint8 in dB; infinity for equal ones."""
+    error = float(np.mean((one.astype(float) - other) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def loss(file: bytes, pixels: np.ndarray) -> str:
+    noise = psnr(np.asarray(Image.open(io.BytesIO(file)).convert("RGB")), pixels)
+    return "exact" if noise == math.inf else f"{noise:.1f} dB"
 
 
 def main() -> None:
@@ -115,7 +122,7 @@ def main() -> None:
             times, file = measure(write, pixels, seconds=arguments.seconds), write(pixels)
             print(
                 f"{name:<28}{min(times):9.2f}{statistics.median(times):9.2f}{len(file) / 1000:9.1f}"
-                f"  {psnr(file, pixels)}",
+                f"  {loss(file, pixels)}",
                 flush=True,
             )
 

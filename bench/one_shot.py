@@ -1,8 +1,8 @@
 """`python -m bench.one_shot`: compare settings for learning from one photo with learning from all.
 
-Two concepts that are in no table learn with each of SETTINGS and each seed. The score is that of
-`training.selection`, on held-out scenes and against all photos of the concept, by EfficientNet-Lite1, which no table
-reports. A run is kept in OUT/NAME-CONCEPT-SEED.json, so an interrupted comparison continues.
+Two concepts that are in no table learn with each of SETTINGS and each seed. Identity and
+the score of `training.selection` are those of held-out scenes against all photos of the concept, by EfficientNet-Lite1,
+which no table reports. A run is kept in OUT/NAME-CONCEPT-SEED.json, so an interrupted comparison continues.
 """
 
 import argparse
@@ -34,7 +34,6 @@ PAIRED = {"canvas_probability": 0.5, "canvas_fill": "edge", "canvas_scale": (0.7
 MIRRORED = {"flip_probability": 0.5}
 SMOOTH = {"real_label": 0.9}
 EARLY = {"iterations": 270, "collaborative_iterations": 160}
-NO_HEADS = {"lambda_adv": (0.0, 0.0, 0.0)}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "all photos": {},
     "one photo": ONE,

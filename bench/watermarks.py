@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import comb, log10
+from math import comb
 from pathlib import Path
 from statistics import fmean, median
 from types import SimpleNamespace
@@ -27,6 +27,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
+
+from bench.encode import psnr
 
 Pixels = NDArray[np.uint8]
 """RGB, [height, width, 3]"""
@@ -254,11 +256,6 @@ def crop(folders: list[Path], number: int) -> tuple[Pixels, np.random.Generator]
     left, top = (int(random.integers(0, whole - side + 1)) for whole in image.size)
     chosen = image.crop((left, top, left + side, top + side))
     return np.asarray(chosen.resize((SIDE, SIDE), Image.Resampling.LANCZOS)), random
-
-
-def psnr(one: Pixels, other: Pixels) -> float:
-    error = float(((one.astype(np.float64) - other) ** 2).mean())
-    return 10 * log10(255**2 / error) if error else 99.0
 
 
 def cannot_pass(found: list[bool]) -> bool:
