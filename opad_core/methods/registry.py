@@ -44,7 +44,10 @@ def method_config(method: str, manifest: Manifest, *, preset: str = "default") -
 
 
 def _values_on_nano(default: OpadConfig) -> dict[str, dict[str, Any]]:
-    """Return the values of each method on the base nano, whose images are small. `default` is its preset of OPAD."""
+    """Return the values of each method on the base nano, whose images are small. `default` is its preset of OPAD.
+
+    Learning rates are the best of `bench.learning_rates`; Textual Inversion's published one is.
+    """
     return {
         "all methods": {
             "batch_size": 4,
@@ -63,14 +66,19 @@ def _values_on_nano(default: OpadConfig) -> dict[str, dict[str, Any]]:
             "class_images": 64,
         },
         "custom_diffusion": {
-            "lr": default.lr_teacher,
-            "lr_token": default.lr_token,
+            "lr": 8e-2,
+            "lr_token": 0.15,
             "lambda_kv_preservation": 1.0,
         },
         "textual_inversion": {"class_images": 0},
-        "dreambooth": {},
-        "lora": {},
-        "textboost": {"class_images": 0, "augmentation_cache": 0},  # it augments by itself
-        "disenbooth": {"class_images": 0},
-        "cones2": {"class_images": 0},
+        "dreambooth": {"lr": 2.5e-3},
+        "lora": {"lr": 1.6e-2, "lr_token": 1.5e-2},
+        "textboost": {
+            "class_images": 0,
+            "augmentation_cache": 0,  # it augments by itself
+            "lr": 2.5e-4,
+            "lr_token": 1.5e-3,
+        },
+        "disenbooth": {"class_images": 0, "lr": 1.6e-2},
+        "cones2": {"class_images": 0, "lr": 5e-5},
     }

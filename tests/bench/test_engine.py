@@ -47,6 +47,7 @@ def times(lines, part, size):
     return {line["what"]: line for line in lines if line["part"] == part and line.get("batch") == size}
 
 
+@pytest.mark.slow  # the LoRAs need peft
 def test_contenders_are_timed_in_each_batch_size_beside_the_stock_pipeline(run):
     status, lines, tables = run("--parts", "ours-eager", "first-image", "lora", "peft")
     assert status == 0
@@ -100,6 +101,7 @@ def test_the_stock_pipeline_draws_what_ours_draws_without_a_concept(lab):
     assert np.array_equal(embedded, theirs)
 
 
+@pytest.mark.slow
 def test_every_way_to_choose_a_lora_draws_the_same_image_of_it(lab):
     prompts, seeds = [lab.stock_prompt] * 2, [3, 3]
     swapped, selected, mixed = (

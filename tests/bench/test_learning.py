@@ -42,6 +42,7 @@ def figures_of(lines, part):
     return figures
 
 
+@pytest.mark.slow
 def test_an_iteration_is_measured_by_its_operations_and_by_the_speed_of_matrix_products(run):
     status, lines, tables = run("--parts", "matrix-rate", "default")
     assert status == 0
@@ -57,6 +58,7 @@ def test_an_iteration_is_measured_by_its_operations_and_by_the_speed_of_matrix_p
     assert f"| default | plain loop | {figures['iteration_s']} | {figures['ms_per_tflop']} |" in tables
 
 
+@pytest.mark.slow
 def test_a_job_names_each_part_of_its_wall_time_and_their_sum(run):
     status, lines, tables = run("--parts", "job-default")
     assert status == 0
@@ -74,6 +76,7 @@ def test_a_job_names_each_part_of_its_wall_time_and_their_sum(run):
     assert 0 <= figures_of(lines, "job-default")["identity"] <= 1
 
 
+@pytest.mark.slow
 def test_the_time_of_a_whole_job_is_computed_from_a_shorter_one(run):
     status, lines, _ = run("--parts", "job-default", "--job-iterations", "1")
     assert status == 0
@@ -128,6 +131,7 @@ def lab(folder, tmp_path):
     lab.close()
 
 
+@pytest.mark.slow
 def test_a_way_that_fails_is_named_with_its_reason(lab):
     base = lab.base("float32")
     config = preset("default", base.manifest.presets)

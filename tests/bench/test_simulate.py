@@ -74,6 +74,7 @@ def test_the_same_seed_gives_the_same_result():
     assert latencies(1) == latencies(1) != latencies(2)
 
 
+@pytest.mark.slow
 def test_the_inequalities_hold_for_an_engine_that_was_measured(capsys):
     assert main(["--first-ms", "30", "--each-ms", "10", "--seed", "3"]) == 0
     assert "one engine of 72.7 images/s" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from worker.stack.home import published_environment
 from worker.stack.launcher import RunningStack
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_training_is_cancelled_and_a_failed_one_says_why(
     running: RunningStack, own_settings: Settings, client: httpx.Client, new_page: Callable[..., Any]

@@ -21,7 +21,8 @@ BEACH = "a photo of a <concept> on the beach"
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("width", [1400, pytest.param(390, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1400, 390])
 def test_a_newcomer_gets_from_the_sign_in_to_a_downloaded_image(
     width: int, running: RunningStack, new_page: Callable[..., Any]
 ) -> None:

@@ -49,6 +49,7 @@ def signs_in(client: httpx.Client, key: str) -> bool:
     return client.post("/dashboard/sign-in", data={"key": key}).status_code == 303
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # three starts of the stack and two trainings
 def test_a_restored_stack_draws_the_same_picture_byte_for_byte(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

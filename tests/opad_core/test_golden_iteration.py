@@ -174,8 +174,7 @@ def at_full_size(base):
     return override(preset("default", {}), SHORT | MEASURED)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("of", [published, ours, at_full_size])
+@pytest.mark.parametrize(("of", "seed"), [(published, 1), (ours, 1), (ours, 2), (at_full_size, 3)])
 def test_both_stages_of_each_preset_are_algorithm_1(base, nets, references, of, seed):
     assert_agrees(base, references, of(base), nets, seed=seed, iterations=STAGES)
 
@@ -200,8 +199,8 @@ def test_both_stages_of_each_preset_are_algorithm_1(base, nets, references, of, 
     ],
 )
 def test_a_switch_does_what_it_says(base, nets, references, changes):
-    config = override(published(base), changes)
-    assert_agrees(base, references, config, nets, seed=5, iterations=STAGES)
+    config = override(published(base), {"iterations": 1, "collaborative_iterations": 1, **changes})
+    assert_agrees(base, references, config, nets, seed=5, iterations=2)
 
 
 @pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "one-shot"])

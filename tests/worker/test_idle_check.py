@@ -45,6 +45,7 @@ def wait_for_answers(check):
     return wait_until(lambda: (row := check()) and row.answers and row, seconds=300, what="the answers")
 
 
+@pytest.mark.slow
 def test_an_idle_host_checks_its_base_and_stores_the_answers(idle, sessions, announce, check, start_process):
     announce()
     start_process(idle, "worker.host")

@@ -44,6 +44,7 @@ def requests(base, count):
     return [ImageRequest(bundles[seed % 2], "a <concept> on the beach", seed) for seed in range(count)]
 
 
+@pytest.mark.slow
 def test_onnx_runtime_generates_the_same_images_at_every_batch_size(base, filled):
     compiled = OneStepGenerator(base)
     compiled.use(load_compile_cache(compiled, filled, "onnxruntime"), "compiled")
@@ -90,6 +91,7 @@ def test_loading_can_be_ended_before_each_part(base, tmp_path, monkeypatch, comp
         load_compile_cache(generator, tmp_path, compiler, before_each=end)
 
 
+@pytest.mark.slow
 def test_a_filled_cache_is_not_filled_again(base, filled):
     generator = OneStepGenerator(base)
     assert has_compiled(filled, generator, "onnxruntime")
@@ -99,6 +101,7 @@ def test_a_filled_cache_is_not_filled_again(base, filled):
     assert file.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_another_base_precision_or_compiler_has_another_folder(base, filled, tmp_path):
     other = load_base(str(write_random_base(tmp_path / "other", seed=1)), device="cpu")
     half = load_base(str(base.folder), device="cpu", precision="half")

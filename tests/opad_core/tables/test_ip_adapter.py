@@ -13,8 +13,6 @@ from diffusers import (
     TCDScheduler,
     UNet2DConditionModel,
 )
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import (
     CLIPTextConfig,
@@ -39,6 +37,7 @@ from opad_core.tables.ip_adapter import (
 )
 from opad_core.tables.runs_file import read_runs
 
+pytestmark = pytest.mark.slow  # needs peft, which makes every start of a program slower where it is installed
 WIDTH, EMBEDDING = 32, 24
 
 
@@ -78,6 +77,9 @@ def weights(tmp_path_factory):
 
 
 def _write_lora(folder):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
     unet = small_unet()
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"))
     layers = {name: torch.randn_like(tensor) for name, tensor in get_peft_model_state_dict(unet).items()}

@@ -40,6 +40,7 @@ def until(condition, seconds=120):
         threading.Event().wait(0.05)
 
 
+@pytest.mark.slow
 def test_an_engine_serves_at_once_and_then_compiles(engine_settings, stored, base):
     settings = engine_settings.model_copy(update={"compile": True})
     expected = OneStepGenerator(base).generate([ImageRequest(stored[0].bundle, BEACH, seed) for seed in (1, 2)])
