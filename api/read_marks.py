@@ -23,7 +23,7 @@ _MAX_TEXT = 200
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "HEIC": "image/heic"}
 _ALTERED = {"assertion.dataHash.mismatch", "assertion.bmffHash.mismatch", "assertion.hashedURI.mismatch"}
 _GENERATED_TYPES = (AI_GENERATED, PARTLY_AI_GENERATED)
-_XMP_SOURCE = re.compile(rb'DigitalSourceType(?:="|>)[^"<]{0,100}[tT]rainedAlgorithmicMedia')
+_XMP_SOURCE = re.compile(rb'DigitalSourceType(?:="|>)[^"<]{0,100}?(composite[wW]ith)?[tT]rainedAlgorithmicMedia')
 _XMP_FIELD = re.compile(rb'\bopad:(model|concept|bundle|seed|decoder)="([^"<]{1,200})"')
 
 
@@ -50,10 +50,13 @@ def read_marks(data: bytes, *, trusted: str) -> dict[str, Any]:
 
     `credentials`: `none`, `valid`, `altered` (signed, and the image was changed since) or `invalid`. `ours`: a
     certificate in `trusted` signed them. `signer`: the certificate's organization. `generated`: marks say that a model
-    generated the image. `xmp`: its XMP says so. `origin`: our own fields, from valid credentials or else from XMP.
+    generated the image or, if `partly`, parts of it. `xmp`: its XMP says so. `origin`: our own fields, from valid
+    credentials or else from XMP.
     """
-    xmp = _XMP_SOURCE.search(data) is not None
+    source = _XMP_SOURCE.search(data)
+    xmp = source is not None
     found: dict[str, Any] = {"credentials": "none", "ours": False, "signer": None, "xmp": xmp, "generated": xmp}
+    found["partly"] = source is not None and source[1] is not None
     claimed = {name.decode(): value.decode(errors="replace") for name, value in _XMP_FIELD.findall(data)}
     found["origin"] = _origin(claimed) if xmp else {}
     try:
@@ -76,6 +79,8 @@ def read_marks(data: bytes, *, trusted: str) -> dict[str, Any]:
     serial = (manifest.get("signature_info") or {}).get("cert_serial_number")
     ours = state == "Trusted" and serial in _serial_numbers(trusted)
     found |= {"credentials": "valid", "ours": ours, "generated": xmp or generated}
+    if generated:
+        found["partly"] = AI_GENERATED not in sources
     if isinstance(origin := assertions.get(ORIGIN_ASSERTION), dict):
         found["origin"] = _origin(origin)
     return found

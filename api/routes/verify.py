@@ -53,7 +53,8 @@ class VerifyOut(Out):
     ours: bool = Field(description="this installation signed it")
     signer: str | None = Field(description="organization in the certificate; anybody can make one with any name")
     xmp: bool = Field(description="its XMP metadata, which anybody can write, says AI-generated")
-    generated: bool = Field(description="valid credentials or XMP say that a model generated it")
+    generated: bool = Field(description="valid credentials or XMP say that a model generated it, or parts of it")
+    partly: bool = Field(description="they say so of parts alone, as on a sheet that also shows photos")
     origin: ClaimedOrigin | None = Field(description="what the marks name; null if nothing")
     concept: OwnConcept | None = Field(description="the concept that the marks name, if it is yours")
     summary: str = Field(description="the result in words")
@@ -117,6 +118,7 @@ async def verify_image(
         signer=found["signer"],
         xmp=found["xmp"],
         generated=found["generated"],
+        partly=found["partly"],
         origin=origin,
         concept=concept,
         summary=summary(found, concept.name if concept else None, certificate_read=trusted is not None),

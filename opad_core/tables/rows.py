@@ -124,9 +124,9 @@ def _all_rows() -> list[Row]:
 
 ROWS: Mapping[str, Row] = {row.name: row for row in _all_rows()}
 
-SECONDS_PER_ITERATION: Mapping[str, Mapping[str, float]] = {"nano": {"opad": 0.473, "custom_diffusion": 0.121}}
-"""By base: processor seconds of an iteration at a batch of 4, measured by `bench.compare` (docs/personalize.md: 203 and
-52 s for 430 iterations). A row with equal seconds gets more iterations by their ratio."""
+SECONDS_PER_ITERATION: Mapping[str, Mapping[str, float]] = {"nano": {"opad": 0.727, "custom_diffusion": 0.37}}
+"""By base: processor seconds of an iteration of the row "same information" and of OPAD, in turns in one process with one
+thread on an idle machine, medians of 4 times 8 iterations. A row with equal seconds gets more iterations by their ratio."""
 
 
 def config_of(row: Row, manifest: Manifest) -> TrainingConfig:

@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from c2pa import Builder, C2paSignerInfo, Signer
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from api.app import create_app
 from api.domain.credentials import make_credentials, read_credentials
 from api.domain.provenance import Provenance
 from api.domain.settings import Settings
 from api.routes.verify import PER_MINUTE
+from opad_core.marked_images import AI_GENERATED, PARTLY_AI_GENERATED, save_marked
 from tests.api.reference_images import animated, bomb, reference
 from worker.inference.encoding import Format
 from worker.inference.marking import Marking
@@ -85,6 +87,20 @@ def test_an_altered_image_is_told_from_an_unsigned_and_an_unmarked_one(
     unmarked = asked(client, signed(provenance="off")).json()
     assert (unmarked["credentials"], unmarked["generated"], unmarked["origin"]) == ("none", False, None)
     assert unmarked["summary"] == "Not signed. No mark was found, which proves nothing: marks can be removed."
+
+
+@pytest.mark.parametrize(
+    ("source", "partly", "words"),
+    [(AI_GENERATED, False, "is AI-generated"), (PARTLY_AI_GENERATED, True, "is partly AI-")],
+)
+def test_a_sheet_that_also_shows_photos_is_partly_generated(
+    client: TestClient, source: str, partly: bool, words: str
+) -> None:
+    file = io.BytesIO()
+    save_marked(Image.fromarray(PIXELS), file, {"model": "nano"}, source=source)
+    found = asked(client, file.getvalue()).json()
+    assert (found["generated"], found["partly"]) == (True, partly)
+    assert words in found["summary"]
 
 
 def test_a_signed_image_that_no_longer_decodes_is_altered(client: TestClient, signed: Callable[..., bytes]) -> None:
