@@ -17,6 +17,8 @@ from opad_core.training.config import TrainingConfig, override
 INFORMED = {"scene_captions": True, "lambda_kv_preservation": 1.0}
 """What OPAD's preset tells it on nano: captions name the photos' scenes, and other words keep their keys and values."""
 PLAIN = {"scene_captions": False, "lambda_kv_preservation": 0.0}
+GENTLE = {"lr": 8e-3, "lr_token": 1.5e-2}
+"""Learning rates with which the rival keeps more of the scenes on nano, and less of the likeness."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Row:
     stages: tuple[Stage, ...] = ()
     equal: str = "iterations"
     """What the row has as much of as OPAD: iterations or seconds."""
+    only_on: str | None = None
+    """The base that its settings are for; None: any."""
 
 
 UNTOUCHED = Row("untouched", "untouched student", "untouched", ("5",), steps=(1, 4, 25))
@@ -111,6 +115,10 @@ def _all_rows() -> list[Row]:
         rows.append(Row(f"custom_diffusion-times-{name}", label, "custom_diffusion", ("5",), changes, (1, 4)))
     label = "Custom Diffusion, same information and seconds"
     rows.append(Row("custom_diffusion-seconds", label, "custom_diffusion", ("5",), INFORMED, equal="seconds"))
+    label = "Custom Diffusion, same information, a tenth of the learning rates"
+    rows.append(
+        Row("custom_diffusion-gentle", label, "custom_diffusion", ("5",), {**INFORMED, **GENTLE}, only_on="nano")
+    )
     rows += [Row(name, label, "opad", ("9",), ablation=name) for name, label in PARTS.items()]
     for name, label in ALTERNATIVES.items():
         stages = (TEACHER_ALONE,) if name == "teacher-first" else ()
@@ -125,15 +133,18 @@ def _all_rows() -> list[Row]:
 ROWS: Mapping[str, Row] = {row.name: row for row in _all_rows()}
 
 SECONDS_PER_ITERATION: Mapping[str, Mapping[str, float]] = {"nano": {"opad": 0.727, "custom_diffusion": 0.37}}
-"""By base: processor seconds of an iteration of the row "same information" and of OPAD, in turns in one process with one
-thread on an idle machine, medians of 4 times 8 iterations. A row with equal seconds gets more iterations by their ratio."""
+"""By base: processor seconds of an iteration of OPAD and of the row "same information", in turns in one process with
+one thread on an idle machine, medians of 4 times 8 iterations. A row with equal seconds gets more iterations by their
+ratio."""
 
 
 def config_of(row: Row, manifest: Manifest) -> TrainingConfig:
     """Return what a row trains with on a base: the method's own settings there, and as many iterations as OPAD.
 
-    Raises OpadError for a row with equal seconds on a base where an iteration's seconds were not measured.
+    Raises OpadError for a row of another base, and for one with equal seconds where no seconds were measured.
     """
+    if row.only_on not in (None, manifest.name):
+        raise OpadError(f"the row {row.name} is for the base {row.only_on!r} alone")
     opad = method_config("opad", manifest)
     assert isinstance(opad, OpadConfig)
     if row.method == "opad":
@@ -159,8 +170,13 @@ def settings_of(row: Row, manifest: Manifest) -> dict[str, Any]:
 
 
 def rows_on(manifest: Manifest) -> list[Row]:
-    """Return the rows that a base can have: all but those with equal seconds where no seconds were measured."""
-    return [row for row in ROWS.values() if row.equal == "iterations" or manifest.name in SECONDS_PER_ITERATION]
+    """Return the rows that a base can have: not those of another base, or with equal seconds that were not measured."""
+    return [
+        row
+        for row in ROWS.values()
+        if row.only_on in (None, manifest.name)
+        and (row.equal == "iterations" or manifest.name in SECONDS_PER_ITERATION)
+    ]
 
 
 def learned_by(manifest: Manifest) -> dict[str, str]:
