@@ -36,6 +36,7 @@ def stock_pipeline(base):
     )
 
 
+@pytest.mark.slow  # diffusers loads a LoRA with peft
 @pytest.mark.parametrize("file", ["unet_lora.safetensors", "kohya_lora.safetensors"])
 def test_a_stock_pipeline_generates_the_same_image(base, bundle, tmp_path, file):
     for name, content in export_bundle(bundle, base, rank=FULL_RANK).items():
