@@ -1,6 +1,6 @@
 """The verdict that ends a report card: one sentence and a color.
 
-docs/personalize.md has the trainings behind the thresholds.
+docs/verdict.md has the trainings behind the thresholds.
 """
 
 from dataclasses import dataclass

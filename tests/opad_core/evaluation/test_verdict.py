@@ -1,4 +1,4 @@
-"""The verdict, at figures that were measured on the nano base (docs/personalize.md)."""
+"""The verdict, at figures that were measured on the nano base (docs/verdict.md)."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_the_sentence_quotes_the_scores():
 
 
 def test_the_measured_trainings_have_the_documented_verdicts():
-    """docs/personalize.md shows these. OPAD has three seeds of each concept."""
+    """docs/verdict.md shows these. OPAD has three seeds of each concept."""
     runs = json.loads((Path(__file__).parents[3] / "bench" / "compare.json").read_text())
     found = {
         (run["method"], run["concept"], run["seed"]): verdict_of(
