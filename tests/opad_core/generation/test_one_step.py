@@ -31,6 +31,7 @@ def test_an_image_equals_diffusers_unet_at_the_last_timestep(base, count):
     assert np.abs(OneStepGenerator(base).generate(requests).astype(int) - expected).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_functions_have_no_graph_break(base):
     generator = OneStepGenerator(base)
     for name, examples in generator.examples(2).items():
