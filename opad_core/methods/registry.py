@@ -46,7 +46,7 @@ def method_config(method: str, manifest: Manifest, *, preset: str = "default") -
 def _values_on_nano(default: OpadConfig) -> dict[str, dict[str, Any]]:
     """Return the values of each method on the base nano, whose images are small. `default` is its preset of OPAD.
 
-    Learning rates are the best of `bench.learning_rates`; Textual Inversion's published one is.
+    Learning rates are the best of `bench.learning_rates`. For Textual Inversion that is the published one.
     """
     return {
         "all methods": {
