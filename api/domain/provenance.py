@@ -53,10 +53,9 @@ def says_generated(data: bytes) -> bool:
 def summary(found: Mapping[str, Any], concept: str | None = None, *, certificate_read: bool = True) -> str:
     """Say in words what `api.read_marks` found. `concept` is the name of the concept, if it is the reader's own."""
     signer = "this installation" if found["ours"] else f'"{found["signer"]}", which this installation does not know'
-    partly = found["generated"] and found["partly"]
     match found["credentials"]:
         case "valid" if found["generated"]:
-            made = "Partly generated" if partly else "Generated"
+            made = "Partly generated" if found["partly"] else "Generated"
             said = f"{made} by a model. Signed by {signer}, and not altered since."
         case "valid":
             said = f"Signed by {signer}, and not altered since. It does not say that a model generated it."
@@ -69,7 +68,7 @@ def summary(found: Mapping[str, Any], concept: str | None = None, *, certificate
     if found["credentials"] == "valid" and not certificate_read:
         said += " This installation's own certificate could not be read, so it does not recognize its signatures."
     if found["xmp"] and found["credentials"] != "valid":
-        said += f" Its metadata, which anybody can write, says that it is {'partly ' * partly}AI-generated."
+        said += f" Its metadata, which anybody can write, says that it is {'partly ' * found['partly']}AI-generated."
     elif found["credentials"] == "none":
         said += " No mark was found, which proves nothing: marks can be removed."
     return said + (f" It names your concept {concept}." if concept else "")

@@ -45,7 +45,7 @@ def serious(page: Any) -> list[str]:
     page.evaluate(AXE.read_text())
     colors = {"runOnly": ["color-contrast", "link-in-text-block"]}
     found = []
-    for scheme, options in (("light", {}), ("dark", colors)):
+    for scheme, options in (("dark", colors), ("light", {})):
         page.emulate_media(color_scheme=scheme)
         violations = page.evaluate("options => axe.run(document, options)", options | {"resultTypes": ["violations"]})[
             "violations"

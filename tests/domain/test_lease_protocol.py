@@ -185,7 +185,7 @@ def test_no_order_of_events_breaks_the_protocol(sessions):
     run_state_machine_as_test(
         lambda: JobLife(sessions),
         settings=settings(
-            max_examples=12,
+            max_examples=25,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

@@ -35,6 +35,7 @@ def wait_for_frozen_trainer(settings) -> psutil.Process:
     return psutil.Process(pid)
 
 
+@pytest.mark.always
 def test_a_killed_trainer_resumes_by_itself_and_makes_the_very_bundle_of_an_undisturbed_training(
     quick, sessions, queue, start_process, fail_at, check
 ):

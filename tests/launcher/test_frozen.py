@@ -77,6 +77,7 @@ def assert_is_once(client: httpx.Client, name: str) -> None:
     wait_for_job(client, job["id"], "succeeded")
 
 
+@pytest.mark.always
 def test_with_a_frozen_database_every_request_is_refused_soon_and_works_again_after(up, client):
     running, _, _ = up
     before = draw(client).json()["images"][0]["data"]

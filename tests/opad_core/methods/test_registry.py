@@ -56,7 +56,7 @@ def test_another_method_has_the_learning_rates_of_the_best_score_on_nano(nano, m
     config = method_config(method, nano)
     mine = next(rates for rates in scores if all(getattr(config, name) == rate for name, rate in rates))
     best = max(fmean(found) for found in scores.values())
-    assert fmean(scores[mine]) > best - 0.002  # Textual Inversion's are equal to three digits
+    assert fmean(scores[mine]) > best - 0.0005  # Textual Inversion's are equal to three digits
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "opad"])
