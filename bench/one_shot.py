@@ -38,8 +38,10 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "all photos": {},
     "one photo": ONE,
     "augmentation": {**ONE, **PAIRED},
+    "augmentation, its size in the prompt": {**ONE, **PAIRED, "size_words": True, "far_below": 0.9},
     "early samples": {**ONE, **EARLY},
     "regularized heads": {**ONE, **SMOOTH},
+    "early samples, regularized heads": {**ONE, **EARLY, **SMOOTH},
     "augmentation, early samples": {**ONE, **PAIRED, **EARLY},
     "augmentation, early samples, regularized heads": {**ONE, **PAIRED, **EARLY, **SMOOTH},
     "mirrored": {**ONE, **MIRRORED},
@@ -47,10 +49,14 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def identity(base: Base, bundle: Bundle, concept: Concept) -> float:
-    """Return the mean cosine, by EfficientNet-Lite1, of images of the held-out scenes with all photos."""
+def identity(base: Base, bundle: Bundle | None, concept: Concept) -> float:
+    """Return the mean cosine, by EfficientNet-Lite1, of images of the held-out scenes with all photos.
+
+    Without a bundle, the images are the untouched student's.
+    """
     scenes = evaluation_scenes(base, concept.references, concept.class_noun)
-    requests = [ImageRequest(bundle, scene.format(PLACEHOLDER), seed) for scene in scenes for seed in SEEDS]
+    name = concept.class_noun if bundle is None else PLACEHOLDER
+    requests = [ImageRequest(bundle, scene.format(name), seed) for scene in scenes for seed in SEEDS]
     network = load_embedding(LITE1)
     images = embed(OneStepGenerator(base).generate(requests), network)
     return float((images @ embed(reference_pictures(base, concept.references), network).T).mean())
@@ -95,9 +101,12 @@ def main() -> None:
         if not file.exists():
             file.write_text(json.dumps({"settings": name, **measure(base, concept, SETTINGS[name], seed)}))
         runs.append(json.loads(file.read_text()))
+    untouched = fmean(identity(base, None, concept) for concept in concepts)
+    print(f"untouched student: identity {untouched:.4f}")
     for name in arguments.settings:
         own = [run for run in runs if run["settings"] == name]
-        print(f"{name:<50} {fmean(x['identity'] for x in own):.4f} {fmean(x['score'] for x in own):.4f}")
+        found = fmean(run["identity"] for run in own)
+        print(f"{name:<50} {found:.4f} (gain {found - untouched:+.4f}) {fmean(run['score'] for run in own):.4f}")
     (arguments.out / "results.json").write_text(json.dumps(runs, indent=1) + "\n")
 
 

@@ -158,7 +158,7 @@ class SteganoGan:
 def _png(image: Pixels) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "image.png"
-        Image.fromarray(image).save(file)
+        Image.fromarray(image).save(file, compress_level=1)
         yield file
 
 
