@@ -7,7 +7,7 @@ which no table reports. A run is kept in OUT/NAME-CONCEPT-SEED.json, so an inter
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,27 +25,24 @@ from opad_core.methods.train import train
 from opad_core.networks.text_encoder import PLACEHOLDER
 from opad_core.pixels import reference_pixels
 from opad_core.tables.concepts import Concept, read_concept
-from opad_core.tables.rows import ROWS, config_of
+from opad_core.tables.rows import ONE_PHOTO, ROWS, config_of
 from opad_core.training.selection import SEEDS, HeldOutEvaluation
 
 CONCEPTS = ("bench/concepts/sun_hat", "bench/concepts/black_cat")
 ONE = {"max_references": 1}
 PAIRED = {"canvas_probability": 0.5, "canvas_fill": "edge", "canvas_scale": (0.7, 1.0), "crop_scale": (1.0, 1.15)}
-MIRRORED = {"flip_probability": 0.5}
-SMOOTH = {"real_label": 0.9}
 EARLY = {"iterations": 270, "collaborative_iterations": 160}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "all photos": {},
     "one photo": ONE,
-    "augmentation": {**ONE, **PAIRED},
-    "augmentation, its size in the prompt": {**ONE, **PAIRED, "size_words": True, "far_below": 0.9},
+    "regularized heads": {**ONE, "real_label": 0.9},
     "early samples": {**ONE, **EARLY},
-    "regularized heads": {**ONE, **SMOOTH},
-    "early samples, regularized heads": {**ONE, **EARLY, **SMOOTH},
+    "early samples, regularized heads": ONE_PHOTO,
+    "200 + 40 iterations": {**ONE, "iterations": 200},
+    "mirrored": {**ONE, "flip_probability": 0.5},
+    "augmentation, its size in the prompt": {**ONE, **PAIRED, "size_words": True, "far_below": 0.9},
+    "augmentation": {**ONE, **PAIRED},
     "augmentation, early samples": {**ONE, **PAIRED, **EARLY},
-    "augmentation, early samples, regularized heads": {**ONE, **PAIRED, **EARLY, **SMOOTH},
-    "mirrored": {**ONE, **MIRRORED},
-    "shorter": {**ONE, "iterations": 200},
 }
 
 
@@ -77,8 +74,27 @@ def measure(base: Base, concept: Concept, changes: Mapping[str, Any], seed: int)
         "concept": concept.name,
         "seed": seed,
         "identity": round(identity(base, bundle, concept), 4),
+        "untouched": round(identity(base, None, concept), 4),
         "score": round(evaluation.score(bundle), 4),
     }
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line of Markdown for each of SETTINGS that has runs.
+
+    Identity and gain are shares of those from all photos, with the same concepts and seeds.
+    """
+    few = {(run["concept"], run["seed"]): run["identity"] for run in runs if run["settings"] == "all photos"}
+    lines = []
+    for name in SETTINGS:
+        own = [run for run in runs if run["settings"] == name]
+        if not own:
+            continue
+        found, untouched, score = (fmean(run[key] for run in own) for key in ("identity", "untouched", "score"))
+        best = fmean(few[run["concept"], run["seed"]] for run in own)
+        shares = f"{found / best:.2f} | {(found - untouched) / (best - untouched):.2f}"
+        lines.append(f"| {name} | {len(own)} | {found:.3f} | {shares} | {score:.3f} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -93,20 +109,14 @@ def main() -> None:
     base = load_base(arguments.base, bases=bases_folder())
     concepts = [read_concept(Path(folder)) for folder in arguments.concepts]
     runs = []
-    wanted = [
-        (seed, name, concept) for seed in range(arguments.seeds) for name in arguments.settings for concept in concepts
-    ]
+    names = dict.fromkeys(["all photos", *arguments.settings])
+    wanted = [(seed, name, concept) for seed in range(arguments.seeds) for name in names for concept in concepts]
     for seed, name, concept in tqdm(wanted):
         file = arguments.out / f"{name}-{concept.name}-{seed}.json"
         if not file.exists():
             file.write_text(json.dumps({"settings": name, **measure(base, concept, SETTINGS[name], seed)}))
         runs.append(json.loads(file.read_text()))
-    untouched = fmean(identity(base, None, concept) for concept in concepts)
-    print(f"untouched student: identity {untouched:.4f}")
-    for name in arguments.settings:
-        own = [run for run in runs if run["settings"] == name]
-        found = fmean(run["identity"] for run in own)
-        print(f"{name:<50} {found:.4f} (gain {found - untouched:+.4f}) {fmean(run['score'] for run in own):.4f}")
+    print(table(runs))
     (arguments.out / "results.json").write_text(json.dumps(runs, indent=1) + "\n")
 
 

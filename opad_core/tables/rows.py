@@ -20,6 +20,10 @@ PLAIN = {"scene_captions": False, "lambda_kv_preservation": 0.0}
 GENTLE = {"lr": 8e-3, "lr_token": 1.5e-2}
 """Learning rates with which the rival keeps more of the scenes on nano, and less of the likeness."""
 
+ONE_PHOTO = {"max_references": 1, "iterations": 270, "collaborative_iterations": 160, "real_label": 0.9}
+"""Settings for one photo on nano, in as many iterations as for all: the student's own images early, and heads that are
+less sure of real ones (docs/one-photo.md)."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -124,6 +128,8 @@ def _all_rows() -> list[Row]:
         stages = (TEACHER_ALONE,) if name == "teacher-first" else ()
         rows.append(Row(name, label, "opad", ("6",), ablation=name, stages=stages))
     rows.append(Row("one-shot", "one photo", "opad", ("8",), ablation="one-shot"))
+    label = "one photo, early samples and regularized heads"
+    rows.append(Row("one-photo-settings", label, "opad", ("8",), ONE_PHOTO, only_on="nano"))
     for weight in WEIGHTS:
         changes = {"lambda_adv": (weight, weight, weight)}
         rows.append(Row(f"adversarial-{weight:g}", f"adversarial weight {weight:g}", "opad", ("adversarial",), changes))
