@@ -84,7 +84,8 @@ _FORM: dict[str, Any] = {
                         "seed": {"type": "integer", "minimum": 0, "description": "random if missing"},
                         "overrides": {
                             "type": "string",
-                            "description": "JSON with iterations and/or, of opad, collaborative_iterations",
+                            "description": "JSON with the length of the training: iterations, of opad also "
+                            "collaborative_iterations, and eval_every, patience and min_gain to end it early",
                             "example": '{"iterations": 200}',
                         },
                         "keep_teacher": {

@@ -35,6 +35,14 @@ def test_a_concept_is_accepted_with_its_job(upload: Callable[..., Any], stored: 
     assert stored() == {"concept": 1, "job": 1, "reference": 4, "objects": 4}
 
 
+def test_a_request_can_say_when_its_training_may_end_early(upload: Callable[..., Any]) -> None:
+    changes = '{"eval_every": 30, "patience": 2, "min_gain": 0.002}'
+    answer = upload(reference(1), reference(2), reference(3), overrides=changes)
+
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["job"]["overrides"] == {"eval_every": 30, "patience": 2, "min_gain": 0.002}
+
+
 def test_the_workers_are_notified_after_the_commit(upload: Callable[..., Any], settings: Settings) -> None:
     broker = redis.Redis(unix_socket_path=settings.redis_url.removeprefix("redis+socket://").partition("?")[0])
     broker.delete(notify_queue("default"))
@@ -135,6 +143,11 @@ WRONG_FIELDS: list[tuple[dict[str, str], str]] = [
     ({"overrides": '{"iterations": 0}'}, "overrides.iterations"),
     ({"overrides": '{"iterations": true}'}, "overrides.iterations"),
     ({"overrides": '{"learning_rate": 1}'}, "overrides.learning_rate"),
+    ({"overrides": '{"eval_every": -1}'}, "overrides.eval_every"),
+    ({"overrides": '{"patience": 1.5}'}, "overrides.patience"),
+    ({"overrides": '{"min_gain": -0.1}'}, "overrides.min_gain"),
+    ({"overrides": '{"min_gain": 1e999}'}, "overrides.min_gain"),
+    ({"overrides": '{"min_gain": true}'}, "overrides.min_gain"),
 ]
 
 
