@@ -17,8 +17,11 @@ from opad_core.training.config import TrainingConfig, override
 INFORMED = {"scene_captions": True, "lambda_kv_preservation": 1.0}
 """What OPAD's preset tells it on nano: captions name the photos' scenes, and other words keep their keys and values."""
 PLAIN = {"scene_captions": False, "lambda_kv_preservation": 0.0}
-GENTLE = {"lr": 8e-3, "lr_token": 1.5e-2}
-"""Learning rates with which the rival keeps more of the scenes on nano, and less of the likeness."""
+BEST_RATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
+    "nano": {"custom_diffusion": {"lr": 8e-2, "lr_token": 0.15}}
+}
+"""By base and method: the learning rates with the best score of `bench.learning_rates`, where the method's own are
+others."""
 
 ONE_PHOTO = {"max_references": 1, "iterations": 270, "collaborative_iterations": 160, "real_label": 0.9}
 """Settings for one photo on nano, in as many iterations as for all: the student's own images early, and heads that are
@@ -119,10 +122,13 @@ def _all_rows() -> list[Row]:
         rows.append(Row(f"custom_diffusion-times-{name}", label, "custom_diffusion", ("5",), changes, (1, 4)))
     label = "Custom Diffusion, same information and seconds"
     rows.append(Row("custom_diffusion-seconds", label, "custom_diffusion", ("5",), INFORMED, equal="seconds"))
-    label = "Custom Diffusion, same information, a tenth of the learning rates"
-    rows.append(
-        Row("custom_diffusion-gentle", label, "custom_diffusion", ("5",), {**INFORMED, **GENTLE}, only_on="nano")
-    )
+    gentle = {"lr": 8e-3, "lr_token": 1.5e-2}
+    for name, words, information in (
+        ("custom_diffusion-gentle", "Custom Diffusion, same information, a tenth of the learning rates", INFORMED),
+        ("custom_diffusion-gentle-plain", "Custom Diffusion, a tenth of the learning rates", PLAIN),
+    ):
+        changes = {**information, **gentle}
+        rows.append(Row(name, words, "custom_diffusion", ("5",), changes, only_on="nano"))
     rows += [Row(name, label, "opad", ("9",), ablation=name) for name, label in PARTS.items()]
     for name, label in ALTERNATIVES.items():
         stages = (TEACHER_ALONE,) if name == "teacher-first" else ()
@@ -163,8 +169,9 @@ def config_of(row: Row, manifest: Manifest) -> TrainingConfig:
         iterations = round(iterations * seconds["opad"] / seconds[row.method])
     own = method_config(row.method, manifest)
     known = {one.name for one in dataclasses.fields(own)}
+    rates = BEST_RATES.get(manifest.name, {}).get(row.method, {})
     changes = {name: value for name, value in row.changes.items() if name in known}
-    return override(own, {**changes, "iterations": iterations, "batch_size": opad.batch_size})
+    return override(own, {**rates, **changes, "iterations": iterations, "batch_size": opad.batch_size})
 
 
 def settings_of(row: Row, manifest: Manifest) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """Which rows a base has, and what they learn with."""
 
 import dataclasses
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from opad_core.bases.loading import SHIPPED
 from opad_core.bases.manifest import read_manifest
 from opad_core.errors import OpadError
-from opad_core.tables.rows import ROWS, config_of, rows_on
+from opad_core.tables.rows import RIVALS, ROWS, config_of, rows_on
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +28,38 @@ def test_a_row_of_equal_seconds_has_more_iterations_of_the_shorter_kind(nano):
 def test_rows_with_measurements_or_settings_of_nano_are_on_nano_alone(nano):
     other = dataclasses.replace(nano, name="sd-turbo", presets={})
     assert {row.name for row in rows_on(nano)} == set(ROWS)
-    without = {"custom_diffusion-seconds", "custom_diffusion-gentle", "one-photo-settings"}
+    gentle = {"custom_diffusion-gentle", "custom_diffusion-gentle-plain"}
+    without = gentle | {"custom_diffusion-seconds", "one-photo-settings"}
     assert set(ROWS) - {row.name for row in rows_on(other)} == without
     for name, sentence in (("seconds", "was not measured"), ("gentle", "is for the base 'nano' alone")):
         with pytest.raises(OpadError, match=sentence):
             config_of(ROWS[f"custom_diffusion-{name}"], other)
 
 
-def test_a_gentle_row_differs_in_its_learning_rates_alone(nano):
-    gentle, informed = (config_of(ROWS[f"custom_diffusion-{name}"], nano) for name in ("gentle", "informed"))
-    assert (gentle.lr, informed.lr) == (0.008, 0.08)
-    assert dataclasses.replace(gentle, lr=informed.lr, lr_token=informed.lr_token) == informed
+@pytest.mark.parametrize("method", RIVALS)
+def test_a_rival_has_the_learning_rates_of_the_best_score_on_nano(nano, method):
+    scores = defaultdict(list)
+    for run in json.loads(Path("bench/learning_rates.json").read_text()):
+        if run["method"] == method:
+            rates = {name: rate for name, rate in run.items() if name.startswith("lr")}
+            scores[tuple(rates.items())].append(run["score"] or 0)
+    config = config_of(ROWS[f"{method}-informed"], nano)
+    mine = next(rates for rates in scores if all(getattr(config, name) == rate for name, rate in rates))
+    best = max(fmean(found) for found in scores.values())
+    assert fmean(scores[mine]) > best - 0.0005  # Textual Inversion's are equal to three digits
+
+
+@pytest.mark.parametrize(
+    ("gentle", "usual"),
+    [
+        ("custom_diffusion-gentle", "custom_diffusion-informed"),
+        ("custom_diffusion-gentle-plain", "custom_diffusion"),
+    ],
+)
+def test_a_gentle_row_differs_in_its_learning_rates_alone(nano, gentle, usual):
+    slow, fast = (config_of(ROWS[name], nano) for name in (gentle, usual))
+    assert (slow.lr, fast.lr) == (0.008, 0.08)
+    assert dataclasses.replace(slow, lr=fast.lr, lr_token=fast.lr_token) == fast
 
 
 def test_the_settings_for_one_photo_have_the_iterations_of_all_photos(nano):
