@@ -49,10 +49,13 @@ from opad_core.tables.protocols import Subject, subjects_of
 from opad_core.tables.rows import ROWS, Row, learned_by, rows_on
 from opad_core.tables.running import Examination, Run, code_of, measure, strip
 from opad_core.tables.runs_file import append_run, current, read_runs
-from opad_core.tables.study import has_images, make_images, write_image, write_study
+from opad_core.tables.scoring import Images
+from opad_core.tables.study import has_images, make_images, write_study
 
 RUNS, README, PLOT = "runs.jsonl", "README.md", "identity-and-text.png"
 SHEETS = "sheets"
+SHEET_SEED = 0
+"""Seed of the runs that the contact sheets show."""
 WRITE_EVERY_SECONDS = 300
 COUNTED_RESOLUTION = 512
 """Side of an image in pixels on SD-Turbo, whose operations are counted."""
@@ -263,7 +266,7 @@ def write_tables(plan: Plan, concepts: Sequence[Concept], manifest: Manifest, ex
     draw_plot(results, plan.out / PLOT)
     (plan.out / SHEETS).mkdir(exist_ok=True)
     for concept in concepts:
-        files = [(row.label, _strip_file(plan, row, concept.name, 0)) for row in ROWS.values()]
+        files = [(row.label, _strip_file(plan, row, concept.name)) for row in ROWS.values()]
         strips = [(label, Image.open(file).convert("RGB")) for label, file in files if file.exists()]
         if strips:
             sheet = contact_sheet(concept.references, strips)
@@ -295,13 +298,21 @@ def _use_one_thread() -> None:
 def _run(plan: Plan, row: Row, subject: Subject, seed: int) -> Run:
     base, concept = _base(plan.base, plan.bases, plan.device), subject.read()
     run, images = measure(base, concept, row, seed=seed, examination=_examination(plan, subject))
-    if images is not None:
-        write_image(strip(images), _strip_file(plan, row, concept.name, seed))
+    if images is not None and seed == SHEET_SEED:
+        _write_strip(images, _strip_file(plan, row, concept.name), base.manifest.name)
     return run
 
 
-def _strip_file(plan: Plan, row: Row, concept: str, seed: int) -> Path:
-    return plan.work / f"{row.name}-{concept}-{seed}-{code_of(row)}.png"
+def _write_strip(images: Images, file: Path, model: str) -> None:
+    """Write a marked JPEG that is there whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    strip(images).save(partial, "JPEG", quality=90, xmp=xmp_packet({"model": model}).encode())
+    partial.replace(file)
+
+
+def _strip_file(plan: Plan, row: Row, concept: str) -> Path:
+    return plan.work / f"{row.name}-{concept}-{code_of(row)}.jpg"
 
 
 @cache

@@ -38,6 +38,10 @@ def test_missing_runs_are_made_once_and_the_tables_written(folder, capsys):
     with Image.open(folder / "out" / "sheets" / "dog one.jpg") as sheet:
         assert sheet.size == (300 + 4 * 136, 3 * 136), "photos and two rows, four tiles each"
         assert b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in sheet.info["xmp"]
+    strips = list((folder / "work").iterdir())
+    assert len(strips) == 4
+    with Image.open(strips[0]) as strip:
+        assert b"digitalsourcetype/trainedAlgorithmicMedia" in strip.info["xmp"]
 
 
 def test_a_run_of_other_code_is_made_again(folder, capsys):
