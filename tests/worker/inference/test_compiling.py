@@ -32,8 +32,8 @@ def ended(background):
     return background.reason
 
 
-def until(condition, seconds=120):
-    """Poll what another process does; there is no event to wait for."""
+def until(condition, seconds=300):
+    """Poll what another process does; there is no event to wait for. It has a low priority, so busy cores slow it."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
