@@ -94,7 +94,7 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(seed_or_random)]
 
 Iterations = Annotated[int, Field(ge=1, le=MAX_ITERATIONS)]
 CollaborativeIterations = Annotated[int, Field(ge=0, le=MAX_ITERATIONS)]
-Evaluations = Annotated[int, Field(ge=0, le=MAX_ITERATIONS)]
+Count = Annotated[int, Field(ge=0, le=MAX_ITERATIONS)]
 Gain = Annotated[float, Field(ge=0, le=4, strict=True, allow_inf_nan=False)]  # scores are in [-2, 2]
 
 
@@ -103,10 +103,10 @@ class Overrides(In):
 
     iterations: Iterations | None = None
     collaborative_iterations: CollaborativeIterations | None = Field(None, description="of opad")
-    eval_every: Evaluations | None = Field(
+    eval_every: Count | None = Field(
         None, description="iterations between two evaluations on held-out scenes; the best adapter is kept; 0: never"
     )
-    patience: Evaluations | None = Field(
+    patience: Count | None = Field(
         None, description="the training ends when this many evaluations raised the best score too little; 0: never"
     )
     min_gain: Gain | None = Field(None, description="a rise of the score that is too little")
