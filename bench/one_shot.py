@@ -31,11 +31,11 @@ from opad_core.training.selection import SEEDS, HeldOutEvaluation
 CONCEPTS = ("bench/concepts/sun_hat", "bench/concepts/black_cat")
 ONE = {"max_references": 1}
 PAIRED = {"canvas_probability": 0.5, "canvas_fill": "edge", "canvas_scale": (0.7, 1.0), "crop_scale": (1.0, 1.15)}
-EARLY = {"iterations": 270, "collaborative_iterations": 160}
+EARLY = {name: ONE_PHOTO[name] for name in ("iterations", "collaborative_iterations")}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "all photos": {},
     "one photo": ONE,
-    "regularized heads": {**ONE, "real_label": 0.9},
+    "regularized heads": {**ONE, "real_label": ONE_PHOTO["real_label"]},
     "early samples": {**ONE, **EARLY},
     "early samples, regularized heads": ONE_PHOTO,
     "200 + 40 iterations": {**ONE, "iterations": 200},

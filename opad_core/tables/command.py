@@ -49,8 +49,7 @@ from opad_core.tables.protocols import Subject, subjects_of
 from opad_core.tables.rows import ROWS, Row, learned_by, rows_on
 from opad_core.tables.running import Examination, Run, code_of, measure, strip
 from opad_core.tables.runs_file import append_run, current, read_runs
-from opad_core.tables.scoring import Images
-from opad_core.tables.study import has_images, make_images, write_study
+from opad_core.tables.study import has_images, make_images, write_image, write_study
 
 RUNS, README, PLOT = "runs.jsonl", "README.md", "identity-and-text.png"
 SHEETS = "sheets"
@@ -299,16 +298,9 @@ def _run(plan: Plan, row: Row, subject: Subject, seed: int) -> Run:
     base, concept = _base(plan.base, plan.bases, plan.device), subject.read()
     run, images = measure(base, concept, row, seed=seed, examination=_examination(plan, subject))
     if images is not None and seed == SHEET_SEED:
-        _write_strip(images, _strip_file(plan, row, concept.name), base.manifest.name)
+        xmp = xmp_packet({"model": base.manifest.name}).encode()
+        write_image(strip(images), _strip_file(plan, row, concept.name), "JPEG", quality=90, xmp=xmp)
     return run
-
-
-def _write_strip(images: Images, file: Path, model: str) -> None:
-    """Write a marked JPEG that is there whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    strip(images).save(partial, "JPEG", quality=90, xmp=xmp_packet({"model": model}).encode())
-    partial.replace(file)
 
 
 def _strip_file(plan: Plan, row: Row, concept: str) -> Path:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -90,11 +91,11 @@ def write_study(folder: Path, base: Base, rows: Sequence[Row], concepts: Sequenc
     return len(groups)
 
 
-def write_image(image: Image.Image, file: Path) -> None:
-    """Write a PNG that is there whole or not at all."""
+def write_image(image: Image.Image, file: Path, kind: str = "PNG", **options: Any) -> None:
+    """Write an image that is there whole or not at all. Kind and options are those of Pillow's `save`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    image.save(partial, "PNG")
+    image.save(partial, kind, **options)
     partial.replace(file)
 
 
