@@ -1,10 +1,13 @@
 """The tables as Markdown."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from opad_core.evaluation.published import PUBLISHED
+from opad_core.evaluation.scores import Scores
+from opad_core.evaluation.verdict import verdict_of
 from opad_core.tables.claims import CLAIMS, Claim, verdict
 from opad_core.tables.elsewhere import row_of
 from opad_core.tables.intervals import Interval, differences, interval
@@ -28,6 +31,13 @@ SCORES = {
     "diversity": "diversity",
     "copies": "copies",
 }
+VERDICTS = {
+    "learned_well": "learned well",
+    "images_nearly_alike": "nearly alike",
+    "likeness_did_not_rise": "likeness did not rise",
+    "scenes_lost": "scenes lost",
+}
+"""Columns by the name of a report card's verdict."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,16 @@ class Results:
             by_concept.setdefault(concept, []).append(value)
         return interval(by_concept) if by_concept else None
 
+    def verdicts(self, row: str) -> Counter[str]:
+        """Count what a report card says of each run in one step, compared with the untouched student's."""
+        untouched = {(run["concept"], run["seed"]): _report_scores(run) for run in self.runs_of("untouched")}
+        found: Counter[str] = Counter()
+        for run in self.runs_of(row):
+            mine, before = _report_scores(run), untouched.get((run["concept"], run["seed"]))
+            if mine is not None and before is not None:
+                found[verdict_of(mine, before).name] += 1
+        return found
+
     def difference(self, claim: Claim) -> Interval | None:
         """Return how much higher the first row of a claim scores, over the concepts and seeds of both."""
         paired = differences(
@@ -67,6 +87,12 @@ class Results:
             self.values(claim.worse, claim.score, result=claim.worse_result),
         )
         return interval(paired) if paired else None
+
+
+def _report_scores(run: Run) -> Scores | None:
+    scores = run.get("scores", {}).get("1", {})
+    names = [field.name for field in fields(Scores)]
+    return Scores(**{name: scores[name] for name in names}) if scores.keys() >= set(names) else None
 
 
 def tables(results: Results) -> str:
@@ -100,7 +126,7 @@ def _lines(key: str, rows: Sequence[Row]) -> list[_Line]:
 
 
 def _table(results: Results, lines: Sequence[_Line]) -> str:
-    head = ["row", "steps", "concepts x seeds", *SCORES.values(), "identity against OPAD"]
+    head = ["row", "steps", "concepts", "runs", *SCORES.values(), "identity against OPAD"]
     text = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for line in lines:
         found = results.mean(line.row, "identity", result=line.result)
@@ -112,7 +138,7 @@ def _table(results: Results, lines: Sequence[_Line]) -> str:
         if (line.row, line.result) != ("opad", "1"):
             against = results.difference(Claim("", "", line.row, "opad", better_result=line.result))
         steps = line.result if line.result.isdecimal() else ""
-        amount = f"{found.concepts} x {found.runs / found.concepts:g}"
+        amount = f"{found.concepts} | {found.runs}"
         text.append(f"| {line.label} | {steps} | {amount} | {' | '.join(cells)} | {_cell(against)} |")
     return "\n".join(text)
 
@@ -145,11 +171,15 @@ def _claims(results: Results) -> str:
 
 
 def _stability(results: Results) -> str:
-    lines = ["| row | runs | failed | lowest and highest identity of a run |", "|---|---:|---:|---|"]
+    head = ["row", "runs", "failed", "lowest and highest identity", *VERDICTS.values()]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for row in results.rows:
         own = results.runs_of(row.name) if results.learned_by.get(row.name, row.name) == row.name else []
         values = results.values(row.name, "identity").values()
         if own:
             extremes = f"{min(values):.3f} to {max(values):.3f}" if values else ""
-            lines.append(f"| {row.label} | {len(own)} | {sum('failed' in run for run in own)} | {extremes} |")
+            verdicts = results.verdicts(row.name)
+            counts = " | ".join(str(verdicts[name]) if verdicts else "" for name in VERDICTS)
+            failed = sum("failed" in run for run in own)
+            lines.append(f"| {row.label} | {len(own)} | {failed} | {extremes} | {counts} |")
     return "\n".join(lines)

@@ -25,7 +25,7 @@ def results():
 def test_a_row_has_its_mean_and_its_difference_from_opad():
     text = tables(results())
     [line] = [line for line in text.splitlines() if line.startswith("| LoRA | 1 |")]
-    assert "| 3 x 2 |" in line
+    assert "| 3 | 6 |" in line
     assert "0.421 [" in line
     assert "-0.100 [-0.100, -0.100]" in line, "the differences are paired"
 
@@ -56,10 +56,28 @@ def test_a_stage_is_a_line_of_its_table():
 def test_a_row_with_the_settings_of_another_has_its_runs():
     text = tables(results())
     [line] = [line for line in text.splitlines() if line.startswith("| adversarial weight 0.02 |")]
-    assert "| 3 x 2 |" in line
+    assert "| 3 | 6 |" in line
     assert "0.000 [0.000, 0.000]" in line
 
 
 def test_failed_runs_are_counted():
     [line] = [line for line in tables(results()).splitlines() if line.startswith("| LoRA | 7 |")]
-    assert line == "| LoRA | 7 | 1 | 0.400 to 0.442 |"
+    assert line == "| LoRA | 7 | 1 | 0.400 to 0.442 |  |  |  |  |"
+
+
+def test_a_report_cards_verdicts_are_counted():
+    rest = {"text_fit": 0.3, "clip_image": 0.5, "dino": 0.5, "closest": 0.7, "copies": 0.0}
+
+    def card(row, seed, identity, scenes, diversity):
+        return run(row, "mug", seed, identity=identity, scene_accuracy=scenes, diversity=diversity, **rest)
+
+    runs = [card("untouched", seed, 0.4, 1.0, 0.15) for seed in range(4)]
+    runs += [
+        card("lora", 0, 0.5, 1.0, 0.05), card("lora", 1, 0.5, 1.0, 0.01),
+        card("lora", 2, 0.41, 1.0, 0.05), card("lora", 3, 0.5, 0.8, 0.05),
+    ]  # fmt: skip
+    found = Results([*runs, card("lora", 4, 0.5, 1.0, 0.05)], {}).verdicts("lora")
+    assert found == {
+        "learned_well": 1, "images_nearly_alike": 1, "likeness_did_not_rise": 1, "scenes_lost": 1
+    }, "the run of seed 4 has no untouched one beside it"  # fmt: skip
+    assert "| LoRA | 4 | 0 | 0.410 to 0.500 | 1 | 1 | 1 | 1 |" in tables(Results(runs, {row: row for row in ROWS}))

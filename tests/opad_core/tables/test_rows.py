@@ -28,7 +28,7 @@ def test_a_row_of_equal_seconds_has_more_iterations_of_the_shorter_kind(nano):
 def test_rows_with_measurements_or_settings_of_nano_are_on_nano_alone(nano):
     other = dataclasses.replace(nano, name="sd-turbo", presets={})
     assert {row.name for row in rows_on(nano)} == set(ROWS)
-    gentle = {"custom_diffusion-gentle", "custom_diffusion-gentle-plain"}
+    gentle = {"custom_diffusion-gentle", "dreambooth-gentle", "lora-gentle"}
     without = gentle | {"custom_diffusion-seconds", "one-photo-settings"}
     assert set(ROWS) - {row.name for row in rows_on(other)} == without
     for name, sentence in (("seconds", "was not measured"), ("gentle", "is for the base 'nano' alone")):
@@ -40,7 +40,7 @@ def test_rows_with_measurements_or_settings_of_nano_are_on_nano_alone(nano):
 def test_a_rival_has_the_learning_rates_of_the_best_score_on_nano(nano, method):
     scores = defaultdict(list)
     for run in json.loads(Path("bench/learning_rates.json").read_text()):
-        if run["method"] == method:
+        if run["row"] == f"{method}-informed":
             rates = {name: rate for name, rate in run.items() if name.startswith("lr")}
             scores[tuple(rates.items())].append(run["score"] or 0)
     config = config_of(ROWS[f"{method}-informed"], nano)
@@ -50,15 +50,12 @@ def test_a_rival_has_the_learning_rates_of_the_best_score_on_nano(nano, method):
 
 
 @pytest.mark.parametrize(
-    ("gentle", "usual"),
-    [
-        ("custom_diffusion-gentle", "custom_diffusion-informed"),
-        ("custom_diffusion-gentle-plain", "custom_diffusion"),
-    ],
+    ("method", "gentle", "usual"),
+    [("custom_diffusion", 0.008, 0.08), ("dreambooth", 2e-5, 2.5e-3), ("lora", 0.001, 0.016)],
 )
-def test_a_gentle_row_differs_in_its_learning_rates_alone(nano, gentle, usual):
-    slow, fast = (config_of(ROWS[name], nano) for name in (gentle, usual))
-    assert (slow.lr, fast.lr) == (0.008, 0.08)
+def test_a_gentle_row_differs_in_its_learning_rates_alone(nano, method, gentle, usual):
+    slow, fast = (config_of(ROWS[f"{method}-{kind}"], nano) for kind in ("gentle", "informed"))
+    assert (slow.lr, fast.lr) == (gentle, usual)
     assert dataclasses.replace(slow, lr=fast.lr, lr_token=fast.lr_token) == fast
 
 
