@@ -38,8 +38,6 @@ GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "disenbooth-informed": {"lr": (1e-3, 4e-3, 1.6e-2, 6.4e-2)},
     "cones2-informed": {"lr": (5e-6, 5e-5, 5e-4)},
     "custom_diffusion": {"lr": (8e-4, 2.5e-3, 8e-3, 2.5e-2), "lr_token": (1.5e-3, 5e-3, 1.5e-2, 4.5e-2)},
-    "lora": {"lr": (2.5e-4, 1e-3, 4e-3, 1.6e-2), "lr_token": (5e-4, 1.5e-3, 5e-3, 1.5e-2)},
-    "dreambooth": {"lr": (2e-5, 1e-4, 5e-4, 2.5e-3)},
 }
 """The values of each field by row; the first values of all fields are tried together, then the second, and so on."""
 

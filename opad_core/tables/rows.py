@@ -20,8 +20,8 @@ PLAIN = {"scene_captions": False, "lambda_kv_preservation": 0.0}
 BEST_RATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "nano": {"custom_diffusion": {"lr": 8e-2, "lr_token": 0.15}}
 }
-"""By base and method: the learning rates with the best score of `bench.learning_rates`, where the method's own are
-others."""
+"""By base and method: the learning rates with the best score of `bench.learning_rates` with the same information, where
+the method's own are others."""
 
 ONE_PHOTO = {"max_references": 1, "iterations": 270, "collaborative_iterations": 160, "real_label": 0.9}
 """Settings for one photo on nano, in as many iterations as for all: the student's own images early, and heads that are
@@ -173,7 +173,7 @@ def config_of(row: Row, manifest: Manifest) -> TrainingConfig:
         iterations = round(iterations * seconds["opad"] / seconds[row.method])
     own = method_config(row.method, manifest)
     known = {one.name for one in dataclasses.fields(own)}
-    rates = BEST_RATES.get(manifest.name, {}).get(row.method, {})
+    rates = BEST_RATES.get(manifest.name, {}).get(row.method, {}) if row.changes.get("scene_captions") else {}
     changes = {name: value for name, value in row.changes.items() if name in known}
     return override(own, {**rates, **changes, "iterations": iterations, "batch_size": opad.batch_size})
 

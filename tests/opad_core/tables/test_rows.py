@@ -36,14 +36,14 @@ def test_rows_with_measurements_or_settings_of_nano_are_on_nano_alone(nano):
             config_of(ROWS[f"custom_diffusion-{name}"], other)
 
 
-@pytest.mark.parametrize("method", RIVALS)
-def test_a_rival_has_the_learning_rates_of_the_best_score_on_nano(nano, method):
+@pytest.mark.parametrize("row", [*(f"{method}-informed" for method in RIVALS), "custom_diffusion"])
+def test_a_rival_has_the_learning_rates_of_the_best_score_on_nano(nano, row):
     scores = defaultdict(list)
     for run in json.loads(Path("bench/learning_rates.json").read_text()):
-        if run["row"] == f"{method}-informed":
+        if run["row"] == row:
             rates = {name: rate for name, rate in run.items() if name.startswith("lr")}
             scores[tuple(rates.items())].append(run["score"] or 0)
-    config = config_of(ROWS[f"{method}-informed"], nano)
+    config = config_of(ROWS[row], nano)
     mine = next(rates for rates in scores if all(getattr(config, name) == rate for name, rate in rates))
     best = max(fmean(found) for found in scores.values())
     assert fmean(scores[mine]) > best - 0.0005  # Textual Inversion's are equal to three digits
