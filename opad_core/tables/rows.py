@@ -65,6 +65,8 @@ class Row:
     stages: tuple[Stage, ...] = ()
     equal: str = "iterations"
     """What the row has as much of as OPAD: iterations or seconds."""
+    rates: Literal["best", "own"] = "best"
+    """Learning rates: BEST_RATES, or the method's own on the base."""
     only_on: str | None = None
     """The base that its settings are for; None: any."""
 
@@ -120,7 +122,7 @@ def _all_rows() -> list[Row]:
         steps = (1, 4, 25) if is_first else (1,)
         rows += [
             Row(f"{method}-informed", f"{label}, same information", method, ("5",), {**INFORMED, **times}, steps),
-            Row(method, label, method, ("5",), {**PLAIN, **times}, steps),
+            Row(method, label, method, ("5",), {**PLAIN, **times}, steps, rates="own"),
         ]
         if method in GENTLE:
             changes = {**INFORMED, **times, **GENTLE[method]}
@@ -132,7 +134,9 @@ def _all_rows() -> list[Row]:
         label = f"Custom Diffusion, same information, {name} training time{'s' * (name != '1')}"
         rows.append(Row(f"custom_diffusion-times-{name}", label, "custom_diffusion", ("5",), changes, (1, 4)))
     label = "Custom Diffusion, same information and seconds"
-    rows.append(Row("custom_diffusion-seconds", label, "custom_diffusion", ("5",), INFORMED, equal="seconds"))
+    rows.append(
+        Row("custom_diffusion-seconds", label, "custom_diffusion", ("5",), INFORMED, equal="seconds", rates="own")
+    )
     rows += [Row(name, label, "opad", ("9",), ablation=name) for name, label in PARTS.items()]
     for name, label in ALTERNATIVES.items():
         stages = (TEACHER_ALONE,) if name == "teacher-first" else ()
@@ -173,7 +177,7 @@ def config_of(row: Row, manifest: Manifest) -> TrainingConfig:
         iterations = round(iterations * seconds["opad"] / seconds[row.method])
     own = method_config(row.method, manifest)
     known = {one.name for one in dataclasses.fields(own)}
-    rates = BEST_RATES.get(manifest.name, {}).get(row.method, {}) if row.changes.get("scene_captions") else {}
+    rates = BEST_RATES.get(manifest.name, {}).get(row.method, {}) if row.rates == "best" else {}
     changes = {name: value for name, value in row.changes.items() if name in known}
     return override(own, {**rates, **changes, "iterations": iterations, "batch_size": opad.batch_size})
 

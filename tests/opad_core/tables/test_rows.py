@@ -25,6 +25,11 @@ def test_a_row_of_equal_seconds_has_more_iterations_of_the_shorter_kind(nano):
     assert config_of(ROWS["custom_diffusion-informed"], nano).iterations == 430
 
 
+def test_the_row_of_equal_seconds_has_the_gentle_rates(nano):
+    gentle, seconds = (config_of(ROWS[f"custom_diffusion-{name}"], nano) for name in ("gentle", "seconds"))
+    assert dataclasses.replace(gentle, iterations=845) == seconds
+
+
 def test_rows_with_measurements_or_settings_of_nano_are_on_nano_alone(nano):
     other = dataclasses.replace(nano, name="sd-turbo", presets={})
     assert {row.name for row in rows_on(nano)} == set(ROWS)
