@@ -41,22 +41,24 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> s
 
 
 def draw_plot(results: Results, file: Path) -> None:
-    """Plot identity against text fit in one step, a point with its intervals for each row of the methods' table."""
+    """Plot identity against text fit in one step: a numbered point with intervals for each row of table 5."""
     from matplotlib.figure import Figure  # here because it takes 0.4 s
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.add_subplot()
-    for row in results.rows:
-        x, y = (results.mean(row.name, score) for score in ("text_fit", "identity"))
-        if x is None or y is None or "5" not in row.tables:
-            continue
+    rows = [row for row in results.rows if "5" in row.tables]
+    found = [(row, results.mean(row.name, "text_fit"), results.mean(row.name, "identity")) for row in rows]
+    points = [(row, x, y) for row, x, y in found if x is not None and y is not None]
+    for number, (row, x, y) in enumerate(points, 1):
         axes.errorbar(
             x.mean, y.mean, xerr=[[x.mean - x.low], [x.high - x.mean]], yerr=[[y.mean - y.low], [y.high - y.mean]],
-            fmt="o", color="tab:red" if row.name == "opad" else "tab:blue", elinewidth=0.7, markersize=5,
+            fmt="o", color="tab:red" if row.name == "opad" else "tab:blue", elinewidth=0.5, markersize=13,
         )  # fmt: skip
-        axes.annotate(row.label, (x.mean, y.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(str(number), (x.mean, y.mean), ha="center", va="center_baseline", fontsize=8, color="white")
+        axes.plot([], [], " ", label=f"{number}  {row.label}")
     axes.set_xlabel("text fit (the base's CLIP, which also trains)")
     axes.set_ylabel("identity (EfficientNet-Lite0, which does not)")
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handlelength=0, fontsize=9)
     figure.savefig(file, dpi=110)

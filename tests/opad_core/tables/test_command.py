@@ -34,7 +34,7 @@ def test_missing_runs_are_made_once_and_the_tables_written(folder, capsys):
     assert learned["scores"]["1"].keys() >= {"identity", "middle_identity", "diversity", "copies"}
     assert learned["scores"]["1"] != runs[0]["scores"]["1"]
     text = (folder / "out" / "README.md").read_text()
-    assert "| LoRA, same information | 1 | 2 x 1 |" in text
+    assert "| LoRA, same information | 1 | 2 | 2 |" in text
     with Image.open(folder / "out" / "sheets" / "dog one.jpg") as sheet:
         assert sheet.size == (300 + 4 * 136, 3 * 136), "photos and two rows, four tiles each"
         assert b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in sheet.info["xmp"]

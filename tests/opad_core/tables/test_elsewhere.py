@@ -65,7 +65,7 @@ def test_a_folder_is_scored_as_a_row_that_says_so(folder, capsys):
     ]
     identity = runs[0]["scores"]["1"]["identity"]
     text = (folder / "out" / "README.md").read_text()
-    assert f"| ominicontrol (images made elsewhere) | 1 | 1 x 1 | {identity:.3f} |" in text
+    assert f"| ominicontrol (images made elsewhere) | 1 | 1 | 1 | {identity:.3f} |" in text
     assert "| ominicontrol (images made elsewhere) | 1 | 0 |" in text.split("## Stability")[1]
 
     assert tables(folder, "--out", folder / "out", "--images-of", f"ominicontrol={images}") == 0

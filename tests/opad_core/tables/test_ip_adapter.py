@@ -175,5 +175,5 @@ def test_the_command_adds_it_as_a_row(folder, weights, tmp_path):
     assert not (tmp_path / "out").exists()
     assert main([*options, str(weights)]) == 0
     assert [run["row"] for run in read_runs(tmp_path / "out" / "runs.jsonl")] == ["ip_adapter", "textual_inversion"]
-    assert "| IP-Adapter (TCD and SDXL) | 1 | 1 x 1 |" in (tmp_path / "out" / "README.md").read_text()
+    assert "| IP-Adapter (TCD and SDXL) | 1 | 1 | 1 |" in (tmp_path / "out" / "README.md").read_text()
     assert len(list((tmp_path / "work").glob("ip_adapter-nano-*/dog one/*/*.png"))) == 8 * 4
