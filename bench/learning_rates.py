@@ -1,4 +1,4 @@
-"""`python -m bench.learning_rates`: search the learning rates of the rows of comparison methods on a base.
+"""`python -m bench.learning_rates`: search the learning rates of OPAD and its rivals on a base.
 
 Each row of the tables learns two concepts that are in no table, with as many iterations as OPAD. The score is that of
 `training.selection`: likeness and fidelity on held-out scenes by EfficientNet-Lite1, which no table reports. A run is
@@ -27,6 +27,11 @@ from opad_core.training.selection import HeldOutEvaluation
 MEASURED = Path("bench/learning_rates.json")
 CONCEPTS = ("bench/concepts/sun_hat", "bench/concepts/black_cat")
 GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "opad": {
+        "lr_student": (1e-3, 3e-3, 9e-3),
+        "lr_teacher": (2.5e-3, 8e-3, 2.5e-2),
+        "lr_token": (1.5e-3, 5e-3, 1.5e-2),
+    },
     "custom_diffusion-informed": {
         "lr": (8e-4, 2.5e-3, 8e-3, 2.5e-2, 8e-2, 0.25),
         "lr_token": (1.5e-3, 5e-3, 1.5e-2, 4.5e-2, 0.15, 0.45),

@@ -9,7 +9,7 @@ from typing import Literal
 from opad_core.evaluation.scores import Scores
 
 MIN_GAIN = 0.02
-"""Least rise of the identity score. Trainings that differ only in their seed differ by 0.008 (standard deviation)."""
+"""Least rise of the identity score. Trainings that differ only in their seed differ by 0.006 (standard deviation)."""
 MAX_FALL = 0.05
 """Fall of the identity score above which the color is red: images of a learned concept are softer, which costs 0.02."""
 MAX_SCENE_LOSS = 0.15

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from opad_core.tables.intervals import Interval
-from opad_core.tables.rows import RIVALS
+from opad_core.tables.rows import GENTLE, RIVALS
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ def _all_claims() -> list[Claim]:
             claims.append(Claim(sentence, "table 5", "opad", name, score))
             told = f"{sentence} with the same information"
             claims.append(Claim(told, "table 5", "opad", f"{name}-informed", score))
+            if name in GENTLE:
+                claims.append(Claim(f"{told}, gentle", "table 5", "opad", f"{name}-gentle", score))
     claims.append(
         Claim(
             "OPAD has a higher identity than Custom Diffusion with the same information and seconds",

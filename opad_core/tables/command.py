@@ -260,8 +260,8 @@ def write_tables(plan: Plan, concepts: Sequence[Concept], manifest: Manifest, ex
     results = Results([*learned, *current_elsewhere(runs, manifest.sha256)], learned_by(manifest))
     introduction = plan.out / "introduction.md"
     head = introduction.read_text() if introduction.exists() else f"# Tables on the base {plan.base}\n"
-    plot = f"![identity against text fit]({PLOT})"
-    (plan.out / README).write_text(f"{head.rstrip()}\n\n{plot}\n\n{tables(results)}")
+    plot = "" if PLOT in head else f"![identity against text fit]({PLOT})\n\n"
+    (plan.out / README).write_text(f"{head.rstrip()}\n\n{plot}{tables(results)}")
     draw_plot(results, plan.out / PLOT)
     (plan.out / SHEETS).mkdir(exist_ok=True)
     for concept in concepts:
