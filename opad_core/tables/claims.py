@@ -22,8 +22,11 @@ class Claim:
 
 
 def verdict(found: Interval | None) -> str:
-    """Return "reproduced" or "not reproduced" if the interval of the difference excludes 0, else "undecided"."""
-    if found is None or found.concepts < 2 or found.low <= 0 <= found.high:
+    """Return "reproduced" or "not reproduced" if the interval of the difference excludes 0, else "undecided".
+
+    One concept, or one seed for each concept, decides nothing.
+    """
+    if found is None or found.concepts < 2 or found.runs < 2 * found.concepts or found.low <= 0 <= found.high:
         return "undecided"
     return "reproduced" if found.low > 0 else "not reproduced"
 

@@ -57,7 +57,11 @@ def test_without_values_there_is_no_interval():
     ],
 )
 def test_a_claim_is_decided_by_the_interval_of_its_difference(low, high, concepts, said):
-    assert verdict(Interval((low + high) / 2, low, high, concepts * 3, concepts)) == said
+    assert verdict(Interval((low + high) / 2, low, high, concepts * 2, concepts)) == said
+
+
+def test_one_seed_decides_nothing():
+    assert verdict(Interval(0.2, 0.1, 0.3, runs=5, concepts=3)) == "undecided"
 
 
 def test_one_concept_has_no_interval_to_show():
