@@ -28,9 +28,9 @@ MEASURED = Path("bench/learning_rates.json")
 CONCEPTS = ("bench/concepts/sun_hat", "bench/concepts/black_cat")
 GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "opad": {
-        "lr_student": (1e-3, 3e-3, 9e-3),
-        "lr_teacher": (2.5e-3, 8e-3, 2.5e-2),
-        "lr_token": (1.5e-3, 5e-3, 1.5e-2),
+        "lr_student": (1e-3, 3e-3, 9e-3, 2.7e-2, 8e-2),
+        "lr_teacher": (2.5e-3, 8e-3, 2.5e-2, 7.5e-2, 0.22),
+        "lr_token": (1.5e-3, 5e-3, 1.5e-2, 4.5e-2, 0.14),
     },
     "custom_diffusion-informed": {
         "lr": (8e-4, 2.5e-3, 8e-3, 2.5e-2, 8e-2, 0.25),

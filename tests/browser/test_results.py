@@ -62,6 +62,7 @@ def test_overview_leads_with_images_and_one_action(
     action = page.locator("main .primary")
     expect(action).to_have_text("Try a prompt")
     assert action.get_attribute("href") == f"/dashboard/playground?concept={newest.rsplit('/', 1)[1]}"
+    page.locator("#speed").wait_for()
     order = [top(page, selector) for selector in (".newest", "#attention", "#work", ".figures", "#workers", "#speed")]
     assert order == sorted(order)
 
