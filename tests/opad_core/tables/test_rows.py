@@ -34,18 +34,18 @@ def test_rows_with_measurements_or_settings_of_nano_are_on_nano_alone(nano):
     other = dataclasses.replace(nano, name="sd-turbo", presets={})
     assert {row.name for row in rows_on(nano)} == set(ROWS)
     gentle = {"custom_diffusion-gentle", "dreambooth-gentle", "lora-gentle"}
-    without = gentle | {"custom_diffusion-seconds", "one-photo-settings"}
+    without = gentle | {"opad-best", "custom_diffusion-seconds", "one-photo-settings"}
     assert set(ROWS) - {row.name for row in rows_on(other)} == without
     for name, sentence in (("seconds", "was not measured"), ("gentle", "is for the base 'nano' alone")):
         with pytest.raises(OpadError, match=sentence):
             config_of(ROWS[f"custom_diffusion-{name}"], other)
 
 
-@pytest.mark.parametrize("row", [*(f"{method}-informed" for method in RIVALS), "custom_diffusion"])
-def test_a_rival_has_the_learning_rates_of_the_best_score_on_nano(nano, row):
+@pytest.mark.parametrize("row", ["opad-best", *(f"{method}-informed" for method in RIVALS), "custom_diffusion"])
+def test_a_row_has_the_learning_rates_of_the_best_score_on_nano(nano, row):
     scores = defaultdict(list)
     for run in json.loads(Path("bench/learning_rates.json").read_text()):
-        if run["row"] == row:
+        if run["row"] == row.removesuffix("-best"):
             rates = {name: rate for name, rate in run.items() if name.startswith("lr")}
             scores[tuple(rates.items())].append(run["score"] or 0)
     config = config_of(ROWS[row], nano)
