@@ -34,7 +34,7 @@ def test_rows_with_measurements_or_settings_of_nano_are_on_nano_alone(nano):
     other = dataclasses.replace(nano, name="sd-turbo", presets={})
     assert {row.name for row in rows_on(nano)} == set(ROWS)
     gentle = {"custom_diffusion-gentle", "dreambooth-gentle", "lora-gentle"}
-    without = gentle | {"opad-best", "custom_diffusion-seconds", "one-photo-settings"}
+    without = gentle | {"opad-tripled", "opad-best", "custom_diffusion-seconds", "one-photo-settings"}
     assert set(ROWS) - {row.name for row in rows_on(other)} == without
     for name, sentence in (("seconds", "was not measured"), ("gentle", "is for the base 'nano' alone")):
         with pytest.raises(OpadError, match=sentence):
