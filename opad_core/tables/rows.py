@@ -22,8 +22,8 @@ BEST_RATES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
 }
 """By base and method: the learning rates with the best score of `bench.learning_rates` with the same information, where
 the method's own are others."""
-OPAD_TRIPLED = {"lr_student": 9e-3, "lr_teacher": 2.5e-2, "lr_token": 1.5e-2}
-OPAD_BEST = {"lr_student": 2.7e-2, "lr_teacher": 7.5e-2, "lr_token": 4.5e-2}
+TRIPLED = {"lr_student": 9e-3, "lr_teacher": 2.5e-2, "lr_token": 1.5e-2}
+HIGHEST_SCORE = {"lr_student": 2.7e-2, "lr_teacher": 7.5e-2, "lr_token": 4.5e-2}
 """OPAD's learning rates between its preset's and the best of `bench.learning_rates` on nano, and those: nine times
 its preset's."""
 
@@ -119,8 +119,8 @@ def _all_rows() -> list[Row]:
     rows = [
         UNTOUCHED,
         Row("opad", "OPAD", "opad", ("3", "5", "6", "8", "9", "adversarial"), steps=(1, 4, 25), stages=COLLABORATION),
-        Row("opad-tripled", "OPAD, tripled learning rates", "opad", ("5",), OPAD_TRIPLED, only_on="nano"),
-        Row("opad-best", "OPAD, best learning rates", "opad", ("5",), OPAD_BEST, only_on="nano"),
+        Row("opad-tripled", "OPAD, tripled learning rates", "opad", ("5",), TRIPLED, only_on="nano"),
+        Row("opad-best", "OPAD, best learning rates", "opad", ("5",), HIGHEST_SCORE, only_on="nano"),
     ]
     for method, label in RIVALS.items():
         is_first = method == "custom_diffusion"  # the paper trains it at all times, too, and the others at the last
