@@ -120,7 +120,7 @@ def _typical_stage(stages: Sequence[Mapping[str, float]]) -> StageTime:
 
 
 _DOCUMENTED = {
-    # Two CPU cores: 430 iterations of `default` took 404 s on one machine and 200 s on another. This is the slower one.
+    # Two CPU cores: 430 iterations of OPAD took 404 s on one machine and 200 s on another. This is the slower one.
     ("nano", "opad", "default", "cpu"): TrainingTime(
         {"distillation": StageTime(15, 0.85), "collaborative": StageTime(7, 0.9)}, 10, "estimate"
     ),
