@@ -36,6 +36,9 @@ LONG: Mapping[str, Mapping[str, Any]] = {
         "lr_teacher": 8e-3,
         "lr_token": 5e-3,
         "lambda_kv_preservation": 1.0,
+        "eval_every": 0,
+        "patience": 0,
+        "min_gain": 0.0,
     }
 }
 """By base: what all rows of OPAD have instead of its preset's values. On nano, the preset of the time when they were
@@ -48,7 +51,7 @@ SHORT = {
     "lr_token": 1e-2,
     "lambda_kv_preservation": 2.0,
 }
-"""Nano's preset since December 2026: 58 % of the iterations at doubled rates."""
+"""Nano's preset since December 2026 but for its early end: 58 % of the iterations at doubled rates."""
 
 ONE_PHOTO = {"max_references": 1, "iterations": 270, "collaborative_iterations": 160, "real_label": 0.9}
 """Settings for one photo on nano, in as many iterations as for all: the student's own images early, and heads that are
@@ -142,7 +145,7 @@ def _all_rows() -> list[Row]:
     rows = [
         UNTOUCHED,
         Row("opad", "OPAD", "opad", ("3", "5", "6", "8", "9", "adversarial"), steps=(1, 4, 25), stages=COLLABORATION),
-        Row("opad-preset", "OPAD, preset of nano (250 iterations)", "opad", ("5",), SHORT, only_on="nano"),
+        Row("opad-short", "OPAD in 250 iterations", "opad", ("5",), SHORT, only_on="nano"),
         Row("opad-tripled", "OPAD, tripled learning rates", "opad", ("5",), TRIPLED, only_on="nano"),
         Row("opad-best", "OPAD, best learning rates", "opad", ("5",), BEST_RATES["nano"]["opad"], only_on="nano"),
     ]

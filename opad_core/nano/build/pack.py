@@ -60,6 +60,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "templates": ["a {}", *(t.text for t in TEMPLATES if t == Template(t.text))],
         "samples": 64,
         "ema_decay": 0.98,
+        # Saves a seventh of the iterations at equal scores (docs/early-stop.md).
+        "eval_every": 30,
+        "patience": 2,
+        "min_gain": 0.008,
         # At 7.5, a teacher of 10 M weights saturates. Once it has learned the concept, it needs no guidance.
         "guidance": 1.0,
         # abar_t gives hardly any weight to the timesteps at which the teacher knows the concept but the student does

@@ -26,14 +26,14 @@ def test_a_row_of_equal_seconds_has_more_iterations_of_the_shorter_kind(nano):
     assert config_of(ROWS["custom_diffusion-informed"], nano).iterations == 430
 
 
-def test_the_row_of_the_preset_has_fewer_iterations_at_higher_rates_than_opad_beside_its_rivals(nano):
-    shipped, compared = (config_of(ROWS[name], nano) for name in ("opad-preset", "opad"))
-    assert shipped == method_config("opad", nano)
-    assert (shipped.total_iterations, compared.total_iterations) == (250, 430)
+def test_the_short_row_is_the_preset_without_its_early_end(nano):
+    short, compared = (config_of(ROWS[name], nano) for name in ("opad-short", "opad"))
+    to_the_end = {"eval_every": 0, "patience": 0, "min_gain": 0.0}
+    assert dataclasses.replace(method_config("opad", nano), **to_the_end) == short
+    assert (short.total_iterations, compared.total_iterations) == (250, 430)
     names = ("lr_student", "lr_teacher", "lr_token", "lambda_kv_preservation")
     doubled = {name: 2 * getattr(compared, name) for name in names}
-    shorter = {"iterations": 230, "collaborative_iterations": 20}
-    assert dataclasses.replace(compared, **doubled, **shorter) == shipped
+    assert dataclasses.replace(compared, **doubled, iterations=230, collaborative_iterations=20) == short
 
 
 def test_the_row_of_equal_seconds_has_the_gentle_rates(nano):
@@ -45,7 +45,7 @@ def test_rows_with_measurements_or_settings_of_nano_are_on_nano_alone(nano):
     other = dataclasses.replace(nano, name="sd-turbo", presets={})
     assert {row.name for row in rows_on(nano)} == set(ROWS)
     gentle = {"custom_diffusion-gentle", "dreambooth-gentle", "lora-gentle"}
-    without = gentle | {"opad-preset", "opad-tripled", "opad-best", "custom_diffusion-seconds", "one-photo-settings"}
+    without = gentle | {"opad-short", "opad-tripled", "opad-best", "custom_diffusion-seconds", "one-photo-settings"}
     assert set(ROWS) - {row.name for row in rows_on(other)} == without
     for name, sentence in (("seconds", "was not measured"), ("gentle", "is for the base 'nano' alone")):
         with pytest.raises(OpadError, match=sentence):
