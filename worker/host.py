@@ -7,7 +7,6 @@ SIGTERM or SIGINT the Celery worker takes no more notifications, and the trainer
 back.
 """
 
-import os
 import select
 import signal
 import socket
@@ -26,7 +25,7 @@ from api.domain.settings import Settings
 from worker.claiming import train_next
 from worker.heartbeat import ProcessHeartbeat, machine_facts
 from worker.idle_check import check_base
-from worker.slot import trainer_pid
+from worker.slot import stop_trainer
 from worker.stack.parent_death import dies_with_parent
 
 log = structlog.get_logger()
@@ -74,9 +73,7 @@ class Host:
         Repeated every second by SIGALRM, because a trainer may be starting here or in the Celery worker's child.
         """
         self._stopping = True
-        pid = trainer_pid(self._settings.home)
-        if pid is not None:
-            os.kill(pid, signal.SIGTERM)
+        stop_trainer(self._settings.home)
         signal.alarm(1)
 
     def _wait(self, seconds: float) -> None:

@@ -4,7 +4,6 @@ The exit status is 0 even if there was no job to take, because the scheduler cou
 SIGTERM the trainer commits a checkpoint and gives its job back.
 """
 
-import os
 import signal
 import sys
 from types import FrameType
@@ -13,7 +12,7 @@ from api.domain.database import make_sessions
 from api.domain.environment import read_settings
 from api.domain.logs import configure_logs
 from worker.claiming import train_next
-from worker.slot import trainer_pid
+from worker.slot import stop_trainer
 
 
 def main() -> int:
@@ -22,9 +21,7 @@ def main() -> int:
 
     def stop(signum: int, frame: FrameType | None) -> None:
         """Ask the trainer to stop. Repeated every second by SIGALRM, because the trainer may still be starting."""
-        pid = trainer_pid(settings.home)
-        if pid is not None:
-            os.kill(pid, signal.SIGTERM)
+        stop_trainer(settings.home)
         signal.alarm(1)
 
     for request in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):

@@ -8,9 +8,10 @@ the database still says so. The file contains a random name for the host and, be
 import fcntl
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,14 @@ def trainer_pid(home: Path) -> int | None:
             return None
     lines = _file(home).read_text().split()
     return int(lines[1]) if len(lines) > 1 else None
+
+
+def stop_trainer(home: Path) -> None:
+    """Ask the trainer that runs on this host to stop. Nothing happens if there is none, or if it ends just now."""
+    pid = trainer_pid(home)
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def _file(home: Path) -> Path:

@@ -1,10 +1,11 @@
+import signal
 import subprocess
 import sys
 
 import psutil
 
 from tests.job_life import wait_until
-from worker.slot import take_slot, trainer_pid
+from worker.slot import stop_trainer, take_slot, trainer_pid
 
 HOLD = """
 import sys
@@ -63,3 +64,12 @@ def test_the_slot_is_held_until_the_trainer_that_inherited_it_has_ended(tmp_path
     assert trainer_pid(tmp_path) == trainer.pid
     trainer.kill()
     wait_until(lambda: trainer_pid(tmp_path) is None, seconds=10, what="the slot's release")
+
+
+def test_a_trainer_is_asked_to_stop_also_if_it_has_just_ended(tmp_path):
+    trainer = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with take_slot(tmp_path) as slot:
+        slot.record_trainer(trainer.pid)
+        stop_trainer(tmp_path)
+        assert trainer.wait(timeout=10) == -signal.SIGTERM
+        stop_trainer(tmp_path)  # the slot still has its id
