@@ -62,7 +62,7 @@ def _values_on_nano(default: OpadConfig) -> dict[str, dict[str, Any]]:
             "augmentation_cache": 100,
             "token_weight_decay": 0.0,
             "initializer_lookup": "word",
-            "iterations": 430,  # the learning rates are the best for that many
+            "iterations": round(1.72 * default.total_iterations),  # 430: the learning rates are the best for that many
             "lr_decay": default.lr_decay,
             "class_images": 64,
         },
